@@ -1,0 +1,16 @@
+"""prn: better masks from an existing segmentation model's logit maps.
+
+The modules, in the order in which data passes through them:
+
+- `rasters`: files to arrays and back, with what the numbers mean, what is valid and where it lies on earth
+- `tiles`: maps cut into windows, in integers
+- `thresholds`, `pseudolabels`: the best threshold of every patch, and what it makes of a map
+- `training`: networks, losses and the loop (the only place that imports torch)
+- `weights`: shipped and trained weights: found, verified, described
+- `refiners`: one file a method, run by onnxruntime
+- `blend`, `refine`: windows put back together; logits to a mask
+- `metrics`, `score`: masks against labels, with intervals
+- `commands`: the command line
+"""
+
+__version__ = "0.1.0"

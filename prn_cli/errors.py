@@ -1,0 +1,67 @@
+"""The one error tree: what went wrong, where, what was expected, and what to do.
+
+Every error that a user can cause is a `PrnError`. `commands/app.py` is the only place that turns one into an exit code.
+"""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+
+
+class PrnError(Exception):
+    """A failure with a plain cause.
+
+    Args:
+        message: what was found and what was expected, with the values.
+        hint: what to do about it, an imperative.
+        path: the file concerned, if there is one.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "", path: str | PathLike[str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.path = None if path is None else fspath(path)
+
+    def __str__(self) -> str:
+        # One line, whatever a file name or a library's message holds: logs and pipes stay line by line.
+        text = self.message if self.path is None else f"{self.path}: {self.message}"
+        text = text if not self.hint else f"{text}; {self.hint}"
+        return "".join(c if c.isprintable() else ("\\n" if c == "\n" else "?") for c in text)
+
+
+class InputError(PrnError):
+    """A file that cannot be used: missing, broken, ambiguous, or of the wrong shape."""
+
+
+class OutputError(PrnError):
+    """An output that cannot be written."""
+
+
+class WeightsError(PrnError):
+    """Weights that are missing, damaged, or of another kind than expected."""
+
+
+class UsageError(PrnError):
+    """A command line that asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class DeviceError(UsageError):
+    """A device that was asked for and cannot be had."""
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency that is not installed.
+
+    Args:
+        package: the module that is missing.
+        extra: the extra of `prn-cli` that installs it.
+        purpose: what needs it.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed", hint=f"pip install 'prn-cli[{extra}]'")
