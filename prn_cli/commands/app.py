@@ -1,0 +1,95 @@
+"""The `prn` application: its commands, and the one funnel from errors to exit codes.
+
+Exit codes: 0 all done; 1 some file failed; 2 usage; 130 interrupted.
+Heavy modules are imported inside the commands, so that `prn --help` stays fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from typer import exceptions as typer_exceptions
+
+from prn_cli import __version__
+from prn_cli.commands import console
+from prn_cli.commands.pseudolabel import pseudolabel
+from prn_cli.commands.refine import refine
+from prn_cli.commands.score import score
+from prn_cli.commands.train import train
+from prn_cli.commands.weights import weights
+from prn_cli.errors import PrnError
+
+app = typer.Typer(
+    name="prn",
+    help="Make the masks of an existing segmentation model better: pseudolabel → train → refine → score.",
+    epilog="Exit codes: 0 all done, 1 some file failed, 2 usage, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"auto_envvar_prefix": "PRN", "help_option_names": ["--help", "-h"]},
+)
+app.command()(pseudolabel)
+app.command()(train)
+app.command()(refine)
+app.command()(score)
+app.add_typer(weights, name="weights")
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"prn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _application(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Run before every command; its only option ends the run."""
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        arguments: the words after `prn`; those of the process if None.
+    """
+    try:
+        return int(app(arguments, prog_name="prn", standalone_mode=False) or 0)
+    except PrnError as error:
+        console.error(str(error))
+        return error.exit_code
+    except typer_exceptions.UsageError as error:
+        context = error.ctx
+        command = "prn" if context is None else context.command_path
+        message = error.format_message().rstrip()
+        if message:
+            console.error(f"{message.rstrip('.')}; see '{command} --help'")
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        console.error("interrupted; what was finished is kept")
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`prn … | head`): nothing is wrong here, and nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if console.verbose():
+            raise
+        console.error(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback, and report it")
+        return 1
+
+
+def main() -> None:
+    """Entry point of the `prn` command."""
+    code = run()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

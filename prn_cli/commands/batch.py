@@ -1,0 +1,123 @@
+"""Many files, one after another or side by side: one bad file never stops the rest."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Generic, TypeVar
+
+import typer
+
+from prn_cli.commands import console
+from prn_cli.errors import PrnError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass
+class Batch(Generic[T, R]):
+    """What became of each item: results in the order of the items, and failures by name with their cause."""
+
+    results: list[tuple[T, R]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def fail(self, name: str, cause: str) -> None:
+        """Record a failure and say it in one line on stderr."""
+        self.failures.append((name, cause))
+        console.error(cause if cause.startswith(name) else f"{name}: {cause}")
+
+    def finish(self) -> None:
+        """End the command with exit code 1 if anything failed.
+
+        Raises:
+            typer.Exit: with code 1 if there is a failure.
+        """
+        if self.failures:
+            total = len(self.results) + len(self.failures)
+            console.error(f"{len(self.failures)} of {total} failed; the rest is done")
+            raise typer.Exit(1)
+
+
+def run_batch(
+    items: Sequence[T],
+    work: Callable[[T], R],
+    *,
+    name: Callable[[T], str],
+    label: str,
+    fail_fast: bool = False,
+    threads: int = 1,
+    on_done: Callable[[T, R], None] | None = None,
+) -> Batch[T, R]:
+    """Do `work` for every item.
+
+    Args:
+        items: what to work on.
+        work: called once an item, in a worker thread if `threads` > 1. Its exceptions become failures.
+        name: how an item is called in messages.
+        label: the text of the progress bar.
+        fail_fast: stop at the first failure.
+        threads: how many items at once.
+        on_done: called in this thread after each success, in the order in which they finish.
+
+    Returns:
+        The results and failures; call `finish()` when the command has said what it has to say.
+    """
+    batch: Batch[T, R] = Batch()
+    with console.progress(label, len(items)) as advance:
+        for item, outcome in _outcomes(items, work, threads):
+            try:
+                result = outcome()
+            except (PrnError, OSError, MemoryError) as error:
+                batch.fail(name(item), _cause(error))
+            except Exception as error:  # a defect in one file's path must not cost the others
+                if console.verbose():
+                    traceback.print_exc()
+                batch.fail(name(item), f"unexpected {type(error).__name__}: {error}")
+            else:
+                batch.results.append((item, result))
+                if on_done is not None:
+                    on_done(item, result)
+            advance()
+            if fail_fast and batch.failures:
+                break
+    order = {id(item): position for position, item in enumerate(items)}
+    batch.results.sort(key=lambda pair: order[id(pair[0])])
+    return batch
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory for this file"
+    return str(error)
+
+
+def _outcomes(items: Sequence[T], work: Callable[[T], R], threads: int) -> Iterator[tuple[T, Callable[[], R]]]:
+    if threads <= 1:
+        for item in items:
+            yield item, lambda item=item: work(item)  # type: ignore[misc]
+        return
+    with _pool(threads) as pool:
+        queue = iter(items)
+        # A short queue, so that a stop or an interrupt does not wait for work that nobody needs any more.
+        pending: dict[Future[R], T] = {pool.submit(work, item): item for item in islice(queue, 2 * threads)}
+        while pending:
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                item = pending.pop(future)
+                for following in islice(queue, 1):
+                    pending[pool.submit(work, following)] = following
+                yield item, future.result
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prn")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

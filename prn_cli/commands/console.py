@@ -1,0 +1,119 @@
+"""What a person sees: results on stdout, everything else on stderr, bars only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_level = {"quiet": False, "verbose": False}
+
+
+def set_quiet(value: bool) -> bool:
+    """Option callback: say nothing but errors."""
+    _level["quiet"] = value
+    return value
+
+
+def set_verbose(value: bool) -> bool:
+    """Option callback: say more, tracebacks included."""
+    _level["verbose"] = value
+    return value
+
+
+def verbose() -> bool:
+    """Whether `--verbose` was given."""
+    return _level["verbose"]
+
+
+def quiet() -> bool:
+    """Whether `--quiet` was given."""
+    return _level["quiet"]
+
+
+@cache
+def stderr() -> Console:
+    """The console on which everything but results goes."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+@cache
+def stdout() -> Console:
+    """The console for results that people read."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def error(message: str) -> None:
+    """One line on stderr: `prn: error: …`."""
+    _line(f"prn: error: {message}")
+
+
+def warning(message: str) -> None:
+    """One line on stderr: `prn: warning: …`."""
+    _line(f"prn: warning: {message}")
+
+
+def note(message: str) -> None:
+    """One line on stderr, unless `--quiet`."""
+    if not quiet():
+        _line(f"prn: {message}")
+
+
+def detail(message: str) -> None:
+    """One line on stderr, only with `--verbose`."""
+    if verbose():
+        _line(f"prn: {message}")
+
+
+def _line(text: str) -> None:
+    if sys.stderr.isatty():
+        style = "red" if text.startswith("prn: error") else "yellow" if text.startswith("prn: warning") else None
+        stderr().print(text, style=style, markup=False, soft_wrap=True)  # above a live bar, not through it
+    else:
+        # Plain writing: no rich import, no wrapping, one line stays one line.
+        print(text, file=sys.stderr, flush=True)
+
+
+def show(renderable: RenderableType) -> None:
+    """A table or text for people, on stdout."""
+    stdout().print(renderable)
+
+
+def json_line(record: Any) -> None:
+    """One JSON document on one line of stdout, unbuffered."""
+    print(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+
+
+class Advance(Protocol):
+    """A progress callback: `advance()` or `advance(2, "what is done now")`."""
+
+    def __call__(self, steps: float = 1, text: str | None = None) -> None:
+        """Move the bar."""
+
+
+@contextmanager
+def progress(label: str, total: float | None) -> Iterator[Advance]:
+    """A bar on stderr if that is a terminal and `--quiet` is off; else nothing. Yields the callback that moves it."""
+    if quiet() or not sys.stderr.isatty():
+        yield lambda steps=1, text=None: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr(), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+
+        def advance(steps: float = 1, text: str | None = None) -> None:
+            bar.update(task, advance=steps, description=text or label)
+
+        yield advance

@@ -1,0 +1,154 @@
+"""Every option of the command line, defined once. Names follow rio and GDAL where those have one."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prn_cli.commands import console
+
+
+class InputKindChoice(str, Enum):
+    """What the numbers of an input mean."""
+
+    auto = "auto"
+    logits = "logits"
+    probabilities = "probabilities"
+    percent = "percent"
+    byte = "byte"
+
+
+class GridChoice(str, Enum):
+    """Which thresholds a patch may take."""
+
+    paper = "paper"
+    exact = "exact"
+
+
+class DeviceChoice(str, Enum):
+    """Where the network runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+_INPUT = "Input"
+_OUTPUT = "Output"
+_RUN = "Run"
+
+Logits = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="LOGITS...",
+        help="Files, folders or globs of logit maps (.npy .npz .tif .png); '-' reads paths from stdin.",
+        show_default=False,
+    ),
+]
+OptionalLogits = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[LOGITS]...",
+        help="Files, folders or globs of logit maps; '-' reads paths from stdin. Default: logits/",
+        show_default=False,
+    ),
+]
+Masks = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MASKS...", help="Files, folders or globs of masks or probability maps; '-' reads paths from stdin."
+    ),
+]
+Labels = Annotated[
+    Path,
+    typer.Option("--labels", "-l", help="Folder of labels, paired with the inputs by stem.", rich_help_panel=_INPUT),
+]
+Null = Annotated[bool, typer.Option("--null", "-0", help="Paths on stdin end in NUL.", rich_help_panel=_INPUT)]
+InputKind = Annotated[
+    InputKindChoice,
+    typer.Option(
+        "--input-kind",
+        help="What the numbers mean; auto looks at type and range, and refuses what is ambiguous.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Nodata = Annotated[
+    float | None,
+    typer.Option(
+        "--nodata", help="Value of invalid pixels, besides NaN, infinity and the TIFF tag.", rich_help_panel=_INPUT
+    ),
+]
+LabelNodata = Annotated[
+    float | None, typer.Option("--label-nodata", help="Label value to ignore.", rich_help_panel=_INPUT)
+]
+ValidMask = Annotated[
+    Path | None,
+    typer.Option(
+        "--valid-mask",
+        help="Folder of validity masks, paired by stem: zero is invalid.",
+        rich_help_panel=_INPUT,
+        show_default=False,
+    ),
+]
+Band = Annotated[
+    int | None,
+    typer.Option("--bidx", min=1, help="Band (class) of a multi-band map, counted from 1.", rich_help_panel=_INPUT),
+]
+Key = Annotated[str | None, typer.Option("--key", help="Name of the array in .npz files.", rich_help_panel=_INPUT)]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Redo outputs that exist and are current.", rich_help_panel=_OUTPUT)
+]
+CreationOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--co",
+        metavar="KEY=VALUE",
+        help="TIFF creation option as in GDAL, such as COMPRESS=ZSTD; may be repeated.",
+        rich_help_panel=_OUTPUT,
+        show_default=False,
+    ),
+]
+Values = Annotated[
+    str,
+    typer.Option(
+        "--values", metavar="BG,FG", help="Values of the masks written: 0,255 or 0,1.", rich_help_panel=_OUTPUT
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.", rich_help_panel=_OUTPUT)]
+Threads = Annotated[
+    int,
+    typer.Option("--threads", "-j", min=0, help="Threads to use; 0: as many as cores.", rich_help_panel=_RUN),
+]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.", rich_help_panel=_RUN)]
+Device = Annotated[DeviceChoice, typer.Option("--device", help="Where the network runs.", rich_help_panel=_RUN)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.", rich_help_panel=_RUN)]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=console.set_quiet, help="Errors only.", rich_help_panel=_RUN)
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", callback=console.set_verbose, help="Say more, tracebacks too.", rich_help_panel=_RUN
+    ),
+]
+Patch = Annotated[
+    int, typer.Option("--patch", "-p", min=16, max=1024, help="Side of a patch, px.", rich_help_panel="Method")
+]
+Grid = Annotated[
+    GridChoice,
+    typer.Option(
+        "--grid", help="Thresholds a patch may take: the paper's 20, or all its values.", rich_help_panel="Method"
+    ),
+]
+
+
+def thread_count(threads: int) -> int:
+    """The number of threads that `--threads` asks for: 0 is every core this process may use."""
+    import os
+
+    if threads:
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
