@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from typer import exceptions as typer_exceptions
 
 from prn_cli import __version__
 from prn_cli.commands import console
@@ -21,6 +20,9 @@ from prn_cli.commands.score import score
 from prn_cli.commands.train import train
 from prn_cli.commands.weights import weights
 from prn_cli.errors import PrnError
+
+# Typer has carried its own click since 0.26 and exports no more of it than this.
+_UsageError = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="prn",
@@ -64,13 +66,6 @@ def run(arguments: list[str] | None = None) -> int:
     except PrnError as error:
         console.error(str(error))
         return error.exit_code
-    except typer_exceptions.UsageError as error:
-        context = error.ctx
-        command = "prn" if context is None else context.command_path
-        message = error.format_message().rstrip()
-        if message:
-            console.error(f"{message.rstrip('.')}; see '{command} --help'")
-        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         console.error("interrupted; what was finished is kept")
         return 130
@@ -79,10 +74,20 @@ def run(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if isinstance(error, _UsageError):
+            return _usage(error)
         if console.verbose():
             raise
         console.error(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback, and report it")
         return 1
+
+
+def _usage(error: Any) -> int:
+    command = error.ctx.command_path if error.ctx else "prn"
+    message = error.format_message().strip().rstrip(".")
+    if message:  # empty where the help was shown instead
+        console.error(f"{message}; see '{command} --help'")
+    return 2
 
 
 def main() -> None:

@@ -101,11 +101,15 @@ class Advance(Protocol):
         """Move the bar."""
 
 
+def _no_advance(steps: float = 1, text: str | None = None) -> None:
+    """Stand in for a bar where there is none."""
+
+
 @contextmanager
 def progress(label: str, total: float | None) -> Iterator[Advance]:
     """A bar on stderr if that is a terminal and `--quiet` is off; else nothing. Yields the callback that moves it."""
     if quiet() or not sys.stderr.isatty():
-        yield lambda steps=1, text=None: None
+        yield _no_advance
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import typer
 from prn_cli.commands import console
 
 
-class InputKindChoice(str, Enum):
+class InputKindChoice(StrEnum):
     """What the numbers of an input mean."""
 
     auto = "auto"
@@ -21,14 +21,14 @@ class InputKindChoice(str, Enum):
     byte = "byte"
 
 
-class GridChoice(str, Enum):
+class GridChoice(StrEnum):
     """Which thresholds a patch may take."""
 
     paper = "paper"
     exact = "exact"
 
 
-class DeviceChoice(str, Enum):
+class DeviceChoice(StrEnum):
     """Where the network runs."""
 
     auto = "auto"
