@@ -38,3 +38,108 @@ class Window:
         y, x = max(self.y, 0), max(self.x, 0)
         bottom, right = min(self.bottom, height), min(self.right, width)
         return Window(y, x, max(bottom - y, 0), max(right - x, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One window along one axis of a plan, and the part of its result that is used.
+
+    Attributes:
+        start: first pixel of the window; a multiple of the plan's `multiple`.
+        length: pixels of the window, a multiple too; the last window may reach beyond the map.
+        keep: first pixel whose result is used.
+        stop: one past the last pixel whose result is used; the next span's `keep` is `ramp` before it.
+    """
+
+    start: int
+    length: int
+    keep: int
+    stop: int
+
+    @property
+    def end(self) -> int:
+        """One past the last pixel of the window."""
+        return self.start + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class AxisPlan:
+    """The windows along one axis of a map.
+
+    Attributes:
+        size: pixels of the map along this axis.
+        ramp: pixels over which one window's result passes into the next one's.
+        spans: the windows, in order.
+    """
+
+    size: int
+    ramp: int
+    spans: tuple[Span, ...]
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `value`."""
+    return -(-value // multiple) * multiple
+
+
+def ramp_of(halo: int) -> int:
+    """Width of the passage between two windows, px, for a refiner that needs `halo` px of context.
+
+    Half the halo, but wide enough that a small disagreement of two windows leaves no visible step, and no wider
+    than it takes.
+    """
+    return min(max(halo // 2, 16), 64) if halo else 1
+
+
+def overlap_of(halo: int, multiple: int) -> int:
+    """Pixels that two neighbouring windows share: a halo each, and the ramp between the halos."""
+    return round_up(2 * halo + ramp_of(halo), multiple)
+
+
+def smallest_tile(halo: int, multiple: int) -> int:
+    """The smallest window side with which a map can be covered: the overlap, and a step no shorter than the ramp."""
+    return overlap_of(halo, multiple) + round_up(ramp_of(halo), multiple)
+
+
+def plan_axis(size: int, *, tile: int, halo: int, multiple: int, shift: int = 0) -> AxisPlan:
+    """Cover one axis of a map with windows.
+
+    A map that fits one window gets one, without halo. Otherwise windows of equal length, at most `tile`, overlap so
+    that every used pixel has at least `halo` pixels of context on each side, or the map's own border. Windows start
+    and end on multiples of `multiple`, counted from the map's first pixel, so that a network's strides and patches
+    fall on the same pixels in every plan.
+
+    Args:
+        size: pixels of the map, at least 1.
+        tile: longest window, px; rounded up to a multiple.
+        halo: context that a pixel needs on each side, px.
+        multiple: what window lengths and starts are multiples of.
+        shift: move the inner borders towards the first pixel by this much (rounded down to a multiple); the result
+            should not care, which is how it is tested.
+
+    Raises:
+        ValueError: if `tile` is below `smallest_tile(halo, multiple)` and the map needs more than one window.
+    """
+    tile = round_up(tile, multiple)
+    shift -= shift % multiple
+    padded = round_up(size, multiple)
+    if padded + shift <= tile:
+        return AxisPlan(size, 0, (Span(0, padded, 0, size),))
+    if tile < smallest_tile(halo, multiple):
+        raise ValueError(f"tile {tile} is below {smallest_tile(halo, multiple)}")
+    ramp, overlap = ramp_of(halo), overlap_of(halo, multiple)
+    fresh = padded + shift - overlap  # what the windows cover without what they share
+    count = -(-fresh // (tile - overlap))
+    step = max(round_up(-(-fresh // count), multiple), round_up(ramp, multiple))
+    shift %= step
+    starts = range(-shift, max(padded - overlap, 1 - shift), step)
+    inset = (overlap - ramp) // 2
+    spans = []
+    for number, start in enumerate(starts):
+        last = number == len(starts) - 1
+        begin = max(start, 0)
+        end = padded if last else start + step + overlap
+        keep = 0 if number == 0 else begin + inset
+        stop = size if last else start + step + inset + ramp
+        spans.append(Span(begin, end - begin, keep, stop))
+    return AxisPlan(size, ramp, tuple(spans))
