@@ -1,7 +1,7 @@
 """Masks and probability maps against labels: counts first, ratios last.
 
-Every family has a function from one image to *additive counts*, and functions from counts to ratios. The summed counts
-of many images give the pooled figure; one image's counts give its own. All of it is NumPy on plain arrays.
+Every family has a function from one image to *additive counts*, and functions from counts to ratios. The summed
+counts of many images give the pooled figure; one image's counts give its own. All of it is NumPy on plain arrays.
 
 - `regions`: true and false positives and negatives; IoU, F1, precision, recall, accuracy
 - `boundaries`: boundary IoU, mean boundary accuracy (mBA), relaxed precision and recall

@@ -1,9 +1,9 @@
 """The bootstrap over images: how far a figure would move had other images of the same kind been scored.
 
-Images, not pixels, are drawn with replacement (pixels of one image are anything but independent), and pooled figures are
-pooled anew in every resample. The interval is the percentile interval (Efron and Tibshirani 1993, section 13.3). A resample
-is a row of weights, how often each image was drawn, so that a thousand resamples of a metric are one matrix product
-over the images' counts.
+Images, not pixels, are drawn with replacement (pixels of one image are anything but independent), and pooled
+figures are pooled anew in every resample. The interval is the percentile interval (Efron and Tibshirani 1993,
+section 13.3). A resample is a row of weights, how often each image was drawn, so that a thousand resamples of a
+metric are one matrix product over the images' counts.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ def bootstrap(
     """Figures of a set of images, with percentile bootstrap intervals.
 
     Args:
-        statistic: from weights `(R, images)`, how often each image counts, to figures `(R, M)`; see `pooled` and `mean`.
+        statistic: from weights `(R, images)`, how often each image counts, to figures `(R, M)`; see `pooled`, `mean`.
         images: how many images there are.
         resamples: how many resamples are drawn.
         confidence: the share of resamples that the interval holds, 0 to 1.
         seed: the same seed gives the same interval.
 
     Returns:
-        The figures, the lower and the upper bounds, `(M,)` each. Bounds are NaN with fewer than two images, and where no
-        resample has the figure; resamples in which a figure is NaN are left out of its interval.
+        The figures, the lower and the upper bounds, `(M,)` each. Bounds are NaN with fewer than two images, and
+        where no resample has the figure; resamples in which a figure is NaN are left out of its interval.
     """
     figures = statistic(np.ones((1, images)))[0]
     if images < 2:

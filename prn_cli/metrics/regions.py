@@ -1,9 +1,10 @@
 """Region metrics: which pixels a mask got right.
 
-Predictions and labels are uint8 `(H, W)`: 0 background, 1 foreground, 255 invalid. A pixel counts where both are valid.
+Predictions and labels are uint8 `(H, W)`: 0 background, 1 foreground, 255 invalid. A pixel counts where both are
+valid.
 
-What 0/0 means, for every ratio here: 1.0 where nothing was predicted and there was nothing to find (the mask is right),
-and 0.0 otherwise, as torchmetrics and scikit-learn have it (`zero_division=0`).
+What 0/0 means, for every ratio here: 1.0 where nothing was predicted and there was nothing to find (the mask is
+right), and 0.0 otherwise, as torchmetrics and scikit-learn have it (`zero_division=0`).
 """
 
 from __future__ import annotations

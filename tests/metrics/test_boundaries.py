@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.morphology import dilation, disk, erosion
+
+from prn_cli.errors import InputError, UsageError
+from prn_cli.metrics.boundaries import boundary_iou, count_boundaries, mean_boundary_accuracy, radii
+
+
+def blobs(shape, seed, roughness=4.0, share=0.4):
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), roughness)
+    return (noise > np.quantile(noise, 1 - share)).astype(np.uint8)
+
+
+def with_invalid(mask, seed):
+    random = np.random.default_rng(seed)
+    mask = mask.copy()
+    mask[random.random(mask.shape) < 0.003] = 255
+    mask[5:20, 10:30] = 255
+    return mask
+
+
+CASES = [
+    (blobs((97, 130), 1), blobs((97, 130), 2)),
+    (blobs((300, 257), 3, 9), blobs((300, 257), 4, 9)),
+    (with_invalid(blobs((150, 200), 5), 0), with_invalid(blobs((150, 200), 6), 1)),
+    (blobs((400, 380), 7, 1.5, 0.1), blobs((400, 380), 7, 1.6, 0.1)),
+    (np.ones((40, 65), np.uint8), blobs((40, 65), 8)),
+    (np.zeros((20, 33), np.uint8), blobs((20, 33), 9)),
+]
+cases = pytest.mark.parametrize(("prediction", "label"), CASES)
+
+
+def split(prediction, label):
+    valid = (prediction != 255) & (label != 255)
+    return valid, valid & (prediction == 1), valid & (label == 1), valid & (label == 0)
+
+
+def distance_to(mask):
+    return ndimage.distance_transform_edt(~mask) if mask.any() else np.full(mask.shape, np.inf)
+
+
+@cases
+def test_boundary_iou_equals_repeated_erosion(prediction, label):
+    _, positive, true, _ = split(prediction, label)
+    times = max(1, round(0.02 * np.sqrt(label.shape[0] ** 2 + label.shape[1] ** 2)))
+
+    def region(mask):
+        eroded = np.pad(mask, 1).astype(np.uint8)
+        for _ in range(times):
+            eroded = erosion(eroded, np.ones((3, 3), np.uint8))
+        return mask & (eroded[1:-1, 1:-1] == 0)
+
+    first, second = region(positive), region(true)
+    counts = count_boundaries(prediction, label)
+    assert (counts.intersection, counts.union) == ((first & second).sum(), (first | second).sum())
+    assert counts.boundary_iou() == pytest.approx((first & second).sum() / (first | second).sum())
+
+
+@cases
+def test_mba_equals_the_distance_transform(prediction, label):
+    _, positive, true, false = split(prediction, label)
+    accuracies = []
+    for radius in np.linspace(1, max(1, sum(label.shape) / 300), 5):
+        near = (true & (distance_to(false) <= radius)) | (false & (distance_to(true) <= radius))
+        accuracies.append((positive == true)[near].mean())
+    assert count_boundaries(prediction, label).mean_boundary_accuracy() == pytest.approx(np.mean(accuracies))
+
+
+def test_mba_rings_are_morphological_gradients_where_the_radius_is_whole():
+    prediction, label = blobs((620, 580), 1, 6), blobs((620, 580), 2, 6)
+    assert radii(620, 580) == (1, 1.75, 2.5, 3.25, 4)
+    counts = count_boundaries(prediction, label)
+    for ring, radius in ((0, 1), (4, 4)):
+        gradient = dilation(label, disk(radius)) != erosion(label, disk(radius))
+        assert counts.near[ring] == gradient.sum()
+        assert counts.right[ring] == (prediction == label)[gradient].sum()
+
+
+@cases
+@pytest.mark.parametrize("buffer", [0, 1, 3, 4.5])
+def test_relaxed_counts_equal_the_distance_transform(prediction, label, buffer):
+    _, positive, true, _ = split(prediction, label)
+    counts = count_boundaries(prediction, label, buffer=buffer)
+    assert counts.predicted == positive.sum()
+    assert counts.true == true.sum()
+    assert counts.predicted_near_true == (positive & (distance_to(true) <= buffer)).sum()
+    assert counts.true_near_predicted == (true & (distance_to(positive) <= buffer)).sum()
+
+
+def test_a_road_two_pixels_off_is_right_within_three():
+    label, prediction = np.zeros((2, 50, 50), np.uint8)
+    label[:, 20], prediction[:, 22] = 1, 1
+    assert count_boundaries(prediction, label).relaxed_precision() == 1
+    assert count_boundaries(prediction, label).relaxed_recall() == 1
+    assert count_boundaries(prediction, label, buffer=1).relaxed_precision() == 0
+    assert count_boundaries(prediction, label, buffer=1).relaxed_recall() == 0
+
+
+def test_the_true_mask_is_perfect():
+    label = blobs((90, 90), 0)
+    counts = count_boundaries(label, label)
+    assert counts.boundary_iou() == counts.mean_boundary_accuracy() == 1
+    assert counts.relaxed_precision() == counts.relaxed_recall() == 1
+
+
+def test_nothing_predicted_and_nothing_to_find_is_right_and_has_no_boundary():
+    empty = np.zeros((30, 30), np.uint8)
+    counts = count_boundaries(empty, empty)
+    assert counts.boundary_iou() == counts.relaxed_precision() == counts.relaxed_recall() == 1
+    assert np.isnan(counts.mean_boundary_accuracy())
+
+
+def test_zero_over_zero_is_zero_where_something_was_missed():
+    counts = count_boundaries(np.zeros((30, 30), np.uint8), blobs((30, 30), 1))
+    assert counts.relaxed_precision() == counts.relaxed_recall() == 0
+
+
+def test_what_invalid_pixels_hold_changes_nothing():
+    prediction, label = CASES[2]
+    counts = count_boundaries(prediction, label)
+    for value in (0, 1):
+        assert count_boundaries(np.where(label == 255, value, prediction).astype(np.uint8), label) == counts
+
+
+def test_pooled_figures_come_from_summed_counts():
+    counts = np.stack([count_boundaries(*case).array() for case in CASES])
+    assert boundary_iou(counts).shape == (len(CASES),)
+    assert boundary_iou(counts.sum(0)) == pytest.approx(counts[:, 0].sum() / counts[:, 1].sum())
+    right, near = counts[:, 6:11].sum(0), counts[:, 11:].sum(0)
+    assert mean_boundary_accuracy(counts.sum(0)) == pytest.approx((right / near).mean())
+
+
+def test_bad_calls_are_refused():
+    with pytest.raises(InputError, match=r"2×2.*2×3"):
+        count_boundaries(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
+    with pytest.raises(UsageError, match="-1"):
+        count_boundaries(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8), buffer=-1)
+
+
+def test_four_megapixels_take_well_under_a_second():
+    prediction, label = blobs((2000, 2000), 1, 10), blobs((2000, 2000), 2, 10)
+    start = time.perf_counter()
+    count_boundaries(prediction, label)
+    assert time.perf_counter() - start < 1  # about 20 ms on an idle machine
