@@ -1,1 +1,41 @@
-"""rasters"""
+"""Files to arrays and back: what the numbers mean, what is valid, and where they lie on earth.
+
+The only place that knows file formats. Score maps in memory are float32 `(H, W)` with NaN where invalid; labels and
+masks are uint8 `(H, W)`: 0 background, 1 foreground, 255 ignore or invalid.
+"""
+
+from __future__ import annotations
+
+from prn_cli.rasters.geo import GeoTags
+from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
+from prn_cli.rasters.labels import IGNORE, read_label, read_mask_or_scores
+from prn_cli.rasters.pairs import Pairs, find_inputs, pair_by_stem
+from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster
+from prn_cli.rasters.scores import ScoreMap, logit, open_scores, sigmoid
+from prn_cli.rasters.writing import MASK_VALUES, WRITTEN_SUFFIXES, RasterWriter, create_raster, mask_nodata
+
+__all__ = [
+    "IGNORE",
+    "INPUT_KINDS",
+    "MASK_VALUES",
+    "SUFFIXES",
+    "WRITTEN_SUFFIXES",
+    "GeoTags",
+    "InputKind",
+    "Pairs",
+    "Raster",
+    "RasterWriter",
+    "ScoreMap",
+    "create_raster",
+    "detect_kind",
+    "detect_mask_or_kind",
+    "find_inputs",
+    "logit",
+    "mask_nodata",
+    "open_raster",
+    "open_scores",
+    "pair_by_stem",
+    "read_label",
+    "read_mask_or_scores",
+    "sigmoid",
+]

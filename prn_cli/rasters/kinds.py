@@ -1,0 +1,229 @@
+"""What the numbers of a score map mean: logits, probabilities, percent or bytes; found out for a set, or refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError
+from prn_cli.rasters.raster import Raster, open_raster
+from prn_cli.tiles import Window
+
+InputKind = Literal["logits", "probabilities", "percent", "byte"]
+"""What the numbers mean: logits; probabilities 0 to 1; percent 0 to 100; byte: 0 to the most that the type holds."""
+
+INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
+
+ROUNDING = 2e-3
+"""How far rounding (float16, resampling) may carry a probability beyond 0 or 1. It is clipped."""
+
+_MOST_FILES = 16
+_SMALL_MAP = 4 << 20  # pixels
+_SAMPLE_SIDE = 512  # px
+_MOST_VALUES = 3  # distinct values kept: two make a mask, more do not
+
+
+def full_scale(kind: InputKind, dtype: np.dtype[Any]) -> float:
+    """The number that stands for probability 1."""
+    if kind == "percent":
+        return 100.0
+    if kind == "byte":
+        return float(np.iinfo(dtype).max) if dtype.kind == "u" else 255.0
+    return 1.0
+
+
+def detect_kind(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    nodata: float | None = None,
+    key: str | None = None,
+) -> InputKind:
+    """Find out what the numbers of a set of score maps mean, from their type and joint range.
+
+    At most 16 files, evenly spread, are looked at, and of big files a few windows. Files that cannot be read are
+    passed over: they fail on their own when their turn comes.
+
+    Args:
+        paths: the files of the set.
+        nodata: value of invalid pixels, see `open_scores`.
+        key: name of the array in `.npz` files.
+
+    Raises:
+        InputError: the numbers could mean more than one thing, the files differ, or none can be read.
+    """
+    sample = _sample(paths, nodata, key)
+    return sample.kind()
+
+
+def detect_mask_or_kind(
+    paths: Sequence[str | os.PathLike[str]], *, nodata: float | None = None, key: str | None = None
+) -> Literal["mask"] | InputKind:
+    """As `detect_kind`, but integers that are all 0 and 1, or 0 and 255, are a mask and not refused."""
+    sample = _sample(paths, nodata, key)
+    return "mask" if sample.is_mask() else sample.kind()
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Type and range of the valid numbers of a few files."""
+
+    dtype: np.dtype[Any]
+    path: Path
+    low: float = np.inf
+    high: float = -np.inf
+    values: frozenset[float] = frozenset()
+
+    def add(self, numbers: NDArray[Any]) -> None:
+        if numbers.size:
+            self.low = min(self.low, float(numbers.min()))
+            self.high = max(self.high, float(numbers.max()))
+            if len(self.values) < _MOST_VALUES:
+                self.values |= frozenset(np.unique(numbers)[:_MOST_VALUES].tolist())
+
+    def is_mask(self) -> bool:
+        return self.dtype.kind in "bui" and (self.values <= {0, 1} or self.values <= {0, 255})
+
+    def kind(self) -> InputKind:
+        if self.dtype.kind == "f":
+            return self._kind_of_floats()
+        if self.is_mask():
+            raise self._ambiguous("a mask of two values and not a score map", "byte or percent, to use it all the same")
+        if self.dtype.kind == "u" and self.dtype.itemsize <= 2:
+            least = 100 if self.dtype.itemsize == 1 else 255
+            if self.high > least:
+                return "byte"
+            raise self._ambiguous("percent or byte", "percent or --input-kind byte")
+        raise self._ambiguous("logits, percent or byte", "logits, percent or byte")
+
+    def _kind_of_floats(self) -> InputKind:
+        if self.low < -ROUNDING:
+            return "logits"
+        if self.high == 0:
+            raise self._ambiguous("logits or probabilities", "logits or --input-kind probabilities")
+        if self.high <= 1 + ROUNDING:
+            return "probabilities"
+        if self.high <= 100 * (1 + ROUNDING):
+            raise self._ambiguous("percent or logits", "percent or --input-kind logits")
+        raise self._ambiguous("byte or logits", "byte or --input-kind logits")
+
+    def _ambiguous(self, meanings: str, choices: str) -> InputError:
+        return InputError(
+            f"{self.dtype} from {self.low:g} to {self.high:g} could be {meanings}",
+            hint=f"say which: --input-kind {choices}",
+            path=self.path,
+        )
+
+
+def _sample(paths: Sequence[str | os.PathLike[str]], nodata: float | None, key: str | None) -> _Sample:
+    if not paths:
+        raise InputError("no score maps, expected at least one", hint="name files or folders")
+    count = min(len(paths), _MOST_FILES)
+    chosen = [Path(paths[round(i * (len(paths) - 1) / max(count - 1, 1))]) for i in range(count)]
+    sample: _Sample | None = None
+    failure: InputError | None = None
+    for path in chosen:
+        try:
+            with open_raster(path, key=key) as raster:
+                one = _sample_of(raster, nodata)
+        except InputError as error:
+            failure = failure or error
+            continue
+        if sample is None:
+            sample = one
+        elif (sample.dtype.kind, sample.dtype.kind == "f" or sample.dtype.itemsize) != (
+            one.dtype.kind,
+            one.dtype.kind == "f" or one.dtype.itemsize,
+        ):
+            raise InputError(
+                f"numbers of type {one.dtype}, but {sample.path.name} has {sample.dtype}: not one kind of input",
+                hint="name files of one type at a time",
+                path=path,
+            )
+        else:
+            sample.low, sample.high = min(sample.low, one.low), max(sample.high, one.high)
+            sample.values |= one.values
+    if sample is None:
+        assert failure is not None
+        raise failure
+    return sample
+
+
+def _sample_of(raster: Raster, nodata: float | None) -> _Sample:
+    sample = _Sample(raster.dtype, raster.path)
+    for window in _sample_windows(raster.height, raster.width):
+        values = raster.read(window)
+        usable = valid_pixels(raster, values, window, nodata, full=None)
+        sample.add(values[:, usable])
+    if not sample.values:
+        raise no_valid_pixel(raster.path)
+    return sample
+
+
+def _sample_windows(height: int, width: int) -> Iterator[Window]:
+    if height * width <= _SMALL_MAP:
+        yield Window(0, 0, height, width)
+        return
+    h, w = min(height, _SAMPLE_SIDE), min(width, _SAMPLE_SIDE)
+    for down, across in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2)):
+        yield Window((height - h) * down // 2, (width - w) * across // 2, h, w)
+
+
+def valid_pixels(
+    raster: Raster, values: NDArray[Any], window: Window | None, nodata: float | None, full: float | None
+) -> NDArray[np.bool_]:
+    """Where a raster's pixels are valid.
+
+    Invalid are pixels with NaN or infinity in a band, with the nodata value, and those that the file's own alpha
+    band or mask excludes. `nodata` counts besides the value that the file declares; NaN, which is invalid anyway,
+    stands for "not the declared value".
+
+    Args:
+        raster: where the values come from.
+        values: `(bands, h, w)` as read.
+        window: the window that was read.
+        nodata: value given by the user.
+        full: the number that stands for probability 1, where the numbers are probabilities. A nodata value within
+            0 and `full` may be a real value of one band, and so counts only where all bands have it.
+
+    Returns:
+        `(h, w)` booleans.
+    """
+    result = np.isfinite(values).all(axis=0) if values.dtype.kind == "f" else np.ones(values.shape[1:], np.bool_)
+    own = raster.valid(window)
+    if own is not None:
+        result &= own
+    declared = None if nodata is not None and np.isnan(nodata) else raster.nodata
+    for value in {declared, nodata} - {None}:
+        assert value is not None
+        if not np.isfinite(value):
+            continue
+        equal = equals_nodata(values, value)
+        result &= ~(equal.all(axis=0) if full is not None and 0 <= value <= full else equal.any(axis=0))
+    return result
+
+
+def equals_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
+    """Where values are the nodata value, rounded as their type rounds it."""
+    if values.dtype.kind != "f":
+        least, most = (0, 1) if values.dtype.kind == "b" else (np.iinfo(values.dtype).min, np.iinfo(values.dtype).max)
+        if nodata != int(nodata) or not least <= nodata <= most:
+            return np.zeros(values.shape, np.bool_)
+        return np.asarray(values == int(nodata))
+    with np.errstate(over="ignore"):
+        rounded = values.dtype.type(nodata)
+    return np.asarray(values == rounded)
+
+
+def no_valid_pixel(path: Path) -> InputError:
+    """The error of a map in which every pixel is NaN, infinite, nodata or masked."""
+    return InputError(
+        "no valid pixel: all are NaN, infinite, nodata or masked",
+        hint="leave this file out, or check --nodata",
+        path=path,
+    )

@@ -1,0 +1,176 @@
+"""NumPy files: `.npy` by memory map, `.npz` by name."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError, UsageError
+from prn_cli.rasters.raster import Raster, check_dtype, check_memory, reason
+from prn_cli.tiles import Window
+
+_NNUNET_KEY = "probabilities"
+_MOST_CHANNELS_LAST = 32
+
+
+class NpyRaster(Raster):
+    """An array in a `.npy` file of either memory order, read by memory map."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            shape, dtype, size = _read_header(file, path)
+            _check_shape(shape, path)
+            expected = file.tell() + size
+            found = path.stat().st_size
+        if found < expected:
+            raise InputError(
+                f"truncated: {found} bytes, and an array of shape {shape} and type {dtype} needs {expected}",
+                hint="write or copy it again",
+                path=path,
+            )
+        self.dtype = check_dtype(dtype, path)
+        try:
+            self._array = _bands_first(np.lib.format.open_memmap(path, mode="r"), path)
+        except (ValueError, OverflowError) as error:
+            raise _broken(path, error) from error
+        self.bands, self.height, self.width = self._array.shape
+
+    def _read(self, window: Window) -> NDArray[Any]:
+        return np.array(self._array[:, *window.slices], dtype=self.dtype, order="C")
+
+    def close(self) -> None:
+        """Let go of the memory map."""
+        self._array = np.empty((0, 0, 0), self.dtype)
+
+
+class NpzRaster(Raster):
+    """An array in an `.npz` archive, decompressed whole when it is first read.
+
+    Without a key the archive's only array is taken, or `probabilities` as nnU-Net writes it.
+    """
+
+    def __init__(self, path: Path, key: str | None = None) -> None:
+        self.path = path
+        self._loaded: NDArray[Any] | None = None
+        try:
+            with zipfile.ZipFile(path) as archive:
+                self._member = _choose(archive, key, path)
+                with archive.open(self._member) as file:
+                    shape, dtype, size = _read_header(file, path)
+                    header = file.tell()
+                found = archive.getinfo(self._member).file_size
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+            raise _broken(path, error) from error
+        _check_shape(shape, path)
+        self.dtype = check_dtype(dtype, path)
+        if found != header + size:
+            raise InputError(
+                f"damaged: '{self._member}' has {found} bytes, and its shape {shape} and type {dtype} "
+                f"need {header + size}",
+                hint="write it again",
+                path=path,
+            )
+        self._size = size
+        self.bands, self.height, self.width = _bands_first(np.broadcast_to(np.zeros((), np.uint8), shape), path).shape
+
+    def _read(self, window: Window) -> NDArray[Any]:
+        if self._loaded is None:
+            check_memory(self._size, self.path)
+            try:
+                with zipfile.ZipFile(self.path) as archive, archive.open(self._member) as file:
+                    array = np.lib.format.read_array(file, allow_pickle=False)
+                    file.read(1)  # the archive's checksum is compared at the end of the member
+            except MemoryError:
+                raise
+            except Exception as error:  # zlib, lzma and zipfile raise errors of their own
+                raise _broken(self.path, error) from error
+            self._loaded = _bands_first(array, self.path)
+        return np.array(self._loaded[:, *window.slices], dtype=self.dtype, order="C")
+
+    def close(self) -> None:
+        """Let go of the array."""
+        self._loaded = None
+
+
+def _read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape, type and number of bytes of the array whose `.npy` header begins here."""
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        else:
+            shape, _, dtype = np.lib.format._read_array_header(file, version)  # type: ignore[attr-defined]
+    except Exception as error:
+        raise _broken(path, error) from error
+    if dtype.hasobject:
+        raise InputError(
+            "holds pickled Python objects, expected an array of numbers",
+            hint="save it as a float32 array: numpy.save(path, array.astype('float32'))",
+            path=path,
+        )
+    check_dtype(dtype, path)
+    size = dtype.itemsize
+    for length in shape:
+        size *= length
+    return shape, dtype, size
+
+
+def _choose(archive: zipfile.ZipFile, key: str | None, path: Path) -> str:
+    members = [name for name in archive.namelist() if name.endswith(".npy")]
+    keys = [name.removesuffix(".npy") for name in members]
+    if key is not None:
+        if key not in keys:
+            raise InputError(f"no array '{key}', found {_listed(keys)}", hint="give another --key", path=path)
+        return members[keys.index(key)]
+    if _NNUNET_KEY in keys:
+        return members[keys.index(_NNUNET_KEY)]
+    if len(keys) != 1:
+        if not keys:
+            raise InputError("no array in it", hint="save one with numpy.savez_compressed", path=path)
+        raise UsageError(f"{len(keys)} arrays: {_listed(keys)}", hint="name one with --key", path=path)
+    return members[0]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:8]) + (", …" if len(names) > 8 else "") if names else "none"
+
+
+def _check_shape(shape: tuple[int, ...], path: Path) -> None:
+    if any(length < 1 for length in shape):
+        raise InputError(f"no pixels: shape {shape}", hint="write it again with data", path=path)
+    batch_or_depth = len(shape) == 4 and 1 in shape[:2]
+    if len(shape) not in (2, 3) and not batch_or_depth:
+        raise InputError(
+            f"shape {shape}, expected (H, W), (1, H, W), (H, W, 1) or (C, H, W)",
+            hint="save one map a file",
+            path=path,
+        )
+    if len(shape) == 3 and shape[0] > shape[2] > 1 and shape[2] <= _MOST_CHANNELS_LAST < shape[1]:
+        raise InputError(
+            f"shape {shape} looks like (H, W, C), expected (C, H, W)",
+            hint="move the channels first: array.transpose(2, 0, 1)",
+            path=path,
+        )
+
+
+def _bands_first(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """A view of shape `(bands, H, W)` of an array whose shape `_check_shape` has passed."""
+    if array.ndim == 2:
+        return array[np.newaxis]
+    if array.ndim == 4:  # (1, C, H, W) of a batch of one, or nnU-Net's (C, 1, H, W)
+        return array[0] if array.shape[0] == 1 else array[:, 0]
+    if array.shape[2] == 1 and array.shape[0] != 1:
+        return array.transpose(2, 0, 1)
+    return array
+
+
+def _broken(path: Path, error: BaseException) -> InputError:
+    kind = "an .npz archive" if path.suffix.lower() == ".npz" else "a .npy array"
+    return InputError(f"not {kind}, or damaged: {reason(error)}", hint="write it again", path=path)

@@ -1,0 +1,167 @@
+"""Inputs named on a command line, and their partners (labels, validity masks) found by stem."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from prn_cli.errors import InputError, UsageError
+from prn_cli.rasters.raster import SUFFIXES
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Files that belong together by stem.
+
+    Attributes:
+        matched: each input with its partner, in the order of the inputs.
+        unmatched_inputs: inputs without a partner.
+        unmatched_partners: files of the folder that are nobody's partner.
+    """
+
+    matched: tuple[tuple[Path, Path], ...]
+    unmatched_inputs: tuple[Path, ...]
+    unmatched_partners: tuple[Path, ...]
+
+
+def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: bool = False) -> list[Path]:
+    """Find the files that the arguments of a command line name.
+
+    Args:
+        arguments: files; folders, of which all raster files are taken by name, but no subfolders and no hidden
+            files; globs that the shell has left alone; `-` for paths on `stdin`, one a line.
+        stdin: where `-` reads.
+        null: paths on `stdin` end in NUL, not in a newline.
+
+    Returns:
+        The paths in the order of the arguments, each once. A named file that is missing is among them, to fail on
+        its own.
+
+    Raises:
+        InputError: a folder or glob without raster files, or nothing at all.
+        UsageError: `-` twice, or without stdin.
+    """
+    if list(arguments).count("-") > 1:
+        raise UsageError("'-' is given twice", hint="read paths from stdin once")
+    found: dict[str, Path] = {}
+    for argument in arguments:
+        for path in _expand(argument, stdin, null):
+            found.setdefault(os.path.normpath(path.absolute()), path)
+    if not found:
+        raise InputError("no input files", hint="name files or folders, or pipe paths into '-'")
+    return list(found.values())
+
+
+def pair_by_stem(inputs: Sequence[Path], folder: str | os.PathLike[str]) -> Pairs:
+    """Pair each input with the raster file of a folder that has the same stem: the name without its last suffix.
+
+    Args:
+        inputs: the files.
+        folder: where their partners are; with a single input, it may be the partner itself.
+
+    Raises:
+        InputError: the folder is missing, a stem occurs twice on one side, or nothing pairs.
+    """
+    folder = Path(folder)
+    if folder.is_file() and len(inputs) == 1:
+        return Pairs(((inputs[0], folder),), (), ())
+    if not folder.is_dir():
+        found = "is a file, expected a folder" if folder.exists() else "no such folder"
+        raise InputError(found, hint="check the path", path=folder)
+    partners = _raster_files(folder)
+    wanted = _by_stem(inputs, None)
+    offered = _by_stem(partners, set(wanted))
+    matched = tuple((path, offered[stem]) for stem, path in wanted.items() if stem in offered)
+    for path, partner in matched:
+        if path == partner or (path.exists() and partner.exists() and path.samefile(partner)):
+            raise InputError("pairs with itself", hint="keep inputs and their partners in two folders", path=path)
+    if not matched:
+        raise InputError(
+            f"nothing in it pairs with the inputs by stem: inputs {_examples(inputs)}; folder {_examples(partners)}",
+            hint="give partners the same name, but for the suffix",
+            path=folder,
+        )
+    used = {partner for _, partner in matched}
+    return Pairs(
+        matched,
+        tuple(path for stem, path in wanted.items() if stem not in offered),
+        tuple(path for path in partners if path not in used),
+    )
+
+
+def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[Path]:
+    if argument == "-":
+        if stdin is None:
+            raise UsageError("'-' reads paths from stdin, and there is none", hint="name files or folders")
+        yield from _read_paths(stdin, null)
+        return
+    path = Path(argument)
+    if path.is_dir():
+        files = _raster_files(path)
+        if not files:
+            raise InputError(
+                "no raster files in this folder", hint=f"expected files that end in {' '.join(SUFFIXES)}", path=path
+            )
+        yield from files
+    elif path.exists() or not glob.has_magic(argument):
+        if not path.exists() and path.suffix.lower() not in SUFFIXES:
+            raise InputError("no such file or folder", hint="check the path", path=path)
+        yield path
+    else:
+        files = []
+        for name in sorted(glob.glob(argument, recursive=True)):
+            match = Path(name)
+            files += _raster_files(match) if match.is_dir() else [match] if _is_raster_name(match) else []
+        if not files:
+            raise InputError("no raster file matches this pattern", hint="check the pattern", path=argument)
+        yield from files
+
+
+def _read_paths(stdin: TextIO, null: bool) -> Iterator[Path]:
+    try:
+        text = stdin.read()
+    except UnicodeDecodeError as error:
+        raise InputError(f"paths on stdin are not {error.encoding} text", hint="pipe in plain paths") from error
+    if not null and "\0" in text:
+        raise UsageError("NUL in the paths on stdin", hint="add --null")
+    for line in text.split("\0") if null else text.splitlines():
+        name = line if null else line.strip("\r")
+        if name:
+            yield Path(name)
+
+
+def _raster_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if _is_raster_name(path) and path.is_file())
+    except OSError as error:
+        raise InputError(f"cannot be listed: {error.strerror}", hint="check the folder", path=folder) from error
+
+
+def _is_raster_name(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith((".", "~"))
+
+
+def _by_stem(paths: Iterable[Path], stems: set[str] | None) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        if stems is not None and path.stem not in stems:
+            continue
+        if path.stem in found:
+            raise InputError(
+                f"has the stem of {found[path.stem]}: files pair by stem, so each may occur once",
+                hint="leave one of them out",
+                path=path,
+            )
+        found[path.stem] = path
+    return found
+
+
+def _examples(paths: Sequence[Path]) -> str:
+    names = ", ".join(f"'{path.stem}'" for path in paths[:_EXAMPLES])
+    return f"{names}, … ({len(paths)})" if len(paths) > _EXAMPLES else names or "(no raster files)"

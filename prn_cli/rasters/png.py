@@ -1,0 +1,106 @@
+"""PNG files of 1 to 16 bits, through Pillow."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from prn_cli.errors import InputError
+from prn_cli.rasters.raster import Raster, check_memory, reason
+from prn_cli.tiles import Window
+
+# Sizes are checked here, against the file and the memory, for every file alike.
+Image.MAX_IMAGE_PIXELS = None
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_BEST_DEFLATE_RATIO = 1032
+
+
+class PngRaster(Raster):
+    """A PNG: grey values as stored, palette indices, or colour bands. Decoded whole when it is first read.
+
+    Transparent pixels (an alpha of 0) are invalid; a transparent grey value or palette index (tRNS) is the nodata value.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pixels: NDArray[Any] | None = None
+        with path.open("rb") as file:
+            head = file.read(29)
+        if len(head) < 29 or not head.startswith(_SIGNATURE) or head[12:16] != b"IHDR":
+            raise InputError("not a PNG", hint="check the file's format", path=path)
+        self.width, self.height, self._depth, color = struct.unpack(">IIBB", head[16:26])
+        if color not in _CHANNELS or self._depth not in (1, 2, 4, 8, 16) or not self.width or not self.height:
+            raise InputError("damaged PNG header", hint="write it again", path=path)
+        channels = _CHANNELS[color]
+        self._alpha = color in (4, 6)
+        self._grey = color == 0
+        self.bands = channels - self._alpha
+        if self._depth == 16 and channels > 1:
+            raise InputError(
+                f"16-bit PNG with {channels} channels, expected one", hint="save one grey channel", path=path
+            )
+        self.dtype = np.dtype(np.uint16 if self._depth == 16 else np.uint8)
+        stored = self.height * ((self.width * channels * self._depth + 7) // 8 + 1)
+        size = path.stat().st_size
+        if stored > size * _BEST_DEFLATE_RATIO:
+            raise InputError(
+                f"truncated or damaged: {size} bytes cannot hold {self.height}×{self.width} pixels",
+                hint="write it again",
+                path=path,
+            )
+        self.nodata = self._transparent_value()
+
+    def _transparent_value(self) -> float | None:
+        with self._open() as image:
+            transparency = image.info.get("transparency")
+        if isinstance(transparency, int):
+            return float(transparency)
+        if isinstance(transparency, bytes) and transparency.count(0) == 1:  # one entry of a palette
+            return float(transparency.index(0))
+        return None
+
+    def _open(self) -> Image.Image:
+        try:
+            return Image.open(self.path, formats=["PNG"])
+        except Exception as error:  # Pillow raises SyntaxError, ValueError, struct.error and others
+            raise _broken(self.path, error) from error
+
+    def _decoded(self) -> NDArray[Any]:
+        if self._pixels is None:
+            check_memory(2 * self.height * self.width * (self.bands + self._alpha) * self.dtype.itemsize, self.path)
+            with self._open() as image:
+                try:
+                    image.load()
+                    pixels = np.asarray(image)
+                except MemoryError:
+                    raise
+                except Exception as error:
+                    raise _broken(self.path, error) from error
+            if self._grey and self._depth in (2, 4):
+                pixels = pixels // (255 // (2**self._depth - 1))  # Pillow stretches these to 8 bits
+            pixels = pixels.astype(self.dtype, copy=False)
+            self._pixels = pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return self._pixels
+
+    def _read(self, window: Window) -> NDArray[Any]:
+        return np.array(self._decoded()[: self.bands, *window.slices], order="C")
+
+    def _valid(self, window: Window) -> NDArray[np.bool_] | None:
+        if not self._alpha:
+            return None
+        return np.asarray(self._decoded()[-1, *window.slices] != 0)
+
+    def close(self) -> None:
+        """Let go of the pixels."""
+        self._pixels = None
+
+
+def _broken(path: Path, error: BaseException) -> InputError:
+    return InputError(f"not a PNG, or damaged: {reason(error)}", hint="write it again", path=path)

@@ -1,0 +1,206 @@
+"""A raster: numbers in bands on a grid of pixels, opened by the format of its file name and read by window."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError
+from prn_cli.rasters.geo import GeoTags
+from prn_cli.tiles import Window
+
+SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".png")
+"""Suffixes of the files that `open_raster` reads, in lower case."""
+
+
+class Raster(ABC):
+    """An open raster file. A context manager.
+
+    Attributes:
+        path: the file.
+        bands: number of bands.
+        height: rows.
+        width: columns.
+        dtype: type of the stored numbers, in native byte order: bool, unsigned, signed or float.
+        nodata: value that the file declares as invalid; None if it declares none.
+        geo: georeferencing of a GeoTIFF; None elsewhere.
+    """
+
+    path: Path
+    bands: int
+    height: int
+    width: int
+    dtype: np.dtype[Any]
+    nodata: float | None = None
+    geo: GeoTags | None = None
+
+    @abstractmethod
+    def _read(self, window: Window) -> NDArray[Any]:
+        """Read a window that lies on the raster, as `(bands, h, w)`."""
+
+    def _valid(self, window: Window) -> NDArray[np.bool_] | None:
+        """Where the file's own alpha band or mask page says that pixels are valid; None if it has neither."""
+        return None
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def read(self, window: Window | None = None) -> NDArray[Any]:
+        """Read all bands.
+
+        TIFF and npy are read by window: only the segments or pages that the window touches are read and decoded.
+        npz and PNG are decoded whole, once.
+
+        Args:
+            window: part of the raster, inside it; all of it if None.
+
+        Returns:
+            `(bands, h, w)` in the stored type, in native byte order; a copy that the caller may change.
+
+        Raises:
+            InputError: the file is damaged, or is bigger than memory and was to be read whole.
+        """
+        return self._read(self._inside(window))
+
+    def valid(self, window: Window | None = None) -> NDArray[np.bool_] | None:
+        """Where the file's own alpha band or mask says that pixels are valid.
+
+        Args:
+            window: part of the raster, inside it; all of it if None.
+
+        Returns:
+            `(h, w)` booleans, or None if the file has no alpha band and no mask.
+        """
+        return self._valid(self._inside(window))
+
+    def _inside(self, window: Window | None) -> Window:
+        if window is None:
+            whole = Window(0, 0, self.height, self.width)
+            check_memory(self.bands * self.height * self.width * self.dtype.itemsize, self.path)
+            return whole
+        if (
+            min(window.y, window.x) < 0
+            or min(window.height, window.width) < 1
+            or window.y + window.height > self.height
+            or window.x + window.width > self.width
+        ):
+            raise ValueError(f"{window} is not inside a raster of {self.height}×{self.width}")
+        return window
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_raster(path: str | os.PathLike[str], *, key: str | None = None) -> Raster:
+    """Open a raster file by the format that its suffix names.
+
+    Args:
+        path: a `.npy`, `.npz`, `.tif`, `.tiff` or `.png` file.
+        key: name of the array in an `.npz` file; other formats ignore it.
+
+    Returns:
+        The open raster; use it in a `with` statement.
+
+    Raises:
+        InputError: the file is missing, empty, damaged, of an unknown format or of an unsupported shape or type.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    check_file(path)
+    if suffix not in SUFFIXES:
+        raise InputError(
+            f"unknown format '{path.suffix}', expected one of {' '.join(SUFFIXES)}",
+            hint="convert the file, or rename it if its suffix is wrong",
+            path=path,
+        )
+    try:
+        # The format modules pull in their libraries, so each is imported when a file needs it.
+        if suffix in (".tif", ".tiff"):
+            from prn_cli.rasters.tiff import TiffRaster
+
+            return TiffRaster(path)
+        if suffix == ".png":
+            from prn_cli.rasters.png import PngRaster
+
+            return PngRaster(path)
+        if suffix == ".npz":
+            from prn_cli.rasters.npy import NpzRaster
+
+            return NpzRaster(path, key)
+        from prn_cli.rasters.npy import NpyRaster
+
+        return NpyRaster(path)
+    except OSError as error:
+        raise InputError(f"cannot be read: {reason(error)}", hint="check the file", path=path) from error
+
+
+def check_file(path: Path) -> None:
+    """Check that a path names a regular file with something in it.
+
+    Raises:
+        InputError: it does not.
+    """
+    try:
+        if not path.exists():
+            raise InputError("no such file", hint="check the path", path=path)
+        if path.is_dir():
+            raise InputError("is a folder, expected a file", hint="name a file in it", path=path)
+        if not path.is_file():
+            raise InputError("is not a regular file", hint="save the data to a file first", path=path)
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read: {reason(error)}", hint="check the path", path=path) from error
+    if size == 0:
+        raise InputError("empty file (0 bytes)", hint="write it again", path=path)
+
+
+def check_dtype(dtype: np.dtype[Any], path: Path) -> np.dtype[Any]:
+    """The native form of a type that a raster may hold.
+
+    Raises:
+        InputError: the type is neither bool nor integer nor float of at most 64 bits.
+    """
+    if dtype.kind not in "buif" or dtype.itemsize > 8:
+        raise InputError(
+            f"numbers of type {dtype}, expected integers or floats of at most 64 bits",
+            hint="save the map as float32",
+            path=path,
+        )
+    return dtype.newbyteorder("=")
+
+
+def check_memory(size: int, path: Path) -> None:
+    """Check that so many bytes fit into this machine's memory.
+
+    Raises:
+        InputError: they do not.
+    """
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        memory = 64 << 30
+    if size > memory:
+        raise InputError(
+            f"needs {size / 2**30:.1f} GiB of memory at once, and this machine has {memory / 2**30:.1f} GiB",
+            hint="save the map as a tiled TIFF or as .npy, which are read by window",
+            path=path,
+        )
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line of words, without the path that the message names anyway."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

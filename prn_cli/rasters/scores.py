@@ -1,0 +1,256 @@
+"""Score maps: rasters whose numbers are understood, as logits or as probabilities."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError, UsageError
+from prn_cli.rasters.kinds import (
+    INPUT_KINDS,
+    ROUNDING,
+    InputKind,
+    detect_kind,
+    full_scale,
+    no_valid_pixel,
+    valid_pixels,
+)
+from prn_cli.rasters.raster import Raster, open_raster
+from prn_cli.tiles import Window
+
+SMALLEST_PROBABILITY = 1e-6
+"""Probabilities are clipped to this and its complement before they become logits."""
+
+_PAIR_TOLERANCE = 0.02  # how far from 1 the two classes of a softmax may add up, after rounding to bytes or float16
+
+
+class ScoreMap:
+    """A raster whose numbers are understood. A context manager.
+
+    Attributes:
+        path: the file.
+        height: rows.
+        width: columns.
+        kind: what the file's numbers mean.
+        raster: the open file.
+    """
+
+    def __init__(
+        self, raster: Raster, kind: InputKind, *, nodata: float | None, valid: Raster | None, band: int | None
+    ) -> None:
+        self.path = raster.path
+        self.height = raster.height
+        self.width = raster.width
+        self.kind = kind
+        self.raster = raster
+        self._nodata = nodata
+        self._valid = valid
+        self._band = band
+        self._seen_valid = False
+
+    def logits(self, window: Window | None = None) -> NDArray[np.float32]:
+        """Read logits; those of probabilities are log(p / (1 - p)) with p clipped to [1e-6, 1 - 1e-6].
+
+        Args:
+            window: part of the map, inside it; all of it if None.
+
+        Returns:
+            `(h, w)` float32, NaN where invalid.
+
+        Raises:
+            InputError: numbers outside the range of `kind`, a damaged file, or no valid pixel in the whole map.
+        """
+        scores = self._scores(window)
+        return scores if self.kind == "logits" else logit(scores)
+
+    def probabilities(self, window: Window | None = None) -> NDArray[np.float32]:
+        """Read probabilities; those of logits by the sigmoid.
+
+        Args:
+            window: part of the map, inside it; all of it if None.
+
+        Returns:
+            `(h, w)` float32 in [0, 1], NaN where invalid.
+
+        Raises:
+            InputError: numbers outside the range of `kind`, a damaged file, or no valid pixel in the whole map.
+        """
+        scores = self._scores(window)
+        return sigmoid(scores) if self.kind == "logits" else scores
+
+    def check_valid(self) -> None:
+        """Check, after a map was read by windows, that one of them had a valid pixel.
+
+        Raises:
+            InputError: none had.
+        """
+        if not self._seen_valid:
+            raise no_valid_pixel(self.path)
+
+    def _scores(self, window: Window | None) -> NDArray[np.float32]:
+        """Logits if the file holds logits, else probabilities."""
+        values = self.raster.read(window)
+        full = None if self.kind == "logits" else full_scale(self.kind, self.raster.dtype)
+        valid = valid_pixels(self.raster, values, window, self._nodata, full)
+        if self._valid is not None:
+            valid &= _mask_values(self._valid, window)
+        if full is not None:
+            self._check_range(values, valid, full)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = (
+                _class_logits(values, self._band) if full is None else self._class_probabilities(values, valid, full)
+            )
+        if full is None:
+            valid &= np.isfinite(scores)  # float64 beyond float32
+        scores[~valid] = np.nan
+        if valid.any():
+            self._seen_valid = True
+        elif window is None:
+            raise no_valid_pixel(self.path)
+        return scores
+
+    def _check_range(self, values: NDArray[Any], valid: NDArray[np.bool_], full: float) -> None:
+        beyond = (values < -ROUNDING * full) | (values > (1 + ROUNDING) * full)
+        beyond &= valid
+        if beyond.any():
+            raise InputError(
+                f"{self.kind} with a value of {float(values[beyond][0]):g}, expected 0 to {full:g}",
+                hint="give the right --input-kind, or --nodata if the value means invalid",
+                path=self.path,
+            )
+
+    def _class_probabilities(self, values: NDArray[Any], valid: NDArray[np.bool_], full: float) -> NDArray[np.float32]:
+        if self._band is not None:
+            chosen = values[self._band - 1]
+        elif len(values) == 2:
+            total = values.astype(np.float32).sum(axis=0) / np.float32(full)
+            off = np.abs(total - 1) > _PAIR_TOLERANCE
+            off &= valid
+            if off.any():
+                raise InputError(
+                    f"two bands that add up to {float(total[off][0]):.3g} and not 1: not the two classes of a softmax",
+                    hint="choose a band with --bidx",
+                    path=self.path,
+                )
+            chosen = values[1]
+        else:
+            chosen = values[0]
+        scores = chosen.astype(np.float32)
+        if full != 1:
+            scores /= np.float32(full)
+        return np.clip(scores, 0, 1, out=scores)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.raster.close()
+        if self._valid is not None:
+            self._valid.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_scores(
+    path: str | os.PathLike[str],
+    *,
+    kind: InputKind | Literal["auto"] = "auto",
+    nodata: float | None = None,
+    valid_mask: str | os.PathLike[str] | None = None,
+    band: int | None = None,
+    key: str | None = None,
+) -> ScoreMap:
+    """Open a score map.
+
+    One band is the score of the foreground. Two bands are the classes of a softmax, background first. Of more bands,
+    or of a pair with `band`, the class of that band against all others is taken.
+
+    Args:
+        path: the file.
+        kind: what its numbers mean; `auto` looks at this file alone (for a set, see `detect_kind`).
+        nodata: value of invalid pixels, besides NaN, infinity and the value that the file declares; NaN stands for
+            "not the declared value".
+        valid_mask: a raster of the same size, zero where pixels are invalid.
+        band: number of the class's band, counted from 1.
+        key: name of the array in an `.npz` file.
+
+    Returns:
+        The open map; use it in a `with` statement.
+
+    Raises:
+        InputError: the file cannot be used.
+        UsageError: more than two bands and no `band`, or a band that the file does not have.
+    """
+    path = Path(path)
+    with ExitStack() as stack:
+        raster = stack.enter_context(open_raster(path, key=key))
+        if kind == "auto":
+            kind = detect_kind([path], nodata=nodata, key=key)
+        if kind not in INPUT_KINDS:
+            raise UsageError(f"input kind '{kind}', expected auto, {', '.join(INPUT_KINDS)}")
+        if band is not None and not 1 <= band <= raster.bands:
+            raise UsageError(f"band {band} of {raster.bands}", hint="give another --bidx", path=path)
+        if raster.bands > 2 and band is None:
+            raise UsageError(
+                f"{raster.bands} bands, expected 1, or 2 of a softmax", hint="choose the class with --bidx", path=path
+            )
+        valid = None
+        if valid_mask is not None:
+            valid = stack.enter_context(open_raster(valid_mask))
+            check_same_size(valid, raster)
+        stack.pop_all()
+    return ScoreMap(raster, kind, nodata=nodata, valid=valid, band=band)
+
+
+def check_same_size(raster: Raster, other: Raster) -> None:
+    """Check that a raster has the height and width of another.
+
+    Raises:
+        InputError: it has not.
+    """
+    if (raster.height, raster.width) != (other.height, other.width):
+        raise InputError(
+            f"{raster.height}×{raster.width} pixels, expected {other.height}×{other.width} as in {other.path}",
+            hint="make the two the same size",
+            path=raster.path,
+        )
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / (1 + exp(-z)) in float32, without overflow; exact to rounding for small probabilities, too. NaN stays."""
+    tail = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1, tail).astype(np.float32, copy=False) / (1 + tail)
+
+
+def logit(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """log(p / (1 - p)) in float32, with p clipped to [1e-6, 1 - 1e-6]. NaN stays."""
+    clipped = np.clip(probabilities, np.float32(SMALLEST_PROBABILITY), np.float32(1 - SMALLEST_PROBABILITY))
+    return np.asarray(np.log(clipped) - np.log1p(-clipped), np.float32)
+
+
+def _class_logits(values: NDArray[Any], band: int | None) -> NDArray[np.float32]:
+    """The logit of one class of a softmax against all others: z_k - log(sum of exp(z) of the others)."""
+    if len(values) == 1:
+        return values[0].astype(np.float32)
+    index = 1 if band is None else band - 1
+    numbers = values.astype(np.float32)
+    others = np.delete(numbers, index, axis=0)
+    if len(others) == 1:
+        return np.asarray(numbers[index] - others[0])
+    top = others.max(axis=0)
+    return np.asarray(numbers[index] - top - np.log(np.exp(others - top).sum(axis=0)), np.float32)
+
+
+def _mask_values(mask: Raster, window: Window | None) -> NDArray[np.bool_]:
+    values = mask.read(window)
+    return valid_pixels(mask, values, window, None, None) & (values != 0).any(axis=0)

@@ -1,0 +1,308 @@
+"""TIFF files through tifffile and imagecodecs: only the strips or tiles that a window touches are read and decoded."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError
+from prn_cli.rasters.geo import GDAL_METADATA, GeoTags, is_geo_tag
+from prn_cli.rasters.raster import Raster, check_dtype, reason
+from prn_cli.tiles import Window
+
+# What is wrong with a file is said once, by the error that it leads to.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+logging.getLogger("tifffile").propagate = False
+
+_NODATA = 42113
+_OVERVIEW, _MASK = 1, 4  # bits of NewSubfileType
+_CACHE_BYTES = 64 << 20
+_LARGEST_SEGMENT = 4 << 30
+_MOST_PAGES = 4096
+
+
+class TiffRaster(Raster):
+    """A TIFF: the bands of its first page and of further pages of the same kind. Overviews are passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = tifffile.TiffFile(path)
+        except OSError:
+            raise
+        except Exception as error:  # damaged headers end in many kinds of error
+            raise _broken(path, error) from error
+        try:
+            self._open_pages()
+        except InputError:
+            self._file.close()
+            raise
+        except Exception as error:
+            self._file.close()
+            raise _broken(path, error) from error
+
+    def _open_pages(self) -> None:
+        pages = _full_size_pages(self._file, self.path)
+        masks = [page for page in pages if page.subfiletype & _MASK]
+        pages = [page for page in pages if not page.subfiletype & _MASK]
+        if not pages:
+            raise InputError("no image in the TIFF", hint="write it again", path=self.path)
+        first = pages[0]
+        lock = threading.Lock()
+        self._pages = [_Page(page, self._file, self.path, lock) for page in pages if page.hash == first.hash]
+        self.height, self.width = int(first.imagelength), int(first.imagewidth)
+        self.dtype = self._pages[0].dtype
+        if (self._pages[0].samples, *first.extrasamples) in ((2, 1), (2, 2)):  # grey and alpha
+            self._alpha, self.bands = True, 1
+        else:
+            self._alpha, self.bands = False, sum(page.samples for page in self._pages)
+        mask = [page for page in masks if (page.imagelength, page.imagewidth) == (self.height, self.width)]
+        self._mask = _Page(mask[0], self._file, self.path, lock) if mask else None
+        self.nodata = _nodata(first)
+        for page in self._pages:
+            page.nodata = self.nodata
+        self.geo = _geo_tags(first)
+
+    def _read(self, window: Window) -> NDArray[Any]:
+        parts = [page.read(window) for page in self._pages]
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return values[:1] if self._alpha else values
+
+    def _valid(self, window: Window) -> NDArray[np.bool_] | None:
+        if self._mask is not None:
+            return self._mask.read(window)[0] != 0
+        if self._alpha:
+            return self._pages[0].read(window)[1] != 0
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class _Page:
+    """One image of the file, read by window."""
+
+    def __init__(self, page: Any, file: tifffile.TiffFile, path: Path, lock: threading.Lock) -> None:
+        self.path = path
+        self.nodata: float | None = None
+        self._page = page
+        self._handle = file.filehandle
+        self._lock = lock
+        self._cache: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._check_structure()
+        self._check_segments()
+
+    def _check_structure(self) -> None:
+        page = self._page
+        if page.dtype is None or isinstance(page.bitspersample, tuple):
+            raise InputError(
+                f"samples of {page.bitspersample} bits in format {page.sampleformat}, expected integers or floats",
+                hint="save the map as float32",
+                path=self.path,
+            )
+        self.dtype = check_dtype(np.dtype(page.dtype), self.path)
+        if self.dtype.kind == "b":
+            self.dtype = np.dtype(np.uint8)
+        planes, depth, self._height, self._width, self._contiguous = page.shaped
+        if min(self._height, self._width) < 1:
+            raise InputError(f"no pixels: {self._height}×{self._width}", hint="write it again", path=self.path)
+        if depth != 1:
+            raise InputError(f"a volume of {depth} layers, expected one", hint="save one map a file", path=self.path)
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not page.subfiletype & _MASK:
+            raise InputError(
+                "photometric interpretation WhiteIsZero, expected BlackIsZero: readers differ in what its numbers mean",
+                hint="write it again as BlackIsZero (gdal_translate -co PHOTOMETRIC=MINISBLACK)",
+                path=self.path,
+            )
+        self.samples = planes * self._contiguous
+        self._planes = planes
+        if page.is_tiled:
+            self._segment_height, self._segment_width = int(page.tilelength), int(page.tilewidth)
+        else:
+            self._segment_height, self._segment_width = int(page.rowsperstrip), self._width
+        if min(self._segment_height, self._segment_width) < 1:
+            raise InputError("strips or tiles without pixels", hint="write it again", path=self.path)
+        self._down = math.ceil(self._height / self._segment_height)
+        self._across = math.ceil(self._width / self._segment_width)
+
+    def _check_segments(self) -> None:
+        page = self._page
+        offsets = np.asarray(page.dataoffsets, np.uint64)
+        counts = np.asarray(page.databytecounts, np.uint64)
+        expected = self._planes * self._down * self._across
+        if len(offsets) != expected or len(counts) != expected:
+            raise InputError(
+                f"damaged: {len(offsets)} offsets and {len(counts)} sizes of {expected} strips or tiles",
+                hint="write it again",
+                path=self.path,
+            )
+        found = self._handle.size
+        needed = int((offsets + counts).max())
+        if needed > found or (offsets > found).any():
+            raise InputError(
+                f"truncated: {found} bytes, and its strips or tiles need {needed}",
+                hint="write or copy it again",
+                path=self.path,
+            )
+        self._rows_by_themselves = (
+            not page.is_tiled
+            and page.compression == 1
+            and page.predictor == 1
+            and page.fillorder == 1
+            and page.bitspersample == 8 * self.dtype.itemsize
+        )
+        if self._rows_by_themselves:
+            self._row_bytes = self._width * self._contiguous * self.dtype.itemsize
+            self._stored = self.dtype.newbyteorder(page.parent.byteorder)
+            return
+        size = min(self._segment_height, self._height) * self._segment_width * self._contiguous * self.dtype.itemsize
+        if page.is_tiled:
+            size = self._segment_height * self._segment_width * self._contiguous * self.dtype.itemsize
+        if size > _LARGEST_SEGMENT:
+            raise InputError(
+                f"one strip or tile is {size / 2**30:.1f} GiB, expected at most {_LARGEST_SEGMENT >> 30} GiB",
+                hint="write it again with tiles (gdal_translate -co TILED=YES)",
+                path=self.path,
+            )
+        self._decode = page.decode  # made here, once: making it is not thread-safe
+
+    def read(self, window: Window) -> NDArray[Any]:
+        """Read a window inside the page as `(samples, h, w)`."""
+        result = np.empty((self.samples, window.height, window.width), self.dtype)
+        top, left = window.y, window.x
+        bottom, right = top + window.height, left + window.width
+        for plane in range(self._planes):
+            bands = result[plane : plane + 1] if self._planes > 1 else result
+            for row in range(top // self._segment_height, math.ceil(bottom / self._segment_height)):
+                y = row * self._segment_height
+                y0, y1 = max(top, y), min(bottom, y + self._segment_height)
+                for column in range(left // self._segment_width, math.ceil(right / self._segment_width)):
+                    x = column * self._segment_width
+                    x0, x1 = max(left, x), min(right, x + self._segment_width)
+                    index = (plane * self._down + row) * self._across + column
+                    rows = self._segment_rows(index, y0 - y, y1 - y)
+                    part = rows[:, x0 - x : x1 - x]
+                    bands[:, y0 - top : y1 - top, x0 - left : x1 - left] = part.transpose(2, 0, 1)
+        return result
+
+    def _segment_rows(self, index: int, start: int, stop: int) -> NDArray[Any]:
+        """Rows of a strip or tile as `(rows, columns, contiguous samples)`."""
+        if self._page.databytecounts[index] == 0 or self._page.dataoffsets[index] == 0:
+            return self._absent(index, stop - start)
+        if self._rows_by_themselves:
+            return self._stored_rows(index, start, stop)
+        with self._lock:
+            segment = self._cache.get(index)
+            if segment is not None:
+                self._cache.move_to_end(index)
+        if segment is None:
+            segment = self._decoded(index)
+            with self._lock:
+                self._cache[index] = segment
+                while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > _CACHE_BYTES:
+                    self._cache.popitem(last=False)
+        return segment[start:stop]
+
+    def _absent(self, index: int, rows: int) -> NDArray[Any]:
+        # GDAL leaves out tiles that hold nothing but nodata. Without a nodata value nobody can tell such a tile
+        # from one that a killed program never wrote.
+        if self.nodata is None:
+            raise InputError(
+                f"strip or tile {index} was never written",
+                hint="write the file again, or declare its nodata value (gdal_edit -a_nodata)",
+                path=self.path,
+            )
+        return np.full((rows, self._segment_width, self._contiguous), self.nodata).astype(self.dtype)
+
+    def _stored_rows(self, index: int, start: int, stop: int) -> NDArray[Any]:
+        if stop * self._row_bytes > self._page.databytecounts[index]:
+            raise self._short(index, self._page.databytecounts[index], stop * self._row_bytes)
+        data = self._bytes(index, start * self._row_bytes, (stop - start) * self._row_bytes)
+        values = np.frombuffer(data, self._stored).astype(self.dtype, copy=False)
+        return values.reshape(stop - start, self._width, self._contiguous)
+
+    def _decoded(self, index: int) -> NDArray[Any]:
+        data = self._bytes(index, 0, self._page.databytecounts[index])
+        tables = {"jpegtables": self._page.jpegtables} if self._page.jpegtables else {}
+        try:
+            segment, _, _ = self._decode(data, index, **tables)
+        except MemoryError:
+            raise
+        except Exception as error:  # each codec raises errors of its own
+            raise InputError(
+                f"strip or tile {index} cannot be decoded: {reason(error)}",
+                hint="write or copy it again",
+                path=self.path,
+            ) from error
+        if segment is None:
+            return self._absent(index, self._segment_height)
+        decoded: NDArray[Any] = segment[0]
+        row = index // self._across % self._down
+        rows = min(self._segment_height, self._height - row * self._segment_height)
+        if decoded.shape[0] < rows or decoded.shape[2] != self._contiguous:
+            raise self._short(index, decoded.shape[0], rows)
+        return decoded.astype(self.dtype, copy=False)
+
+    def _bytes(self, index: int, start: int, count: int) -> bytes:
+        with self._lock:
+            self._handle.seek(self._page.dataoffsets[index] + start)
+            data: bytes = self._handle.read(count)
+        if len(data) != count:
+            raise self._short(index, len(data), count)
+        return data
+
+    def _short(self, index: int, found: int, expected: int) -> InputError:
+        return InputError(
+            f"truncated: strip or tile {index} has {found} of {expected} bytes or rows",
+            hint="write or copy it again",
+            path=self.path,
+        )
+
+
+def _full_size_pages(file: tifffile.TiffFile, path: Path) -> list[Any]:
+    pages = []
+    for number, page in enumerate(file.pages):
+        if number >= _MOST_PAGES:
+            raise InputError(f"more than {_MOST_PAGES} pages, expected one map", hint="save one map a file", path=path)
+        whole = page if isinstance(page, tifffile.TiffPage) else page.aspage()
+        if not whole.subfiletype & _OVERVIEW:
+            pages.append(whole)
+    return pages
+
+
+def _nodata(page: Any) -> float | None:
+    tag = page.tags.get(_NODATA)
+    if tag is None:
+        return None
+    try:
+        return float(str(tag.value).strip().strip("\0"))
+    except ValueError:
+        return None
+
+
+def _geo_tags(page: Any) -> GeoTags | None:
+    tags: dict[int, tuple[int, int, bytes]] = {}
+    byteorder = page.parent.byteorder
+    for tag in page.tags:
+        if not is_geo_tag(tag.code) or tag.code == GDAL_METADATA:
+            continue
+        handle = page.parent.filehandle
+        handle.seek(tag.valueoffset)
+        data = handle.read(tag.valuebytecount)
+        kind = np.dtype({1: "u1", 2: "u1", 3: "u2", 12: "f8"}.get(int(tag.dtype), "u1"))
+        values = np.frombuffer(data, kind.newbyteorder(byteorder))
+        tags[tag.code] = (int(tag.dtype), int(tag.count), values.astype(kind.newbyteorder("<")).tobytes())
+    return GeoTags(tags) if tags else None
+
+
+def _broken(path: Path, error: BaseException) -> InputError:
+    return InputError(f"not a TIFF, or damaged: {reason(error)}", hint="write or copy it again", path=path)

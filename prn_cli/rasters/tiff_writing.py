@@ -1,0 +1,246 @@
+"""Writing TIFF by rows: tiles or strips are encoded in a thread while the caller computes the next rows."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from prn_cli.errors import UsageError
+from prn_cli.rasters.geo import GeoTags
+from prn_cli.rasters.writing import RasterWriter
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+logging.getLogger("tifffile").propagate = False
+
+_NODATA = 42113
+_BIGTIFF_FROM = 3_900_000_000  # bytes of pixels; classic TIFF ends at 4 GiB, and encoding may add a little
+_ENCODE_BYTES = 16 << 20  # bytes of pixels that tifffile takes at a time to encode them side by side
+_STRIP_BYTES = 256 << 10
+_QUEUE = 2
+_COMPRESSIONS = {"NONE": None, "DEFLATE": "ADOBE_DEFLATE", "LZW": "LZW", "ZSTD": "ZSTD"}
+_YES_NO = {"YES": True, "TRUE": True, "ON": True, "1": True, "NO": False, "FALSE": False, "OFF": False, "0": False}
+
+
+@dataclass(frozen=True, slots=True)
+class TiffLayout:
+    """How a TIFF stores its pixels."""
+
+    compression: str | None
+    predictor: int
+    tiled: bool
+    block_height: int
+    block_width: int
+    big: bool
+
+
+def tiff_layout(height: int, width: int, dtype: np.dtype[Any], options: Mapping[str, str]) -> TiffLayout:
+    """The layout that GDAL's creation options ask for; by default tiles of 256 px, deflate, and a predictor for floats.
+
+    Raises:
+        UsageError: an unknown option or value.
+    """
+    chosen = {key.upper(): value.upper() for key, value in options.items()}
+    known = {"COMPRESS", "TILED", "BLOCKXSIZE", "BLOCKYSIZE", "PREDICTOR", "BIGTIFF"}
+    for key in chosen:
+        if key not in known:
+            raise UsageError(f"unknown creation option {key}, expected one of {', '.join(sorted(known))}")
+    compress = chosen.get("COMPRESS", "DEFLATE")
+    if compress not in _COMPRESSIONS:
+        raise _bad_value("COMPRESS", compress, _COMPRESSIONS)
+    compression = _COMPRESSIONS[compress]
+    tiled_name = chosen.get("TILED", "YES")
+    if tiled_name not in _YES_NO:
+        raise _bad_value("TILED", tiled_name, ("YES", "NO"))
+    tiled = _YES_NO[tiled_name]
+    if tiled:
+        block_width = _block(chosen, "BLOCKXSIZE", 256, 16)
+        block_height = _block(chosen, "BLOCKYSIZE", 256, 16)
+    else:
+        if "BLOCKXSIZE" in chosen:
+            raise UsageError("BLOCKXSIZE with TILED=NO: strips are as wide as the map", hint="leave it out")
+        block_width = width
+        rows = max(1, _STRIP_BYTES // (width * dtype.itemsize))
+        block_height = min(_block(chosen, "BLOCKYSIZE", rows, 1), height)
+    big = chosen.get("BIGTIFF", "IF_NEEDED")
+    if big not in (*_YES_NO, "IF_NEEDED", "IF_SAFER"):
+        raise _bad_value("BIGTIFF", big, ("YES", "NO", "IF_NEEDED", "IF_SAFER"))
+    half = 2 if big == "IF_SAFER" else 1
+    needed = height * width * dtype.itemsize > _BIGTIFF_FROM // half
+    return TiffLayout(
+        compression,
+        _predictor(chosen.get("PREDICTOR"), dtype, compression),
+        tiled,
+        block_height,
+        block_width,
+        _YES_NO.get(big, needed),
+    )
+
+
+class TiffWriter(RasterWriter):
+    """A TIFF being written, by a thread of its own."""
+
+    def __init__(
+        self,
+        path: Path,
+        height: int,
+        width: int,
+        dtype: np.dtype[Any],
+        *,
+        geo: GeoTags | None,
+        nodata: float | None,
+        creation_options: Mapping[str, str],
+    ) -> None:
+        super().__init__(path, height, width, dtype)
+        self._layout = tiff_layout(height, width, dtype, creation_options)
+        self._tags: list[tuple[int, int, int, Any, bool]] = []
+        if geo is not None:
+            self._tags += [(code, kind, count, value, True) for code, (kind, count, value) in geo.tags.items()]
+        if nodata is not None:
+            self._tags.append((_NODATA, 2, 0, _nodata_text(nodata), True))
+        self._blocks: queue.Queue[NDArray[Any] | None] = queue.Queue(_QUEUE)
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._pending = np.empty((0, 0), dtype)
+        self._filled = 0
+
+    def _start(self) -> None:
+        self._file = tifffile.TiffWriter(self._temporary, bigtiff=self._layout.big, byteorder="<")
+        self._new_block()
+        self._thread = threading.Thread(target=self._encode, name=f"write {self.path.name}", daemon=True)
+        self._thread.start()
+
+    def _append(self, rows: NDArray[Any]) -> None:
+        at = 0
+        while at < len(rows):
+            count = min(len(self._pending) - self._filled, len(rows) - at)
+            self._pending[self._filled : self._filled + count, : self.width] = rows[at : at + count]
+            self._filled += count
+            at += count
+            if self._filled == len(self._pending):
+                self._hand_over()
+
+    def _finish(self) -> None:
+        if self._filled:
+            if self._layout.tiled:
+                self._pending[self._filled :] = self._pending[self._filled - 1]
+            else:
+                self._pending = self._pending[: self._filled]
+            self._hand_over()
+        self._put(None)
+        assert self._thread is not None
+        self._thread.join()
+        self._raise_failure()
+
+    def _abort(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _new_block(self) -> None:
+        across = -(-self.width // self._layout.block_width) * self._layout.block_width
+        self._pending = np.zeros((self._layout.block_height, across), self.dtype)
+        self._filled = 0
+
+    def _hand_over(self) -> None:
+        # Tiles reach beyond the edge; repeating the last column and row there packs better than a jump to zero.
+        self._pending[:, self.width :] = self._pending[:, self.width - 1 : self.width]
+        self._put(self._pending)
+        self._new_block()
+
+    def _put(self, block: NDArray[Any] | None) -> None:
+        while True:
+            self._raise_failure()
+            try:
+                self._blocks.put(block, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            if isinstance(self._failure, OSError):
+                raise OSError(self._failure.errno, self._failure.strerror or str(self._failure)) from self._failure
+            raise self._failed(self._failure) from self._failure
+
+    def _segments(self) -> Iterator[NDArray[Any]]:
+        while True:
+            try:
+                block = self._blocks.get(timeout=0.1)
+            except queue.Empty:
+                if self._stop.is_set():
+                    raise _StoppedError from None
+                continue
+            if block is None:
+                return
+            if self._layout.tiled:
+                side = self._layout.block_width
+                for x in range(0, block.shape[1], side):
+                    yield np.ascontiguousarray(block[:, x : x + side])
+            else:
+                yield block
+
+    def _encode(self) -> None:
+        layout = self._layout
+        shape = (self.height, self.width)
+        try:
+            with self._file as file:
+                file.write(
+                    self._segments(),
+                    shape=shape,
+                    dtype=self.dtype,
+                    photometric="minisblack",
+                    compression=layout.compression,
+                    predictor=layout.predictor if layout.predictor > 1 else None,
+                    tile=(layout.block_height, layout.block_width) if layout.tiled else None,
+                    rowsperstrip=None if layout.tiled else layout.block_height,
+                    metadata=None,
+                    software=False,
+                    extratags=self._tags,
+                    buffersize=_ENCODE_BYTES,
+                )
+        except _StoppedError:
+            pass
+        except BaseException as error:
+            self._failure = error
+
+
+class _StoppedError(Exception):
+    """The caller has given up."""
+
+
+def _nodata_text(nodata: float) -> str:
+    if np.isnan(nodata):
+        return "nan"
+    return str(int(nodata)) if float(nodata).is_integer() else repr(float(nodata))
+
+
+def _predictor(name: str | None, dtype: np.dtype[Any], compression: str | None) -> int:
+    if name is None:
+        return 3 if compression and dtype.kind == "f" else 1
+    if name not in ("1", "2", "3"):
+        raise _bad_value("PREDICTOR", name, ("1", "2", "3"))
+    if name == "3" and dtype.kind != "f" or name == "2" and dtype.kind == "f":
+        raise UsageError(f"PREDICTOR={name} does not suit {dtype}: 2 is for integers and 3 for floats")
+    return int(name) if compression else 1
+
+
+def _block(options: Mapping[str, str], key: str, default: int, multiple: int) -> int:
+    text = options.get(key, str(default))
+    if not text.isdecimal() or not 0 < int(text) <= 65536 or int(text) % multiple:
+        expected = f"a multiple of {multiple} up to 65536" if multiple > 1 else "1 to 65536"
+        raise UsageError(f"{key}={text}, expected {expected}")
+    return int(text)
+
+
+def _bad_value(key: str, value: str, expected: Any) -> UsageError:
+    return UsageError(f"{key}={value}, expected one of {', '.join(expected)}")

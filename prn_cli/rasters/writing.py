@@ -1,0 +1,240 @@
+"""Writing rasters: bands of rows from the top, to a temporary file that takes its name only when it is whole."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from prn_cli.errors import OutputError, UsageError
+from prn_cli.rasters.geo import GeoTags
+from prn_cli.rasters.raster import Raster, reason
+
+WRITTEN_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
+"""Suffixes of the files that `create_raster` writes, in lower case."""
+
+MASK_VALUES: dict[tuple[int, int], int] = {(0, 255): 127, (0, 1): 255}
+"""Values of background and foreground that masks may be written with, and the nodata value of each."""
+
+
+def mask_nodata(values: tuple[int, int]) -> int:
+    """The nodata value of a mask written with these values of background and foreground.
+
+    Raises:
+        UsageError: masks are not written with these values.
+    """
+    if values not in MASK_VALUES:
+        raise UsageError(f"mask values {values[0]},{values[1]}, expected 0,255 or 0,1", hint="give other --values")
+    return MASK_VALUES[values]
+
+
+class RasterWriter(ABC):
+    """A raster being written. A context manager: the file takes its name when the `with` statement ends well.
+
+    Attributes:
+        path: the file that will be there.
+        height: rows.
+        width: columns.
+        dtype: type of the numbers.
+        rows_written: how many rows have come.
+    """
+
+    def __init__(self, path: Path, height: int, width: int, dtype: np.dtype[Any]) -> None:
+        self.path = path
+        self.height = height
+        self.width = width
+        self.dtype = dtype
+        self.rows_written = 0
+        # Hidden, and in the same folder: a rename within a file system is atomic, and listings leave it out.
+        name = f".{path.stem[:80]}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}"
+        self._temporary = path.with_name(name)
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Create the temporary file."""
+
+    @abstractmethod
+    def _append(self, rows: NDArray[Any]) -> None:
+        """Take the next rows, `(h, W)`."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Complete and close the temporary file."""
+
+    @abstractmethod
+    def _abort(self) -> None:
+        """Close the temporary file, however incomplete it is."""
+
+    def write(self, rows: NDArray[Any]) -> None:
+        """Write the next rows, from the top.
+
+        Args:
+            rows: `(h, W)`, of the writer's type. The caller may reuse the array.
+
+        Raises:
+            OutputError: the disk is full or the file cannot be written.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.width or self.rows_written + len(rows) > self.height:
+            raise ValueError(f"rows of shape {rows.shape} at row {self.rows_written} of {self.height}×{self.width}")
+        if rows.dtype != self.dtype:
+            raise ValueError(f"rows of type {rows.dtype}, expected {self.dtype}")
+        if not len(rows):
+            return
+        self.rows_written += len(rows)
+        try:
+            self._append(rows)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def __enter__(self) -> Self:
+        if self.path.is_dir():
+            raise OutputError("is a folder, expected a file to write", hint="give another output", path=self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._start()
+        except OSError as error:
+            self._discard()
+            raise self._failed(error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        done = False
+        try:
+            if error is None:
+                if self.rows_written != self.height:
+                    raise ValueError(f"{self.rows_written} rows written of {self.height}")
+                self._finish()
+                _sync(self._temporary)
+                self._temporary.replace(self.path)
+                done = True
+        except OSError as failure:
+            raise self._failed(failure) from failure
+        finally:
+            if not done:
+                self._discard()
+
+    def _discard(self) -> None:
+        try:
+            self._abort()
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _failed(self, error: BaseException) -> OutputError:
+        return OutputError(
+            f"cannot be written: {reason(error)}",
+            hint="check the folder, its permissions and the free space",
+            path=self.path,
+        )
+
+
+def create_raster(
+    path: str | os.PathLike[str],
+    *,
+    height: int,
+    width: int,
+    dtype: DTypeLike,
+    like: Raster | None = None,
+    downscale: int = 1,
+    nodata: float | None = None,
+    creation_options: Mapping[str, str] | None = None,
+) -> RasterWriter:
+    """Create a single-band raster, in the format that the suffix of its path names.
+
+    TIFF and npy need memory for a few rows only; PNG is held whole until the end.
+
+    Args:
+        path: a `.tif`, `.tiff`, `.png` or `.npy` file. Its folder is made if need be.
+        height: rows.
+        width: columns.
+        dtype: type of the numbers; PNG takes uint8 and uint16.
+        like: raster whose georeferencing a TIFF gets.
+        downscale: side in pixels of `like` of one pixel, for maps with a value a patch.
+        nodata: value of invalid pixels: tag 42113 in TIFF, the transparent grey value in PNG; npy cannot hold it.
+        creation_options: for TIFF, as in GDAL: COMPRESS (DEFLATE, LZW, ZSTD, NONE), TILED (YES, NO), BLOCKXSIZE,
+            BLOCKYSIZE, PREDICTOR (1, 2, 3), BIGTIFF (YES, NO, IF_NEEDED, IF_SAFER). Other formats pass them over.
+
+    Returns:
+        The writer; use it in a `with` statement.
+
+    Raises:
+        UsageError: an unknown format or creation option, or a type that the format cannot hold.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    kind = np.dtype(dtype)
+    if suffix in (".tif", ".tiff"):
+        from prn_cli.rasters.tiff_writing import TiffWriter
+
+        geo: GeoTags | None = None if like is None or like.geo is None else like.geo.downscaled(downscale)
+        return TiffWriter(path, height, width, kind, geo=geo, nodata=nodata, creation_options=creation_options or {})
+    if suffix == ".png":
+        if kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+            raise UsageError(f"PNG cannot hold {kind}, only uint8 and uint16", hint="write .tif or .npy", path=path)
+        return _PngWriter(path, height, width, kind, nodata)
+    if suffix == ".npy":
+        return _NpyWriter(path, height, width, kind)
+    raise UsageError(
+        f"cannot write '{path.suffix}', expected one of {' '.join(WRITTEN_SUFFIXES)}",
+        hint="give another name",
+        path=path,
+    )
+
+
+class _NpyWriter(RasterWriter):
+    def _start(self) -> None:
+        self._file = self._temporary.open("wb")
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": (self.height, self.width),
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def _append(self, rows: NDArray[Any]) -> None:
+        self._file.write(np.ascontiguousarray(rows).data)
+
+    def _finish(self) -> None:
+        self._file.close()
+
+    def _abort(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+class _PngWriter(RasterWriter):
+    def __init__(self, path: Path, height: int, width: int, dtype: np.dtype[Any], nodata: float | None) -> None:
+        super().__init__(path, height, width, dtype)
+        self._nodata = nodata
+
+    def _start(self) -> None:
+        self._temporary.touch()  # a folder that cannot be written to shows before the work, not after it
+        self._pixels = np.empty((self.height, self.width), self.dtype)
+
+    def _append(self, rows: NDArray[Any]) -> None:
+        self._pixels[self.rows_written - len(rows) : self.rows_written] = rows
+
+    def _finish(self) -> None:
+        from PIL import Image
+
+        options = {} if self._nodata is None else {"transparency": int(self._nodata)}
+        Image.fromarray(self._pixels).save(self._temporary, format="PNG", **options)
+
+    def _abort(self) -> None:
+        self._pixels = np.empty((0, 0), self.dtype)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
