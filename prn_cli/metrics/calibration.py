@@ -19,6 +19,7 @@ from prn_cli.metrics.regions import IGNORE, FloatArray, RegionCounts, ratio, req
 
 BINS = 15
 _SLOTS = BINS + 1
+_PIXELS_AT_A_TIME = 1 << 18  # what is made on the way stays in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +64,12 @@ def count_calibration(probabilities: NDArray[np.float32], label: NDArray[np.uint
         InputError: shapes that differ, or values outside [0, 1].
     """
     require_same_shape(probabilities, label)
-    valid = (label != IGNORE) & ~np.isnan(probabilities)
-    everything = bool(valid.all())
-    p = probabilities.ravel() if everything else probabilities[valid]
-    y = label.ravel() if everything else label[valid]
-    if p.size and not (p.min() >= 0 and p.max() <= 1):
-        raise InputError(f"probabilities run from {p.min():g} to {p.max():g}; expected 0 to 1")
-    slots = (p * np.float32(BINS)).astype(np.intp)
-    slots += y * np.intp(_SLOTS)
-    pixels = np.bincount(slots, minlength=2 * _SLOTS).reshape(2, _SLOTS).astype(np.float64)
-    probability = np.bincount(slots, weights=p, minlength=2 * _SLOTS).reshape(2, _SLOTS)
+    pixels, probability = np.zeros((2, _SLOTS)), np.zeros((2, _SLOTS))
+    rows = max(1, _PIXELS_AT_A_TIME // max(1, label.shape[1]))
+    for top in range(0, len(label), rows):
+        slots, p = _slots(probabilities[top : top + rows], label[top : top + rows])
+        pixels += np.bincount(slots, minlength=2 * _SLOTS).reshape(2, _SLOTS)
+        probability += np.bincount(slots, weights=p, minlength=2 * _SLOTS).reshape(2, _SLOTS)
     return CalibrationCounts(
         absolute_error=float(probability[0].sum() + pixels[1].sum() - probability[1].sum()),
         total=int(pixels.sum()),
@@ -97,3 +94,18 @@ def expected_calibration_error(counts: FloatArray) -> FloatArray:
     """ECE, `(..., 50)` sums to `(...)`; NaN for masks, and where no pixel is valid."""
     pixels, positives, probability = (counts[..., 2 + i * _SLOTS : 2 + (i + 1) * _SLOTS] for i in range(3))
     return ratio(np.abs(positives - probability).sum(axis=-1), pixels.sum(axis=-1), where_empty=np.nan)
+
+
+def _slots(
+    probabilities: NDArray[np.float32], label: NDArray[np.uint8]
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Bin of every valid pixel, true foreground in the second half, and its probability."""
+    valid = (label != IGNORE) & ~np.isnan(probabilities)
+    everything = bool(valid.all())
+    p = probabilities.ravel() if everything else probabilities[valid]
+    y = label.ravel() if everything else label[valid]
+    if p.size and not (p.min() >= 0 and p.max() <= 1):
+        raise InputError(f"probabilities run from {p.min():g} to {p.max():g}; expected 0 to 1")
+    slots = (p * np.float32(BINS)).astype(np.intp)
+    slots += y * np.intp(_SLOTS)
+    return slots, p
