@@ -1,1 +1,24 @@
-"""training/networks"""
+"""The networks by name. A new one is one file here, one row below, and one refiner in `prn_cli.refiners`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prn_cli.training.networks.fast import FastNetwork
+from prn_cli.training.networks.paper import PaperNetwork
+
+Network = FastNetwork | PaperNetwork
+
+
+def build(name: str, *, patch: int = 64) -> Network:
+    """An untrained network.
+
+    Args:
+        name: `fast` or `paper`.
+        patch: side of the patches of `paper`'s local decoder, px; `fast` has none of a fixed size.
+
+    Raises:
+        KeyError: for another name.
+    """
+    builders: dict[str, Callable[[], Network]] = {"fast": FastNetwork, "paper": lambda: PaperNetwork(patch)}
+    return builders[name]()

@@ -1,0 +1,132 @@
+"""The state of a run on disk, as safetensors: no pickle, so nothing in it can run."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prn_cli.errors import InputError
+from prn_cli.training.loop import Epoch, State
+
+_GROUPS = ("network", "average", "best")
+
+
+def save_state(path: Path, state: State, *, fingerprint: str) -> None:
+    """Write the state atomically.
+
+    Args:
+        path: of the file; replaced only when the new one is whole.
+        state: to write.
+        fingerprint: of the settings and data, which `load_state` compares.
+    """
+    tensors: dict[str, Tensor] = {}
+    for group in _GROUPS:
+        tensors.update({f"{group}/{name}": tensor.contiguous() for name, tensor in getattr(state, group).items()})
+    for index, values in state.optimizer.items():
+        tensors.update({f"optimizer/{index}/{key}": value.contiguous() for key, value in values.items()})
+    record = {
+        "epoch": state.epoch,
+        "best_epoch": state.best_epoch,
+        "best_iou": state.best_iou,
+        "seconds": state.seconds,
+        "history": [asdict(epoch) for epoch in state.history],
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, temporary, metadata={"prn.state": json.dumps(record), "prn.fingerprint": fingerprint})
+    os.replace(temporary, path)
+
+
+def load_state(path: Path, *, fingerprint: str) -> State:
+    """Read what `save_state` wrote.
+
+    Raises:
+        InputError: if the file is damaged, or belongs to a run with other settings or data.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        record = json.loads(metadata["prn.state"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"not a state of a training run ({error})", hint="start anew without --resume", path=path
+        ) from error
+    if metadata.get("prn.fingerprint") != fingerprint:
+        raise InputError(
+            "this run was started with other settings or other data",
+            hint="give the same ones to go on, or start anew without --resume",
+            path=path,
+        )
+    groups: dict[str, dict[str, Tensor]] = {group: {} for group in _GROUPS}
+    optimizer: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, rest = name.split("/", 1)
+        if group == "optimizer":
+            index, key = rest.split("/", 1)
+            optimizer.setdefault(int(index), {})[key] = tensor
+        else:
+            groups[group][rest] = tensor
+    history = [Epoch(**epoch) for epoch in record.pop("history")]
+    return State(
+        network=groups["network"],
+        average=groups["average"],
+        best=groups["best"],
+        optimizer=optimizer,
+        history=history,
+        **record,
+    )
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file by name.
+
+    Raises:
+        InputError: if the file is not safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"not a safetensors file ({error})", path=path) from error
+
+
+def load_published(path: Path) -> dict[str, Tensor]:
+    """Tensors of a published `.th`/`.pth` checkpoint, read without running any code that it may hold.
+
+    Raises:
+        InputError: if it is not a checkpoint of tensors alone.
+    """
+    import pickle
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError("no such file", path=path) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise InputError(
+            f"not a checkpoint of tensors alone ({reason})",
+            hint="give the state dictionary of a published PatchRefineNet, saved by torch.save",
+            path=path,
+        ) from error
+    while isinstance(content, dict) and len(content) < 20:
+        inner = [
+            content[key] for key in ("state_dict", "model", "model_state_dict") if isinstance(content.get(key), dict)
+        ]
+        if not inner:
+            break
+        content = inner[0]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise InputError(
+            f"holds {type(content).__name__}, not a dictionary of tensors",
+            hint="give the state dictionary of a published PatchRefineNet",
+            path=path,
+        )
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}

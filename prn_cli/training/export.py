@@ -1,0 +1,143 @@
+"""A trained network as files: `model.safetensors`, `model.onnx`, and the card `model.json` that seals both."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prn_cli.errors import MissingExtraError
+from prn_cli.training.networks import Network
+from prn_cli.training.networks.fast import FastNetwork
+
+OPSET = 18
+
+
+class _Bias(nn.Module):
+    """What `fast` exports: its bias map, so that the addition stays in float32 and the map can be written out."""
+
+    def __init__(self, network: FastNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.network.bias(logits)
+
+
+class _Probabilities(nn.Module):
+    """What `paper` exports: probabilities in, those of each decoder out, as published."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, probabilities: Tensor) -> tuple[Tensor, ...]:
+        return self.network.probabilities(probabilities)  # type: ignore[no-any-return,operator]
+
+
+def export(network: Network, folder: Path, *, stem: str = "model", card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the network's three files into `folder`, each atomically.
+
+    Args:
+        network: in any mode; it is exported in eval mode, on the CPU.
+        folder: exists.
+        stem: of the files' names.
+        card: what to say of the weights: data, settings, figures.
+
+    Returns:
+        The card as written, with the files' names and sha256.
+    """
+    network = network.cpu().eval()
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    description = describe(network)
+    files = {}
+    for suffix in ("safetensors", "onnx"):
+        path = folder / f"{stem}.{suffix}"
+        temporary = folder / f".{stem}.tmp.{suffix}"
+        if suffix == "safetensors":
+            save_file(tensors, temporary, metadata=description)
+        else:
+            temporary.write_bytes(to_onnx(network))
+        files[suffix] = {"file": path.name, "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest()}
+        os.replace(temporary, path)
+    written = {"files": files, **{key.removeprefix("prn."): value for key, value in description.items()}, **card}
+    temporary = folder / f".{stem}.tmp.json"
+    temporary.write_text(json.dumps(written, indent=2) + "\n")
+    os.replace(temporary, folder / f"{stem}.json")
+    return written
+
+
+def describe(network: Network) -> dict[str, str]:
+    """What a refiner must know of a network, as the metadata of its files."""
+    fast = isinstance(network, FastNetwork)
+    return {
+        "prn.format": "1",
+        "prn.network": network.name,
+        "prn.multiple": str(network.multiple),
+        "prn.halo": str(network.halo),
+        "prn.tile": "1024" if fast else "512",
+        "prn.patch": str(0 if fast else network.patch),
+        "prn.width": str(network.width if isinstance(network, FastNetwork) else 0),
+        "prn.threshold": "0.5",
+    }
+
+
+def to_onnx(network: Network) -> bytes:
+    """The network as ONNX, for any batch and any size that is a multiple of `network.multiple`.
+
+    Raises:
+        MissingExtraError: without the extra `train`.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtraError("onnx", "train", "the export to ONNX") from error
+
+    fast = isinstance(network, FastNetwork)
+    module = (_Bias(network) if isinstance(network, FastNetwork) else _Probabilities(network)).eval()
+    side = 2 * network.multiple
+    example = torch.zeros(2, 1, side, 2 * side)
+    outputs = ["bias"] if fast else ["global", "local"][: 1 + bool(network.patch)]
+    name = "logits" if fast else "probabilities"
+    axes = {0: "n", 2: "h", 3: "w"}
+    with _silence(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(
+            module,
+            (example,),
+            path,
+            input_names=[name],
+            output_names=outputs,
+            dynamic_axes=dict.fromkeys([name, *outputs], axes),
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        model = onnx.load(path)
+    onnx.helper.set_model_props(model, describe(network))
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+@contextlib.contextmanager
+def _silence() -> Any:
+    """The exporter talks of itself on stdout, in warnings and in logs; none of it is about the user's data."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        level = logging.getLogger("torch.onnx").level
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.getLogger("torch.onnx").setLevel(level)

@@ -1,0 +1,242 @@
+"""The training loop: epochs of random crops, an average of the weights, the best epoch by validation IoU."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prn_cli.metrics.regions import RegionCounts, count_regions
+from prn_cli.training.augment import Batch, Jitter, TrainingMap, draw_batch
+from prn_cli.training.losses import LossWeights, joint_loss
+from prn_cli.training.networks import Network
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run learns."""
+
+    network: str = "fast"
+    patch: int = 64
+    crop: int = 256
+    batch: int = 8
+    epochs: int = 40
+    steps: int | None = None
+    """Steps an epoch; None: enough to see every map's area once, between 25 and 250."""
+    rate: float = 2e-3
+    weight_decay: float = 0.05
+    average: float = 0.99
+    """Decay a step of the moving average of the weights, which is what is validated and kept."""
+    patience: int = 15
+    """Epochs without a better validation IoU after which training ends."""
+    seed: int = 0
+    time_budget: float | None = None
+    """Seconds after which training ends; the learning rate falls in time for it."""
+    jitter: Jitter = field(default_factory=Jitter)
+    loss: LossWeights = field(default_factory=LossWeights)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave. IoUs are pooled over the validation maps, cut at 0.5."""
+
+    number: int
+    loss: float
+    iou: float
+    best: bool
+    seconds: float
+
+
+@dataclass
+class State:
+    """Everything that a later process needs to go on as if there had been no break."""
+
+    network: dict[str, Tensor]
+    average: dict[str, Tensor]
+    best: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Tensor]]
+    epoch: int = 0
+    best_epoch: int = -1
+    best_iou: float = -1.0
+    seconds: float = 0.0
+    history: list[Epoch] = field(default_factory=list)
+
+
+def steps_per_epoch(maps: Sequence[TrainingMap], settings: Settings) -> int:
+    """How many batches an epoch has."""
+    if settings.steps is not None:
+        return settings.steps
+    crops = sum(math.ceil(m.label.size / settings.crop**2) for m in maps)
+    return min(max(math.ceil(crops / settings.batch), 25), 250)
+
+
+def learning_rate(progress: float, peak: float) -> float:
+    """A short linear rise, then half a cosine down to 1 % of the peak; `progress` goes from 0 to 1."""
+    warm = 0.05
+    if progress < warm:
+        return peak * max(progress / warm, 0.01)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min((progress - warm) / (1 - warm), 1.0))))
+
+
+def start(network: Network) -> State:
+    """The state before the first epoch."""
+    weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    return State(
+        network=weights,
+        average={k: v.clone() for k, v in weights.items()},
+        best={k: v.clone() for k, v in weights.items()},
+        optimizer={},
+    )
+
+
+def fit(
+    network: Network,
+    maps: Sequence[TrainingMap],
+    validation: Sequence[TrainingMap],
+    settings: Settings,
+    *,
+    device: torch.device | None = None,
+    state: State | None = None,
+) -> Iterator[tuple[Epoch, State]]:
+    """Train, one epoch an iteration.
+
+    Args:
+        network: trained in place.
+        maps: to learn from.
+        validation: to choose the best epoch on, by pooled IoU; of other images than `maps`.
+        settings: of the run.
+        device: where to train; the CPU if None.
+        state: of an earlier run to go on from. On the CPU, the result is that of an unbroken run.
+
+    Yields:
+        What the epoch gave, and the state after it.
+    """
+    device = device or torch.device("cpu")
+    state = state or start(network)
+    network.load_state_dict(state.network)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(_decayed(network, settings.weight_decay), lr=settings.rate)
+    _restore(optimizer, parameters, state.optimizer)
+    average = {name: tensor.to(device) for name, tensor in state.average.items()}
+    steps = steps_per_epoch(maps, settings)
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+    while state.epoch < settings.epochs:
+        began = time.monotonic()
+        network.train()
+        # One generator an epoch, from the seed and the epoch's number: a resumed run draws the same crops.
+        random = np.random.default_rng([settings.seed, state.epoch])
+        losses = []
+        for step in range(steps):
+            taken = state.epoch * steps + step
+            progress = taken / (settings.epochs * steps)
+            if settings.time_budget:
+                progress = max(progress, (state.seconds + time.monotonic() - began) / settings.time_budget)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(progress, settings.rate)
+            batch = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random)
+            with torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda"):
+                loss = _loss(network, batch, settings.loss, device)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+            _follow(average, network, min(settings.average, (1 + taken) / (10 + taken)))
+            losses.append(loss.detach())
+            if progress >= 1:
+                break
+        current = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        network.load_state_dict(average)
+        iou = pooled(evaluate(network, validation, device)).iou()
+        network.load_state_dict(current)
+        better = iou > state.best_iou
+        state.seconds += time.monotonic() - began
+        epoch = Epoch(state.epoch, float(torch.stack(losses).mean()), iou, better, state.seconds)
+        state.network = _on_cpu(current)
+        state.average = _on_cpu(average)
+        state.optimizer = {i: _on_cpu(optimizer.state[p]) for i, p in enumerate(parameters) if p in optimizer.state}
+        if better:
+            state.best, state.best_iou, state.best_epoch = _on_cpu(average), iou, state.epoch
+        state.epoch += 1
+        state.history.append(epoch)
+        yield epoch, state
+        if state.epoch - 1 - state.best_epoch >= settings.patience:
+            return
+        if settings.time_budget and state.seconds >= settings.time_budget:
+            return
+
+
+def _loss(network: Network, batch: Batch, weights: LossWeights, device: torch.device) -> Tensor:
+    logits = torch.from_numpy(batch.logits).to(device, non_blocking=True)
+    return joint_loss(
+        pred=network.supervised(logits),
+        pseudo=torch.from_numpy(batch.pseudo).to(device, non_blocking=True),
+        target=torch.from_numpy(batch.label).to(device, non_blocking=True),
+        weights=weights,
+    )
+
+
+def _decayed(network: Network, decay: float) -> list[dict[str, object]]:
+    """Weight decay for convolutions, none for biases and normalisation."""
+    return [{"params": [p], "weight_decay": decay if p.ndim > 1 else 0.0} for p in network.parameters()]
+
+
+def _restore(
+    optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], saved: dict[int, dict[str, Tensor]]
+) -> None:
+    for index, values in saved.items():
+        parameter = parameters[index]
+        optimizer.state[parameter] = {
+            key: value.clone() if key == "step" else value.clone().to(parameter.device) for key, value in values.items()
+        }
+
+
+@torch.no_grad()
+def _follow(average: dict[str, Tensor], network: Network, decay: float) -> None:
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+        else:
+            average[name].copy_(value)
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def evaluate(network: Network, maps: Sequence[TrainingMap], device: torch.device | None = None) -> list[RegionCounts]:
+    """Counts of each map's refined mask, cut at 0.5."""
+    device = device or torch.device("cpu")
+    network.eval()
+    return [count_regions(_cut(refine_map(network, m.logits, device)), m.label) for m in maps]
+
+
+def refine_map(network: Network, logits: np.ndarray, device: torch.device) -> np.ndarray:
+    """(H, W) logits → refined logits, the map in one piece."""
+    height, width = logits.shape
+    pad = ((0, -height % network.multiple), (0, -width % network.multiple))
+    padded = torch.from_numpy(np.pad(logits, pad, constant_values=np.nan))[None, None].to(device)
+    refined = network(padded)[0, 0, :height, :width].float().cpu().numpy()
+    return np.where(np.isfinite(logits), refined, np.nan)
+
+
+def _cut(logits: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(logits), 255, logits > 0).astype(np.uint8)
+
+
+def base_counts(maps: Sequence[TrainingMap]) -> list[RegionCounts]:
+    """Counts of each map's base mask, cut at 0.5."""
+    return [count_regions(_cut(m.logits), m.label) for m in maps]
+
+
+def pooled(counts: Sequence[RegionCounts]) -> RegionCounts:
+    """The sum."""
+    return sum(counts[1:], counts[0])

@@ -1,0 +1,57 @@
+"""The terms of the joint loss, one function each.
+
+Everywhere: `pred` is (N, 1, H, W) float logits; `target` is (N, 1, H, W) uint8: 0 background, 1 foreground, 255 ignore.
+The value is a mean over the pixels that are not ignored and whose logit is finite; 0 if there are none.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = 255
+
+
+def _counted(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits without NaN, targets in {0, 1}, and a weight of 1 where a pixel counts."""
+    weight = ((target != IGNORE) & torch.isfinite(pred)).to(torch.float32)
+    return torch.where(weight > 0, pred, 0.0).float(), (target == 1).to(torch.float32), weight
+
+
+def _mean(value: Tensor, weight: Tensor) -> Tensor:
+    return (value * weight).sum() / weight.sum().clamp_min(1)
+
+
+def binary_cross_entropy(*, pred: Tensor, target: Tensor, positive_weight: float = 1.0) -> Tensor:
+    """Cross-entropy with foreground pixels weighted by `positive_weight`."""
+    logits, truth, weight = _counted(pred, target)
+    loss = F.binary_cross_entropy_with_logits(
+        logits, truth, pos_weight=logits.new_tensor(positive_weight), reduction="none"
+    )
+    return _mean(loss, weight)
+
+
+def focal_loss(*, pred: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    """Cross-entropy times (1 - p of the true class)^gamma (Lin et al. 2017), without a class weight."""
+    logits, truth, weight = _counted(pred, target)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return _mean((1 - torch.exp(-cross_entropy)) ** gamma * cross_entropy, weight)
+
+
+def edge_map(probability: Tensor) -> Tensor:
+    """ReLU(tanh(8-neighbour Laplacian)) of (N, 1, H, W) values in [0, 1]: the rim of the foreground from inside."""
+    kernel = -torch.ones(1, 1, 3, 3, dtype=probability.dtype, device=probability.device)
+    kernel[0, 0, 1, 1] = 8
+    return F.relu(torch.tanh(F.conv2d(F.pad(probability, (1, 1, 1, 1), mode="replicate"), kernel)))
+
+
+def edge_loss(*, pred: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy between the edge maps of the predicted probability and of the target."""
+    logits, truth, weight = _counted(pred, target)
+    # A pixel beside one that does not count has no edge value of its own.
+    weight = -F.max_pool2d(F.pad(-weight, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    predicted = edge_map(torch.sigmoid(logits)).clamp(1e-4, 1 - 1e-4)
+    edges = edge_map(truth)
+    loss = -(edges * torch.log(predicted) + (1 - edges) * torch.log1p(-predicted))
+    return _mean(loss, weight)

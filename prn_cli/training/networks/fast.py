@@ -1,0 +1,115 @@
+"""The default network: a small U-Net that adds a bias map to the base model's logits.
+
+Two paths take the training signal, as in PatchRefineNet (section 3): a global one, which predicts a smooth bias from
+averages over some 80 to 272 px, and a patch-local one, which corrects it from the pixels about a patch's width around.
+Both start at zero, so an untrained network is the identity. Nothing in it depends on the size of the map it sees:
+a window with enough halo gives what the whole map would give.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STRIDE = 4
+"""Pixels a side that the stem folds into channels."""
+DEPTH = 3
+CONTEXT = (5, 9, 17)
+"""Sides of the context averages, in cells of the deepest level (16 px)."""
+
+
+def _conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv_norm(width, width), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        return F.relu(x + self.body(x))
+
+
+def box_mean(x: Tensor, weight: Tensor, side: int) -> Tensor:
+    """Mean of `x` over a side×side box around every cell, over the cells that `weight` (N, 1, H, W) counts."""
+
+    def total(y: Tensor) -> Tensor:
+        y = F.avg_pool2d(y, (side, 1), stride=1, padding=(side // 2, 0))
+        return F.avg_pool2d(y, (1, side), stride=1, padding=(0, side // 2))
+
+    return total(x * weight) / (total(weight) + 1e-4)
+
+
+class FastNetwork(nn.Module):
+    """(N, 1, H, W) logits, NaN invalid, H and W multiples of 16 → a bias map of the same shape.
+
+    Args:
+        width: channels at 1/4 of the resolution; doubled at 1/8 and at 1/16.
+    """
+
+    name = "fast"
+    multiple = STRIDE * 2 ** (DEPTH - 1)
+    halo = 128
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.width = width
+        widths = [width * 2**level for level in range(DEPTH)]
+        deepest = widths[-1]
+        self.stem = _conv_norm(3 * STRIDE**2, width)
+        self.down = nn.ModuleList([_conv_norm(i, o, stride=2) for i, o in pairwise(widths)])
+        self.encoder = nn.ModuleList([ResidualBlock(w) for w in widths])
+        self.context = nn.ModuleList([_conv_norm(deepest, width, 1) for _ in CONTEXT])
+        self.merge = nn.Sequential(_conv_norm(deepest + width * len(CONTEXT), deepest, 1), _conv_norm(deepest, width))
+        self.global_head = nn.Conv2d(width, 1, 1)
+        self.up = nn.ModuleList([nn.Conv2d(widths[i], widths[i - 1], 1) for i in range(DEPTH - 1, 0, -1)])
+        self.decoder = nn.ModuleList([ResidualBlock(w) for w in widths[-2::-1]])
+        self.local_head = nn.Conv2d(width, STRIDE**2, 3, padding=1)
+        for head in (self.global_head, self.local_head):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+
+    def biases(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1, H, W) logits → the global and the local bias map, each (N, 1, H, W)."""
+        valid = ~torch.isnan(logits)
+        weight = valid.to(logits.dtype)
+        clean = torch.where(valid, logits, torch.zeros_like(logits)).clamp(-12, 12)
+        x = self.stem(F.pixel_unshuffle(torch.cat([clean / 4, torch.tanh(clean / 2), weight], 1), STRIDE))
+        skips = []
+        for level, block in enumerate(self.encoder):
+            x = block(self.down[level - 1](x) if level else x)
+            skips.append(x)
+        cells = F.avg_pool2d(weight, self.multiple)
+        context = [box_mean(project(x), cells, side) for project, side in zip(self.context, CONTEXT, strict=True)]
+        coarse = self.global_head(self.merge(torch.cat([x, *context], 1)))
+        smooth = F.interpolate(coarse, scale_factor=float(self.multiple), mode="bilinear", align_corners=False)
+        for up, block, skip in zip(self.up, self.decoder, skips[-2::-1], strict=True):
+            x = block(F.interpolate(up(x), scale_factor=2.0, mode="nearest") + skip)
+        return smooth, F.pixel_shuffle(self.local_head(x), STRIDE)
+
+    def supervised(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1, H, W) base logits → refined logits after the global path alone, and after both."""
+        smooth, fine = self.biases(logits)
+        return logits + smooth, logits + smooth + fine
+
+    def bias(self, logits: Tensor) -> Tensor:
+        """(N, 1, H, W) base logits → the bias map, finite everywhere."""
+        smooth, fine = self.biases(logits)
+        return smooth + fine
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """(N, 1, H, W) base logits, NaN invalid → refined logits, NaN where the input is."""
+        return logits + self.bias(logits)
