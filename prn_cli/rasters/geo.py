@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +19,25 @@ GEO_TEXT = 34737
 GDAL_METADATA = 42112
 RPC_COEFFICIENTS = 50844
 
-_GEO_TAGS = (PIXEL_SCALE, TIEPOINTS, TRANSFORMATION, GEO_KEYS, GEO_DOUBLES, GEO_TEXT, GDAL_METADATA, RPC_COEFFICIENTS)
+ASCII, SHORT, DOUBLE = 2, 3, 12
+"""TIFF data types."""
+
+TAG_TYPES = {
+    PIXEL_SCALE: DOUBLE,
+    TIEPOINTS: DOUBLE,
+    TRANSFORMATION: DOUBLE,
+    GEO_KEYS: SHORT,
+    GEO_DOUBLES: DOUBLE,
+    GEO_TEXT: ASCII,
+    GDAL_METADATA: ASCII,
+    RPC_COEFFICIENTS: DOUBLE,
+}
+"""The tags of the georeferencing, each with its TIFF data type."""
+
+NUMPY_TYPES: dict[int, np.dtype[Any]] = {ASCII: np.dtype("u1"), SHORT: np.dtype("<u2"), DOUBLE: np.dtype("<f8")}
+"""The TIFF data types as NumPy reads them, in little-endian order."""
+
 _RASTER_TYPE_KEY, _PIXEL_IS_POINT = 1025, 2
-_TYPES = {PIXEL_SCALE: "<f8", TIEPOINTS: "<f8", TRANSFORMATION: "<f8", GEO_KEYS: "<u2", RPC_COEFFICIENTS: "<f8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +45,10 @@ class GeoTags:
     """The tags of a GeoTIFF that say where its pixels lie on earth.
 
     Attributes:
-        tags: by tag code: TIFF data type, count, and the value's bytes in little-endian order.
+        tags: by tag code, the value's bytes in little-endian order; its data type is in `TAG_TYPES`.
     """
 
-    tags: Mapping[int, tuple[int, int, bytes]]
+    tags: Mapping[int, bytes]
 
     @property
     def pixel_is_point(self) -> bool:
@@ -53,34 +71,47 @@ class GeoTags:
         changed = dict(self.tags)
         if (scale := self._values(PIXEL_SCALE)) is not None:
             scale[:2] *= factor
-            changed[PIXEL_SCALE] = _packed(self.tags[PIXEL_SCALE], scale)
+            changed[PIXEL_SCALE] = scale.astype("<f8").tobytes()
         if (tiepoints := self._values(TIEPOINTS)) is not None:
             for axis in (0, 1):
                 tiepoints[axis::6] = (tiepoints[axis::6] + half) / factor - half
-            changed[TIEPOINTS] = _packed(self.tags[TIEPOINTS], tiepoints)
+            changed[TIEPOINTS] = tiepoints.astype("<f8").tobytes()
         if (matrix := self._values(TRANSFORMATION)) is not None and matrix.size == 16:
             matrix = matrix.reshape(4, 4)
             matrix[:3, 3] += (matrix[:3, 0] + matrix[:3, 1]) * half * (factor - 1)
             matrix[:3, :2] *= factor
-            changed[TRANSFORMATION] = _packed(self.tags[TRANSFORMATION], matrix)
+            changed[TRANSFORMATION] = matrix.astype("<f8").tobytes()
         if (rpc := self._values(RPC_COEFFICIENTS)) is not None and rpc.size >= 9:
             rpc[2:4] = (rpc[2:4] + 0.5) / factor - 0.5  # LINE_OFF, SAMP_OFF
             rpc[7:9] /= factor  # LINE_SCALE, SAMP_SCALE
-            changed[RPC_COEFFICIENTS] = _packed(self.tags[RPC_COEFFICIENTS], rpc)
+            changed[RPC_COEFFICIENTS] = rpc.astype("<f8").tobytes()
         return GeoTags(changed)
 
     def _values(self, code: int) -> NDArray[np.float64] | None:
         if code not in self.tags:
             return None
-        data = self.tags[code][2]
-        kind = np.dtype(_TYPES[code])
-        return np.frombuffer(data[: len(data) - len(data) % kind.itemsize], kind).astype(np.float64)
+        return np.frombuffer(self.tags[code], NUMPY_TYPES[TAG_TYPES[code]]).astype(np.float64)
 
 
-def is_geo_tag(code: int) -> bool:
-    """Whether a TIFF tag belongs to the georeferencing."""
-    return code in _GEO_TAGS
+def dataset_metadata(xml: bytes) -> bytes | None:
+    """What of a file's GDAL metadata (tag 42112) holds for a map computed from it, too: not statistics, not bands.
 
-
-def _packed(tag: tuple[int, int, bytes], values: NDArray[np.float64]) -> tuple[int, int, bytes]:
-    return tag[0], tag[1], values.astype("<f8").tobytes()
+    Returns:
+        The tag's bytes, unchanged if all of it holds; None if nothing does, or it is not XML.
+    """
+    try:
+        root = ElementTree.fromstring(xml.rstrip(b"\0").strip())
+    except ElementTree.ParseError:
+        return None
+    items = root.findall("Item")
+    kept = [
+        item for item in items if "sample" not in item.attrib and not item.get("name", "").startswith("STATISTICS_")
+    ]
+    if not kept:
+        return None
+    if len(kept) == len(items):
+        return xml
+    for item in items:
+        if item not in kept:
+            root.remove(item)
+    return ElementTree.tostring(root) + b"\0"

@@ -24,9 +24,8 @@ ROUNDING = 2e-3
 """How far rounding (float16, resampling) may carry a probability beyond 0 or 1. It is clipped."""
 
 _MOST_FILES = 16
-_SMALL_MAP = 4 << 20  # pixels
+_SMALL_MAP = 1 << 20  # pixels
 _SAMPLE_SIDE = 512  # px
-_MOST_VALUES = 3  # distinct values kept: two make a mask, more do not
 
 
 def full_scale(kind: InputKind, dtype: np.dtype[Any]) -> float:
@@ -71,23 +70,47 @@ def detect_mask_or_kind(
 
 @dataclass(slots=True)
 class _Sample:
-    """Type and range of the valid numbers of a few files."""
+    """Type and range of the valid numbers of a few files.
+
+    Attributes:
+        dtype: type of the numbers.
+        path: the first file.
+        files: how many files were looked at.
+        low: the least number.
+        high: the greatest number.
+        two_values: whether all numbers are 0 or the greatest.
+    """
 
     dtype: np.dtype[Any]
     path: Path
+    files: int = 1
     low: float = np.inf
     high: float = -np.inf
-    values: frozenset[float] = frozenset()
+    two_values: bool = True
 
     def add(self, numbers: NDArray[Any]) -> None:
-        if numbers.size:
-            self.low = min(self.low, float(numbers.min()))
-            self.high = max(self.high, float(numbers.max()))
-            if len(self.values) < _MOST_VALUES:
-                self.values |= frozenset(np.unique(numbers)[:_MOST_VALUES].tolist())
+        if not numbers.size:
+            return
+        high = float(numbers.max())
+        two_values = bool(((numbers == 0) | (numbers == high)).all())
+        self._join(float(numbers.min()), high, two_values)
+
+    def join(self, other: _Sample) -> None:
+        self.files += other.files
+        self._join(other.low, other.high, other.two_values)
+
+    def _join(self, low: float, high: float, two_values: bool) -> None:
+        highs = {self.high, high} - {0.0, -np.inf}
+        self.two_values = self.two_values and two_values and len(highs) <= 1
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def is_alike(self, other: _Sample) -> bool:
+        """Whether the two files' types can be of one kind of input."""
+        kinds = self.dtype.kind, other.dtype.kind
+        return kinds == ("f", "f") or (kinds[0] == kinds[1] and self.dtype.itemsize == other.dtype.itemsize)
 
     def is_mask(self) -> bool:
-        return self.dtype.kind in "bui" and (self.values <= {0, 1} or self.values <= {0, 255})
+        return self.dtype.kind in "bui" and self.two_values and self.low >= 0 and self.high in (0, 1, 255)
 
     def kind(self) -> InputKind:
         if self.dtype.kind == "f":
@@ -113,8 +136,9 @@ class _Sample:
         raise self._ambiguous("byte or logits", "byte or --input-kind logits")
 
     def _ambiguous(self, meanings: str, choices: str) -> InputError:
+        where = f" in the {self.files} files looked at" if self.files > 1 else ""
         return InputError(
-            f"{self.dtype} from {self.low:g} to {self.high:g} could be {meanings}",
+            f"{self.dtype} from {self.low:g} to {self.high:g}{where} could be {meanings}",
             hint=f"say which: --input-kind {choices}",
             path=self.path,
         )
@@ -136,18 +160,14 @@ def _sample(paths: Sequence[str | os.PathLike[str]], nodata: float | None, key: 
             continue
         if sample is None:
             sample = one
-        elif (sample.dtype.kind, sample.dtype.kind == "f" or sample.dtype.itemsize) != (
-            one.dtype.kind,
-            one.dtype.kind == "f" or one.dtype.itemsize,
-        ):
+        elif not sample.is_alike(one):
             raise InputError(
                 f"numbers of type {one.dtype}, but {sample.path.name} has {sample.dtype}: not one kind of input",
                 hint="name files of one type at a time",
                 path=path,
             )
         else:
-            sample.low, sample.high = min(sample.low, one.low), max(sample.high, one.high)
-            sample.values |= one.values
+            sample.join(one)
     if sample is None:
         assert failure is not None
         raise failure
@@ -160,7 +180,7 @@ def _sample_of(raster: Raster, nodata: float | None) -> _Sample:
         values = raster.read(window)
         usable = valid_pixels(raster, values, window, nodata, full=None)
         sample.add(values[:, usable])
-    if not sample.values:
+    if sample.high < sample.low:
         raise no_valid_pixel(raster.path)
     return sample
 
@@ -212,7 +232,7 @@ def equals_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     """Where values are the nodata value, rounded as their type rounds it."""
     if values.dtype.kind != "f":
         least, most = (0, 1) if values.dtype.kind == "b" else (np.iinfo(values.dtype).min, np.iinfo(values.dtype).max)
-        if nodata != int(nodata) or not least <= nodata <= most:
+        if not least <= nodata <= most or nodata != int(nodata):
             return np.zeros(values.shape, np.bool_)
         return np.asarray(values == int(nodata))
     with np.errstate(over="ignore"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prn_cli.errors import InputError
 from prn_cli.rasters.kinds import InputKind, detect_mask_or_kind, no_valid_pixel, valid_pixels
 from prn_cli.rasters.raster import Raster, open_raster
-from prn_cli.rasters.scores import open_scores
+from prn_cli.rasters.scores import check_same_size, open_scores, read_valid_mask
 
 IGNORE = 255
 """Value of pixels that do not count, in labels and masks in memory."""
@@ -74,26 +74,16 @@ def read_mask_or_scores(
     if kind != "mask":
         with open_scores(path, kind=kind, nodata=nodata, valid_mask=valid_mask, band=band, key=key) as scores:
             return kind, scores.probabilities()
-    mask = _binary_mask(path, nodata, key)
-    result = mask.astype(np.float32)
-    result[mask == IGNORE] = np.nan
-    if valid_mask is not None:
-        with open_raster(valid_mask) as raster:
-            valid, usable = _read_single_band(raster, None)
-        if valid.shape != mask.shape:
-            raise InputError(
-                f"{valid.shape[0]}×{valid.shape[1]} pixels, expected {mask.shape[0]}×{mask.shape[1]} as in {path}",
-                hint="make the two the same size",
-                path=valid_mask,
-            )
-        result[~usable | (valid == 0)] = np.nan
-    return kind, result
-
-
-def _binary_mask(path: str | os.PathLike[str], nodata: float | None, key: str | None) -> NDArray[np.uint8]:
     with open_raster(path, key=key) as raster:
         values, valid = _read_single_band(raster, nodata)
-    return _binary(values, valid, Path(path), "mask is")
+        if valid_mask is not None:
+            with open_raster(valid_mask) as validity:
+                check_same_size(validity, raster)
+                valid &= read_valid_mask(validity)
+    mask = _binary(values, valid, Path(path), "mask is")
+    result = mask.astype(np.float32)
+    result[mask == IGNORE] = np.nan
+    return kind, result
 
 
 def _read_single_band(raster: Raster, nodata: float | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -9,9 +10,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, UsageError
+from prn_cli.errors import InputError, PrnError, UsageError
 from prn_cli.rasters.raster import Raster, check_dtype, check_memory, reason
 from prn_cli.tiles import Window
+
+# Files of Python 2 are read like all others.
+warnings.filterwarnings("ignore", "Reading `.npy` or `.npz` file required additional header parsing", UserWarning)
 
 _NNUNET_KEY = "probabilities"
 _MOST_CHANNELS_LAST = 32
@@ -35,7 +39,7 @@ class NpyRaster(Raster):
             )
         self.dtype = check_dtype(dtype, path)
         try:
-            self._array = _bands_first(np.lib.format.open_memmap(path, mode="r"), path)
+            self._array = _bands_first(np.lib.format.open_memmap(path, mode="r"))
         except (ValueError, OverflowError) as error:
             raise _broken(path, error) from error
         self.bands, self.height, self.width = self._array.shape
@@ -64,7 +68,9 @@ class NpzRaster(Raster):
                     shape, dtype, size = _read_header(file, path)
                     header = file.tell()
                 found = archive.getinfo(self._member).file_size
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        except (PrnError, OSError):
+            raise
+        except Exception as error:  # zipfile raises its own, NotImplementedError, RuntimeError and others
             raise _broken(path, error) from error
         _check_shape(shape, path)
         self.dtype = check_dtype(dtype, path)
@@ -76,7 +82,7 @@ class NpzRaster(Raster):
                 path=path,
             )
         self._size = size
-        self.bands, self.height, self.width = _bands_first(np.broadcast_to(np.zeros((), np.uint8), shape), path).shape
+        self.bands, self.height, self.width = _bands_first(np.broadcast_to(np.uint8(0), shape)).shape
 
     def _read(self, window: Window) -> NDArray[Any]:
         if self._loaded is None:
@@ -85,11 +91,11 @@ class NpzRaster(Raster):
                 with zipfile.ZipFile(self.path) as archive, archive.open(self._member) as file:
                     array = np.lib.format.read_array(file, allow_pickle=False)
                     file.read(1)  # the archive's checksum is compared at the end of the member
-            except MemoryError:
+            except (MemoryError, OSError):
                 raise
             except Exception as error:  # zlib, lzma and zipfile raise errors of their own
                 raise _broken(self.path, error) from error
-            self._loaded = _bands_first(array, self.path)
+            self._loaded = _bands_first(array)
         return np.array(self._loaded[:, *window.slices], dtype=self.dtype, order="C")
 
     def close(self) -> None:
@@ -105,8 +111,14 @@ def _read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         elif version == (2, 0):
             shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-        else:
-            shape, _, dtype = np.lib.format._read_array_header(file, version)  # type: ignore[attr-defined]
+        else:  # written for structured types only
+            raise InputError(
+                f".npy of version {version[0]}.{version[1]}, expected 1.0 or 2.0",
+                hint="save a float32 array",
+                path=path,
+            )
+    except InputError:
+        raise
     except Exception as error:
         raise _broken(path, error) from error
     if dtype.hasobject:
@@ -160,7 +172,7 @@ def _check_shape(shape: tuple[int, ...], path: Path) -> None:
         )
 
 
-def _bands_first(array: NDArray[Any], path: Path) -> NDArray[Any]:
+def _bands_first(array: NDArray[Any]) -> NDArray[Any]:
     """A view of shape `(bands, H, W)` of an array whose shape `_check_shape` has passed."""
     if array.ndim == 2:
         return array[np.newaxis]

@@ -115,7 +115,7 @@ def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[Path]:
         yield path
     else:
         files = []
-        for name in sorted(glob.glob(argument, recursive=True)):
+        for name in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207 (Path.glob wants relative patterns)
             match = Path(name)
             files += _raster_files(match) if match.is_dir() else [match] if _is_raster_name(match) else []
         if not files:

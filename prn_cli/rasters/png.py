@@ -25,7 +25,8 @@ _BEST_DEFLATE_RATIO = 1032
 class PngRaster(Raster):
     """A PNG: grey values as stored, palette indices, or colour bands. Decoded whole when it is first read.
 
-    Transparent pixels (an alpha of 0) are invalid; a transparent grey value or palette index (tRNS) is the nodata value.
+    Transparent pixels (an alpha of 0) are invalid; a transparent grey value or palette index (tRNS) is the nodata
+    value.
     """
 
     def __init__(self, path: Path) -> None:

@@ -44,10 +44,11 @@ class Raster(ABC):
     def _read(self, window: Window) -> NDArray[Any]:
         """Read a window that lies on the raster, as `(bands, h, w)`."""
 
-    def _valid(self, window: Window) -> NDArray[np.bool_] | None:
+    def _valid(self, window: Window) -> NDArray[np.bool_] | None:  # noqa: ARG002
         """Where the file's own alpha band or mask page says that pixels are valid; None if it has neither."""
         return None
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the file."""
 

@@ -99,7 +99,7 @@ class ScoreMap:
         full = None if self.kind == "logits" else full_scale(self.kind, self.raster.dtype)
         valid = valid_pixels(self.raster, values, window, self._nodata, full)
         if self._valid is not None:
-            valid &= _mask_values(self._valid, window)
+            valid &= read_valid_mask(self._valid, window)
         if full is not None:
             self._check_range(values, valid, full)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -141,10 +141,11 @@ class ScoreMap:
             chosen = values[1]
         else:
             chosen = values[0]
-        scores = chosen.astype(np.float32)
+        scores: NDArray[np.float32] = chosen.astype(np.float32)
         if full != 1:
             scores /= np.float32(full)
-        return np.clip(scores, 0, 1, out=scores)
+        np.clip(scores, 0, 1, out=scores)
+        return scores
 
     def close(self) -> None:
         """Let go of the files."""
@@ -229,7 +230,7 @@ def check_same_size(raster: Raster, other: Raster) -> None:
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """1 / (1 + exp(-z)) in float32, without overflow; exact to rounding for small probabilities, too. NaN stays."""
     tail = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1, tail).astype(np.float32, copy=False) / (1 + tail)
+    return np.asarray(np.where(logits >= 0, np.float32(1), tail) / (1 + tail), np.float32)
 
 
 def logit(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -241,7 +242,7 @@ def logit(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 def _class_logits(values: NDArray[Any], band: int | None) -> NDArray[np.float32]:
     """The logit of one class of a softmax against all others: z_k - log(sum of exp(z) of the others)."""
     if len(values) == 1:
-        return values[0].astype(np.float32)
+        return np.asarray(values[0], np.float32)
     index = 1 if band is None else band - 1
     numbers = values.astype(np.float32)
     others = np.delete(numbers, index, axis=0)
@@ -251,6 +252,7 @@ def _class_logits(values: NDArray[Any], band: int | None) -> NDArray[np.float32]
     return np.asarray(numbers[index] - top - np.log(np.exp(others - top).sum(axis=0)), np.float32)
 
 
-def _mask_values(mask: Raster, window: Window | None) -> NDArray[np.bool_]:
+def read_valid_mask(mask: Raster, window: Window | None = None) -> NDArray[np.bool_]:
+    """Where a validity mask, with its own nodata counted as invalid, is not zero."""
     values = mask.read(window)
-    return valid_pixels(mask, values, window, None, None) & (values != 0).any(axis=0)
+    return np.asarray(valid_pixels(mask, values, window, None, None) & (values != 0).any(axis=0), np.bool_)

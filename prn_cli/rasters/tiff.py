@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-from prn_cli.rasters.geo import GDAL_METADATA, GeoTags, is_geo_tag
+from prn_cli.rasters.geo import GDAL_METADATA, NUMPY_TYPES, TAG_TYPES, GeoTags, dataset_metadata
 from prn_cli.rasters.raster import Raster, check_dtype, reason
 from prn_cli.tiles import Window
 
@@ -57,7 +57,8 @@ class TiffRaster(Raster):
             raise InputError("no image in the TIFF", hint="write it again", path=self.path)
         first = pages[0]
         lock = threading.Lock()
-        self._pages = [_Page(page, self._file, self.path, lock) for page in pages if page.hash == first.hash]
+        alike = [page for page in pages if (page.shaped, page.dtype) == (first.shaped, first.dtype)]
+        self._pages = [_Page(page, self._file, self.path, lock) for page in alike]
         self.height, self.width = int(first.imagelength), int(first.imagewidth)
         self.dtype = self._pages[0].dtype
         if (self._pages[0].samples, *first.extrasamples) in ((2, 1), (2, 2)):  # grey and alpha
@@ -78,9 +79,9 @@ class TiffRaster(Raster):
 
     def _valid(self, window: Window) -> NDArray[np.bool_] | None:
         if self._mask is not None:
-            return self._mask.read(window)[0] != 0
+            return np.asarray(self._mask.read(window)[0] != 0, np.bool_)
         if self._alpha:
-            return self._pages[0].read(window)[1] != 0
+            return np.asarray(self._pages[0].read(window)[1] != 0, np.bool_)
         return None
 
     def close(self) -> None:
@@ -146,8 +147,8 @@ class _Page:
                 path=self.path,
             )
         found = self._handle.size
-        needed = int((offsets + counts).max())
-        if needed > found or (offsets > found).any():
+        needed = int((offsets + counts).max())  # may wrap around in a damaged file, so each is checked, too
+        if needed > found or max(int(offsets.max()), int(counts.max())) > found:
             raise InputError(
                 f"truncated: {found} bytes, and its strips or tiles need {needed}",
                 hint="write or copy it again",
@@ -246,10 +247,11 @@ class _Page:
         if segment is None:
             return self._absent(index, self._segment_height)
         decoded: NDArray[Any] = segment[0]
-        row = index // self._across % self._down
+        row, column = index // self._across % self._down, index % self._across
         rows = min(self._segment_height, self._height - row * self._segment_height)
-        if decoded.shape[0] < rows or decoded.shape[2] != self._contiguous:
-            raise self._short(index, decoded.shape[0], rows)
+        columns = min(self._segment_width, self._width - column * self._segment_width)
+        if decoded.shape[0] < rows or decoded.shape[1] < columns or decoded.shape[2] != self._contiguous:
+            raise self._short(index, decoded.size, rows * columns * self._contiguous)
         return decoded.astype(self.dtype, copy=False)
 
     def _bytes(self, index: int, start: int, count: int) -> bytes:
@@ -262,7 +264,7 @@ class _Page:
 
     def _short(self, index: int, found: int, expected: int) -> InputError:
         return InputError(
-            f"truncated: strip or tile {index} has {found} of {expected} bytes or rows",
+            f"truncated: strip or tile {index} has {found} of {expected} bytes or samples",
             hint="write or copy it again",
             path=self.path,
         )
@@ -290,17 +292,18 @@ def _nodata(page: Any) -> float | None:
 
 
 def _geo_tags(page: Any) -> GeoTags | None:
-    tags: dict[int, tuple[int, int, bytes]] = {}
-    byteorder = page.parent.byteorder
+    tags: dict[int, bytes] = {}
+    handle = page.parent.filehandle
     for tag in page.tags:
-        if not is_geo_tag(tag.code) or tag.code == GDAL_METADATA:
+        if tag.dtype != TAG_TYPES.get(tag.code):
             continue
-        handle = page.parent.filehandle
         handle.seek(tag.valueoffset)
-        data = handle.read(tag.valuebytecount)
-        kind = np.dtype({1: "u1", 2: "u1", 3: "u2", 12: "f8"}.get(int(tag.dtype), "u1"))
-        values = np.frombuffer(data, kind.newbyteorder(byteorder))
-        tags[tag.code] = (int(tag.dtype), int(tag.count), values.astype(kind.newbyteorder("<")).tobytes())
+        data: bytes | None = handle.read(tag.valuebytecount)
+        if tag.code == GDAL_METADATA:
+            data = dataset_metadata(data or b"")
+        if data:
+            kind = NUMPY_TYPES[TAG_TYPES[tag.code]]
+            tags[tag.code] = np.frombuffer(data, kind.newbyteorder(page.parent.byteorder)).astype(kind).tobytes()
     return GeoTags(tags) if tags else None
 
 

@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from prn_cli.errors import UsageError
-from prn_cli.rasters.geo import GeoTags
+from prn_cli.rasters.geo import ASCII, TAG_TYPES, GeoTags
 from prn_cli.rasters.writing import RasterWriter
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -103,9 +104,9 @@ class TiffWriter(RasterWriter):
         self._layout = tiff_layout(height, width, dtype, creation_options)
         self._tags: list[tuple[int, int, int, Any, bool]] = []
         if geo is not None:
-            self._tags += [(code, kind, count, value, True) for code, (kind, count, value) in geo.tags.items()]
+            self._tags += [(code, TAG_TYPES[code], 0, value, True) for code, value in geo.tags.items()]
         if nodata is not None:
-            self._tags.append((_NODATA, 2, 0, _nodata_text(nodata), True))
+            self._tags.append((_NODATA, ASCII, 0, _nodata_text(nodata), True))
         self._blocks: queue.Queue[NDArray[Any] | None] = queue.Queue(_QUEUE)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -144,6 +145,10 @@ class TiffWriter(RasterWriter):
     def _abort(self) -> None:
         self._stop.set()
         if self._thread is not None:
+            with suppress(queue.Empty):
+                while True:
+                    self._blocks.get_nowait()
+            self._blocks.put(None)
             self._thread.join()
 
     def _new_block(self) -> None:
@@ -174,12 +179,9 @@ class TiffWriter(RasterWriter):
 
     def _segments(self) -> Iterator[NDArray[Any]]:
         while True:
-            try:
-                block = self._blocks.get(timeout=0.1)
-            except queue.Empty:
-                if self._stop.is_set():
-                    raise _StoppedError from None
-                continue
+            block = self._blocks.get()
+            if self._stop.is_set():
+                raise _StoppedError
             if block is None:
                 return
             if self._layout.tiled:
@@ -229,7 +231,7 @@ def _predictor(name: str | None, dtype: np.dtype[Any], compression: str | None) 
         return 3 if compression and dtype.kind == "f" else 1
     if name not in ("1", "2", "3"):
         raise _bad_value("PREDICTOR", name, ("1", "2", "3"))
-    if name == "3" and dtype.kind != "f" or name == "2" and dtype.kind == "f":
+    if name == ("2" if dtype.kind == "f" else "3"):
         raise UsageError(f"PREDICTOR={name} does not suit {dtype}: 2 is for integers and 3 for floats")
     return int(name) if compression else 1
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from prn_cli.errors import OutputError, UsageError
 from prn_cli.rasters.geo import GeoTags
+from prn_cli.rasters.kinds import equals_nodata
 from prn_cli.rasters.raster import Raster, reason
 
 WRITTEN_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
@@ -53,7 +53,7 @@ class RasterWriter(ABC):
         self.dtype = dtype
         self.rows_written = 0
         # Hidden, and in the same folder: a rename within a file system is atomic, and listings leave it out.
-        name = f".{path.stem[:80]}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}"
+        name = f".{path.stem[:60]}.{os.getpid()}-{os.urandom(4).hex()}.tmp{path.suffix}"
         self._temporary = path.with_name(name)
 
     @abstractmethod
@@ -171,6 +171,8 @@ def create_raster(
     path = Path(path)
     suffix = path.suffix.lower()
     kind = np.dtype(dtype)
+    if nodata is not None and kind.kind != "f" and not equals_nodata(np.array([nodata]).astype(kind), nodata).all():
+        raise ValueError(f"nodata {nodata} is not a number of type {kind}")
     if suffix in (".tif", ".tiff"):
         from prn_cli.rasters.tiff_writing import TiffWriter
 
