@@ -21,6 +21,8 @@ from prn_cli.metrics.regions import IGNORE, FloatArray
 _REGIONS = slice(0, 4)
 _BOUNDARIES = slice(4, 20)
 _CALIBRATION = slice(20, 70)
+_WRONG = slice(1, 3)  # false positives and false negatives
+_ABSOLUTE_ERROR = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,9 @@ def score_image(
 ) -> ImageScore:
     """Count what every metric needs of one image.
 
-    With a baseline, a pixel counts where both are valid, so that the two are compared on the same pixels.
+    With a baseline, a pixel counts where both are valid, so that the two are compared on the same pixels. If only one
+    of the two is soft, its absolute error is that of its cut, so that the two are compared as masks; the calibration
+    error stays with the soft one.
 
     Args:
         prediction: `(H, W)`; uint8 is a mask (0 background, 1 foreground, 255 invalid), float32 a soft map of
@@ -153,13 +157,12 @@ def score_image(
         where = "mask and label" if baseline is None else "mask, label and baseline"
         raise InputError(f"no pixel is valid in {where}", hint="check --nodata and --label-nodata, or leave it out")
     counted = label if pixels == label.size else np.where(valid, label, np.uint8(IGNORE))
-    return ImageScore(
-        height=label.shape[0],
-        width=label.shape[1],
-        pixels=pixels,
-        counts=_count(prediction, counted, threshold, buffer),
-        baseline=None if baseline is None else _count(baseline, counted, baseline_threshold, buffer),
-    )
+    own = _count(prediction, counted, threshold, buffer)
+    other = None if baseline is None else _count(baseline, counted, baseline_threshold, buffer)
+    if baseline is not None and other is not None and _soft(prediction) != _soft(baseline):
+        for counts in (own, other):
+            counts[_ABSOLUTE_ERROR] = counts[_WRONG].sum()
+    return ImageScore(label.shape[0], label.shape[1], pixels, own, other)
 
 
 def cut(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
@@ -227,12 +230,16 @@ def summarise(
     return Summary(len(records), pixels, collect(0), collect(1), resamples, confidence, seed)
 
 
+def _soft(prediction: NDArray[Any]) -> bool:
+    return prediction.dtype.kind == "f"
+
+
 def _valid(prediction: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.asarray(~np.isnan(prediction) if prediction.dtype.kind == "f" else prediction != IGNORE)
+    return np.asarray(~np.isnan(prediction) if _soft(prediction) else prediction != IGNORE)
 
 
 def _count(prediction: NDArray[Any], label: NDArray[np.uint8], threshold: float, buffer: float) -> FloatArray:
-    soft = prediction.dtype.kind == "f"
+    soft = _soft(prediction)
     mask = cut(prediction, threshold) if soft else prediction
     region = regions.count_regions(mask, label)
     boundary = boundaries.count_boundaries(mask, label, buffer=buffer)

@@ -2,7 +2,382 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-def score() -> None:
-    """(being built)"""
-    raise NotImplementedError
+import typer
+
+from prn_cli.commands import console
+from prn_cli.commands.batch import Batch, run_batch
+from prn_cli.commands.options import (
+    Band,
+    FailFast,
+    InputKind,
+    InputKindChoice,
+    Json,
+    Key,
+    LabelNodata,
+    Labels,
+    Masks,
+    Nodata,
+    Null,
+    Quiet,
+    Seed,
+    Threads,
+    Verbose,
+    thread_count,
+)
+from prn_cli.errors import InputError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from prn_cli.metrics.intervals import Estimate
+    from prn_cli.score import Figure, ImageScore, Metric, Summary
+
+_INPUT = "Input"
+_BASELINE = "Baseline"
+_METHOD = "Method"
+_OUTPUT = "Output"
+
+_EXAMPLES = 3
+
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="LOGITS",
+        help="Folder of the base model's logit maps (or masks), paired by stem: adds its figures and the difference.",
+        rich_help_panel=_BASELINE,
+        show_default=False,
+    ),
+]
+BaselineKind = Annotated[
+    InputKindChoice,
+    typer.Option("--baseline-input-kind", help="What the baseline's numbers mean.", rich_help_panel=_BASELINE),
+]
+BaselineThreshold = Annotated[
+    float,
+    typer.Option(
+        "--baseline-threshold",
+        min=0,
+        max=1,
+        help="Probability above which the baseline is foreground.",
+        rich_help_panel=_BASELINE,
+    ),
+]
+BaselineNodata = Annotated[
+    float | None,
+    typer.Option(
+        "--baseline-nodata",
+        help="As --nodata, for the baseline.",
+        rich_help_panel=_BASELINE,
+        show_default="as --nodata",
+    ),
+]
+BaselineBand = Annotated[
+    int | None,
+    typer.Option(
+        "--baseline-bidx",
+        min=1,
+        help="As --bidx, for the baseline.",
+        rich_help_panel=_BASELINE,
+        show_default="as --bidx",
+    ),
+]
+Threshold = Annotated[
+    float,
+    typer.Option(
+        "--threshold",
+        "-t",
+        min=0,
+        max=1,
+        help="Probability above which a soft map is foreground.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Buffer = Annotated[
+    float,
+    typer.Option("--buffer", min=0, help="Buffer of relaxed precision and recall, px.", rich_help_panel=_METHOD),
+]
+Resamples = Annotated[
+    int,
+    typer.Option("--resamples", min=100, help="Bootstrap resamples of the intervals.", rich_help_panel=_METHOD),
+]
+Csv = Annotated[
+    str | None,
+    typer.Option(
+        "--csv",
+        metavar="FILE",
+        help="Write a row an image; '-': on stdout instead of the table.",
+        rich_help_panel=_OUTPUT,
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """The files of one image; a partner is None where it is missing."""
+
+    masks: Path
+    label: Path | None
+    baseline: Path | None
+
+
+def score(
+    masks: Masks,
+    labels: Labels,
+    null: Null = False,
+    input_kind: InputKind = InputKindChoice.auto,
+    nodata: Nodata = None,
+    label_nodata: LabelNodata = None,
+    band: Band = None,
+    key: Key = None,
+    baseline: Baseline = None,
+    baseline_input_kind: BaselineKind = InputKindChoice.auto,
+    baseline_threshold: BaselineThreshold = 0.5,
+    baseline_nodata: BaselineNodata = None,
+    baseline_band: BaselineBand = None,
+    threshold: Threshold = 0.5,
+    buffer: Buffer = 3.0,
+    resamples: Resamples = 2000,
+    seed: Seed = 0,
+    json: Json = False,
+    csv_file: Csv = None,
+    threads: Threads = 0,
+    fail_fast: FailFast = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Score masks or probability maps against labels.
+
+    Prints the mean over images and the pooled figure of every metric, with 95 % bootstrap intervals over images.
+    """
+    from prn_cli import rasters
+    from prn_cli.score import cut, score_image, summarise
+
+    if json and csv_file == "-":
+        raise UsageError("--json and --csv - both want stdout", hint="give --csv a file")
+    if not math.isfinite(buffer):
+        raise UsageError(f"a buffer of {buffer} pixels is no distance", hint="give a number")
+    inputs = rasters.find_inputs(masks, stdin=sys.stdin, null=null)
+    images = _pair(inputs, labels, baseline)
+    kind: Any = input_kind.value
+    if kind == "auto":
+        scored = [image.masks for image in images if image.label is not None]
+        kind = rasters.detect_mask_or_kind(scored, nodata=nodata, key=key)
+    base_nodata = nodata if baseline_nodata is None else baseline_nodata
+    base_band = band if baseline_band is None else baseline_band
+    base_files = [image.baseline for image in images if image.baseline is not None]
+    base_kind: Any = baseline_input_kind.value
+    if base_kind == "auto" and base_files:
+        base_kind = rasters.detect_mask_or_kind(base_files, nodata=base_nodata, key=key)
+    console.detail(f"masks read as {kind}" + (f", baseline as {base_kind}" if base_files else ""))
+
+    def read(path: Path, what: Any, value: float | None, number: int | None) -> Any:
+        found, scores = rasters.read_mask_or_scores(path, kind=what, nodata=value, band=number, key=key)
+        return cut(scores, 0.5) if found == "mask" else scores
+
+    def work(image: _Image) -> ImageScore:
+        if image.label is None:
+            raise InputError(f"no label with this stem in {labels}", hint="add it, or leave this file out")
+        if baseline is not None and image.baseline is None:
+            raise InputError(f"no baseline with this stem in {baseline}", hint="add it, or leave this file out")
+        return score_image(
+            read(image.masks, kind, nodata, band),
+            rasters.read_label(image.label, nodata=label_nodata),
+            threshold=threshold,
+            buffer=buffer,
+            baseline=None if image.baseline is None else read(image.baseline, base_kind, base_nodata, base_band),
+            baseline_threshold=baseline_threshold,
+        )
+
+    batch = run_batch(
+        images,
+        work,
+        name=lambda image: str(image.masks),
+        label="Scoring",
+        fail_fast=fail_fast,
+        threads=thread_count(threads),
+    )
+    results = [result for _, result in batch.results]
+    summary = summarise(results, resamples=resamples, seed=seed) if results else None
+    if csv_file is not None:
+        _write_csv(batch, csv_file)
+    if json:
+        settings = {"input_kind": kind, "threshold": None if kind == "mask" else threshold, "buffer": buffer}
+        if baseline is not None:
+            settings["baseline_input_kind"] = base_kind
+            settings["baseline_threshold"] = None if base_kind == "mask" else baseline_threshold
+        console.json_line(_document(summary, settings, batch.failures))
+    elif summary is not None and csv_file != "-":
+        _show(summary, _cut(kind, threshold), None if baseline is None else _cut(base_kind, baseline_threshold))
+    batch.finish()
+
+
+def _cut(kind: str, threshold: float) -> str:
+    return "masks" if kind == "mask" else f"{kind} cut at {threshold:g}"
+
+
+def _pair(inputs: Sequence[Path], labels: Path, baseline: Path | None) -> list[_Image]:
+    from prn_cli.rasters import pair_by_stem
+
+    pairs = pair_by_stem(inputs, labels)
+    label_of = dict(pairs.matched)
+    baseline_of = dict(pair_by_stem(inputs, baseline).matched) if baseline is not None else {}
+    if pairs.unmatched_partners:
+        spare = ", ".join(path.name for path in pairs.unmatched_partners[:_EXAMPLES])
+        more = ", …" if len(pairs.unmatched_partners) > _EXAMPLES else ""
+        console.note(f"{len(pairs.unmatched_partners)} labels have no mask and are not scored: {spare}{more}")
+    return [_Image(path, label_of.get(path), baseline_of.get(path)) for path in inputs]
+
+
+def _document(summary: Summary | None, settings: dict[str, Any], failures: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The JSON document: figures under `mean` and `pooled` by metric; null where a figure does not exist."""
+
+    def plain(figure: Figure) -> dict[str, Any]:
+        result: dict[str, Any] = {**_finite(figure.masks)}
+        if figure.baseline is not None and figure.difference is not None:
+            result |= {"baseline": _finite(figure.baseline), "difference": _finite(figure.difference)}
+        return result
+
+    if summary is None:
+        record: dict[str, Any] = {"images": 0, "pixels": 0, "mean": {}, "pooled": {}}
+    else:
+        record = asdict(summary)
+        for aggregate in ("mean", "pooled"):
+            record[aggregate] = {name: plain(figure) for name, figure in getattr(summary, aggregate).items()}
+    return record | settings | {"failures": [{"file": name, "error": cause} for name, cause in failures]}
+
+
+def _finite(estimate: Estimate) -> dict[str, float | None]:
+    return {name: round(value, 6) if math.isfinite(value) else None for name, value in estimate._asdict().items()}
+
+
+def _write_csv(batch: Batch[_Image, ImageScore], target: str) -> None:
+    """A row an image, in the order of the inputs; an empty cell where a figure does not exist."""
+    from prn_cli.score import METRICS, figures
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [metric.name for metric in METRICS]
+    paired = any(result.baseline is not None for _, result in batch.results)
+    writer.writerow(
+        ["file", "label", "height", "width", "pixels", "tp", "fp", "fn", "tn", *names]
+        + [f"baseline_{name}" for name in names if paired]
+    )
+    for image, result in batch.results:
+        sets = [result.counts] if result.baseline is None else [result.counts, result.baseline]
+        values = [value for counts in sets for value in figures(counts).values()]
+        writer.writerow(
+            [image.masks, image.label, result.height, result.width, result.pixels]
+            + [int(count) for count in result.counts[:4]]
+            + [f"{value:.6f}" if math.isfinite(value) else "" for value in values]
+        )
+    if target == "-":
+        print(text.getvalue(), end="", flush=True)
+    else:
+        _replace_text(Path(target), text.getvalue())
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"cannot be written: {error.strerror}", hint="choose another --csv", path=path) from error
+
+
+def _show(summary: Summary, masks: str, baseline: str | None) -> None:
+    """Print the table for people: 80 columns, plain ASCII, so that any terminal and pipe can show it."""
+    share = f"{summary.confidence:.0%}".replace("%", " %")
+    size = f"{summary.images} image{'s' if summary.images > 1 else ''}, {summary.pixels / 1e6:.4g} Mpx counted"
+    console.show(f"[bold]{size}[/bold]; {masks}" + (f"; baseline: {baseline}" if baseline else ""))
+    console.show(_table_alone(summary, share) if baseline is None else _table_of_two(summary, share))
+    if summary.images == 1:
+        method = "One image: no intervals."
+    else:
+        method = f"Intervals: bootstrap over images, {summary.resamples} resamples, seed {summary.seed}."
+    if baseline is not None and summary.images > 1:
+        method += "\nBetter, worse: the interval of the change excludes 0."
+    console.show(f"[dim]{method}[/dim]")
+
+
+def _table_alone(summary: Summary, share: str) -> Table:
+    table = _empty_table()
+    for title in ("Per image", f"{share} interval", "Pooled", f"{share} interval"):
+        table.add_column(title, justify="right")
+    for metric in _present(summary):
+        cells = [summary.mean[metric.name].masks, summary.pooled[metric.name].masks]
+        table.add_row(_title(metric), *(text for cell in cells for text in (_value(cell), _interval(cell))))
+    return table
+
+
+def _table_of_two(summary: Summary, share: str) -> Table:
+    table = _empty_table()
+    for title in ("Baseline", "Masks", "Change", f"{share} interval"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for heading, part in (("Per image (mean)", summary.mean), ("All pixels pooled", summary.pooled)):
+        table.add_row(f"[bold]{heading}[/bold]")
+        for metric in _present(summary):
+            figure = part[metric.name]
+            assert figure.baseline is not None
+            assert figure.difference is not None
+            verdict = _verdict(figure.difference, metric)
+            style = {"better": "green", "worse": "red"}.get(verdict)
+            difference = (_value(figure.difference, sign="+"), _interval(figure.difference, sign="+"), verdict)
+            marked = (f"[{style}]{text}[/{style}]" if style else text for text in difference)
+            table.add_row(f"  {_title(metric)}", _value(figure.baseline), _value(figure.masks), *marked)
+        table.add_section()
+    return table
+
+
+def _empty_table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("", no_wrap=True)
+    return table
+
+
+def _present(summary: Summary) -> list[Metric]:
+    """The metrics that exist for these images at all: no calibration error where everything is a mask."""
+    from prn_cli.score import METRICS
+
+    def values(figure: Figure) -> list[float]:
+        return [estimate.value for estimate in (figure.masks, figure.baseline) if estimate is not None]
+
+    return [metric for metric in METRICS if any(map(math.isfinite, values(summary.pooled[metric.name])))]
+
+
+def _title(metric: Metric) -> str:
+    return f"{metric.title} [dim](low is good)[/dim]" if metric.lower_is_better else metric.title
+
+
+def _value(estimate: Estimate, sign: str = "") -> str:
+    return f"{estimate.value:{sign}.4f}" if math.isfinite(estimate.value) else "-"
+
+
+def _interval(estimate: Estimate, sign: str = "") -> str:
+    if not math.isfinite(estimate.low):
+        return "-"
+    return f"[{estimate.low:{sign}.4f}, {estimate.high:{sign}.4f}]"
+
+
+def _verdict(difference: Estimate, metric: Metric) -> str:
+    if difference.low > 0 or difference.high < 0:
+        return "worse" if (difference.low > 0) == metric.lower_is_better else "better"
+    return ""

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from prn_cli.commands import app
+from prn_cli.score import cut, figures, score_image
+
+NAMES = [f"tile_{i}" for i in range(4)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four logit maps, labels, and masks that are better than the maps cut at 0.5."""
+    for name in ("logits", "labels", "masks"):
+        (tmp_path / name).mkdir()
+    for seed, name in enumerate(NAMES):
+        random = np.random.default_rng(seed)
+        truth, noise = ndimage.gaussian_filter(random.standard_normal((2, 60, 72)), (0, 4, 4)) * 20
+        label = truth > 0.5
+        np.save(tmp_path / "logits" / f"{name}.npy", (truth + noise - 1).astype(np.float16))
+        Image.fromarray(label.astype(np.uint8) * 255).save(tmp_path / "labels" / f"{name}.png")
+        Image.fromarray((truth + noise / 3 > 0.5).astype(np.uint8) * 255).save(tmp_path / "masks" / f"{name}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def prn(folder, monkeypatch, capsys):
+    """Run a command line in the folder, in this process; gives exit code, stdout, stderr."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments):
+        code = app.run(["score", *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def spawn(folder, *arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "prn_cli", "score", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def arrays(folder, name):
+    logits = np.load(folder / "logits" / f"{name}.npy").astype(np.float32)
+    probabilities = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    masks, label = (np.asarray(Image.open(folder / kind / f"{name}.png")) // 255 for kind in ("masks", "labels"))
+    return probabilities, masks, label
+
+
+def test_table_fits_eighty_columns_and_says_what_was_read(folder):
+    done = spawn(folder, "masks", "--labels", "labels", "--baseline", "logits")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "4 images, 0.01728 Mpx counted; masks; baseline: logits cut at 0.5"
+    assert sum(line.strip().startswith("IoU") for line in lines) == 2
+    assert any("IoU" in line and "better" in line for line in lines)
+
+
+def test_json_is_one_line_with_the_library_s_figures(folder):
+    done = spawn(folder, "logits", "--labels", "labels", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+    document = json.loads(done.stdout)
+    scores = [score_image(p, y) for p, _, y in (arrays(folder, name) for name in NAMES)]
+    assert document["images"] == 4
+    assert document["input_kind"] == "logits"
+    assert document["failures"] == []
+    for metric in ("iou", "mba", "ece", "mae"):
+        expected = np.mean([figures(score.counts)[metric] for score in scores])
+        assert document["mean"][metric]["value"] == pytest.approx(expected, abs=1e-5)
+    pooled = figures(sum(score.counts for score in scores))
+    assert document["pooled"]["boundary_iou"]["value"] == pytest.approx(pooled["boundary_iou"], abs=1e-5)
+    assert document["mean"]["iou"]["low"] < document["mean"]["iou"]["value"] < document["mean"]["iou"]["high"]
+    assert "difference" not in document["mean"]["iou"]
+
+
+def test_json_with_a_baseline_has_the_paired_difference(folder, prn):
+    code, out, _ = prn("masks", "--labels", "labels", "--baseline", "logits", "--json", "--baseline-threshold", 0.4)
+    document = json.loads(out)
+    assert code == 0
+    assert (document["input_kind"], document["threshold"]) == ("mask", None)
+    assert (document["baseline_input_kind"], document["baseline_threshold"]) == ("logits", 0.4)
+    before, after = [], []
+    for p, m, y in (arrays(folder, name) for name in NAMES):
+        before.append(figures(score_image(cut(p, 0.4), y).counts)["iou"])
+        after.append(figures(score_image(m, y).counts)["iou"])
+    iou = document["mean"]["iou"]
+    assert iou["baseline"]["value"] == pytest.approx(np.mean(before), abs=2e-3)
+    assert iou["value"] == pytest.approx(np.mean(after), abs=1e-6)
+    assert iou["difference"]["value"] == pytest.approx(iou["value"] - iou["baseline"]["value"], abs=2e-6)
+    assert iou["difference"]["low"] > 0
+    assert document["mean"]["ece"]["value"] is None
+    assert document["mean"]["ece"]["difference"]["value"] is None
+
+
+def test_the_seed_and_the_number_of_threads(prn):
+    def document(*options):
+        return json.loads(prn("masks", "--labels", "labels", "--json", *options)[1])
+
+    first = document("--seed", 1, "--threads", 1)
+    assert first == document("--seed", 1, "--threads", 2)
+    other = document("--seed", 2)
+    assert first["mean"] != other["mean"]
+    assert first["mean"]["iou"]["value"] == other["mean"]["iou"]["value"]
+
+
+def test_threshold_and_buffer_reach_the_figures(prn):
+    low = json.loads(prn("logits", "--labels", "labels", "--json", "--threshold", 0.1, "--buffer", 0)[1])["pooled"]
+    high = json.loads(prn("logits", "--labels", "labels", "--json", "--threshold", 0.9)[1])["pooled"]
+    assert low["recall"]["value"] > high["recall"]["value"]
+    assert low["relaxed_recall"]["value"] == low["recall"]["value"]
+    assert high["relaxed_recall"]["value"] > high["recall"]["value"]
+
+
+def test_csv_has_a_row_an_image(folder, prn):
+    code, out, _ = prn("masks", "--labels", "labels", "--baseline", "logits", "--csv", "tables/each.csv")
+    assert code == 0
+    assert "IoU" in out
+    rows = list(csv.DictReader((folder / "tables" / "each.csv").open(encoding="utf-8", newline="")))
+    assert [row["file"] for row in rows] == [f"masks/{name}.png" for name in NAMES]
+    _, mask, label = arrays(folder, NAMES[2])
+    ours = figures(score_image(mask, label).counts)
+    assert float(rows[2]["iou"]) == pytest.approx(ours["iou"], abs=1e-6)
+    assert sum(int(rows[2][name]) for name in ("tp", "fp", "fn", "tn")) == int(rows[2]["pixels"]) == 60 * 72
+    assert rows[2]["ece"] == ""
+    assert float(rows[2]["baseline_ece"]) > 0
+    assert [path.name for path in (folder / "tables").iterdir()] == ["each.csv"]
+
+
+def test_csv_on_stdout_replaces_the_table(prn):
+    code, out, _ = prn("masks", "--labels", "labels", "--csv", "-")
+    rows = list(csv.reader(io.StringIO(out)))
+    assert code == 0
+    assert len(rows) == 5
+    assert {len(row) for row in rows} == {len(rows[0])}
+
+
+def test_csv_that_cannot_be_written_is_said_in_one_line(folder, prn):
+    (folder / "taken").mkdir()
+    code, _, err = prn("masks", "--labels", "labels", "--csv", "taken")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "taken: cannot be written" in err
+
+
+def test_one_bad_file_never_stops_the_rest(folder, prn):
+    Image.fromarray(np.zeros((60, 71), np.uint8)).save(folder / "masks" / "tile_0.png")
+    (folder / "masks" / "tile_1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (folder / "labels" / "tile_2.png").unlink()
+    code, out, err = prn("masks", "--labels", "labels", "--json")
+    document = json.loads(out)
+    assert code == 1
+    assert document["images"] == 1
+    assert [failure["file"] for failure in document["failures"]] == [f"masks/tile_{i}.png" for i in range(3)]
+    assert "60×71" in document["failures"][0]["error"]
+    assert "60×72" in document["failures"][0]["error"]
+    assert "no label" in document["failures"][2]["error"]
+    assert all(f"masks/tile_{i}.png" in err for i in range(3))
+    assert "Traceback" not in err
+
+
+def test_fail_fast_stops_at_the_first(folder, prn):
+    (folder / "labels" / "tile_0.png").unlink()
+    code, out, err = prn("masks", "--labels", "labels", "--fail-fast", "--threads", 1)
+    assert code == 1
+    assert out == ""
+    assert "masks/tile_0.png: no label" in err
+
+
+def test_every_image_needs_its_baseline(folder, prn):
+    (folder / "logits" / "tile_3.npy").unlink()
+    code, out, err = prn("masks", "--labels", "labels", "--baseline", "logits", "--json")
+    assert code == 1
+    assert json.loads(out)["images"] == 3
+    assert "masks/tile_3.png: no baseline" in err
+
+
+def test_labels_without_a_mask_are_named_and_no_failure(folder, prn):
+    (folder / "masks" / "tile_3.png").unlink()
+    code, _, err = prn("masks", "--labels", "labels")
+    assert code == 0
+    assert "tile_3.png" in err
+    assert prn("masks", "--labels", "labels", "--quiet")[2] == ""
+
+
+def test_no_pairs_is_one_clear_line(folder, prn):
+    (folder / "elsewhere").mkdir()
+    code, out, err = prn("masks", "--labels", "elsewhere")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "elsewhere" in err
+
+
+def test_a_map_without_a_valid_pixel_is_named(folder, prn):
+    np.save(folder / "logits" / "tile_0.npy", np.full((60, 72), np.nan, np.float16))
+    code, out, err = prn("logits", "--labels", "labels", "--json")
+    assert code == 1
+    assert json.loads(out)["images"] == 3
+    assert "logits/tile_0.npy: no valid pixel" in err
+
+
+def test_ignored_label_pixels_never_count(folder, prn):
+    label = np.array(Image.open(folder / "labels" / "tile_0.png"))
+    label[:20] = 7
+    Image.fromarray(label).save(folder / "labels" / "tile_0.png")
+    code, out, _ = prn("masks", "--labels", "labels", "--label-nodata", 7, "--json")
+    assert code == 0
+    assert json.loads(out)["pixels"] == (4 * 60 - 20) * 72
+
+
+def test_two_outputs_on_stdout_are_refused(prn):
+    code, out, err = prn("masks", "--labels", "labels", "--json", "--csv", "-")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_paths_from_a_pipe(folder):
+    done = spawn(folder, "-", "--labels", "labels", "--json", input="masks/tile_1.png\nmasks/tile_2.png\n")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["images"] == 2
+
+
+@pytest.mark.parametrize("output", [["--json"], ["--csv", "-"]])
+def test_a_reader_that_leaves_early_is_no_error(folder, output):
+    command = [sys.executable, "-m", "prn_cli", "score", "masks", "--labels", "labels", *output]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+        process.wait(60)
+    assert (process.returncode, err) == (0, "")
+
+
+def test_help_names_every_option_of_its_own(prn):
+    code, out, _ = prn("--help")
+    assert code == 0
+    for option in ("--baseline", "--buffer", "--csv", "--json", "--threshold", "--label-nodata", "--seed", "--bidx"):
+        assert option in out
