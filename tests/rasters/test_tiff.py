@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio.transform import from_origin
+
+from prn_cli.errors import InputError
+from prn_cli.rasters import detect_kind, open_raster, open_scores
+from prn_cli.tiles import Window
+
+HEIGHT, WIDTH = 150, 203
+LAYOUTS = {
+    "tiled": {"tiled": True, "blockxsize": 64, "blockysize": 32},
+    "stripped": {"blockysize": 7},
+    "one strip": {"blockysize": HEIGHT},
+}
+
+
+def numbers(dtype: str, bands: int = 1) -> np.ndarray:
+    values = np.random.default_rng(3).normal(0, 40, (bands, HEIGHT, WIDTH))
+    return (np.abs(values) if np.dtype(dtype).kind == "u" else values).astype(dtype)
+
+
+def write_tiff(path: Path, array: np.ndarray, **profile: object) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(
+            path, "w", driver="GTiff", count=len(array), height=HEIGHT, width=WIDTH, dtype=array.dtype, **profile
+        ) as file:
+            file.write(array)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("compress", [None, "deflate", "lzw", "zstd", "packbits", "lzma"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"])
+def test_as_rasterio_writes(tmp_path: Path, dtype: str, compress: str | None, layout: str) -> None:
+    array = numbers(dtype)
+    for predictor in (1, 2, 3) if compress in ("deflate", "lzw", "zstd") else (1,):
+        if predictor == 3 and np.dtype(dtype).kind != "f":
+            continue
+        path = tmp_path / f"{predictor}.tif"
+        options = {"compress": compress, "predictor": predictor} if compress else {}
+        write_tiff(path, array, **options, **LAYOUTS[layout])
+        with open_raster(path) as raster:
+            assert raster.dtype == np.dtype(dtype)
+            np.testing.assert_array_equal(raster.read(), array)
+            np.testing.assert_array_equal(raster.read(Window(30, 60, 40, 70)), array[:, 30:70, 60:130])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("options", [{}, {"compress": "deflate", "predictor": 2}, {"BIGTIFF": "YES"}])
+def test_bands(tmp_path: Path, interleave: str, layout: str, options: dict[str, object]) -> None:
+    array = numbers("int16", 5)
+    write_tiff(tmp_path / "a.tif", array, interleave=interleave, **options, **LAYOUTS[layout])
+    with open_raster(tmp_path / "a.tif") as raster:
+        assert raster.bands == 5
+        np.testing.assert_array_equal(raster.read(), array)
+        np.testing.assert_array_equal(raster.read(Window(149, 0, 1, 203)), array[:, 149:])
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "uint16"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tile": (32, 48)},
+        {"tile": (32, 48), "compression": "zlib", "predictor": True},
+        {"rowsperstrip": 9},
+        {"compression": "lzw", "predictor": True},
+        {"bigtiff": True},
+    ],
+)
+def test_as_tifffile_writes(tmp_path: Path, dtype: str, byteorder: str, options: dict[str, object]) -> None:
+    array = numbers(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", array[0], byteorder=byteorder, **options)
+    with open_raster(tmp_path / "a.tif") as raster:
+        assert raster.dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(raster.read(), array)
+        np.testing.assert_array_equal(raster.read(Window(31, 47, 2, 3)), array[:, 31:33, 47:50])
+
+
+def test_classes_in_pages(tmp_path: Path) -> None:
+    array = numbers("float32", 2)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
+    with open_raster(tmp_path / "a.tif") as raster:
+        np.testing.assert_array_equal(raster.read(Window(5, 6, 7, 8)), array[:, 5:12, 6:14])
+
+
+def test_overviews_are_passed_over_and_the_mask_is_used(tmp_path: Path) -> None:
+    array = numbers("float32")
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        write_tiff(tmp_path / "a.tif", array, tiled=True, blockxsize=64, blockysize=64)
+        mask = (numbers("uint8")[0] > 20).astype(np.uint8) * 255
+        with rasterio.open(tmp_path / "a.tif", "r+") as file:
+            file.write_mask(mask)
+            file.build_overviews([2, 4])
+    with open_raster(tmp_path / "a.tif") as raster:
+        assert raster.bands == 1
+        np.testing.assert_array_equal(raster.read(), array)
+        np.testing.assert_array_equal(raster.valid(), mask != 0)
+    with open_scores(tmp_path / "a.tif", kind="logits") as scores:
+        np.testing.assert_array_equal(np.isnan(scores.logits()), mask == 0)
+
+
+def test_grey_and_alpha(tmp_path: Path) -> None:
+    array = numbers("uint8", 2)
+    tifffile.imwrite(
+        tmp_path / "a.tif", array.transpose(1, 2, 0), photometric="minisblack", planarconfig="contig", extrasamples=[2]
+    )
+    with open_raster(tmp_path / "a.tif") as raster:
+        assert raster.bands == 1
+        np.testing.assert_array_equal(raster.read(), array[:1])
+        np.testing.assert_array_equal(raster.valid(), array[1] != 0)
+
+
+@pytest.mark.parametrize("nodata", [-9999.0, float("nan"), 0.0, -3.4028234663852886e38])
+def test_nodata_tag(tmp_path: Path, nodata: float) -> None:
+    array = numbers("float32")
+    array[0, 5, 6] = nodata
+    write_tiff(tmp_path / "a.tif", array, nodata=nodata)
+    with open_raster(tmp_path / "a.tif") as raster:
+        assert raster.nodata == pytest.approx(nodata, nan_ok=True)
+    with open_scores(tmp_path / "a.tif", kind="logits") as scores:
+        np.testing.assert_array_equal(np.argwhere(np.isnan(scores.logits())), [[5, 6]])
+
+
+def test_sparse_tiles_are_nodata_or_refused(tmp_path: Path) -> None:
+    for name, nodata in (("with", -1.0), ("without", None)):
+        with rasterio.open(
+            tmp_path / f"{name}.tif",
+            "w",
+            driver="GTiff",
+            count=1,
+            height=128,
+            width=128,
+            dtype="float32",
+            tiled=True,
+            blockxsize=64,
+            blockysize=64,
+            sparse_ok=True,
+            nodata=nodata,
+            transform=from_origin(0, 0, 1, 1),
+        ) as file:
+            file.write(np.ones((1, 64, 64), np.float32), window=rasterio.windows.Window(0, 0, 64, 64))
+    with open_raster(tmp_path / "with.tif") as raster:
+        values = raster.read()[0]
+        assert (values[:64, :64] == 1).all()
+        assert (values[64:] == -1).all()
+        assert (values[:, 64:] == -1).all()
+    with open_raster(tmp_path / "without.tif") as raster:
+        assert (raster.read(Window(0, 0, 64, 64)) == 1).all()
+        with pytest.raises(InputError, match="never written"):
+            raster.read()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_window(tmp_path: Path, data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))
+    bands = data.draw(st.integers(1, 3))
+    array = np.arange(bands * height * width, dtype=np.float32).reshape(bands, height, width)
+    options: dict[str, object] = {"compression": data.draw(st.sampled_from([None, "zlib", "lzw", "zstd"]))}
+    if data.draw(st.booleans()):
+        options["tile"] = (data.draw(st.sampled_from([16, 32])), data.draw(st.sampled_from([16, 48])))
+    else:
+        options["rowsperstrip"] = data.draw(st.integers(1, 80))
+    planar = data.draw(st.sampled_from(["contig", "separate"])) if bands > 1 else None
+    stored = array.transpose(1, 2, 0) if planar == "contig" else array if planar else array[0]
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", planarconfig=planar, **options)
+    with open_raster(tmp_path / "a.tif") as raster:
+        assert (raster.bands, raster.height, raster.width) == (bands, height, width)
+        for _ in range(3):
+            y, x = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+            window = Window(y, x, data.draw(st.integers(1, height - y)), data.draw(st.integers(1, width - x)))
+            np.testing.assert_array_equal(raster.read(window), array[:, *window.slices])
+
+
+def test_only_the_tiles_of_a_window_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiff(tmp_path / "a.tif", numbers("float32"), compress="deflate", **LAYOUTS["tiled"])
+    with open_raster(tmp_path / "a.tif") as raster:
+        page = raster._pages[0]  # type: ignore[attr-defined]
+        decoded = []
+        decode = page._decode
+        monkeypatch.setattr(page, "_decode", lambda data, index: decoded.append(index) or decode(data, index))
+        raster.read(Window(33, 65, 10, 10))
+        assert decoded == [5]
+        raster.read(Window(30, 65, 10, 10))
+        assert decoded == [5, 1]  # the other one was kept
+
+
+def test_rows_of_one_big_strip_are_read_alone(tmp_path: Path) -> None:
+    path = tmp_path / "big.tif"
+    shape = (50_000, 60_000)
+    tifffile.imwrite(path, shape=shape, dtype=np.float32, bigtiff=True)  # 12 GB, sparse on disk
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size)
+    with open_raster(path) as raster:
+        assert not raster.read(Window(40_000, 3, 20, 30)).any()
+
+
+@pytest.mark.parametrize("compress", [None, "deflate", "lzw", "zstd"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_truncated(tmp_path: Path, compress: str | None, layout: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.tif"
+    write_tiff(path, numbers("float32"), **({"compress": compress} if compress else {}), **LAYOUTS[layout])
+    whole = path.read_bytes()
+    for size in (1, 4, 8, 30, 200, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError) as caught, open_raster(path) as raster:
+            raster.read()
+        assert caught.value.hint
+        assert caught.value.path == str(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("compress", ["deflate", "lzw", "zstd"])
+def test_damaged_tiles_never_come_back_as_numbers_of_another_shape(tmp_path: Path, compress: str) -> None:
+    path = tmp_path / "a.tif"
+    write_tiff(path, numbers("float32"), compress=compress, **LAYOUTS["tiled"])
+    whole = path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        offset, count = file.pages[0].dataoffsets[3], file.pages[0].databytecounts[3]
+        tag = file.pages[0].tags[325]
+        position = tag.valueoffset + 3 * tag.valuebytecount // tag.count
+        code = "<H" if tag.dtype == 3 else "<I"
+    short = bytearray(whole)
+    short[position : position + struct.calcsize(code)] = struct.pack(code, count // 2)
+    wiped = bytearray(whole)
+    wiped[offset : offset + count] = bytes(count)
+    for damaged in (short, wiped):
+        path.write_bytes(damaged)
+        with open_raster(path) as raster:
+            raster.read(Window(0, 0, 10, 10))
+            with pytest.raises(InputError, match="tile 3"):
+                raster.read()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_flipped_bytes_end_in_numbers_or_one_error(tmp_path: Path, data: st.DataObject) -> None:
+    source = tmp_path / "whole.tif"
+    if not source.exists():
+        tifffile.imwrite(source, np.arange(32 * 32, dtype=np.float32).reshape(32, 32), compression="zlib", tile=(16, 16))
+    damaged = bytearray(source.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, min(len(damaged), 500) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "damaged.tif"
+    path.write_bytes(damaged)
+    try:
+        with open_raster(path) as raster:
+            raster.read(Window(0, 0, min(raster.height, 64), min(raster.width, 64)))
+    except InputError:
+        pass
+
+
+def test_not_a_tiff(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    for content in (b"II*\0", b"\x89PNG\r\n\x1a\n" + bytes(100), b"hello, world" * 20, b"MM\0*\0\0\0\x08\0\0"):
+        path.write_bytes(content)
+        with pytest.raises(InputError):
+            open_raster(path)
+
+
+def test_unsupported(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, numbers("uint8")[0], photometric="miniswhite")
+    with pytest.raises(InputError, match="WhiteIsZero"):
+        open_raster(path)
+    tifffile.imwrite(path, numbers("float32")[0].astype(complex))
+    with pytest.raises(InputError, match="complex128"):
+        open_raster(path)
+
+
+def test_a_tiff_bigger_than_memory_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=1,
+        height=2_000_000,
+        width=2_000_000,
+        dtype="float32",
+        tiled=True,
+        blockxsize=4096,
+        blockysize=4096,
+        sparse_ok=True,
+        BIGTIFF="YES",
+        nodata=-1,
+        transform=from_origin(0, 0, 1, 1),
+    ) as file:
+        file.write(np.ones((1, 8, 8), np.float32), window=rasterio.windows.Window(1_000_000, 1_000_000, 8, 8))
+    with open_raster(path) as raster:
+        assert (raster.read(Window(1_000_000, 1_000_000, 8, 8)) == 1).all()
+        with pytest.raises(InputError, match="GiB of memory"):
+            raster.read()
+
+
+def test_detection_of_a_big_tiff_looks_at_a_few_windows(tmp_path: Path) -> None:
+    with rasterio.open(
+        tmp_path / "a.tif",
+        "w",
+        driver="GTiff",
+        count=1,
+        height=20_000,
+        width=20_000,
+        dtype="float32",
+        tiled=True,
+        sparse_ok=True,
+        nodata=-1,
+        transform=from_origin(0, 0, 1, 1),
+    ) as file:
+        file.write(np.full((1, 8, 8), 0.5, np.float32), window=rasterio.windows.Window(10_000, 10_000, 8, 8))
+    assert detect_kind([tmp_path / "a.tif"]) == "probabilities"
