@@ -1,8 +1,576 @@
-"""`prn train`."""
+"""`prn train`: learn the correction from labelled logit maps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-def train() -> None:
-    """(being built)"""
-    raise NotImplementedError
+import typer
+
+from prn_cli.commands import console, options
+from prn_cli.commands.batch import Batch, run_batch
+from prn_cli.errors import DeviceError, InputError, MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from prn_cli.metrics.regions import RegionCounts
+    from prn_cli.training.augment import TrainingMap
+    from prn_cli.training.loop import Epoch, Settings, State
+    from prn_cli.training.networks import Network
+
+
+class NetworkChoice(StrEnum):
+    """What is trained."""
+
+    fast = "fast"
+    paper = "paper"
+
+
+_DATA, _METHOD, _LOSS, _SCHEDULE = "Held-out images", "Method", "Loss", "Schedule"
+
+
+def _option(name: str, help: str, panel: str, **more: Any) -> Any:
+    return typer.Option(name, help=help, rich_help_panel=panel, **more)
+
+
+def train(
+    logits: options.OptionalLogits = None,
+    labels: options.Labels = Path("labels"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", rich_help_panel="Output")] = Path(
+        "run"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the output folder.", rich_help_panel="Output")
+    ] = False,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write a TensorBoard log too.", rich_help_panel="Output")
+    ] = False,
+    validation_fraction: Annotated[
+        float, _option("--validation-fraction", "Share of the images held out.", _DATA, min=0.01, max=0.9)
+    ] = 0.2,
+    validation_stems: Annotated[
+        Path | None, _option("--validation-stems", "Text file of the stems held out, one a line.", _DATA)
+    ] = None,
+    validation_logits: Annotated[
+        Path | None, _option("--validation-logits", "Folder of logit maps held out.", _DATA)
+    ] = None,
+    validation_labels: Annotated[
+        Path | None, _option("--validation-labels", "Folder of their labels. Default: --labels", _DATA)
+    ] = None,
+    network: Annotated[
+        NetworkChoice, _option("--network", "fast: ours; paper: as published.", _METHOD)
+    ] = NetworkChoice.fast,
+    patch: options.Patch = 64,
+    grid: options.Grid = options.GridChoice.paper,
+    crop: Annotated[int, _option("--crop", "Side of the training crops, px.", _METHOD, min=64)] = 256,
+    jitter_scale: Annotated[
+        float, _option("--jitter-scale", "Spread of the random scaling of logits, e^(x·N).", _METHOD, min=0)
+    ] = 0.2,
+    jitter_shift: Annotated[
+        float, _option("--jitter-shift", "Spread of the random shift of logits.", _METHOD, min=0)
+    ] = 0.5,
+    ground_truth_only: Annotated[
+        bool, _option("--ground-truth-only", "Leave the pseudo-labels out (an ablation).", _LOSS)
+    ] = False,
+    pseudo_weight: Annotated[
+        float, _option("--pseudo-weight", "Weight of the pseudo-labels; labels have the rest.", _LOSS, min=0, max=1)
+    ] = 0.7,
+    focal_weight: Annotated[
+        float, _option("--focal-weight", "Weight of the focal term; edges have the rest.", _LOSS, min=0, max=1)
+    ] = 0.7,
+    focal_scale: Annotated[float, _option("--focal-scale", "Factor of the focal term.", _LOSS, min=0)] = 0.75,
+    focal_gamma: Annotated[float, _option("--focal-gamma", "Exponent of the focal term.", _LOSS, min=0)] = 2.0,
+    positive_weight: Annotated[
+        float, _option("--positive-weight", "Weight of foreground pixels of the labels.", _LOSS, min=0)
+    ] = 1.12,
+    epochs: Annotated[int, _option("--epochs", "Epochs at most.", _SCHEDULE, min=1)] = 40,
+    steps: Annotated[
+        int | None, _option("--steps", "Steps an epoch. Default: every map's area once, 25 to 250.", _SCHEDULE, min=1)
+    ] = None,
+    batch: Annotated[int, _option("--batch", "Crops a step.", _SCHEDULE, min=1)] = 8,
+    rate: Annotated[float, _option("--rate", "Peak learning rate.", _SCHEDULE, min=0)] = 1e-3,
+    weight_decay: Annotated[float, _option("--weight-decay", "Decay of the weights.", _SCHEDULE, min=0)] = 0.05,
+    average: Annotated[
+        float, _option("--average", "Decay of the moving average of the weights.", _SCHEDULE, min=0, max=0.9999)
+    ] = 0.99,
+    patience: Annotated[int, _option("--patience", "Epochs without gain after which to stop.", _SCHEDULE, min=1)] = 12,
+    time_budget: Annotated[
+        str | None, _option("--time-budget", "Stop after this time: 90, 90s, 10m or 2h.", _SCHEDULE, metavar="TIME")
+    ] = None,
+    input_kind: options.InputKind = options.InputKindChoice.auto,
+    nodata: options.Nodata = None,
+    label_nodata: options.LabelNodata = None,
+    valid_mask: options.ValidMask = None,
+    bidx: options.Band = None,
+    key: options.Key = None,
+    null: options.Null = False,
+    device: options.Device = options.DeviceChoice.auto,
+    threads: options.Threads = 0,
+    seed: options.Seed = 0,
+    fail_fast: options.FailFast = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Learn where a base model's scores run too high or too low, from a few labelled logit maps.
+
+    In a folder that holds logits/ and labels/, no argument is needed. Some images are held out; the best epoch is
+    chosen on them, and the figures before and after, with their interval, are theirs. Writes model.onnx,
+    model.safetensors and model.json into the run's folder: `prn refine LOGITS -o MASKS --weights run`.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("torch", "train", "prn train") from error
+    from prn_cli.training.augment import Jitter
+    from prn_cli.training.loop import Settings
+    from prn_cli.training.losses import LossWeights
+    from prn_cli.training.networks import build
+
+    settings = Settings(
+        network=network.value,
+        patch=patch,
+        crop=crop,
+        batch=batch,
+        epochs=epochs,
+        steps=steps,
+        rate=rate,
+        weight_decay=weight_decay,
+        average=average,
+        patience=patience,
+        seed=seed,
+        time_budget=_seconds(time_budget) if time_budget else None,
+        jitter=Jitter(scale=jitter_scale, shift=jitter_shift),
+        loss=LossWeights(
+            pseudo=0.0 if ground_truth_only else pseudo_weight,
+            focal=focal_weight,
+            focal_scale=focal_scale,
+            focal_gamma=focal_gamma,
+            positive_weight=positive_weight,
+        ),
+    )
+    where = _device(device.value)
+    torch.set_num_threads(options.thread_count(threads))
+    torch.manual_seed(seed)
+    if network is NetworkChoice.paper and patch % 8:
+        raise UsageError(f"--patch {patch} with --network paper, expected a multiple of 8")
+    net = build(settings.network, patch=patch)
+    if crop % net.multiple:
+        raise UsageError(f"--crop {crop}, expected a multiple of {net.multiple} for --network {network.value}")
+    _prepare(out, resume=resume, overwrite=overwrite)
+
+    reader = _Reader(
+        folder=out,
+        kind=input_kind.value,
+        nodata=nodata,
+        label_nodata=label_nodata,
+        valid_mask=valid_mask,
+        band=bidx,
+        key=key,
+        patch=patch,
+        grid=grid.value,
+        threads=options.thread_count(threads),
+        fail_fast=fail_fast,
+    )
+    found = reader.read(list(logits or ["logits"]), labels, null=null)
+    if validation_logits is not None:
+        held = reader.read([str(validation_logits)], validation_labels or labels)
+        learn, hold, how = found.maps, held.maps, f"given: {validation_logits}"
+        failures = found.failures + held.failures
+    else:
+        learn, hold, how = _split(found.maps, validation_fraction, validation_stems, seed)
+        failures = found.failures
+    console.note(f"{len(learn)} maps to learn from, {len(hold)} held out ({how}); device {where}")
+
+    state = _fit(net, learn, hold, settings, where, out, resume=resume, tensorboard=tensorboard)
+    net.load_state_dict(state.best)
+    card = _conclude(net, learn, hold, settings, where, out, state, how)
+    if json:
+        console.json_line(card)
+    else:
+        _show(card, out)
+    if failures:
+        console.error(f"{len(failures)} of {len(failures) + len(learn) + len(hold)} maps could not be used")
+        raise typer.Exit(1)
+
+
+def _seconds(text: str) -> float:
+    factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        value = float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise UsageError(f"--time-budget {text!r}, expected a time such as 90, 90s, 10m or 2h")
+    return value
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "--device cuda, but this PyTorch sees no CUDA device",
+            hint="use --device cpu, or install a CUDA build of torch and a driver",
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
+    state = out / "state.safetensors"
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    if not resume and (state.exists() or (out / "model.json").exists()):
+        if not overwrite:
+            raise UsageError(f"{out} holds a run", hint="--resume to go on with it, --overwrite to start anew")
+        for name in ("state.safetensors", "log.jsonl", "model.json", "model.onnx", "model.safetensors"):
+            (out / name).unlink(missing_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder ({error.strerror})", path=out) from error
+
+
+class _Maps:
+    """The maps of one set, and what became of the files that could not be used."""
+
+    def __init__(self, batch: Batch[tuple[Path, Path], TrainingMap]) -> None:
+        self.maps = [training_map for _, training_map in batch.results]
+        self.failures = batch.failures
+
+
+class _Reader:
+    """Reads pairs of files into training maps, by the options of the command line."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        kind: str,
+        nodata: float | None,
+        label_nodata: float | None,
+        valid_mask: Path | None,
+        band: int | None,
+        key: str | None,
+        patch: int,
+        grid: str,
+        threads: int,
+        fail_fast: bool,
+    ) -> None:
+        self.folder, self.kind, self.nodata, self.label_nodata = folder, kind, nodata, label_nodata
+        self.valid_mask, self.band, self.key, self.patch, self.grid = valid_mask, band, key, patch, grid
+        self.threads, self.fail_fast = threads, fail_fast
+
+    def read(self, arguments: Sequence[str], labels: Path, *, null: bool = False) -> _Maps:
+        """All maps of a set; failures are named and passed over."""
+        import sys
+
+        from prn_cli.rasters import detect_kind, find_inputs, pair_by_stem
+
+        inputs = find_inputs(arguments, stdin=sys.stdin, null=null)
+        pairs = pair_by_stem(inputs, labels)
+        if pairs.unmatched_inputs:
+            console.note(f"{len(pairs.unmatched_inputs)} logit maps have no label in {labels} and are left out")
+        kind = self.kind
+        if kind == "auto":
+            kind = detect_kind([path for path, _ in pairs.matched], nodata=self.nodata, key=self.key)
+            console.note(f"input kind: {kind}")
+        masks = {}
+        if self.valid_mask is not None:
+            masks = dict(pair_by_stem([path for path, _ in pairs.matched], self.valid_mask).matched)
+        batch = run_batch(
+            pairs.matched,
+            lambda pair: self._read_map(*pair, kind=kind, valid_mask=masks.get(pair[0])),
+            name=lambda pair: str(pair[0]),
+            label="reading",
+            fail_fast=self.fail_fast,
+            threads=self.threads,
+        )
+        if self.fail_fast:
+            batch.finish()
+        return _Maps(batch)
+
+    def _read_map(self, path: Path, label_path: Path, *, kind: str, valid_mask: Path | None) -> TrainingMap:
+        import numpy as np
+
+        from prn_cli.pseudolabels import apply_thresholds, best_thresholds
+        from prn_cli.rasters import open_scores, read_label
+        from prn_cli.training.augment import TrainingMap
+
+        with open_scores(
+            path,
+            kind=kind,  # type: ignore[arg-type]
+            nodata=self.nodata,
+            valid_mask=valid_mask,
+            band=self.band,
+            key=self.key,
+        ) as scores:
+            logits, probabilities = scores.logits(), scores.probabilities()
+        label = read_label(label_path, nodata=self.label_nodata)
+        if label.shape != logits.shape:
+            raise InputError(f"label has shape {label.shape}, its logit map {logits.shape}", path=label_path)
+        if not np.any((label != 255) & np.isfinite(logits)):
+            raise InputError("no pixel is valid in both the logit map and its label", path=path)
+        thresholds = best_thresholds(probabilities, label, patch=self.patch, grid=self.grid)  # type: ignore[arg-type]
+        pseudo = apply_thresholds(probabilities, thresholds, patch=self.patch)
+        pseudo[label == 255] = 255
+        return TrainingMap(path.stem, self._spill(logits), self._spill(label), self._spill(pseudo))
+
+    def _spill(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array in a file without a name: a set may be larger than memory, and a killed run leaves nothing."""
+        import tempfile
+
+        import numpy as np
+
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            array.tofile(file)
+            file.flush()
+            return np.memmap(file, dtype=array.dtype, mode="r", shape=array.shape)
+
+
+def _split(
+    maps: list[TrainingMap], fraction: float, stems: Path | None, seed: int
+) -> tuple[list[TrainingMap], list[TrainingMap], str]:
+    import numpy as np
+
+    if len(maps) < 2:
+        raise InputError(
+            f"{len(maps)} labelled map(s), expected at least 2: one to learn from, one to hold out",
+            hint="label more maps, or cut the map into several",
+        )
+    if stems is not None:
+        try:
+            wanted = {line.strip() for line in stems.read_text().splitlines() if line.strip()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot be read ({error})", path=stems) from error
+        unknown = wanted - {m.name for m in maps}
+        if unknown:
+            raise UsageError(f"{len(unknown)} stems name no map, such as {min(unknown)!r}", path=stems)
+        held = wanted
+        how = f"by {stems}"
+    else:
+        count = min(max(round(len(maps) * fraction), 1), len(maps) - 1)
+        order = np.random.default_rng(seed).permutation(len(maps))
+        held = {maps[index].name for index in order[:count]}
+        how = f"{fraction:.0%} of the images, drawn with seed {seed}"
+    learn, hold = [m for m in maps if m.name not in held], [m for m in maps if m.name in held]
+    if not learn or not hold:
+        raise UsageError(f"{len(learn)} maps to learn from and {len(hold)} held out, expected at least 1 of each")
+    return learn, hold, how
+
+
+def _fingerprint(learn: list[TrainingMap], hold: list[TrainingMap], settings: Settings) -> str:
+    """Of all that decides the result, so that `--resume` never mixes two runs."""
+    import hashlib
+    from dataclasses import asdict
+
+    digest = hashlib.sha256(repr(sorted(asdict(settings).items())).encode())
+    for role, maps in (("learn", learn), ("hold", hold)):
+        for training_map in maps:
+            digest.update(f"{role} {training_map.name} {training_map.label.shape}".encode())
+            for array in (training_map.logits, training_map.label, training_map.pseudo):
+                digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _fit(
+    net: Network,
+    learn: list[TrainingMap],
+    hold: list[TrainingMap],
+    settings: Settings,
+    where: torch.device,
+    out: Path,
+    *,
+    resume: bool,
+    tensorboard: bool,
+) -> State:
+    import json
+    from contextlib import ExitStack
+    from dataclasses import asdict
+
+    from prn_cli.training.checkpoint import load_state, save_state
+    from prn_cli.training.loop import base_counts, fit, pooled, steps_per_epoch
+
+    fingerprint = _fingerprint(learn, hold, settings)
+    path, log = out / "state.safetensors", out / "log.jsonl"
+    state = load_state(path, fingerprint=fingerprint) if resume and path.exists() else None
+    if resume and state is None:
+        console.note(f"no state in {out}: starting anew")
+    before = pooled(base_counts(hold)).iou()
+    history = list(state.history) if state else []
+    # A kill may have come between a log line and the state; the state is what counts.
+    log.write_text("".join(json.dumps(asdict(epoch)) + "\n" for epoch in history))
+    with ExitStack() as stack:
+        report = stack.enter_context(_Report(before, settings, history))
+        board = stack.enter_context(_board(out, resume)) if tensorboard else None
+        lines = stack.enter_context(log.open("a"))
+        console.detail(f"{steps_per_epoch(learn, settings)} steps an epoch")
+        for epoch, reached in fit(net, learn, hold, settings, device=where, state=state):
+            save_state(path, reached, fingerprint=fingerprint)
+            lines.write(json.dumps(asdict(epoch)) + "\n")
+            lines.flush()
+            if board is not None:
+                board.add_scalar("loss", epoch.loss, epoch.number)
+                board.add_scalar("iou/after", epoch.iou, epoch.number)
+                board.add_scalar("iou/before", before, epoch.number)
+            report.add(epoch)
+            state = reached
+    if state is None:
+        raise RuntimeError("no epoch was run")
+    return state
+
+
+def _board(out: Path, resume: bool) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("tensorboard", "train", "--tensorboard") from error
+    import shutil
+
+    folder = out / "tensorboard"
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    return SummaryWriter(str(folder))
+
+
+class _Report:
+    """The live table on a terminal, or a line an epoch elsewhere; on stderr."""
+
+    ROWS = 12
+
+    def __init__(self, before: float, settings: Settings, history: list[Epoch]) -> None:
+        self.before, self.settings, self.history = before, settings, history
+        self.live: Any = None
+
+    def __enter__(self) -> _Report:
+        if console.stderr().is_terminal and not console.quiet():
+            from rich.live import Live
+
+            self.live = Live(self._table(), console=console.stderr(), refresh_per_second=4)
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.live is not None:
+            self.live.__exit__(*exception)
+
+    def add(self, epoch: Epoch) -> None:
+        """Show one more epoch."""
+        self.history.append(epoch)
+        if self.live is not None:
+            self.live.update(self._table())
+        else:
+            console.note(
+                f"epoch {epoch.number + 1}/{self.settings.epochs}  loss {epoch.loss:.4f}  "
+                f"IoU {self.before:.4f} → {epoch.iou:.4f}{'  best' if epoch.best else ''}"
+            )
+
+    def _table(self) -> Any:
+        from rich.table import Table
+
+        table = Table(title="held-out images, pooled IoU", title_justify="left")
+        for heading in ("epoch", "loss", "before", "after", "change", "seconds"):
+            table.add_column(heading, justify="right")
+        best = max((e.number for e in self.history if e.best), default=-1)
+        for epoch in self.history[-self.ROWS :]:
+            table.add_row(
+                f"{epoch.number + 1}/{self.settings.epochs}",
+                f"{epoch.loss:.4f}",
+                f"{self.before:.4f}",
+                f"{epoch.iou:.4f}",
+                f"{100 * (epoch.iou - self.before):+.2f}",
+                f"{epoch.seconds:.0f}",
+                style="bold green" if epoch.number == best else None,
+            )
+        return table
+
+
+def _conclude(
+    net: Network,
+    learn: list[TrainingMap],
+    hold: list[TrainingMap],
+    settings: Settings,
+    where: torch.device,
+    out: Path,
+    state: State,
+    how: str,
+) -> dict[str, Any]:
+    """Score before and after on the held-out images, and write the three files."""
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from prn_cli import __version__
+    from prn_cli.metrics.intervals import compare
+    from prn_cli.metrics.regions import iou
+    from prn_cli.training.export import export
+    from prn_cli.training.loop import base_counts, evaluate
+
+    def stacked(counts: Sequence[RegionCounts]) -> NDArray[np.float64]:
+        return np.stack([c.array() for c in counts])
+
+    before, after = stacked(base_counts(hold)), stacked(evaluate(net, hold, where))
+    figures = {}
+    for name, pool in (("pooled_iou", True), ("mean_iou", False)):
+        comparison = compare(before, after, iou, pool=pool, seed=settings.seed)
+        figures[name] = {
+            part: [_number(value) for value in getattr(comparison, part)] for part in ("before", "after", "difference")
+        }
+    return export(
+        net,
+        out,
+        card={
+            "prn_version": __version__,
+            "data": {
+                "learned_from": [m.name for m in learn],
+                "held_out": [m.name for m in hold],
+                "held_out_how": how,
+                "pixels": int(sum(m.label.size for m in learn)),
+            },
+            "settings": asdict(settings),
+            "epochs": state.epoch,
+            "best_epoch": state.best_epoch + 1,
+            "seconds": round(state.seconds, 1),
+            "held_out_figures": figures,
+            "verdict": _verdict(figures["pooled_iou"]["difference"]),
+        },
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else round(float(value), 6)
+
+
+def _verdict(difference: list[float | None]) -> str:
+    change, low, high = difference
+    if change is None or change <= 0:
+        return "refinement does not help on the held-out images"
+    if low is None or high is None:
+        return "one held-out image gains, which says little; hold out more"
+    if low <= 0:
+        return "the gain on the held-out images may be chance: its 95 % interval holds 0"
+    return "refinement helps on the held-out images"
+
+
+def _show(card: dict[str, Any], out: Path) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{len(card['data']['held_out'])} held-out images", title_justify="left")
+    for heading in ("", "before", "after", "change, points", "95 % interval"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, label in (("pooled_iou", "IoU, pooled"), ("mean_iou", "IoU, mean")):
+        row = card["held_out_figures"][name]
+        change, low, high = row["difference"]
+        interval = "–" if low is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
+        table.add_row(label, f"{row['before'][0]:.4f}", f"{row['after'][0]:.4f}", f"{100 * change:+.2f}", interval)
+    console.show(table)
+    console.show(f"{card['verdict']}.")
+    console.show(
+        f"Weights: {out / card['files']['onnx']['file']} (best epoch {card['best_epoch']} of {card['epochs']})"
+    )

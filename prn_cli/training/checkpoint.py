@@ -6,10 +6,11 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from prn_cli.errors import InputError
@@ -31,7 +32,7 @@ def save_state(path: Path, state: State, *, fingerprint: str) -> None:
         tensors.update({f"{group}/{name}": tensor.contiguous() for name, tensor in getattr(state, group).items()})
     for index, values in state.optimizer.items():
         tensors.update({f"optimizer/{index}/{key}": value.contiguous() for key, value in values.items()})
-    record = {
+    record: dict[str, Any] = {
         "epoch": state.epoch,
         "best_epoch": state.best_epoch,
         "best_iou": state.best_iou,
@@ -39,7 +40,8 @@ def save_state(path: Path, state: State, *, fingerprint: str) -> None:
         "history": [asdict(epoch) for epoch in state.history],
     }
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata={"prn.state": json.dumps(record), "prn.fingerprint": fingerprint})
+    record["fingerprint"] = fingerprint
+    temporary.write_bytes(save(tensors, metadata={"prn": json.dumps(record)}))
     os.replace(temporary, path)
 
 
@@ -53,12 +55,13 @@ def load_state(path: Path, *, fingerprint: str) -> State:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        record = json.loads(metadata["prn.state"])
+        record = json.loads(metadata["prn"])
+        written_for = record.pop("fingerprint")
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(
             f"not a state of a training run ({error})", hint="start anew without --resume", path=path
         ) from error
-    if metadata.get("prn.fingerprint") != fingerprint:
+    if written_for != fingerprint:
         raise InputError(
             "this run was started with other settings or other data",
             hint="give the same ones to go on, or start anew without --resume",

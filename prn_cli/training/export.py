@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from prn_cli.errors import MissingExtraError
@@ -67,7 +67,8 @@ def export(network: Network, folder: Path, *, stem: str = "model", card: Mapping
         path = folder / f"{stem}.{suffix}"
         temporary = folder / f".{stem}.tmp.{suffix}"
         if suffix == "safetensors":
-            save_file(tensors, temporary, metadata=description)
+            # One entry of metadata: the library writes several in an order that changes from run to run.
+            temporary.write_bytes(save(tensors, metadata={"prn": json.dumps(description)}))
         else:
             temporary.write_bytes(to_onnx(network))
         files[suffix] = {"file": path.name, "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest()}

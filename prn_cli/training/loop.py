@@ -117,7 +117,10 @@ def fit(
         What the epoch gave, and the state after it.
     """
     device = device or torch.device("cpu")
-    state = state or start(network)
+    if state is None:
+        state = start(network)
+        # An untrained `fast` is the identity: an epoch must beat the base model on the validation maps to be kept.
+        state.best_iou = pooled(evaluate(network.to(device), validation, device)).iou()
     network.load_state_dict(state.network)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = list(network.parameters())

@@ -1,0 +1,69 @@
+"""The default network: identity at the start, blind to invalid pixels, the same in a window as in the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from prn_cli.training.networks.fast import FastNetwork, box_mean
+
+
+def trained_like(seed: int = 0) -> FastNetwork:
+    """A network whose heads are no longer zero."""
+    torch.manual_seed(seed)
+    network = FastNetwork(width=8).eval()
+    for head in (network.global_head, network.local_head):
+        torch.nn.init.normal_(head.weight, std=0.5)
+    return network
+
+
+@torch.no_grad()
+def test_untrained_is_the_identity() -> None:
+    logits = torch.randn(2, 1, 64, 48) * 5
+    network = FastNetwork().eval()
+    assert torch.equal(network(logits), logits)
+    assert all(torch.equal(path, logits) for path in network.supervised(logits))
+
+
+@torch.no_grad()
+def test_what_invalid_pixels_hold_never_matters() -> None:
+    network = trained_like()
+    logits = torch.randn(1, 1, 64, 64)
+    logits[..., 20:30, 10:40] = torch.nan
+    bias = network.bias(logits)
+    assert torch.isfinite(bias).all()
+    assert torch.equal(torch.isnan(network(logits)), torch.isnan(logits))
+    assert not torch.allclose(bias, network.bias(torch.nan_to_num(logits)))  # the network is told what is invalid
+
+
+@torch.no_grad()
+def test_both_paths_take_the_training_signal_and_add_up() -> None:
+    network = trained_like()
+    logits = torch.randn(1, 1, 64, 64)
+    smooth, fine = network.biases(logits)
+    first, both = network.supervised(logits)
+    assert torch.allclose(first, logits + smooth)
+    assert torch.allclose(both, logits + smooth + fine)
+    assert torch.allclose(network(logits), both)
+
+
+@torch.no_grad()
+def test_a_window_with_enough_halo_gives_what_the_whole_map_gives() -> None:
+    network = trained_like()
+    logits = torch.randn(1, 1, 1024, 1024)
+    whole = network.bias(logits)
+    window = network.bias(logits[..., 256:768, 256:768])
+    inner = (whole[..., 496:528, 496:528] - window[..., 240:272, 240:272]).abs().max()
+    assert inner < 1e-4 * whole.abs().max()
+
+
+def test_box_mean_is_a_mean_over_the_counted_cells() -> None:
+    random = np.random.default_rng(1)
+    x, weight = random.random((7, 9)), (random.random((7, 9)) > 0.4).astype(float)
+    mean = box_mean(torch.tensor(x)[None, None], torch.tensor(weight)[None, None], 5)[0, 0].numpy()
+    for i in range(7):
+        for j in range(9):
+            rows, columns = slice(max(i - 2, 0), i + 3), slice(max(j - 2, 0), j + 3)
+            counted = weight[rows, columns].sum()
+            expected = (x * weight)[rows, columns].sum() / counted if counted else 0
+            assert abs(mean[i, j] - expected) < 5e-3

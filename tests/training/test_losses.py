@@ -1,0 +1,91 @@
+"""The joint loss against the formula of the paper, pixel by pixel in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from prn_cli.training.losses import LossWeights, binary_cross_entropy, edge_loss, edge_map, focal_loss, joint_loss
+
+
+def sample(seed: int = 0, ignored: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    random = np.random.default_rng(seed)
+    logits = torch.from_numpy(random.standard_normal((2, 1, 9, 11)) * 3)
+    target = torch.from_numpy(random.integers(0, 2, (2, 1, 9, 11)).astype(np.uint8))
+    if ignored:
+        target[0, 0, 2:4, 3:6] = 255
+        logits[1, 0, 0, 0] = torch.nan
+    return logits, target
+
+
+def test_cross_entropy_and_focal_loss_by_the_formula() -> None:
+    logits, target = sample()
+    z, y = logits.numpy().ravel(), target.numpy().ravel()
+    keep = (y != 255) & np.isfinite(z)
+    p, y = 1 / (1 + np.exp(-z[keep])), y[keep].astype(float)
+    expected = np.mean(-(1.12 * y * np.log(p) + (1 - y) * np.log(1 - p)))
+    assert float(binary_cross_entropy(pred=logits, target=target, positive_weight=1.12)) == pytest.approx(
+        expected, 1e-5
+    )
+    true_class = np.where(y == 1, p, 1 - p)
+    expected = np.mean(-((1 - true_class) ** 2) * np.log(true_class))
+    assert float(focal_loss(pred=logits, target=target, gamma=2.0)) == pytest.approx(expected, 1e-5)
+
+
+def test_edge_map_is_the_laplacian_of_eight_neighbours() -> None:
+    square = torch.zeros(1, 1, 6, 6)
+    square[..., 2:4, 2:4] = 1
+    edges = edge_map(square)[0, 0]
+    assert float(edges[2, 2]) == pytest.approx(np.tanh(5))  # 8 - the three neighbours inside
+    assert float(edges[1, 1]) == 0
+    assert float(edge_map(torch.ones(1, 1, 5, 5)).max()) == 0
+
+
+def test_edge_loss_leaves_out_what_touches_an_ignored_pixel() -> None:
+    logits, target = sample(ignored=False)
+    target[0, 0, 4, 4] = 255
+    loss = edge_loss(pred=logits, target=target)
+    for value in (0, 1):
+        other = target.clone()
+        other_logits = logits.clone()
+        other_logits[0, 0, 4, 4] = 50.0 * value
+        assert float(edge_loss(pred=other_logits, target=other)) == pytest.approx(float(loss))
+
+
+def test_losses_cannot_be_called_with_arguments_swapped() -> None:
+    logits, target = sample()
+    for loss in (binary_cross_entropy, focal_loss, edge_loss):
+        with pytest.raises(TypeError):
+            loss(logits, target)  # type: ignore[misc]
+
+
+def test_joint_loss_is_the_weighted_sum_averaged_over_the_paths() -> None:
+    logits, target = sample(0)
+    other, pseudo = sample(1)
+    weights = LossWeights()
+    total = joint_loss(pred=(logits, other), pseudo=pseudo, target=target, weights=weights)
+    expected = np.mean(
+        [
+            0.7
+            * (0.7 * 0.75 * float(focal_loss(pred=z, target=pseudo)) + 0.3 * float(edge_loss(pred=z, target=pseudo)))
+            + 0.3 * float(binary_cross_entropy(pred=z, target=target, positive_weight=1.12))
+            for z in (logits, other)
+        ]
+    )
+    assert float(total) == pytest.approx(expected, 1e-6)
+    labels_only = joint_loss(pred=(logits,), pseudo=pseudo, target=target, weights=LossWeights(pseudo=0))
+    assert float(labels_only) == pytest.approx(
+        float(binary_cross_entropy(pred=logits, target=target, positive_weight=1.12)), 1e-6
+    )
+
+
+@pytest.mark.parametrize("pseudo", [0.0, 0.7])
+def test_nothing_valid_costs_nothing_and_moves_nothing(pseudo: float) -> None:
+    logits = torch.full((1, 1, 4, 4), torch.nan, requires_grad=True)
+    target = torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)
+    loss = joint_loss(pred=(logits,), pseudo=target, target=target, weights=LossWeights(pseudo=pseudo))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert logits.grad is not None
+    assert float(logits.grad.nan_to_num().abs().max()) == 0
