@@ -6,12 +6,13 @@ masks are uint8 `(H, W)`: 0 background, 1 foreground, 255 ignore or invalid.
 
 from __future__ import annotations
 
+from prn_cli.probabilities import logit, sigmoid
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
 from prn_cli.rasters.labels import IGNORE, read_label, read_mask_or_scores
 from prn_cli.rasters.pairs import Pairs, find_inputs, pair_by_stem
 from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster
-from prn_cli.rasters.scores import ScoreMap, logit, open_scores, sigmoid
+from prn_cli.rasters.scores import ScoreMap, open_scores
 from prn_cli.rasters.writing import MASK_VALUES, WRITTEN_SUFFIXES, RasterWriter, create_raster, mask_nodata
 
 __all__ = [

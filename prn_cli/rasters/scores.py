@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, UsageError
+from prn_cli.probabilities import logit, sigmoid
 from prn_cli.rasters.kinds import (
     INPUT_KINDS,
     ROUNDING,
@@ -23,9 +24,6 @@ from prn_cli.rasters.kinds import (
 )
 from prn_cli.rasters.raster import Raster, open_raster
 from prn_cli.tiles import Window
-
-SMALLEST_PROBABILITY = 1e-6
-"""Probabilities are clipped to this and its complement before they become logits."""
 
 _PAIR_TOLERANCE = 0.02  # how far from 1 the two classes of a softmax may add up, after rounding to bytes or float16
 
@@ -225,18 +223,6 @@ def check_same_size(raster: Raster, other: Raster) -> None:
             hint="make the two the same size",
             path=raster.path,
         )
-
-
-def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """1 / (1 + exp(-z)) in float32, without overflow; exact to rounding for small probabilities, too. NaN stays."""
-    tail = np.exp(-np.abs(logits))
-    return np.asarray(np.where(logits >= 0, np.float32(1), tail) / (1 + tail), np.float32)
-
-
-def logit(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """log(p / (1 - p)) in float32, with p clipped to [1e-6, 1 - 1e-6]. NaN stays."""
-    clipped = np.clip(probabilities, np.float32(SMALLEST_PROBABILITY), np.float32(1 - SMALLEST_PROBABILITY))
-    return np.asarray(np.log(clipped) - np.log1p(-clipped), np.float32)
 
 
 def _class_logits(values: NDArray[Any], band: int | None) -> NDArray[np.float32]:

@@ -1,0 +1,21 @@
+"""Logits to probabilities and back, in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST_PROBABILITY = 1e-6
+"""Probabilities are clipped to this and its complement before they become logits."""
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / (1 + exp(-z)) in float32, without overflow; exact to rounding for small probabilities, too. NaN stays."""
+    tail = np.exp(-np.abs(logits))
+    return np.asarray(np.where(logits >= 0, np.float32(1), tail) / (1 + tail), np.float32)
+
+
+def logit(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """log(p / (1 - p)) in float32, with p clipped to [1e-6, 1 - 1e-6]. NaN stays."""
+    clipped = np.clip(probabilities, np.float32(SMALLEST_PROBABILITY), np.float32(1 - SMALLEST_PROBABILITY))
+    return np.asarray(np.log(clipped) - np.log1p(-clipped), np.float32)
