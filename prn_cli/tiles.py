@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_SHORTEST_RAMP = 16
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -82,23 +83,19 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def ramp_of(halo: int) -> int:
-    """Width of the passage between two windows, px, for a refiner that needs `halo` px of context.
-
-    Half the halo, but wide enough that a small disagreement of two windows leaves no visible step, and no wider
-    than it takes.
-    """
-    return min(max(halo // 2, 16), 64) if halo else 1
-
-
 def overlap_of(halo: int, multiple: int) -> int:
-    """Pixels that two neighbouring windows share: a halo each, and the ramp between the halos."""
-    return round_up(2 * halo + ramp_of(halo), multiple)
+    """Pixels that two neighbouring windows share: a halo each, and a ramp of at least 16 px between the halos."""
+    return round_up(2 * halo + max(halo // 2, _SHORTEST_RAMP), multiple)
+
+
+def ramp_of(halo: int, multiple: int) -> int:
+    """Pixels over which one window's result passes into the next one's: what their halos leave of the overlap."""
+    return overlap_of(halo, multiple) - 2 * halo
 
 
 def smallest_tile(halo: int, multiple: int) -> int:
     """The smallest window side with which a map can be covered: the overlap, and a step no shorter than the ramp."""
-    return overlap_of(halo, multiple) + round_up(ramp_of(halo), multiple)
+    return overlap_of(halo, multiple) + round_up(ramp_of(halo, multiple), multiple)
 
 
 def plan_axis(size: int, *, tile: int, halo: int, multiple: int, shift: int = 0) -> AxisPlan:
@@ -127,19 +124,18 @@ def plan_axis(size: int, *, tile: int, halo: int, multiple: int, shift: int = 0)
         return AxisPlan(size, 0, (Span(0, padded, 0, size),))
     if tile < smallest_tile(halo, multiple):
         raise ValueError(f"tile {tile} is below {smallest_tile(halo, multiple)}")
-    ramp, overlap = ramp_of(halo), overlap_of(halo, multiple)
+    ramp, overlap = ramp_of(halo, multiple), overlap_of(halo, multiple)
     fresh = padded + shift - overlap  # what the windows cover without what they share
     count = -(-fresh // (tile - overlap))
     step = max(round_up(-(-fresh // count), multiple), round_up(ramp, multiple))
     shift %= step
     starts = range(-shift, max(padded - overlap, 1 - shift), step)
-    inset = (overlap - ramp) // 2
     spans = []
     for number, start in enumerate(starts):
         last = number == len(starts) - 1
         begin = max(start, 0)
         end = padded if last else start + step + overlap
-        keep = 0 if number == 0 else begin + inset
-        stop = size if last else start + step + inset + ramp
+        keep = 0 if number == 0 else begin + halo
+        stop = size if last else start + step + halo + ramp
         spans.append(Span(begin, end - begin, keep, stop))
     return AxisPlan(size, ramp, tuple(spans))

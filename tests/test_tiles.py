@@ -78,8 +78,9 @@ def test_a_tile_without_room_for_its_halos_is_refused():
 
 
 def test_overlap_holds_two_halos_and_a_ramp():
-    assert overlap_of(32, 8) >= 2 * 32 + ramp_of(32)
-    assert ramp_of(0) == 1
+    assert overlap_of(32, 8) == 2 * 32 + ramp_of(32, 8)
+    assert ramp_of(0, 1) == 16
+    assert ramp_of(0, 64) == 64
 
 
 @given(st.integers(-20, 40), st.integers(-20, 40), st.integers(0, 30), st.integers(0, 30))
