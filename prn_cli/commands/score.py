@@ -217,7 +217,9 @@ def score(
         if baseline is not None:
             settings["baseline_input_kind"] = base_kind
             settings["baseline_threshold"] = None if base_kind == "mask" else baseline_threshold
-        console.json_line(_document(summary, settings, batch.failures))
+        order = {str(image.masks): position for position, image in enumerate(images)}
+        failures = sorted(batch.failures, key=lambda failure: order[failure[0]])  # threads finish in any order
+        console.json_line(_document(summary, settings, failures))
     elif summary is not None and csv_file != "-":
         _show(summary, _cut(kind, threshold), None if baseline is None else _cut(base_kind, baseline_threshold))
     batch.finish()
