@@ -1,13 +1,115 @@
-"""`prn weights`."""
+"""`prn weights`: what there is, published checkpoints brought in, and trained ones exported anew."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
-weights = typer.Typer(help="List, import and export weights.", no_args_is_help=True)
+from prn_cli.commands import console, options
+from prn_cli.errors import InputError, MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from prn_cli.training.networks import Network
+
+weights = typer.Typer(help="List weights, import published checkpoints, export to ONNX.", no_args_is_help=True)
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="Folder to write into. Default: beside the file, by its name.", show_default=False
+    ),
+]
 
 
 @weights.command("list")
-def list_weights() -> None:
-    """(being built)"""
-    raise NotImplementedError
+def list_weights(json: options.Json = False) -> None:
+    """List the shipped weights: what they were trained on, under which terms, and what they gain."""
+    from rich.table import Table
+
+    from prn_cli.weights import shipped
+
+    found = shipped()
+    if json:
+        console.json_line([vars(entry) if hasattr(entry, "__dict__") else str(entry) for entry in found])
+        return
+    table = Table()
+    for heading in ("name", "network", "sha256", "description"):
+        table.add_column(heading)
+    for entry in found:
+        table.add_row(entry.name, entry.network, entry.sha256[:12], entry.description)
+    console.show(table)
+
+
+@weights.command("import")
+def import_weights(
+    checkpoint: Annotated[Path, typer.Argument(help="A published PatchRefineNet checkpoint: .th, .pth or .pt.")],
+    out: Out = None,
+    patch: Annotated[
+        int | None,
+        typer.Option("--patch", min=16, max=1024, help="Side of a patch, px. Default: 128 for p4, 64 for p64."),
+    ] = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Turn a published checkpoint into safetensors and ONNX.
+
+    The only command that reads a pickle, and it reads tensors alone: no code in the file can run.
+    """
+    try:
+        from prn_cli.training.checkpoint import load_published
+        from prn_cli.training.networks.published import from_published
+    except ImportError as error:
+        raise _missing(error) from error
+
+    state = load_published(checkpoint)
+    try:
+        network = from_published(state, patch=patch)
+    except InputError as error:
+        raise InputError(error.message, hint=error.hint, path=checkpoint) from error
+    _write(network, out or checkpoint.with_suffix(""), {"imported_from": checkpoint.name})
+
+
+@weights.command("export")
+def export_weights(
+    file: Annotated[Path, typer.Argument(help="A model.safetensors that prn wrote.")],
+    out: Out = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Write model.onnx anew from model.safetensors."""
+    try:
+        from prn_cli.training.checkpoint import load_weights
+        from prn_cli.training.networks import from_description
+    except ImportError as error:
+        raise _missing(error) from error
+
+    tensors, description = load_weights(file)
+    try:
+        network = from_description(description)
+        network.load_state_dict(tensors)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"not weights of a network that prn knows ({str(error).splitlines()[0]})",
+            hint="give a model.safetensors that prn train or prn weights import wrote",
+            path=file,
+        ) from error
+    _write(network, out or file.parent / f"{file.stem}-export", {"exported_from": file.name})
+
+
+def _missing(error: ImportError) -> MissingExtraError:
+    return MissingExtraError(error.name or "torch", "train", "prn weights import and export")
+
+
+def _write(network: Network, folder: Path, card: dict[str, str]) -> None:
+    from prn_cli.training.export import export
+
+    if (folder / "model.json").exists():
+        raise UsageError("holds weights already", hint="choose another folder with --out", path=folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder ({error.strerror})", path=folder) from error
+    written = export(network, folder, card=card)
+    console.show(f"{folder / 'model.onnx'}  {written['network']}, patch {written['patch']} px")

@@ -87,16 +87,17 @@ def load_state(path: Path, *, fingerprint: str) -> State:
     )
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file by name.
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a `model.safetensors` by name, and the description of their network.
 
     Raises:
         InputError: if the file is not safetensors.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
+            description = json.loads((file.metadata() or {}).get("prn", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"not a safetensors file ({error})", path=path) from error
 
 

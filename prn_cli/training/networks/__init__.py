@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prn_cli.training.networks.fast import FastNetwork
 from prn_cli.training.networks.paper import PaperNetwork
@@ -22,3 +22,16 @@ def build(name: str, *, patch: int = 64) -> Network:
     """
     builders: dict[str, Callable[[], Network]] = {"fast": FastNetwork, "paper": lambda: PaperNetwork(patch)}
     return builders[name]()
+
+
+def from_description(description: Mapping[str, str]) -> Network:
+    """An untrained network of the kind that the metadata of a file describes, see `prn_cli.training.export.describe`.
+
+    Raises:
+        KeyError: if an entry is missing, or names another network.
+        ValueError: if an entry is no number.
+    """
+    name = description["prn.network"]
+    if name == "fast":
+        return FastNetwork(int(description["prn.width"]))
+    return build(name, patch=int(description["prn.patch"]))
