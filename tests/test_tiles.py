@@ -43,7 +43,7 @@ def test_windows_are_snapped_no_longer_than_a_tile_and_give_each_used_pixel_its_
         assert span.start % multiple == 0
         assert span.length % multiple == 0
         assert 0 < span.length <= round_up(settings["tile"], multiple)
-        assert 0 <= span.start
+        assert span.start >= 0
         assert span.end <= round_up(plan.size, multiple)
         assert span.start == 0 or span.keep - span.start >= halo
         assert span.end >= plan.size or span.end - span.stop >= halo

@@ -1,0 +1,227 @@
+"""What a folder of outputs was made from: `prn-manifest.jsonl`, one JSON line a finished file.
+
+The manifest makes each output traceable, and lets a run that was stopped at any point go on where it stopped: an
+output is done if it is whole and was made from the same inputs with the same settings. Lines are only ever appended,
+each in one write, after the output has taken its name; the last line on an output counts, and a torn line is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prn_cli import __version__
+from prn_cli.errors import InputError, OutputError, UsageError
+
+MANIFEST_NAME = "prn-manifest.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file's work: what it reads, how, and what it writes. Made before the work begins.
+
+    Attributes:
+        inputs: role → path, size in bytes and modification time in ns of each file read.
+        settings: everything else on which the outputs depend, as JSON has it.
+        outputs: role → path of each file written.
+    """
+
+    inputs: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any]
+    outputs: Mapping[str, Path]
+
+
+class Manifest:
+    """The manifest of one folder of outputs.
+
+    Args:
+        folder: the folder; it need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / MANIFEST_NAME
+        self._entries: dict[str, dict[str, Any]] = {}
+        self.exists = self.path.exists()
+        if self.exists:
+            self._load()
+
+    def _load(self) -> None:
+        try:
+            with self.path.open("rb") as file:
+                for line in file:
+                    try:
+                        entry = json.loads(line)
+                        names = [output["path"] for output in entry["outputs"].values()]
+                    except (ValueError, KeyError, TypeError, AttributeError):
+                        continue  # torn by a kill, or not ours: what it may have recorded is done again
+                    for name in names:
+                        self._entries[name] = entry
+        except OSError as error:
+            raise OutputError(
+                f"cannot be read: {error.strerror}", hint="check its permissions, or move it away", path=self.path
+            ) from error
+
+    def job(self, *, inputs: Mapping[str, Path], settings: Mapping[str, Any], outputs: Mapping[str, Path]) -> Job:
+        """Note down the inputs as they are now: if one changes during the work, the next run sees that it did.
+
+        Args:
+            inputs: role → file that will be read.
+            settings: everything else on which the outputs depend; JSON values.
+            outputs: role → file that will be written.
+
+        Raises:
+            InputError: an input is not there.
+        """
+        stamps = {role: _stamp(path) for role, path in inputs.items()}
+        return Job(stamps, json.loads(json.dumps(settings)), dict(outputs))
+
+    def finished(self, job: Job) -> dict[str, Any] | None:
+        """The entry of a job that was done before; None if its outputs are missing, not whole, or made otherwise."""
+        entry: dict[str, Any] | None = None
+        for role, path in job.outputs.items():
+            found = self._entries.get(self._name(path))
+            if found is None or found["outputs"].get(role, {}).get("path") != self._name(path):
+                return None
+            if entry is not None and found is not entry:
+                return None
+            entry = found
+            try:
+                if path.stat().st_size != found["outputs"][role].get("size"):
+                    return None
+            except OSError:
+                return None
+        if entry is None or entry.get("inputs") != job.inputs or entry.get("settings") != job.settings:
+            return None
+        return entry
+
+    def refuse_strangers(self, outputs: Iterable[Path]) -> None:
+        """Check that a folder without a manifest holds none of the outputs yet: no run of prn put them there.
+
+        This is what keeps `-o labels/` from costing the labels.
+
+        Raises:
+            UsageError: naming the first that is there.
+        """
+        if self.exists:
+            return
+        for path in outputs:
+            if path.exists():
+                raise UsageError(
+                    f"is there already, and no {MANIFEST_NAME} says that prn wrote it",
+                    hint="choose another folder, or --overwrite",
+                    path=path,
+                )
+
+    def start(self) -> None:
+        """Create the folder and, if there is none, an empty manifest: from now on, what lies there is a run's.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        self._append(b"")
+        self.exists = True
+
+    def record(self, job: Job, *, seconds: float, figures: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Append the entry of a job whose outputs are all in place.
+
+        Args:
+            job: as it was noted down before the work.
+            seconds: that it took.
+            figures: of the result, such as counts; JSON values.
+
+        Returns:
+            The entry.
+
+        Raises:
+            OutputError: an output is not there, or the manifest cannot be written.
+        """
+        outputs = {role: {"path": self._name(path), "size": _size(path)} for role, path in job.outputs.items()}
+        entry: dict[str, Any] = {
+            "inputs": job.inputs,
+            "settings": job.settings,
+            "outputs": outputs,
+            "figures": dict(figures or {}),
+            "seconds": round(seconds, 4),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "prn": __version__,
+        }
+        self._append(json.dumps(entry).encode() + b"\n")
+        self._entries.update((self._name(path), entry) for path in job.outputs.values())
+        return entry
+
+    def _append(self, line: bytes) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            try:
+                end = os.lseek(descriptor, 0, os.SEEK_END)
+                if line and end:
+                    os.lseek(descriptor, end - 1, os.SEEK_SET)
+                    if os.read(descriptor, 1) != b"\n":
+                        line = b"\n" + line  # after a torn line, which would swallow this one
+                if line and os.write(descriptor, line) != len(line):
+                    raise OSError(0, "the disk is full")
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written: {error.strerror}", hint="check the folder and the free space", path=self.path
+            ) from error
+
+    def _name(self, path: Path) -> str:
+        """Relative to the folder, so that the outputs may move as a whole; absolute for files elsewhere."""
+        whole = os.path.abspath(path)  # noqa: PTH100 (a link stays the name that the user gave)
+        folder = os.path.abspath(self.folder)  # noqa: PTH100
+        inside = whole.startswith(folder + os.sep)
+        return Path(os.path.relpath(whole, folder) if inside else whole).as_posix()
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"cannot be read: {reason}".lower(), hint="check the path", path=path) from error
+    return {"path": os.path.abspath(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}  # noqa: PTH100
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise OutputError(f"is gone: {error.strerror}", hint="run again", path=path) from error
+
+
+def check_outputs(jobs: Iterable[tuple[Iterable[Path], Iterable[Path]]]) -> None:
+    """Check, before anything is written, that no output is an input and that no two jobs share an output.
+
+    Args:
+        jobs: the inputs and the outputs of each; the first input names the job.
+
+    Raises:
+        UsageError: naming the files.
+    """
+    plans = [(list(inputs), list(outputs)) for inputs, outputs in jobs]
+    # Real paths, so that no link leads an output over an input.
+    inputs = {os.path.realpath(path): path for job, _ in plans for path in job}
+    owners: dict[str, Path] = {}
+    for (job, *_), outputs in plans:
+        for output in outputs:
+            real = os.path.realpath(output)
+            if real in inputs:
+                raise UsageError(
+                    f"would be written over the input {inputs[real]}", hint="choose another output", path=output
+                )
+            if real in owners:
+                raise UsageError(
+                    f"would be written for both {owners[real]} and {job}",
+                    hint="rename one of them, or write them to two folders",
+                    path=output,
+                )
+            owners[real] = job
