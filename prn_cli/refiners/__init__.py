@@ -1,1 +1,90 @@
-"""refiners"""
+"""Refiners: one file a method, behind one small protocol. `session.py` is the only user of onnxruntime.
+
+A refiner turns a batch of logit windows into a *field* that can be blended across windows (a bias map, or
+probabilities), and a field into refined logits. Tiling, padding, blending and writing are not its business.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import WeightsError
+from prn_cli.weights import Weights
+
+FloatMap = NDArray[np.float32]
+Device = Literal["auto", "cpu", "cuda"]
+
+REFINERS = {"fast": "prn_cli.refiners.fast:FastRefiner", "paper": "prn_cli.refiners.paper:PaperRefiner"}
+"""Network (`prn.network` in an ONNX file's metadata) → its refiner. A new method is one file and one line here."""
+
+
+class Refiner(Protocol):
+    """What the tiler must know of a method.
+
+    Attributes:
+        name: of the network.
+        device: where it runs: `cpu` or `cuda`.
+        multiple: window sides and positions are multiples of this, px.
+        halo: context that a pixel needs on each side, px.
+        tile: default side of a window, px.
+        threshold: probability above which a refined pixel is foreground.
+        padding: what surrounds the map where a window reaches beyond it: NaN, or the map mirrored.
+    """
+
+    name: str
+    device: str
+    multiple: int
+    halo: int
+    tile: int
+    threshold: float
+    padding: Literal["nan", "mirror"]
+
+    def field(self, logits: FloatMap) -> FloatMap:
+        """What the method makes of windows, finite everywhere.
+
+        Args:
+            logits: `(N, h, w)`, NaN where invalid; h and w are multiples of `multiple`.
+
+        Returns:
+            `(N, h, w)`, smooth enough to be averaged with a neighbouring window's.
+        """
+        ...
+
+    def refined(self, logits: FloatMap, field: FloatMap) -> FloatMap:
+        """Refined logits from base logits and the blended field, `(h, w)` each."""
+        ...
+
+
+def load_refiner(weights: Weights, *, device: Device = "auto", threads: int = 0) -> Refiner:
+    """Load weights into the refiner that their network needs.
+
+    Args:
+        weights: found and verified, see `prn_cli.weights.find_weights`.
+        device: `auto` takes CUDA where it works, else the CPU.
+        threads: of one run on the CPU; 0 for as many as cores.
+
+    Raises:
+        WeightsError: not an ONNX model, not one of prn, or of a network that this version does not know.
+        DeviceError: the device cannot be had.
+    """
+    from prn_cli.refiners.session import Session
+
+    session = Session(weights.path, device=device, threads=threads)
+    if session.metadata.get("prn.format") != "1":
+        found = session.metadata.get("prn.format", "nothing")
+        raise WeightsError(
+            f"not a model that this version of prn can run: prn.format is {found}, expected 1",
+            hint="export it with 'prn train' or 'prn weights import'" if found == "nothing" else "update prn",
+            path=weights.path,
+        )
+    network = session.metadata.get("prn.network", "")
+    if network not in REFINERS:
+        raise WeightsError(
+            f"network '{network}', expected {' or '.join(REFINERS)}", hint="update prn", path=weights.path
+        )
+    module, _, name = REFINERS[network].partition(":")
+    return cast(Refiner, getattr(import_module(module), name)(session))

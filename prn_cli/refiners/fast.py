@@ -1,0 +1,37 @@
+"""`fast`: one network that gives a bias map, added to the base model's logits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.refiners.session import Session
+
+FloatMap = NDArray[np.float32]
+
+
+class FastRefiner:
+    """Field: the bias map, in logits. Invalid pixels and everything beyond the map are NaN to the network."""
+
+    name = "fast"
+    padding: Literal["nan", "mirror"] = "nan"
+
+    def __init__(self, session: Session) -> None:
+        """Wrap a session whose model maps `logits` to `bias`, both (N, 1, H, W) float32."""
+        session.expect(["logits"], ["bias"])
+        self._session = session
+        self.device = session.device
+        self.multiple = session.number("prn.multiple", least=1)
+        self.halo = session.number("prn.halo", least=0)
+        self.tile = session.number("prn.tile", least=1)
+        self.threshold = session.probability("prn.threshold", default=0.5)
+
+    def field(self, logits: FloatMap) -> FloatMap:
+        """The bias of `(N, h, w)` logits."""
+        return self._session.run(["bias"], {"logits": logits[:, np.newaxis]})[0][:, 0]
+
+    def refined(self, logits: FloatMap, field: FloatMap) -> FloatMap:
+        """Logits and bias, added."""
+        return logits + field

@@ -1,0 +1,206 @@
+"""A network loaded into onnxruntime. The only module that imports it, and only when a session is made: it is slow."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import DeviceError, PrnError, WeightsError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_SILENT = 4  # onnxruntime's "fatal only": what goes wrong is raised, and said once, by us
+
+
+class Session:
+    """An ONNX model, ready to run.
+
+    Attributes:
+        path: the file.
+        device: where it really runs: `cpu` or `cuda`.
+        metadata: the model's metadata, by key.
+        inputs: names of its inputs.
+        outputs: names of its outputs.
+    """
+
+    def __init__(self, path: Path, *, device: str = "auto", threads: int = 0) -> None:
+        """Load a model.
+
+        Args:
+            path: the ONNX file.
+            device: `cpu`, `cuda`, or `auto`: CUDA where it works, else the CPU.
+            threads: of one run on the CPU; 0 for as many as cores.
+
+        Raises:
+            DeviceError: `cuda` was asked for and cannot be had.
+            WeightsError: not an ONNX model, or a damaged one.
+        """
+        runtime = _runtime()
+        self.path = path
+        try:
+            model = path.read_bytes()
+        except OSError as error:
+            raise WeightsError(f"cannot be read: {error.strerror}", hint="check the file", path=path) from error
+        cause = "" if device == "cpu" else _cuda_obstacle(runtime)
+        session = None
+        if device != "cpu" and not cause:
+            session, cause = self._on_cuda(runtime, model, threads)
+        if session is None and device == "cuda":
+            raise DeviceError(f"CUDA cannot be used: {cause}", hint="check the driver, or use --device cpu")
+        self._session = session or self._create(runtime, model, ["CPUExecutionProvider"], threads)
+        self.device = "cpu" if session is None else "cuda"
+        self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.inputs = [node.name for node in self._session.get_inputs()]
+        self.outputs = [node.name for node in self._session.get_outputs()]
+
+    def _on_cuda(self, runtime: Any, model: bytes, threads: int) -> tuple[onnxruntime.InferenceSession | None, str]:
+        # Maps differ in size, so an exhaustive search of algorithms for each size would cost more than it gains.
+        providers = [("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}), "CPUExecutionProvider"]
+        try:
+            session = self._create(runtime, model, providers, threads)
+        except WeightsError:
+            raise
+        except Exception as error:
+            return None, _first_line(error)
+        # onnxruntime falls back to the CPU on its own where the libraries of CUDA are missing.
+        if session.get_providers()[0] != "CUDAExecutionProvider":
+            return None, "onnxruntime could not load the CUDA and cuDNN libraries"
+        return session, ""
+
+    def _create(self, runtime: Any, model: bytes, providers: list[Any], threads: int) -> onnxruntime.InferenceSession:
+        options = runtime.SessionOptions()
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = _SILENT
+        options.intra_op_num_threads = threads or _cores()
+        options.inter_op_num_threads = 1
+        state = runtime.capi.onnxruntime_pybind11_state
+        try:
+            # The fallback of the Python layer prints to stdout, which belongs to results.
+            with contextlib.redirect_stdout(io.StringIO()):
+                return runtime.InferenceSession(model, options, providers=providers)
+        except (state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument, state.NoModel) as error:
+            raise WeightsError(
+                f"not an ONNX model, or a damaged one: {_first_line(error)}", hint="get it again", path=self.path
+            ) from error
+        except (state.Fail, state.RuntimeException, state.NotImplemented, state.EPFail) as error:
+            if providers != ["CPUExecutionProvider"]:
+                raise
+            raise WeightsError(
+                f"onnxruntime {runtime.__version__} cannot run it: {_first_line(error)}",
+                hint="update onnxruntime, or export the model again",
+                path=self.path,
+            ) from error
+
+    def number(self, key: str, *, least: int) -> int:
+        """A whole number from the metadata.
+
+        Raises:
+            WeightsError: it is missing, no whole number, or below `least`.
+        """
+        text = self.metadata.get(key, "nothing")
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise WeightsError(
+                f"its {key} is {text}, expected a whole number from {least}", hint="export it again", path=self.path
+            )
+        return value
+
+    def probability(self, key: str, *, default: float) -> float:
+        """A number between 0 and 1 from the metadata.
+
+        Raises:
+            WeightsError: it is no such number.
+        """
+        text = self.metadata.get(key, str(default))
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1
+        if not 0 <= value <= 1:
+            raise WeightsError(f"its {key} is {text}, expected 0 to 1", hint="export it again", path=self.path)
+        return value
+
+    def expect(self, inputs: list[str], outputs: list[str]) -> None:
+        """Check the names of inputs and outputs.
+
+        Raises:
+            WeightsError: others are found.
+        """
+        if self.inputs != inputs or not set(outputs) <= set(self.outputs):
+            raise WeightsError(
+                f"maps {', '.join(self.inputs)} to {', '.join(self.outputs)}, "
+                f"expected {', '.join(inputs)} to {', '.join(outputs)}",
+                hint="export it again",
+                path=self.path,
+            )
+
+    def run(self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Run the network once. Safe from several threads.
+
+        Raises:
+            MemoryError: the device or the machine has not enough memory for this input.
+            PrnError: the network failed.
+        """
+        try:
+            return list(self._session.run(outputs, dict(inputs)))
+        except Exception as error:
+            shape = "×".join(str(side) for side in next(iter(inputs.values())).shape)
+            text = str(error).lower()
+            if "allocate" in text or "out of memory" in text or "bad_alloc" in text:
+                raise PrnError(
+                    f"not enough memory on {self.device} for a run on {shape} pixels", hint="use a smaller --tile"
+                ) from error
+            raise PrnError(f"the network {self.path.name} failed on {shape} pixels: {_first_line(error)}") from error
+
+
+@cache
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DeviceError(
+            f"onnxruntime cannot be imported: {_first_line(error)}", hint="pip install --force-reinstall onnxruntime"
+        ) from error
+    onnxruntime.set_default_logger_severity(_SILENT)
+    return onnxruntime
+
+
+def _cuda_obstacle(runtime: Any) -> str:
+    """Why CUDA cannot be used, as far as that shows without loading its libraries; empty if nothing does."""
+    if "CUDAExecutionProvider" not in runtime.get_available_providers():
+        return "this onnxruntime has no CUDA support (the package onnxruntime-gpu has)"
+    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        library = ctypes.CDLL(driver)
+        count = ctypes.c_int(0)
+        if library.cuInit(0) != 0 or library.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+            return "the NVIDIA driver finds no device"
+    except OSError:
+        return f"no NVIDIA driver ({driver})"
+    # CUDA and cuDNN may lie in pip packages, where the loader does not look on its own. It prints what it misses.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+        runtime.preload_dlls(directory="")
+    return ""
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,168 @@
+"""Weights: shipped ones by name, trained ones by path; found, verified by sha256, described."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from prn_cli.errors import WeightsError
+
+DEFAULT_WEIGHTS = "fast"
+
+_CHECKPOINTS = (".th", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An ONNX file and what is known of it.
+
+    Attributes:
+        name: of shipped weights; for others, the path as given.
+        path: the ONNX file.
+        sha256: of the file, in hexadecimal digits.
+        network: as recorded; empty if it is not.
+        description: in a line; empty if there is none.
+        card: all that is recorded: patch, training data and its terms, settings, figures.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    network: str = ""
+    description: str = ""
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def weights_folder() -> Path:
+    """Where the shipped weights are: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    packaged = package / "_weights"
+    return packaged if packaged.is_dir() else package.parent / "weights"
+
+
+def shipped() -> list[Weights]:
+    """The shipped weights as `manifest.json` records them, not yet verified.
+
+    The manifest has `weights`, a card by name: `files` (by suffix, each with `file` and `sha256`), `network`,
+    `patch`, `description`, and what is recorded of training and figures.
+
+    Raises:
+        WeightsError: the manifest is damaged.
+    """
+    path = weights_folder() / "manifest.json"
+    if not path.is_file():
+        return []
+    cards = _read_json(path).get("weights")
+    if not isinstance(cards, dict) or not all(isinstance(card, dict) for card in cards.values()):
+        raise WeightsError("lists no weights, expected a card by name", hint="install prn again", path=path)
+    found = []
+    for name, card in cards.items():
+        entry = _onnx_entry(card)
+        file = path.parent / str(entry.get("file", f"{name}.onnx"))
+        found.append(_describe(name, file, str(entry.get("sha256", "")), card))
+    return found
+
+
+def find_weights(name_or_path: str) -> Weights:
+    """Find weights and verify them.
+
+    Args:
+        name_or_path: name of shipped weights, an `.onnx` file, or a folder that `prn train` wrote.
+
+    Returns:
+        The weights; their sha256 is checked against the shipped manifest, or against the card beside the file if
+        there is one.
+
+    Raises:
+        WeightsError: they are missing, of another kind, or their sha256 is not the recorded one.
+    """
+    known = {weights.name: weights for weights in shipped()}
+    if name_or_path in known:
+        weights = known[name_or_path]
+        if not weights.path.is_file():
+            raise WeightsError(f"weights '{weights.name}' are missing", hint="install prn again", path=weights.path)
+        return _verified(weights)
+    path = Path(name_or_path)
+    if path.is_dir():
+        path /= "model.onnx"
+        if not path.is_file():
+            raise WeightsError(
+                "holds no model.onnx, expected a folder that 'prn train' wrote",
+                hint="name the .onnx file",
+                path=path.parent,
+            )
+    if not path.is_file():
+        if path.suffix or path.parent != Path():
+            raise WeightsError("no such file", hint="check the path of --weights", path=path)
+        raise WeightsError(
+            f"no weights named '{name_or_path}', expected {_names(list(known))}",
+            hint="see 'prn weights list', or give a path",
+        )
+    if path.suffix.lower() in _CHECKPOINTS:
+        raise WeightsError(
+            "is a checkpoint, expected ONNX",
+            hint=f"convert it first: prn weights import '{path}'",
+            path=path,
+        )
+    if path.suffix.lower() == ".safetensors":
+        onnx = path.with_suffix(".onnx")
+        raise WeightsError(
+            "holds tensors without their network, expected ONNX",
+            hint=f"use {onnx}" if onnx.is_file() else f"export it first: prn weights export '{path}'",
+            path=path,
+        )
+    card_path = path.with_suffix(".json")
+    card = _read_json(card_path) if card_path.is_file() else {}
+    return _verified(_describe(name_or_path, path, str(_onnx_entry(card).get("sha256", "")), card))
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"cannot be read: {error.strerror}", hint="check the file", path=path) from error
+
+
+def _onnx_entry(card: Mapping[str, Any]) -> Mapping[str, Any]:
+    files = card.get("files")
+    entry = files.get("onnx") if isinstance(files, Mapping) else None
+    return entry if isinstance(entry, Mapping) else {}
+
+
+def _describe(name: str, path: Path, sha256: str, card: Mapping[str, Any]) -> Weights:
+    return Weights(name, path, sha256, str(card.get("network", "")), str(card.get("description", "")), card)
+
+
+def _verified(weights: Weights) -> Weights:
+    found = sha256_of(weights.path)
+    if weights.sha256 and found != weights.sha256:
+        raise WeightsError(
+            f"sha256 is {found}, expected {weights.sha256}: damaged, or changed since it was recorded",
+            hint="get the file again",
+            path=weights.path,
+        )
+    return replace(weights, sha256=found)
+
+
+def _names(names: list[str]) -> str:
+    return "one of " + ", ".join(f"'{name}'" for name in names) if names else "a path (none are shipped)"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot be read as JSON: {error}", hint="get the file again", path=path) from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"holds a {type(content).__name__}, expected an object", hint="get it again", path=path)
+    return content
