@@ -1,6 +1,6 @@
 """The `prn` application: its commands, and the one funnel from errors to exit codes.
 
-Exit codes: 0 all done; 1 some file failed; 2 usage; 130 interrupted.
+Exit codes: 0 all done; 1 some file failed; 2 usage; 130 interrupted; 141 the reader of stdout has gone.
 Heavy modules are imported inside the commands, so that `prn --help` stays fast.
 """
 
@@ -70,9 +70,12 @@ def run(arguments: list[str] | None = None) -> int:
         console.error("interrupted; what was finished is kept")
         return 130
     except BrokenPipeError:
-        # The reader has gone (`prn … | head`): nothing is wrong here, and nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _reader_gone()
+    except SystemExit as stop:
+        # click and rich each end the process themselves when the reader of stdout has gone.
+        if isinstance(stop.__context__, BrokenPipeError):
+            return _reader_gone()
+        raise
     except Exception as error:
         if isinstance(error, _UsageError):
             return _usage(error)
@@ -80,6 +83,12 @@ def run(arguments: list[str] | None = None) -> int:
             raise
         console.error(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback, and report it")
         return 1
+
+
+def _reader_gone() -> int:
+    """End quietly (`prn … | head`), with the code of a process that SIGPIPE ended, since not all may be done."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _usage(error: Any) -> int:
@@ -96,5 +105,5 @@ def main() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _reader_gone()
     sys.exit(code)
