@@ -234,7 +234,7 @@ def _pair(inputs: Sequence[Path], labels: Path, baseline: Path | None) -> list[_
 
     pairs = pair_by_stem(inputs, labels)
     label_of = dict(pairs.matched)
-    baseline_of = dict(pair_by_stem(inputs, baseline).matched) if baseline is not None else {}
+    baseline_of = dict(pair_by_stem(inputs, baseline, same_allowed=True).matched) if baseline is not None else {}
     if pairs.unmatched_partners:
         spare = ", ".join(path.name for path in pairs.unmatched_partners[:_EXAMPLES])
         more = ", …" if len(pairs.unmatched_partners) > _EXAMPLES else ""

@@ -58,12 +58,13 @@ def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: 
     return list(found.values())
 
 
-def pair_by_stem(inputs: Sequence[Path], folder: str | os.PathLike[str]) -> Pairs:
+def pair_by_stem(inputs: Sequence[Path], folder: str | os.PathLike[str], *, same_allowed: bool = False) -> Pairs:
     """Pair each input with the raster file of a folder that has the same stem: the name without its last suffix.
 
     Args:
         inputs: the files.
         folder: where their partners are; with a single input, it may be the partner itself.
+        same_allowed: a file may be its own partner, as a base model is when it is scored against itself.
 
     Raises:
         InputError: the folder is missing, a stem occurs twice on one side, or nothing pairs.
@@ -78,7 +79,7 @@ def pair_by_stem(inputs: Sequence[Path], folder: str | os.PathLike[str]) -> Pair
     wanted = _by_stem(inputs, None)
     offered = _by_stem(partners, set(wanted))
     matched = tuple((path, offered[stem]) for stem, path in wanted.items() if stem in offered)
-    for path, partner in matched:
+    for path, partner in () if same_allowed else matched:
         if path == partner or (path.exists() and partner.exists() and path.samefile(partner)):
             raise InputError("pairs with itself", hint="keep inputs and their partners in two folders", path=path)
     if not matched:
