@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +98,8 @@ def dataset_metadata(xml: bytes) -> bytes | None:
     Returns:
         The tag's bytes, unchanged if all of it holds; None if nothing does, or it is not XML.
     """
+    from xml.etree import ElementTree  # few files need it
+
     try:
         root = ElementTree.fromstring(xml.rstrip(b"\0").strip())
     except ElementTree.ParseError:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-from prn_cli.rasters.raster import Raster, open_raster
+from prn_cli.rasters.raster import Raster, holds, open_raster
 from prn_cli.tiles import Window
 
 InputKind = Literal["logits", "probabilities", "percent", "byte"]
@@ -231,10 +231,7 @@ def valid_pixels(
 def equals_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     """Where values are the nodata value, rounded as their type rounds it."""
     if values.dtype.kind != "f":
-        least, most = (0, 1) if values.dtype.kind == "b" else (np.iinfo(values.dtype).min, np.iinfo(values.dtype).max)
-        if not least <= nodata <= most or nodata != int(nodata):
-            return np.zeros(values.shape, np.bool_)
-        return np.asarray(values == int(nodata))
+        return np.asarray(values == int(nodata)) if holds(values.dtype, nodata) else np.zeros(values.shape, np.bool_)
     with np.errstate(over="ignore"):
         rounded = values.dtype.type(nodata)
     return np.asarray(values == rounded)

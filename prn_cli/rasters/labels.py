@@ -36,7 +36,8 @@ def read_label(
         `(H, W)` uint8: 0 background, 1 foreground, 255 ignore.
 
     Raises:
-        InputError: the file cannot be read, has other values, more bands, or no pixel that counts.
+        InputError: the file cannot be read, has other values, more bands, or no pixel that counts, or declares 0 as
+            nodata and `nodata` does not say whether that is so.
     """
     with open_raster(path, key=key) as raster:
         values, valid = _read_single_band(raster, nodata)
@@ -89,6 +90,13 @@ def read_mask_or_scores(
 def _read_single_band(raster: Raster, nodata: float | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     if raster.bands not in (1, 3):
         raise _too_many_bands(raster)
+    if raster.nodata == 0 and nodata is None:
+        # Tools that draw labels like to declare 0 as nodata. Ignoring it would leave a label without background.
+        raise InputError(
+            "declares 0 as nodata, but 0 is also the background",
+            hint="say --label-nodata nan to count 0 as background, or --label-nodata 0 to ignore it",
+            path=raster.path,
+        )
     values = raster.read()
     if raster.bands == 3 and not (values[0] == values[1:]).all():
         raise _too_many_bands(raster)

@@ -181,6 +181,12 @@ def check_dtype(dtype: np.dtype[Any], path: Path) -> np.dtype[Any]:
     return dtype.newbyteorder("=")
 
 
+def holds(dtype: np.dtype[Any], value: float) -> bool:
+    """Whether a type of integers or booleans has a value."""
+    least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return least <= value <= most and value == int(value)
+
+
 def check_memory(size: int, path: Path) -> None:
     """Check that so many bytes fit into this machine's memory.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
 from prn_cli.rasters.geo import GDAL_METADATA, NUMPY_TYPES, TAG_TYPES, GeoTags, dataset_metadata
-from prn_cli.rasters.raster import Raster, check_dtype, reason
+from prn_cli.rasters.raster import Raster, check_dtype, holds, reason
 from prn_cli.tiles import Window
 
 # What is wrong with a file is said once, by the error that it leads to.
@@ -216,7 +216,7 @@ class _Page:
     def _absent(self, index: int, rows: int) -> NDArray[Any]:
         # GDAL leaves out tiles that hold nothing but nodata. Without a nodata value nobody can tell such a tile
         # from one that a killed program never wrote.
-        if self.nodata is None:
+        if self.nodata is None or (self.dtype.kind != "f" and not holds(self.dtype, self.nodata)):
             raise InputError(
                 f"strip or tile {index} was never written",
                 hint="write the file again, or declare its nodata value (gdal_edit -a_nodata)",

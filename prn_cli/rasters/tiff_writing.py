@@ -27,7 +27,7 @@ _BIGTIFF_FROM = 3_900_000_000  # bytes of pixels; classic TIFF ends at 4 GiB, an
 _ENCODE_BYTES = 16 << 20  # bytes of pixels that tifffile takes at a time to encode them side by side
 _STRIP_BYTES = 256 << 10
 _QUEUE = 2
-_COMPRESSIONS = {"NONE": None, "DEFLATE": "ADOBE_DEFLATE", "LZW": "LZW", "ZSTD": "ZSTD"}
+_COMPRESSIONS = {"NONE": 1, "LZW": 5, "DEFLATE": 8, "ZSTD": 50000}  # as tag 259 has them
 _YES_NO = {"YES": True, "TRUE": True, "ON": True, "1": True, "NO": False, "FALSE": False, "OFF": False, "0": False}
 
 
@@ -35,7 +35,7 @@ _YES_NO = {"YES": True, "TRUE": True, "ON": True, "1": True, "NO": False, "FALSE
 class TiffLayout:
     """How a TIFF stores its pixels."""
 
-    compression: str | None
+    compression: int
     predictor: int
     tiled: bool
     block_height: int
@@ -177,7 +177,7 @@ class TiffWriter(RasterWriter):
                 raise OSError(self._failure.errno, self._failure.strerror or str(self._failure)) from self._failure
             raise self._failed(self._failure) from self._failure
 
-    def _segments(self) -> Iterator[NDArray[Any]]:
+    def _segments(self) -> Iterator[Any]:
         while True:
             block = self._blocks.get()
             if self._stop.is_set():
@@ -188,8 +188,16 @@ class TiffWriter(RasterWriter):
                 side = self._layout.block_width
                 for x in range(0, block.shape[1], side):
                     yield np.ascontiguousarray(block[:, x : x + side])
-            else:
+            elif self._layout.compression == 1:
                 yield block
+            else:  # tifffile would want the whole map to cut strips from
+                yield self._packed_strip(block)
+
+    def _packed_strip(self, rows: NDArray[Any]) -> bytes:
+        if self._layout.predictor > 1:
+            rows = tifffile.TIFF.PREDICTORS[self._layout.predictor](rows, axis=-1)
+        packed: bytes = tifffile.TIFF.COMPRESSORS[self._layout.compression](rows)
+        return packed
 
     def _encode(self) -> None:
         layout = self._layout
@@ -226,14 +234,14 @@ def _nodata_text(nodata: float) -> str:
     return str(int(nodata)) if float(nodata).is_integer() else repr(float(nodata))
 
 
-def _predictor(name: str | None, dtype: np.dtype[Any], compression: str | None) -> int:
+def _predictor(name: str | None, dtype: np.dtype[Any], compression: int) -> int:
     if name is None:
-        return 3 if compression and dtype.kind == "f" else 1
+        return 3 if compression > 1 and dtype.kind == "f" else 1
     if name not in ("1", "2", "3"):
         raise _bad_value("PREDICTOR", name, ("1", "2", "3"))
     if name == ("2" if dtype.kind == "f" else "3"):
         raise UsageError(f"PREDICTOR={name} does not suit {dtype}: 2 is for integers and 3 for floats")
-    return int(name) if compression else 1
+    return int(name) if compression > 1 else 1
 
 
 def _block(options: Mapping[str, str], key: str, default: int, multiple: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,8 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from prn_cli.errors import OutputError, UsageError
 from prn_cli.rasters.geo import GeoTags
-from prn_cli.rasters.kinds import equals_nodata
-from prn_cli.rasters.raster import Raster, reason
+from prn_cli.rasters.raster import Raster, holds, reason
 
 WRITTEN_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
 """Suffixes of the files that `create_raster` writes, in lower case."""
@@ -126,7 +126,8 @@ class RasterWriter(ABC):
         try:
             self._abort()
         finally:
-            self._temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
 
     def _failed(self, error: BaseException) -> OutputError:
         return OutputError(
@@ -171,7 +172,7 @@ def create_raster(
     path = Path(path)
     suffix = path.suffix.lower()
     kind = np.dtype(dtype)
-    if nodata is not None and kind.kind != "f" and not equals_nodata(np.array([nodata]).astype(kind), nodata).all():
+    if nodata is not None and kind.kind != "f" and not holds(kind, nodata):
         raise ValueError(f"nodata {nodata} is not a number of type {kind}")
     if suffix in (".tif", ".tiff"):
         from prn_cli.rasters.tiff_writing import TiffWriter

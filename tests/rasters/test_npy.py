@@ -90,7 +90,7 @@ def test_npz_key(tmp_path: Path) -> None:
     with open_raster(path, key="second") as raster:
         assert (raster.height, raster.width) == (4, 5)
         np.testing.assert_array_equal(raster.read(Window(1, 1, 2, 2)), np.ones((1, 2, 2)))
-    with pytest.raises(UsageError, match="'first', 'second'.*--key"):
+    with pytest.raises(UsageError, match=r"'first', 'second'.*--key"):
         open_raster(path)
     with pytest.raises(InputError, match="no array 'third', found 'first', 'second'"):
         open_raster(path, key="third")
@@ -138,7 +138,7 @@ def test_damaged_npy(tmp_path: Path) -> None:
             open_raster(path)
     for start in (b"\x93NUMPY\x09\x00", b"PK\x03\x04", b"garbage "):
         path.write_bytes(start + whole[8:])
-        with pytest.raises(InputError, match="not a .npy array, or damaged|version"):
+        with pytest.raises(InputError, match=r"not a \.npy array, or damaged|version"):
             open_raster(path)
     path.write_bytes(whole.replace(b"(30, 30)", b"(-3, 30)"))
     with pytest.raises(InputError):

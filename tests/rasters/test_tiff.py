@@ -250,7 +250,9 @@ def test_damaged_tiles_never_come_back_as_numbers_of_another_shape(tmp_path: Pat
 def test_flipped_bytes_end_in_numbers_or_one_error(tmp_path: Path, data: st.DataObject) -> None:
     source = tmp_path / "whole.tif"
     if not source.exists():
-        tifffile.imwrite(source, np.arange(32 * 32, dtype=np.float32).reshape(32, 32), compression="zlib", tile=(16, 16))
+        tifffile.imwrite(
+            source, np.arange(32 * 32, dtype=np.float32).reshape(32, 32), compression="zlib", tile=(16, 16)
+        )
     damaged = bytearray(source.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, min(len(damaged), 500) - 1))] = data.draw(st.integers(0, 255))

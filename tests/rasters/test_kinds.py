@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prn_cli.errors import InputError
+from prn_cli.rasters import detect_kind, detect_mask_or_kind
+
+
+def save(folder: Path, *arrays: np.ndarray) -> list[Path]:
+    paths = []
+    for number, array in enumerate(arrays):
+        paths.append(folder / f"{number:03}.npy")
+        np.save(paths[-1], array)
+    return paths
+
+
+def ramp(low: float, high: float, dtype: str) -> np.ndarray:
+    return np.linspace(low, high, 64).reshape(8, 8).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "kind"),
+    [
+        (-9, 7, "float16", "logits"),
+        (-9, -1, "float32", "logits"),
+        (-0.5, 0.5, "float64", "logits"),
+        (0, 1, "float32", "probabilities"),
+        (0.2, 0.3, "float16", "probabilities"),
+        (0, 1.0005, "float16", "probabilities"),
+        (-0.0005, 0.9, "float32", "probabilities"),
+        (0, 255, "uint8", "byte"),
+        (3, 101, "uint8", "byte"),
+        (0, 65535, "uint16", "byte"),
+    ],
+)
+def test_clear_kinds(tmp_path: Path, low: float, high: float, dtype: str, kind: str) -> None:
+    paths = save(tmp_path, ramp(low, high, dtype))
+    assert detect_kind(paths) == kind
+    assert detect_mask_or_kind(paths) == kind
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (ramp(0, 100, "float32"), "from 0 to 100 could be percent or logits.*--input-kind percent"),
+        (ramp(0, 7, "float32"), "percent or logits"),
+        (ramp(0, 255, "float32"), "byte or logits"),
+        (np.zeros((4, 4), np.float32), "logits or probabilities"),
+        (ramp(0, 100, "uint8"), "percent or byte"),
+        (ramp(0, 200, "uint16"), "percent or byte"),
+        (ramp(-9, 7, "int16"), "logits, percent or byte"),
+        (ramp(0, 90000, "uint32"), "logits, percent or byte"),
+    ],
+)
+def test_ambiguity_is_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        detect_kind(save(tmp_path, array))
+    with pytest.raises(InputError, match=message):
+        detect_mask_or_kind(save(tmp_path, array))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "int64"])
+@pytest.mark.parametrize("values", [(0, 1), (0, 255), (0, 0), (1, 1)])
+def test_masks(tmp_path: Path, values: tuple[int, int], dtype: str) -> None:
+    mask = np.where(np.arange(64).reshape(8, 8) % 3 == 0, *values).astype(dtype)
+    paths = save(tmp_path, mask)
+    with pytest.raises(InputError, match="a mask of two values"):
+        detect_kind(paths)
+    assert detect_mask_or_kind(paths) == "mask"
+
+
+def test_empty_masks_among_others(tmp_path: Path) -> None:
+    some = np.array([[0, 255]], np.uint8)
+    assert detect_mask_or_kind(save(tmp_path, np.zeros_like(some), some, np.zeros_like(some))) == "mask"
+    assert detect_mask_or_kind(save(tmp_path, some, np.array([[0, 80]], np.uint8))) == "byte"
+
+
+def test_the_joint_range_counts(tmp_path: Path) -> None:
+    paths = save(tmp_path, ramp(0, 0.9, "float32"), ramp(-3, 4, "float16"), np.zeros((2, 2), np.float64))
+    assert detect_kind(paths) == "logits"
+    assert detect_kind(save(tmp_path, ramp(0, 30, "uint8"), ramp(0, 200, "uint8"))) == "byte"
+
+
+def test_a_sample_of_sixteen_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prn_cli.rasters import kinds
+
+    paths = save(tmp_path, *[ramp(-1, 1, "float32")] * 100)
+    opened: list[Path] = []
+    real = kinds.open_raster
+    monkeypatch.setattr(kinds, "open_raster", lambda path, key=None: opened.append(path) or real(path, key=key))
+    detect_kind(paths)
+    assert len(opened) == 16
+    assert (opened[0], opened[-1]) == (paths[0], paths[-1])
+
+
+def test_bad_files_are_left_to_fail_on_their_own(tmp_path: Path) -> None:
+    paths = save(tmp_path, np.full((2, 2), np.nan), ramp(-3, 3, "float32"))
+    (tmp_path / "empty.npy").touch()
+    assert detect_kind([tmp_path / "missing.npy", tmp_path / "empty.npy", *paths]) == "logits"
+    with pytest.raises(InputError, match="no such file"):
+        detect_kind([tmp_path / "missing.npy", tmp_path / "empty.npy"])
+    with pytest.raises(InputError, match="no valid pixel"):
+        detect_kind(paths[:1])
+    with pytest.raises(InputError, match="no score maps"):
+        detect_kind([])
+
+
+def test_mixed_types_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"uint8, but 000\.npy has float32"):
+        detect_kind(save(tmp_path, ramp(0, 1, "float32"), ramp(0, 255, "uint8")))
+
+
+def test_invalid_pixels_do_not_count(tmp_path: Path) -> None:
+    array = ramp(0, 1, "float32")
+    array[0, :4] = (np.nan, np.inf, -np.inf, -9999)
+    paths = save(tmp_path, array)
+    assert detect_kind(paths) == "logits"
+    assert detect_kind(paths, nodata=-9999) == "probabilities"

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from prn_cli.errors import InputError
+from prn_cli.rasters import read_label
+
+PATTERN = np.arange(48).reshape(6, 8) % 3 == 0
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    np.save(path / "a.npy", array)
+    return path / "a.npy"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("high", [1, 255])
+def test_two_values(tmp_path: Path, high: int, dtype: str) -> None:
+    label = read_label(save(tmp_path, (PATTERN * high).astype(dtype)))
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, PATTERN)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (1, 1), (255, 1)])
+def test_one_value(tmp_path: Path, value: int, expected: int) -> None:
+    label = read_label(save(tmp_path, np.full((3, 4), value, np.uint8)))
+    np.testing.assert_array_equal(label, np.full((3, 4), expected))
+
+
+def test_booleans(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_label(save(tmp_path, PATTERN)), PATTERN)
+
+
+def test_ignored_pixels(tmp_path: Path) -> None:
+    array = PATTERN.astype(np.float32)
+    array[0, 1:3] = (np.nan, -7)
+    expected = PATTERN.astype(np.uint8)
+    expected[0, 1:3] = 255
+    np.testing.assert_array_equal(read_label(save(tmp_path, array), nodata=-7), expected)
+    stored = PATTERN.astype(np.uint8)
+    stored[0, 1:3] = 255
+    np.testing.assert_array_equal(read_label(save(tmp_path, stored), nodata=255), expected)
+    tifffile.imwrite(tmp_path / "a.tif", stored, extratags=[(42113, 2, 0, "255", True)])
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif"), expected)
+    Image.fromarray(stored).save(tmp_path / "a.png", transparency=255)
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png"), expected)
+
+
+def test_grey_saved_as_colour(tmp_path: Path) -> None:
+    grey = Image.fromarray(PATTERN.astype(np.uint8) * 255)
+    grey.convert("RGB").save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png"), PATTERN)
+    Image.merge("RGB", [grey, grey, Image.new("L", grey.size)]).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="3 bands, expected one"):
+        read_label(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0, 1, 2), "labels are not binary: values 0, 1, 2, expected 0 and 1, or 0 and 255; convert"),
+        ((0, 1, 255), "values 0, 1, 255.*--label-nodata 255"),
+        ((1, 255), "values 1, 255.*--label-nodata 255"),
+        ((0, 128), "values 0, 128"),
+        (range(48), "values 0, 1, 2, 3, 4, 5, …"),
+    ],
+)
+def test_other_values(tmp_path: Path, values: tuple[int, ...], message: str) -> None:
+    array = np.resize(np.array(list(values), np.uint8), (6, 8))
+    path = save(tmp_path, array)
+    with pytest.raises(InputError, match=message) as caught:
+        read_label(path)
+    assert caught.value.path == str(path)
+
+
+def test_probabilities_are_no_label(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not binary: values 0, 0\.25"):
+        read_label(save(tmp_path, np.array([[0, 0.25], [0.5, 1]])))
+
+
+def test_zero_declared_as_nodata_is_background_or_not(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", PATTERN.astype(np.uint8), extratags=[(42113, 2, 0, "0", True)])
+    with pytest.raises(InputError, match=r"declares 0 as nodata.*--label-nodata nan"):
+        read_label(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif", nodata=float("nan")), PATTERN)
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif", nodata=0), np.where(PATTERN, 1, 255))
+
+
+def test_nothing_that_counts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no valid pixel"):
+        read_label(save(tmp_path, np.full((3, 3), 7, np.uint8)), nodata=7)
+
+
+def test_bands(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="2 bands"):
+        read_label(save(tmp_path, np.zeros((2, 3, 4))))

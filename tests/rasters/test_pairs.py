@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from prn_cli.errors import InputError, UsageError
+from prn_cli.rasters import find_inputs, pair_by_stem
+
+
+def touch(folder: Path, *names: str) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    return [folder / name for name in names]
+
+
+def test_folders_are_listed_by_name(tmp_path: Path) -> None:
+    touch(tmp_path, "b.tif", "a.npy", "c.TIFF", "d.png", "e.npz", "x.txt", ".hidden.npy", "~lock.tif", ".a.12.tmp.tif")
+    touch(tmp_path / "sub.npy", "deep.npy")
+    assert [path.name for path in find_inputs([str(tmp_path)])] == ["a.npy", "b.tif", "c.TIFF", "d.png", "e.npz"]
+
+
+def test_files_stay_in_order_and_come_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = touch(tmp_path, "a.npy", "b.npy")
+    assert find_inputs([str(b), str(tmp_path), str(a)]) == [b, a]
+    monkeypatch.chdir(tmp_path)
+    assert find_inputs(["a.npy", "./a.npy", str(a)]) == [Path("a.npy")]
+
+
+def test_globs(tmp_path: Path) -> None:
+    touch(tmp_path / "one", "a.npy", "b.txt")
+    touch(tmp_path / "two", "c.npy", ".d.npy")
+    touch(tmp_path, "odd[1].npy")
+    assert [path.name for path in find_inputs([str(tmp_path / "*" / "*")])] == ["a.npy", "c.npy"]
+    assert [path.name for path in find_inputs([str(tmp_path / "o*e")])] == ["a.npy"]
+    assert [path.name for path in find_inputs([str(tmp_path / "**" / "*.npy")])] == ["odd[1].npy", "a.npy", "c.npy"]
+    assert [path.name for path in find_inputs([str(tmp_path / "odd[1].npy")])] == ["odd[1].npy"]
+    with pytest.raises(InputError, match="no raster file matches"):
+        find_inputs([str(tmp_path / "*.jpg")])
+
+
+def test_stdin(tmp_path: Path) -> None:
+    assert find_inputs(["-"], stdin=io.StringIO("a b.npy\r\n\nc.tif\n")) == [Path("a b.npy"), Path("c.tif")]
+    assert find_inputs(["-"], stdin=io.StringIO("a\nb.npy\0c.tif\0"), null=True) == [Path("a\nb.npy"), Path("c.tif")]
+    with pytest.raises(UsageError, match="--null"):
+        find_inputs(["-"], stdin=io.StringIO("a.npy\0c.tif\0"))
+    with pytest.raises(UsageError, match="twice"):
+        find_inputs(["-", "-"], stdin=io.StringIO(""))
+    with pytest.raises(UsageError, match="stdin"):
+        find_inputs(["-"])
+    with pytest.raises(InputError, match="no input files"):
+        find_inputs(["-"], stdin=io.StringIO("\n"))
+
+
+def test_missing(tmp_path: Path) -> None:
+    # A missing file fails on its own, later; a missing folder is a slip of the pen.
+    assert find_inputs([str(tmp_path / "missing.npy")]) == [tmp_path / "missing.npy"]
+    with pytest.raises(InputError, match="no such file or folder"):
+        find_inputs([str(tmp_path / "missing")])
+    with pytest.raises(InputError, match="no raster files in this folder"):
+        find_inputs([str(tmp_path)])
+    with pytest.raises(InputError, match="no input files"):
+        find_inputs([])
+
+
+def test_pairs(tmp_path: Path) -> None:
+    inputs = touch(tmp_path / "logits", "tile.1.npy", "tile.2.tif", "alone.npy")
+    labels = touch(tmp_path / "labels", "tile.1.png", "tile.2.tif", "other.png", "other.tif", "note.txt")
+    pairs = pair_by_stem(inputs, tmp_path / "labels")
+    assert pairs.matched == ((inputs[0], labels[0]), (inputs[1], labels[1]))
+    assert pairs.unmatched_inputs == (inputs[2],)
+    assert pairs.unmatched_partners == (labels[2], labels[3])
+
+
+def test_duplicates_are_refused_by_name(tmp_path: Path) -> None:
+    inputs = touch(tmp_path / "logits", "a.npy", "a.tif")
+    touch(tmp_path / "labels", "a.png", "a.tif")
+    with pytest.raises(InputError, match=r"a\.tif: has the stem of .*a\.npy"):
+        pair_by_stem(inputs, tmp_path / "labels")
+    with pytest.raises(InputError, match=r"labels/a\.tif: has the stem of .*labels/a\.png"):
+        pair_by_stem(inputs[:1], tmp_path / "labels")
+
+
+def test_nothing_pairs(tmp_path: Path) -> None:
+    inputs = touch(tmp_path / "logits", *[f"tile_{i}.npy" for i in range(5)])
+    touch(tmp_path / "labels", "tile_0_label.png")
+    message = r"inputs 'tile_0', 'tile_1', 'tile_2', … \(5\); folder 'tile_0_label'"
+    with pytest.raises(InputError, match=message):
+        pair_by_stem(inputs, tmp_path / "labels")
+    touch(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"folder \(no raster files\)"):
+        pair_by_stem(inputs, tmp_path / "empty")
+    with pytest.raises(InputError, match="no such folder"):
+        pair_by_stem(inputs, tmp_path / "missing")
+    with pytest.raises(InputError, match="is a file, expected a folder"):
+        pair_by_stem(inputs, inputs[0])
+    with pytest.raises(InputError, match="pairs with itself"):
+        pair_by_stem(inputs, tmp_path / "logits")
+
+
+def test_one_input_and_its_partner(tmp_path: Path) -> None:
+    logits, label = touch(tmp_path, "logits.npy", "label.png")
+    assert pair_by_stem([logits], label).matched == ((logits, label),)
