@@ -1,0 +1,109 @@
+"""What must stay true of the whole: who imports what, and how fast the command line starts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prn_cli import __version__
+from prn_cli.refiners import REFINERS
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = ["pseudolabel", "train", "refine", "score", "weights", "weights list", "weights import", "weights export"]
+
+# Runs a command line in this interpreter, then tells which modules it has loaded.
+SPY = """
+import sys
+from prn_cli.commands.app import run
+code = run(sys.argv[1:])
+print("\\n".join(sys.modules), file=open({report!r}, "w"))
+sys.exit(code)
+"""
+
+
+def spawn(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "prn_cli", *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+
+
+def modules_after(report: Path, *arguments: str | Path) -> set[str]:
+    """Modules that a process has loaded once it has run this command line."""
+    script = SPY.format(report=str(report))
+    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(report.read_text().split())
+
+
+def test_import_contracts(capsys):
+    cli = pytest.importorskip("importlinter.cli")
+    code = cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True, no_logo=True)
+    assert code == 0, capsys.readouterr().out
+
+
+def test_every_refiner_is_in_the_contract():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    independent = next(contract for contract in contracts if contract["type"] == "independence")
+    assert {target.partition(":")[0] for target in REFINERS.values()} == set(independent["modules"])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([*name.split(), "--help"] for name in COMMANDS)])
+def test_help_is_light(arguments, tmp_path):
+    loaded = modules_after(tmp_path / "modules", *arguments)
+    assert not loaded & {"torch", "onnxruntime", "tifffile", "PIL", "numpy"}
+
+
+def test_refining_leaves_torch_out(tmp_path):
+    rows, columns = np.mgrid[:96, :80]
+    (tmp_path / "logits").mkdir()
+    np.save(tmp_path / "logits" / "map.npy", (8 * np.sin(rows / 9) * np.cos(columns / 7)).astype(np.float32))
+    loaded = modules_after(tmp_path / "modules", "refine", tmp_path / "logits", "-o", tmp_path / "masks", "-q")
+    assert "onnxruntime" in loaded
+    assert "torch" not in loaded
+    assert (tmp_path / "masks" / "map.png").is_file()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command(name):
+    done = spawn(*name.split(), "--help")
+    assert done.returncode == 0
+    assert f"prn {name}" in done.stdout
+    assert done.stderr == ""
+
+
+def test_help_of_the_application_names_every_command():
+    done = spawn("--help")
+    assert done.returncode == 0
+    for name in {name.split()[0] for name in COMMANDS}:
+        assert name in done.stdout
+
+
+def test_help_is_fast():
+    """Under a quarter of a second. The best of many runs, since other work may share the machine."""
+    best = float("inf")
+    for _ in range(40):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "prn_cli", "--help"], stdout=subprocess.DEVNULL, check=True)
+        best = min(best, time.perf_counter() - began)
+        if best < 0.25:
+            return
+        time.sleep(0.5)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    pytest.fail(f"prn --help takes {best:.2f} s at best, expected under 0.25 s (load {load:.1f})")
+
+
+def test_version():
+    done = spawn("--version")
+    assert (done.returncode, done.stdout) == (0, f"prn {__version__}\n")
+    assert importlib.metadata.version("prn-cli") == __version__
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"## [{__version__}]" in changes
