@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 _SHORTEST_RAMP = 16
 
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A rectangle of pixels: `height` rows from row `y`, `width` columns from column `x`.

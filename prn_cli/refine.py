@@ -1,0 +1,216 @@
+"""Logits to refined logits, row of tiles by row of tiles: memory grows with the map's width, never with its height."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.blend import ColumnBlender, RowBlender
+from prn_cli.errors import PrnError, UsageError
+from prn_cli.probabilities import sigmoid
+from prn_cli.refiners import FloatMap, Refiner
+from prn_cli.tiles import AxisPlan, Span, Window, plan_axis, round_up, smallest_tile
+
+INVALID = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Finished rows of a map, the whole width of it.
+
+    Attributes:
+        y: first row.
+        logits: `(h, W)` float32, the base model's, NaN where invalid.
+        refined: `(h, W)` float32, NaN where invalid.
+    """
+
+    y: int
+    logits: FloatMap
+    refined: FloatMap
+
+    @property
+    def bias(self) -> FloatMap:
+        """`(h, W)` float32: what was added to the base model's logits, NaN where invalid."""
+        return self.refined - self.logits
+
+    @property
+    def probabilities(self) -> FloatMap:
+        """`(h, W)` float32 in [0, 1]: the refined probabilities, NaN where invalid."""
+        return sigmoid(self.refined)
+
+
+def check_tile(tile: int, refiner: Refiner) -> None:
+    """Check that windows of this side leave room for the refiner's halos.
+
+    Raises:
+        UsageError: they do not.
+    """
+    smallest = smallest_tile(refiner.halo, refiner.multiple)
+    if round_up(max(tile, 1), refiner.multiple) < smallest:
+        raise UsageError(
+            f"a tile of {tile} px is too small for '{refiner.name}', whose windows need {refiner.halo} px of context "
+            f"on each side",
+            hint=f"give --tile {smallest} or more",
+        )
+
+
+def refine_rows(
+    read_logits: Callable[[Window], FloatMap],
+    height: int,
+    width: int,
+    refiner: Refiner,
+    *,
+    tile: int | None = None,
+    tta: bool = False,
+    batch: int = 1,
+    shift: int = 0,
+) -> Iterator[Rows]:
+    """Refine a map of any size.
+
+    The rows that one row of windows needs are read, each row of the map once; the windows are refined and blended;
+    the rows that no later window will change are handed out. So at most two rows of windows are in memory.
+
+    Args:
+        read_logits: gives the logits of a window inside the map, `(h, w)` float32, NaN where invalid.
+        height: rows of the map.
+        width: columns of the map.
+        refiner: the method.
+        tile: side of a window, px; the refiner's own if None. A map that fits one window is refined in one piece.
+        tta: test-time augmentation: the mean over the eight flips and quarter turns, at eight times the cost.
+        batch: windows in one run of the network.
+        shift: moves the borders of the windows, see `plan_axis`.
+
+    Yields:
+        Bands of consecutive rows, from the top, that together are the map.
+
+    Raises:
+        UsageError: the tile is too small.
+        PrnError: the network failed, or gave numbers that are not finite.
+    """
+    side = tile or refiner.tile
+    check_tile(side, refiner)
+    plans = [
+        plan_axis(size, tile=side, halo=refiner.halo, multiple=refiner.multiple, shift=shift)
+        for size in (height, width)
+    ]
+    rows, columns = plans
+    below = RowBlender(rows)
+    logits = np.empty((0, width), np.float32)
+    top = bottom = 0  # the rows of the map that `logits` holds
+    for span in rows.spans:
+        fresh = Window(bottom, 0, min(span.end, height) - bottom, width)
+        kept = logits[span.start - top :]
+        logits = np.concatenate([kept, read_logits(fresh)]) if len(kept) else read_logits(fresh)
+        top, bottom = span.start, fresh.bottom
+        field = below.add(span, _refine_strip(logits, span, columns, refiner, tta=tta, batch=batch))
+        first = span.keep - top
+        base = logits[first : first + len(field)]
+        refined = refiner.refined(base, field)
+        _check_finite(base, refined, span.keep)
+        yield Rows(span.keep, base, refined)
+
+
+def refine_map(
+    logits: FloatMap, refiner: Refiner, *, tile: int | None = None, tta: bool = False, shift: int = 0
+) -> FloatMap:
+    """Refine a map in memory, see `refine_rows`.
+
+    Args:
+        logits: `(H, W)` float32, NaN where invalid.
+        refiner: the method.
+        tile: side of a window, px; the refiner's own if None.
+        tta: test-time augmentation by flips and quarter turns.
+        shift: moves the borders of the windows.
+
+    Returns:
+        Refined logits, `(H, W)` float32, NaN where invalid.
+    """
+    height, width = logits.shape
+    bands = refine_rows(lambda window: logits[window.slices], height, width, refiner, tile=tile, tta=tta, shift=shift)
+    return np.concatenate([rows.refined for rows in bands])
+
+
+def cut(refined: FloatMap, threshold: float) -> NDArray[np.uint8]:
+    """Cut refined logits into a mask.
+
+    Args:
+        refined: `(h, W)` float32, NaN where invalid.
+        threshold: probability above which a pixel is foreground, 0 to 1.
+
+    Returns:
+        `(h, W)` uint8: 0 background, 1 foreground, 255 invalid.
+    """
+    # In logits, where probabilities close to 0 and 1 are still apart.
+    with np.errstate(divide="ignore"):
+        least = np.float32(np.log(threshold) - np.log1p(-threshold))
+    mask = (refined > least).astype(np.uint8)
+    mask[np.isnan(refined)] = INVALID
+    return mask
+
+
+def _refine_strip(
+    logits: FloatMap, span: Span, columns: AxisPlan, refiner: Refiner, *, tta: bool, batch: int
+) -> FloatMap:
+    """The blended field of the used rows of one row of windows, `(span.stop - span.keep, W)`."""
+    used = slice(span.keep - span.start, span.stop - span.start)
+    beside = ColumnBlender(span.stop - span.keep, columns)
+    waiting: list[tuple[Span, FloatMap]] = []
+
+    def run() -> None:
+        fields = _field(refiner, np.stack([window for _, window in waiting]), tta)
+        for (column, _), field in zip(waiting, fields, strict=True):
+            beside.add(column, field[used])
+        waiting.clear()
+
+    for column in columns.spans:
+        window = logits[:, column.start : column.end]
+        if np.isnan(window).all():
+            # Nothing to refine, and no valid pixel in reach of the ramps: borders of mosaics are full of these.
+            if waiting:
+                run()
+            beside.add(column, np.zeros((len(beside.strip), column.length), np.float32))
+            continue
+        padded = _pad(window, span.length, column.length, refiner)
+        if waiting and (len(waiting) == batch or waiting[0][1].shape != padded.shape):
+            run()
+        waiting.append((column, padded))
+    if waiting:
+        run()
+    return beside.strip
+
+
+def _pad(window: FloatMap, height: int, width: int, refiner: Refiner) -> FloatMap:
+    """The window with what lies beyond the map, below and to the right, made up."""
+    missing = ((0, height - window.shape[0]), (0, width - window.shape[1]))
+    if missing == ((0, 0), (0, 0)):
+        return window
+    if refiner.padding == "mirror":
+        return np.pad(window, missing, mode="symmetric")
+    return np.pad(window, missing, constant_values=np.nan)
+
+
+def _field(refiner: Refiner, windows: FloatMap, tta: bool) -> FloatMap:
+    if not tta:
+        return refiner.field(windows)
+    total = np.zeros(windows.shape, np.float32)
+    for flipped in (False, True):
+        for turns in range(4):
+            view = np.rot90(windows[:, :, ::-1] if flipped else windows, turns, axes=(1, 2))
+            field = np.rot90(refiner.field(np.ascontiguousarray(view)), -turns, axes=(1, 2))
+            total += field[:, :, ::-1] if flipped else field
+    total /= 8
+    return total
+
+
+def _check_finite(logits: FloatMap, refined: FloatMap, y: int) -> None:
+    broken = ~np.isfinite(refined) & ~np.isnan(logits)
+    if broken.any():
+        row, column = np.argwhere(broken)[0]
+        raise PrnError(
+            f"the network gives {refined[row, column]} at row {y + row}, column {column}, "
+            f"for a logit of {logits[row, column]:g}",
+            hint="check the input's range and the weights",
+        )

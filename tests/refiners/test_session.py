@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from prn_cli.errors import DeviceError, PrnError, WeightsError
+from prn_cli.refiners import load_refiner
+from prn_cli.refiners.session import Session
+from prn_cli.weights import find_weights
+
+
+def load(path):
+    return load_refiner(find_weights(str(path)), device="cpu", threads=1)
+
+
+def test_metadata_becomes_what_the_tiler_must_know(make_onnx):
+    refiner = load(make_onnx(threshold="0.4"))
+    assert (refiner.name, refiner.multiple, refiner.halo, refiner.tile, refiner.threshold) == ("fast", 8, 24, 160, 0.4)
+    assert refiner.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"format": "2"}, "prn.format is 2, expected 1"),
+        ({"network": "slow"}, "network 'slow', expected fast or paper"),
+        ({"network": "paper"}, "maps logits to bias, expected probabilities to global"),
+        ({"multiple": "0"}, "prn.multiple is 0, expected a whole number from 1"),
+        ({"halo": "wide"}, "prn.halo is wide"),
+        ({"threshold": "1.5"}, "prn.threshold is 1.5, expected 0 to 1"),
+    ],
+)
+def test_metadata_that_cannot_be_is_one_plain_error(make_onnx, metadata, message):
+    wrong = dict(metadata)
+    network = wrong.pop("network", None)
+    path = make_onnx(**wrong)
+    if network:
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load(path)
+        for entry in model.metadata_props:
+            if entry.key == "prn.network":
+                entry.value = network
+        onnx.save(model, path)
+    with pytest.raises(WeightsError, match=message) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_an_onnx_model_of_somebody_else_is_named_as_such(make_onnx):
+    onnx = pytest.importorskip("onnx")
+    path = make_onnx()
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    with pytest.raises(WeightsError, match=r"prn\.format is nothing"):
+        load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model at all", b"\x08\x09"])
+def test_what_is_not_onnx_is_one_plain_error(tmp_path, content, capfd):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"x\.onnx"):
+        load(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_truncated_model_is_one_plain_error(make_onnx, capfd):
+    path = make_onnx()
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(WeightsError, match=r"model\.onnx"):
+        load(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_on_what_the_network_cannot_take_is_one_plain_error(make_onnx):
+    session = Session(make_onnx(), device="cpu", threads=1)
+    with pytest.raises(PrnError, match="failed on 1×2×8×8"):
+        session.run(["bias"], {"logits": np.zeros((1, 2, 8, 8), np.float32)})
+
+
+def test_cuda_is_had_or_refused_and_auto_always_works(make_onnx, capfd):
+    path = make_onnx()
+    session = Session(path, device="auto", threads=1)
+    if session.device == "cuda":
+        assert Session(path, device="cuda").device == "cuda"
+    else:
+        with pytest.raises(DeviceError, match="CUDA cannot be used: ") as caught:
+            Session(path, device="cuda")
+        assert caught.value.exit_code == 2
+    assert capfd.readouterr() == ("", "")
+    logits = np.zeros((1, 1, 16, 16), np.float32)
+    assert session.run(["bias"], {"logits": logits})[0].shape == logits.shape
+
+
+def test_onnxruntime_is_imported_only_when_a_session_is_made():
+    code = "import sys, prn_cli.refine, prn_cli.refiners.session; print('onnxruntime' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

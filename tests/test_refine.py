@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prn_cli.errors import PrnError, UsageError
+from prn_cli.refine import check_tile, cut, refine_map, refine_rows
+from prn_cli.refiners import load_refiner
+from prn_cli.tiles import Window, plan_axis
+from prn_cli.weights import find_weights
+
+
+class Pointwise:
+    """A refiner without a network: half of each logit, with a memory of the windows that it saw."""
+
+    name = "pointwise"
+    device = "cpu"
+    multiple = 4
+    halo = 8
+    tile = 64
+    threshold = 0.5
+    padding = "nan"
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def field(self, logits):
+        self.shapes.append(logits.shape)
+        assert logits.dtype == np.float32
+        assert not np.isnan(logits).all(axis=(1, 2)).any()
+        return np.nan_to_num(logits) / 2
+
+    def refined(self, logits, field):
+        return logits + field
+
+
+@pytest.fixture
+def fast(make_onnx):
+    return load_refiner(find_weights(str(make_onnx())), device="cpu", threads=1)
+
+
+@pytest.fixture
+def paper(make_onnx):
+    return load_refiner(find_weights(str(make_onnx("paper"))), device="cpu", threads=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(48, 120), st.integers(0, 60), st.integers(1, 5), st.data())
+def test_any_size_is_covered_each_row_read_once_and_nan_stays(height, width, tile, shift, batch, data):
+    seed = data.draw(st.integers(0, 99))
+    draw = np.random.default_rng(seed)
+    logits = draw.standard_normal((height, width)).astype(np.float32)
+    logits[draw.random((height, width)) < 0.2] = np.nan
+    if data.draw(st.booleans()):
+        logits[: height // 2] = np.nan  # whole windows of nothing
+    refiner = Pointwise()
+    reads: list[Window] = []
+
+    def read(window: Window) -> np.ndarray:
+        reads.append(window)
+        return logits[window.slices]
+
+    bands = list(refine_rows(read, height, width, refiner, tile=tile, shift=shift, batch=batch))
+    assert [band.y for band in bands] == list(np.cumsum([0, *(len(band.refined) for band in bands)])[:-1])
+    assert sum(window.height for window in reads) == height
+    assert all(window.x == 0 and window.width == width for window in reads)
+    np.testing.assert_array_equal(np.concatenate([band.logits for band in bands]), logits)
+    np.testing.assert_allclose(np.concatenate([band.refined for band in bands]), 1.5 * logits, rtol=1e-6)
+    assert all(shape[0] <= batch for shape in refiner.shapes)
+    assert all(side % 4 == 0 for shape in refiner.shapes for side in shape[1:])
+
+
+def test_memory_is_flat_in_the_height():
+    held = []
+
+    class Counting(Pointwise):
+        def refined(self, logits, field):
+            held.append(logits.base.shape[0] if logits.base is not None else len(logits))
+            return logits + field
+
+    row = np.ones((1, 50), np.float32)
+    read = lambda window: np.repeat(row, window.height, axis=0)  # noqa: E731
+    assert sum(len(band.refined) for band in refine_rows(read, 5000, 50, Counting())) == 5000
+    assert max(held) <= 64
+
+
+def test_windows_of_equal_shape_share_a_run_up_to_the_batch():
+    refiner = Pointwise()
+    refine = refine_rows(lambda window: np.ones((window.height, window.width), np.float32), 60, 500, refiner, batch=4)
+    list(refine)
+    assert max(shape[0] for shape in refiner.shapes) == 4
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 1), (37, 411), (160, 160), (333, 402)])
+def test_with_enough_halo_tiles_give_what_the_whole_map_gives(fast, random_logits, height, width):
+    logits = random_logits(height, width)
+    logits[5:9, :40] = np.nan
+    whole = refine_map(logits, fast, tile=1024)
+    bias = (whole - logits)[~np.isnan(logits)]
+    assert height * width < 100 or np.abs(bias).mean() > 0.1  # the network does something
+    for tile, shift in ((160, 0), (160, 40), (96, 0), (96, 24)):
+        np.testing.assert_allclose(refine_map(logits, fast, tile=tile, shift=shift), whole, atol=2e-5)
+
+
+def test_with_enough_halo_paper_too_but_for_the_dilation_at_window_borders(paper, random_logits):
+    logits = random_logits(256, 320)
+    whole = refine_map(logits, paper, tile=1024)
+    np.testing.assert_allclose(refine_map(logits, paper, tile=160), whole, atol=2e-5)
+
+
+@pytest.mark.parametrize("halo", ["24", "8"])
+def test_no_seam_is_measurable(make_onnx, random_logits, halo):
+    """Across the borders of tiles the bias changes as much as beside them, even where the halo is too small.
+
+    Both are measured against the gradients of the map refined in one piece, as the map itself is steeper here and
+    flatter there.
+    """
+    refiner = load_refiner(find_weights(str(make_onnx(halo=halo))), device="cpu", threads=1)
+    height, width, tile = 700, 720, 160
+    logits = random_logits(height, width)
+    bias = refine_map(logits, refiner, tile=tile) - logits
+    whole = refine_map(logits, refiner, tile=1024) - logits
+    for axis, size in enumerate((height, width)):
+        plan = plan_axis(size, tile=tile, halo=refiner.halo, multiple=refiner.multiple)
+        tiled, smooth = (np.abs(np.diff(field, axis=axis)).mean(axis=1 - axis) for field in (bias, whole))
+        borders = np.zeros(size - 1, bool)
+        for span in plan.spans[1:]:
+            borders[span.keep - 1 : span.keep + plan.ramp] = True
+        assert 50 < borders.sum() < size - 200
+        ratio = tiled / smooth
+        np.testing.assert_allclose(ratio[~borders], 1, atol=1e-3 if halo == "24" else 0.05)
+        np.testing.assert_allclose(ratio[borders], 1, atol=1e-3 if halo == "24" else 0.1)
+        assert ratio[borders].mean() == pytest.approx(ratio[~borders].mean(), abs=0.02)
+
+
+def test_shifted_and_halved_tiles_give_the_same_mask(fast, random_logits):
+    logits = random_logits(600, 640)
+    mask = cut(refine_map(logits, fast, tile=256), 0.5)
+    for tile, shift in ((256, 64), (256, 128), (128, 0)):
+        other = cut(refine_map(logits, fast, tile=tile, shift=shift), 0.5)
+        assert (mask != other).mean() < 1e-3
+
+
+def test_tta_is_the_mean_over_flips_and_turns(fast, random_logits):
+    logits = random_logits(40, 64)
+    views = []
+    for transpose in (False, True):
+        for flip in ((), (0,), (1,), (0, 1)):
+            view = np.flip(logits.T if transpose else logits, flip)
+            bias = np.flip(fast.field(np.ascontiguousarray(view)[np.newaxis])[0], flip)
+            views.append(bias.T if transpose else bias)
+    expected = logits + np.mean(views, axis=0)
+    np.testing.assert_allclose(refine_map(logits, fast, tta=True), expected, atol=1e-5)
+    turned = refine_map(np.ascontiguousarray(np.rot90(logits)), fast, tta=True)
+    np.testing.assert_allclose(turned, np.rot90(refine_map(logits, fast, tta=True)), atol=1e-5)
+
+
+def test_a_tile_without_room_for_the_halos_is_refused_with_the_smallest(fast):
+    with pytest.raises(UsageError, match="--tile 80"):
+        check_tile(64, fast)
+    check_tile(80, fast)
+
+
+def test_a_field_that_is_not_finite_is_an_error_with_its_place():
+    class Broken(Pointwise):
+        def field(self, logits):
+            field = super().field(logits)
+            field[0, 3, 5] = np.inf
+            return field
+
+    with pytest.raises(PrnError, match="inf at row 3, column 5"):
+        refine_map(np.ones((20, 20), np.float32), Broken())
+
+
+def test_cut():
+    refined = np.array([[-1, 0, 1e-3, np.nan, 40]], np.float32)
+    np.testing.assert_array_equal(cut(refined, 0.5), [[0, 0, 1, 255, 1]])
+    np.testing.assert_array_equal(cut(refined, 0.0), [[1, 1, 1, 255, 1]])
+    np.testing.assert_array_equal(cut(refined, 1.0), [[0, 0, 0, 255, 0]])
+    np.testing.assert_array_equal(cut(refined, 0.9999999), [[0, 0, 0, 255, 1]])

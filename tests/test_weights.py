@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prn_cli import weights
+from prn_cli.errors import WeightsError
+from prn_cli.weights import find_weights, sha256_of, shipped
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of shipped weights: `fast`, and `gone`, which is listed but missing."""
+    (tmp_path / "fast.onnx").write_bytes(b"a network")
+    digest = sha256_of(tmp_path / "fast.onnx")
+    card = {"files": {"onnx": {"file": "fast.onnx", "sha256": digest}}, "network": "fast", "description": "the default"}
+    gone = {"files": {"onnx": {"file": "gone.onnx", "sha256": "0"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"weights": {"fast": card, "gone": gone}}))
+    monkeypatch.setattr(weights, "weights_folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_shipped_weights_are_found_by_name_and_described(folder):
+    found = find_weights("fast")
+    assert (found.name, found.path, found.network, found.description) == (
+        "fast",
+        folder / "fast.onnx",
+        "fast",
+        "the default",
+    )
+    assert [entry.name for entry in shipped()] == ["fast", "gone"]
+
+
+def test_a_wrong_sha256_is_refused_with_both(folder):
+    (folder / "fast.onnx").write_bytes(b"another network")
+    recorded = shipped()[0].sha256
+    with pytest.raises(WeightsError, match=rf"sha256 is [0-9a-f]{{64}}, expected {recorded}"):
+        find_weights("fast")
+
+
+def test_an_unknown_name_lists_the_known_ones(folder):
+    with pytest.raises(WeightsError, match=r"no weights named 'quick', expected one of 'fast', 'gone'"):
+        find_weights("quick")
+
+
+def test_listed_but_missing(folder):
+    with pytest.raises(WeightsError, match="missing"):
+        find_weights("gone")
+
+
+def test_a_path_needs_no_card_but_a_card_beside_it_is_believed(folder, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    model = run / "model.onnx"
+    model.write_bytes(b"mine")
+    assert find_weights(str(model)).sha256 == sha256_of(model)
+    card = {"files": {"onnx": {"file": "model.onnx", "sha256": sha256_of(model)}}, "network": "paper"}
+    (run / "model.json").write_text(json.dumps(card))
+    assert find_weights(str(run)).network == "paper"
+    model.write_bytes(b"changed")
+    with pytest.raises(WeightsError, match="damaged, or changed"):
+        find_weights(str(run))
+    (run / "model.json").write_text("{")
+    with pytest.raises(WeightsError, match="JSON"):
+        find_weights(str(run))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("published.th", "prn weights import"),
+        ("published.pth", "prn weights import"),
+        ("model.safetensors", "prn weights export"),
+    ],
+)
+def test_files_of_other_kinds_get_a_hint(folder, tmp_path, name, message):
+    path = tmp_path / name
+    path.write_bytes(b"x")
+    with pytest.raises(WeightsError, match=message):
+        find_weights(str(path))
+
+
+def test_safetensors_beside_their_onnx(folder, tmp_path):
+    (tmp_path / "fast.safetensors").write_bytes(b"x")
+    with pytest.raises(WeightsError, match=r"use .*fast\.onnx"):
+        find_weights(str(tmp_path / "fast.safetensors"))
+
+
+@pytest.mark.parametrize("path", ["no/such/model.onnx", "missing.onnx"])
+def test_a_missing_path_is_named(folder, path):
+    with pytest.raises(WeightsError, match="no such file"):
+        find_weights(path)
+
+
+def test_a_folder_without_a_model(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsError, match=r"no model\.onnx"):
+        find_weights(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"weights": []}', '{"weights": {"fast": 3}}'])
+def test_a_damaged_manifest_is_one_plain_error(folder, content):
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"manifest\.json"):
+        find_weights("fast")
