@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,27 @@ class GeoTags:
         if code not in self.tags:
             return None
         return np.frombuffer(self.tags[code], NUMPY_TYPES[TAG_TYPES[code]]).astype(np.float64)
+
+
+def from_world_file(tags: GeoTags, image: Path) -> GeoTags:
+    """Add the transform of a world file beside an image (`.tfw`, `.tifw`, `.wld`), if the tags have none of their own.
+
+    A world file is six lines, the transform of pixel centres: a, d, b, e, c, f of x = a col + b row + c and
+    y = d col + e row + f.
+    """
+    if {PIXEL_SCALE, TIEPOINTS, TRANSFORMATION} & set(tags.tags):
+        return tags
+    suffix = image.suffix
+    for ending in (f"{suffix[:2]}{suffix[-1]}w", f"{suffix}w", ".wld"):
+        try:
+            a, d, b, e, c, f = map(float, image.with_suffix(ending).read_text("ascii").split())
+        except (OSError, ValueError):
+            continue
+        if not tags.pixel_is_point:
+            c, f = c - (a + b) / 2, f - (d + e) / 2
+        matrix = np.array([[a, b, 0, c], [d, e, 0, f], [0, 0, 0, 0], [0, 0, 0, 1]])
+        return GeoTags({**tags.tags, TRANSFORMATION: matrix.astype("<f8").tobytes()})
+    return tags
 
 
 def dataset_metadata(xml: bytes) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -14,7 +15,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-from prn_cli.rasters.geo import GDAL_METADATA, NUMPY_TYPES, TAG_TYPES, GeoTags, dataset_metadata
+from prn_cli.rasters.geo import GDAL_METADATA, NUMPY_TYPES, TAG_TYPES, GeoTags, dataset_metadata, from_world_file
 from prn_cli.rasters.raster import Raster, check_dtype, holds, reason
 from prn_cli.tiles import Window
 
@@ -23,6 +24,8 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
 _NODATA = 42113
+_TAGS_THAT_MATTER = {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, *range(322, 326), 338, 339, _NODATA}
+_TAGS_THAT_MATTER |= set(TAG_TYPES)
 _OVERVIEW, _MASK = 1, 4  # bits of NewSubfileType
 _CACHE_BYTES = 64 << 20
 _LARGEST_SEGMENT = 4 << 30
@@ -70,7 +73,8 @@ class TiffRaster(Raster):
         self.nodata = _nodata(first)
         for page in self._pages:
             page.nodata = self.nodata
-        self.geo = _geo_tags(first)
+        geo = from_world_file(_geo_tags(first), self.path)
+        self.geo = geo if geo.tags else None
 
     def _read(self, window: Window) -> NDArray[Any]:
         parts = [page.read(window) for page in self._pages]
@@ -272,13 +276,31 @@ class _Page:
 
 def _full_size_pages(file: tifffile.TiffFile, path: Path) -> list[Any]:
     pages = []
+    following = 0
     for number, page in enumerate(file.pages):
         if number >= _MOST_PAGES:
             raise InputError(f"more than {_MOST_PAGES} pages, expected one map", hint="save one map a file", path=path)
         whole = page if isinstance(page, tifffile.TiffPage) else page.aspage()
+        following = _check_directory(file, whole, path)
         if not whole.subfiletype & _OVERVIEW:
             pages.append(whole)
+    if following:  # tifffile stops at a page that it cannot read; the bands that are left would mean something else
+        raise InputError("damaged: a page is missing", hint="write or copy it again", path=path)
     return pages
+
+
+def _check_directory(file: tifffile.TiffFile, page: Any, path: Path) -> int:
+    """Check that no tag that matters was dropped as unreadable. Returns where the next page begins; 0 if nowhere."""
+    tiff, handle = file.tiff, file.filehandle
+    handle.seek(page.offset)
+    (count,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+    entries = handle.read(count * tiff.tagsize)
+    codes = {struct.unpack_from(tiff.byteorder + "H", entries, i)[0] for i in range(0, len(entries), tiff.tagsize)}
+    lost = sorted(code for code in codes & _TAGS_THAT_MATTER if code not in page.tags)
+    if lost:
+        raise InputError(f"damaged: TIFF tag {lost[0]} cannot be read", hint="write or copy it again", path=path)
+    (following,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
+    return int(following)
 
 
 def _nodata(page: Any) -> float | None:
@@ -291,7 +313,7 @@ def _nodata(page: Any) -> float | None:
         return None
 
 
-def _geo_tags(page: Any) -> GeoTags | None:
+def _geo_tags(page: Any) -> GeoTags:
     tags: dict[int, bytes] = {}
     handle = page.parent.filehandle
     for tag in page.tags:
@@ -304,7 +326,7 @@ def _geo_tags(page: Any) -> GeoTags | None:
         if data:
             kind = NUMPY_TYPES[TAG_TYPES[tag.code]]
             tags[tag.code] = np.frombuffer(data, kind.newbyteorder(page.parent.byteorder)).astype(kind).tobytes()
-    return GeoTags(tags) if tags else None
+    return GeoTags(tags)
 
 
 def _broken(path: Path, error: BaseException) -> InputError:

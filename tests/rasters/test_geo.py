@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,10 @@ from rasterio.crs import CRS
 from rasterio.rpc import RPC
 
 from prn_cli.rasters import create_raster, open_raster
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::rasterio.errors.NotGeoreferencedWarning", "ignore::PendingDeprecationWarning"
+)
 
 HEIGHT, WIDTH = 130, 205
 TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 50844)
@@ -31,23 +34,21 @@ PLACES = {
 def write_source(
     path: Path, epsg: int | None, transform: Affine | None, point: bool = False, **profile: object
 ) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            count=1,
-            height=HEIGHT,
-            width=WIDTH,
-            dtype="float32",
-            crs=None if epsg is None else CRS.from_epsg(epsg),
-            transform=transform,
-            **profile,
-        ) as file:
-            if point:
-                file.update_tags(AREA_OR_POINT="Point")
-            file.write(np.zeros((1, HEIGHT, WIDTH), np.float32))
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=1,
+        height=HEIGHT,
+        width=WIDTH,
+        dtype="float32",
+        crs=None if epsg is None else CRS.from_epsg(epsg),
+        transform=transform,
+        **profile,
+    ) as file:
+        if point:
+            file.update_tags(AREA_OR_POINT="Point")
+        file.write(np.zeros((1, HEIGHT, WIDTH), np.float32))
 
 
 def write_like(source: Path, path: Path, downscale: int = 1) -> None:
@@ -161,6 +162,23 @@ def test_metadata_of_the_map_is_kept_and_that_of_its_numbers_is_not(tmp_path: Pa
         assert "STATISTICS_MEAN" not in tags
         assert not file.tags(1)
         assert file.scales == (1.0,)
+
+
+@pytest.mark.parametrize("factor", [1, 32])
+@pytest.mark.parametrize("name", ["source.tfw", "source.tifw", "source.wld"])
+def test_world_file(tmp_path: Path, name: str, factor: int) -> None:
+    source, target = tmp_path / "source.tif", tmp_path / "target.tif"
+    write_source(source, None, None)
+    (tmp_path / name).write_text("2.5\n0.5\n-0.25\n-3\n500001.25\n6000000.5\n")
+    write_like(source, target, factor)
+    with rasterio.open(source) as a, rasterio.open(target) as b:
+        assert not a.transform.is_identity
+        assert b.transform.almost_equals(a.transform @ Affine.scale(factor), 1e-9)
+    # A transform of the file's own goes first.
+    write_source(source, *PLACES["utm"])
+    write_like(source, target)
+    with rasterio.open(source) as a, rasterio.open(target) as b:
+        assert a.transform == b.transform == PLACES["utm"][1]
 
 
 def test_no_georeferencing(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,10 @@ from rasterio.transform import from_origin
 from prn_cli.errors import InputError
 from prn_cli.rasters import detect_kind, open_raster, open_scores
 from prn_cli.tiles import Window
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::rasterio.errors.NotGeoreferencedWarning", "ignore::PendingDeprecationWarning"
+)
 
 HEIGHT, WIDTH = 150, 203
 LAYOUTS = {
@@ -30,12 +33,9 @@ def numbers(dtype: str, bands: int = 1) -> np.ndarray:
 
 
 def write_tiff(path: Path, array: np.ndarray, **profile: object) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with rasterio.open(
-            path, "w", driver="GTiff", count=len(array), height=HEIGHT, width=WIDTH, dtype=array.dtype, **profile
-        ) as file:
-            file.write(array)
+    shape = {"count": len(array), "height": HEIGHT, "width": WIDTH}
+    with rasterio.open(path, "w", **{"driver": "GTiff", **shape, "dtype": array.dtype, **profile}) as file:
+        file.write(array)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -94,6 +94,50 @@ def test_classes_in_pages(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
     with open_raster(tmp_path / "a.tif") as raster:
         np.testing.assert_array_equal(raster.read(Window(5, 6, 7, 8)), array[:, 5:12, 6:14])
+
+
+def test_a_lost_page_is_not_a_file_of_fewer_bands(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, numbers("float32", 2), photometric="minisblack", compression="zlib")
+    with tifffile.TiffFile(path) as file:
+        second = file.pages[1].offset
+    whole = path.read_bytes()
+    for damaged in (whole[:second], whole[: second + 20], whole[:second] + b"\xff\xff" + whole[second + 2 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError):
+            open_raster(path)
+
+
+def test_a_lost_tag_is_not_a_file_without_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, numbers("float32")[0], extratags=[(42113, 2, 0, "-9999.25", True)])
+    with tifffile.TiffFile(path) as file:
+        tag = file.pages[0].tags[42113]
+    whole = bytearray(path.read_bytes())
+    whole[tag.offset + 8 : tag.offset + 12] = b"\xff\xff\xff\x7f"
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="tag 42113 cannot be read"):
+        open_raster(path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"driver": "COG", "compress": "deflate", "predictor": "YES"},
+        {"ENDIANNESS": "BIG", "compress": "lzw", "predictor": 2},
+        {"nbits": 1},
+        {"nbits": 1, "compress": "ccittfax4"},
+        {"nbits": 4, "compress": "deflate", "tiled": True},
+        {"compress": "lerc"},
+    ],
+)
+def test_layouts_seen_in_the_wild(tmp_path: Path, options: dict[str, object]) -> None:
+    array = numbers("uint8") % 2
+    write_tiff(tmp_path / "a.tif", array, **options)
+    with open_raster(tmp_path / "a.tif") as raster:
+        assert raster.dtype == np.uint8
+        np.testing.assert_array_equal(raster.read(), array)
+        np.testing.assert_array_equal(raster.read(Window(70, 50, 33, 44)), array[:, 70:103, 50:94])
 
 
 def test_overviews_are_passed_over_and_the_mask_is_used(tmp_path: Path) -> None:

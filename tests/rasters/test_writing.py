@@ -17,6 +17,10 @@ from PIL import Image
 from prn_cli.errors import OutputError, UsageError
 from prn_cli.rasters import create_raster, mask_nodata, open_raster, read_label
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::rasterio.errors.NotGeoreferencedWarning", "ignore::PendingDeprecationWarning"
+)
+
 HEIGHT, WIDTH = 300, 411
 
 
