@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from prn_cli.commands import console
+from prn_cli.errors import UsageError
 
 
 class InputKindChoice(StrEnum):
@@ -152,3 +153,31 @@ def thread_count(threads: int) -> int:
     if threads:
         return threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def creation_options(options: list[str] | None) -> dict[str, str]:
+    """The words after `--co` as a mapping; the case of keys and values is kept.
+
+    Raises:
+        UsageError: a word without `=`, or without a key.
+    """
+    found = {}
+    for option in options or []:
+        key, separator, value = option.partition("=")
+        if not key or not separator:
+            raise UsageError(f"--co {option}, expected KEY=VALUE", hint="as in --co COMPRESS=ZSTD")
+        found[key] = value
+    return found
+
+
+def mask_values(values: str) -> tuple[int, int]:
+    """The values of background and foreground that `--values` asks for.
+
+    Raises:
+        UsageError: other than 0,255 and 0,1.
+    """
+    expected = {"0,255": (0, 255), "0,1": (0, 1)}
+    found = expected.get(values.replace(" ", ""))
+    if found is None:
+        raise UsageError(f"--values {values}, expected 0,255 or 0,1", hint="give one of the two")
+    return found
