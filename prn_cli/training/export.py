@@ -88,7 +88,7 @@ def describe(network: Network) -> dict[str, str]:
         "prn.network": network.name,
         "prn.multiple": str(network.multiple),
         "prn.halo": str(network.halo),
-        "prn.tile": "1024" if fast else "512",
+        "prn.tile": str(network.tile),
         "prn.patch": str(0 if fast else network.patch),
         "prn.width": str(network.width if isinstance(network, FastNetwork) else 0),
         "prn.threshold": "0.5",

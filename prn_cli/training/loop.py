@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from prn_cli.metrics.regions import RegionCounts, count_regions
+from prn_cli.refine import cut, refine_map
 from prn_cli.training.augment import Batch, Jitter, TrainingMap, draw_batch
 from prn_cli.training.losses import LossWeights, joint_loss
 from prn_cli.training.networks import Network
+from prn_cli.training.refiner import NetworkRefiner
 
 
 @dataclass(frozen=True)
@@ -216,28 +218,14 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def evaluate(network: Network, maps: Sequence[TrainingMap], device: torch.device | None = None) -> list[RegionCounts]:
-    """Counts of each map's refined mask, cut at 0.5."""
-    device = device or torch.device("cpu")
-    network.eval()
-    return [count_regions(_cut(refine_map(network, m.logits, device)), m.label) for m in maps]
-
-
-def refine_map(network: Network, logits: np.ndarray, device: torch.device) -> np.ndarray:
-    """(H, W) logits → refined logits, the map in one piece."""
-    height, width = logits.shape
-    pad = ((0, -height % network.multiple), (0, -width % network.multiple))
-    padded = torch.from_numpy(np.pad(logits, pad, constant_values=np.nan))[None, None].to(device)
-    refined = network(padded)[0, 0, :height, :width].float().cpu().numpy()
-    return np.where(np.isfinite(logits), refined, np.nan)
-
-
-def _cut(logits: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(logits), 255, logits > 0).astype(np.uint8)
+    """Counts of each map's refined mask, cut at 0.5, by the road that `prn refine` takes."""
+    refiner = NetworkRefiner(network, device or torch.device("cpu"))
+    return [count_regions(cut(refine_map(m.logits, refiner), 0.5), m.label) for m in maps]
 
 
 def base_counts(maps: Sequence[TrainingMap]) -> list[RegionCounts]:
     """Counts of each map's base mask, cut at 0.5."""
-    return [count_regions(_cut(m.logits), m.label) for m in maps]
+    return [count_regions(cut(m.logits, 0.5), m.label) for m in maps]
 
 
 def pooled(counts: Sequence[RegionCounts]) -> RegionCounts:

@@ -63,6 +63,7 @@ class FastNetwork(nn.Module):
     name = "fast"
     multiple = STRIDE * 2 ** (DEPTH - 1)
     halo = 128
+    tile = 1024
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()

@@ -1,0 +1,47 @@
+"""A network in training as a refiner, so that validation takes the road that `prn refine` takes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prn_cli.probabilities import logit
+from prn_cli.training.networks import Network
+from prn_cli.training.networks.fast import FastNetwork
+
+FloatMap = NDArray[np.float32]
+
+
+class NetworkRefiner:
+    """See `prn_cli.refiners.Refiner`; the fields are those of the exported network's refiner.
+
+    Args:
+        network: put into eval mode.
+        device: where it is.
+    """
+
+    threshold = 0.5
+
+    def __init__(self, network: Network, device: torch.device) -> None:
+        self.network, self.where = network.eval(), device
+        self.adds = isinstance(network, FastNetwork)
+        self.name, self.device = network.name, device.type
+        self.multiple, self.halo, self.tile = network.multiple, network.halo, network.tile
+        self.padding: Literal["nan", "mirror"] = "nan" if self.adds else "mirror"
+
+    @torch.no_grad()
+    def field(self, logits: FloatMap) -> FloatMap:
+        """(N, h, w) logits → the bias map of `fast`, or the fused probabilities of `paper`."""
+        windows = torch.from_numpy(np.ascontiguousarray(logits))[:, None].to(self.where)
+        if isinstance(self.network, FastNetwork):
+            field = self.network.bias(windows)
+        else:
+            field = torch.sigmoid(self.network(windows))
+        return field[:, 0].float().cpu().numpy()
+
+    def refined(self, logits: FloatMap, field: FloatMap) -> FloatMap:
+        """Refined logits, (h, w) float32, NaN where `logits` is."""
+        return logits + field if self.adds else np.where(np.isnan(logits), np.float32(np.nan), logit(field))
