@@ -1,8 +1,458 @@
-"""`prn refine`."""
+"""`prn refine`: logit maps to better masks, by the folder."""
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-def refine() -> None:
-    """(being built)"""
-    raise NotImplementedError
+import typer
+
+from prn_cli.commands import console
+from prn_cli.commands.batch import Batch, run_batch
+from prn_cli.commands.options import (
+    Band,
+    CreationOptions,
+    Device,
+    DeviceChoice,
+    FailFast,
+    InputKind,
+    InputKindChoice,
+    Json,
+    Key,
+    Logits,
+    Nodata,
+    Null,
+    Overwrite,
+    Quiet,
+    Threads,
+    ValidMask,
+    Values,
+    Verbose,
+    creation_options,
+    mask_values,
+    thread_count,
+)
+from prn_cli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from prn_cli.manifest import Job, Manifest
+    from prn_cli.rasters import RasterWriter, ScoreMap
+    from prn_cli.refine import Rows
+    from prn_cli.refiners import Refiner
+
+_OUTPUT = "Output"
+_METHOD = "Method"
+
+_FLOAT_SUFFIXES = (".npy", ".tif", ".tiff")
+_NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
+# On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
+_WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
+
+
+class FormatChoice(StrEnum):
+    """Format of the masks."""
+
+    auto = "auto"
+    tif = "tif"
+    png = "png"
+    npy = "npy"
+
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="MASKS",
+        help="Folder of the masks, named by the inputs' stems; or a file, for a single input.",
+        rich_help_panel=_OUTPUT,
+        show_default=False,
+    ),
+]
+ProbabilitiesOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--probabilities",
+        metavar="DIR",
+        help="Write the refined probabilities too, as float32.",
+        rich_help_panel=_OUTPUT,
+        show_default=False,
+    ),
+]
+BiasOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--bias",
+        metavar="DIR",
+        help="Write what was added to the logits too, as float32.",
+        rich_help_panel=_OUTPUT,
+        show_default=False,
+    ),
+]
+Format = Annotated[
+    FormatChoice,
+    typer.Option(
+        "--format", help="Format of the masks; auto: TIFF for TIFF, PNG for the others.", rich_help_panel=_OUTPUT
+    ),
+]
+WeightsName = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="NAME|PATH",
+        help="Shipped weights by name (see 'prn weights list'), an .onnx file, or a folder of 'prn train'.",
+        rich_help_panel=_METHOD,
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        "-t",
+        min=0,
+        max=1,
+        help="Refined probability above which a pixel is foreground.",
+        rich_help_panel=_METHOD,
+        show_default="as the weights say",
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        "--tile",
+        min=1,
+        help="Side of the windows that larger maps are cut into, px.",
+        rich_help_panel=_METHOD,
+        show_default="as the weights say",
+    ),
+]
+Tta = Annotated[
+    bool,
+    typer.Option(
+        "--tta", help="Average over the eight flips and quarter turns: eight times slower.", rich_help_panel=_METHOD
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One map: what is read and what is written, by role."""
+
+    path: Path
+    inputs: Mapping[str, Path]
+    outputs: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is the same for all maps of a run."""
+
+    refiner: Refiner
+    threshold: float
+    tile: int
+    tta: bool
+    values: tuple[int, int]
+    open_scores: Callable[[_Item], ScoreMap]
+    options: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Figures:
+    """Counts of pixels over the finished rows."""
+
+    height: int
+    width: int
+    valid: int = 0
+    foreground: int = 0
+    changed: int = 0
+
+    def add(self, mask: NDArray[np.uint8], base: NDArray[np.uint8]) -> None:
+        """Count rows of a refined and a base mask, uint8 0/1/255."""
+        import numpy as np
+
+        self.valid += mask.size - int(np.count_nonzero(mask == 255))
+        self.foreground += int(np.count_nonzero(mask == 1))
+        self.changed += int(np.count_nonzero(mask != base))
+
+    def as_dict(self) -> dict[str, int]:
+        """For the manifest and for JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    status: str
+    seconds: float
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def refine(
+    logits: Logits,
+    out: Out,
+    probabilities: ProbabilitiesOut = None,
+    bias: BiasOut = None,
+    format: Format = FormatChoice.auto,
+    values: Values = "0,255",
+    co: CreationOptions = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    weights: WeightsName = "fast",
+    threshold: Threshold = None,
+    tile: Tile = None,
+    tta: Tta = False,
+    null: Null = False,
+    input_kind: InputKind = InputKindChoice.auto,
+    nodata: Nodata = None,
+    valid_mask: ValidMask = None,
+    band: Band = None,
+    key: Key = None,
+    device: Device = DeviceChoice.auto,
+    threads: Threads = 0,
+    fail_fast: FailFast = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Refine logit maps into better masks.
+
+    Maps may have any size. A mask that is there already is kept if it was made from the same input with the same
+    settings, so a run that was stopped goes on where it stopped.
+    """
+    from prn_cli import rasters
+    from prn_cli.manifest import Manifest, check_outputs
+    from prn_cli.refine import check_tile
+    from prn_cli.refiners import load_refiner
+    from prn_cli.weights import find_weights
+
+    inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
+    single = _is_single_file(inputs, out, format)
+    masks = _valid_masks(inputs, valid_mask)
+    items = [
+        _Item(
+            path,
+            {"logits": path} | ({} if masks is None or path not in masks else {"valid_mask": masks[path]}),
+            _outputs(path, out, single, format, {"probabilities": probabilities, "bias": bias}),
+        )
+        for path in inputs
+    ]
+    check_outputs((item.inputs.values(), item.outputs.values()) for item in items)
+    options = creation_options(co)
+    for item in items[:1]:
+        _check_creation(item, options)
+    manifest = None if single else Manifest(out)
+    if manifest is not None and not overwrite:
+        manifest.refuse_strangers(output for item in items for output in item.outputs.values())
+
+    found = find_weights(weights)
+    refiner = load_refiner(found, device=device.value, threads=thread_count(threads))
+    side = tile or refiner.tile
+    check_tile(side, refiner)
+    kind: Any = input_kind.value
+    if kind == "auto":
+        kind = rasters.detect_kind(inputs, nodata=nodata, key=key)
+        console.note(f"inputs read as {kind}")
+    console.detail(f"{found.path} ({refiner.name}) on {refiner.device}, tile {side}, halo {refiner.halo}")
+
+    def open_scores(item: _Item) -> ScoreMap:
+        if masks is not None and "valid_mask" not in item.inputs:
+            raise InputError(f"no validity mask with this stem in {valid_mask}", hint="add it, or leave this file out")
+        mask = item.inputs.get("valid_mask")
+        return rasters.open_scores(item.path, kind=kind, nodata=nodata, valid_mask=mask, band=band, key=key)
+
+    cut_at = refiner.threshold if threshold is None else threshold
+    run = _Run(
+        refiner,
+        cut_at,
+        side,
+        tta,
+        mask_values(values),
+        open_scores,
+        options,
+        settings={
+            "weights": found.sha256,
+            "threshold": cut_at,
+            "tile": side,
+            "tta": tta,
+            "values": values,
+            "input_kind": kind,
+            "nodata": None if nodata is None else str(nodata),  # JSON has no NaN
+            "bidx": band,
+            "key": key,
+            "creation_options": options,
+        },
+    )
+    if manifest is not None:
+        manifest.start()
+    started = time.perf_counter()
+    batch = run_batch(
+        items,
+        lambda item: _refine_item(item, run, manifest, overwrite=overwrite),
+        name=lambda item: str(item.path),
+        label="Refining",
+        fail_fast=fail_fast,
+        on_done=_print_record if json else None,
+    )
+    _summarise(batch, out, time.perf_counter() - started)
+    batch.finish()
+
+
+def _is_single_file(inputs: Sequence[Path], out: Path, format: FormatChoice) -> bool:
+    """Whether `out` names a file and not a folder."""
+    from prn_cli.rasters import WRITTEN_SUFFIXES
+
+    if out.is_dir():
+        return False
+    suffix = out.suffix.lower()
+    if suffix in _NOT_WRITTEN:
+        raise UsageError(f"cannot write '{suffix}' masks, expected {' '.join(WRITTEN_SUFFIXES)}", path=out)
+    if suffix not in WRITTEN_SUFFIXES:
+        if out.exists():
+            raise UsageError("is a file, expected a folder for the masks", hint="give another --out", path=out)
+        return False
+    if len(inputs) > 1:
+        raise UsageError(f"names one file for the masks of {len(inputs)} inputs", hint="give a folder", path=out)
+    if format is not FormatChoice.auto and not suffix.startswith(f".{format}"):
+        raise UsageError(f"is not named as --format {format} says", hint="leave --format out", path=out)
+    return True
+
+
+def _outputs(
+    path: Path, out: Path, single: bool, format: FormatChoice, more: Mapping[str, Path | None]
+) -> dict[str, Path]:
+    """The files that are written for one input, by role."""
+    tiff = path.suffix.lower() in (".tif", ".tiff")
+    if single:
+        mask = out
+    elif format is FormatChoice.auto:
+        mask = out / (path.stem + (path.suffix.lower() if tiff else ".png"))
+    else:
+        mask = out / f"{path.stem}.{format}"
+    outputs = {"mask": mask}
+    for role, place in more.items():
+        if place is None:
+            continue
+        names_file = not place.is_dir() and bool(place.suffix)
+        if names_file and (not single or place.suffix.lower() not in _FLOAT_SUFFIXES):
+            found = f"'{place.suffix}' for float32 maps" if single else "a file, for masks in a folder"
+            raise UsageError(f"--{role} names {found}", hint="give a folder, or a .npy or .tif file", path=place)
+        suffix = mask.suffix.lower() if mask.suffix.lower() in (".tif", ".tiff") else ".npy"
+        outputs[role] = place if names_file else place / (path.stem + suffix)
+    return outputs
+
+
+def _valid_masks(inputs: Sequence[Path], folder: Path | None) -> dict[Path, Path] | None:
+    """The validity mask of each input that has one; None if no folder of them was given."""
+    from prn_cli.rasters import pair_by_stem
+
+    return None if folder is None else dict(pair_by_stem(inputs, folder).matched)
+
+
+def _check_creation(item: _Item, options: Mapping[str, str]) -> None:
+    """Find unknown creation options before the work, not in every file."""
+    from prn_cli.rasters import create_raster
+
+    for role, path in item.outputs.items():
+        dtype = "uint8" if role == "mask" else "float32"
+        create_raster(path, height=1, width=1, dtype=dtype, creation_options=options)
+
+
+def _refine_item(item: _Item, run: _Run, manifest: Manifest | None, *, overwrite: bool) -> _Result:
+    """Refine one map, unless that was done before."""
+    started = time.perf_counter()
+    job: Job | None = None
+    if manifest is not None:
+        job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
+        entry = None if overwrite else manifest.finished(job)
+        if entry is not None:
+            return _Result("kept", 0.0, entry["figures"])
+    figures = _refine_file(item, run).as_dict()
+    seconds = time.perf_counter() - started
+    if manifest is not None and job is not None:
+        manifest.record(job, seconds=seconds, figures=figures)
+    return _Result("refined", seconds, figures)
+
+
+def _refine_file(item: _Item, run: _Run) -> _Figures:
+    """Read, refine and write one map, band by band. Its outputs take their names when all of it is done."""
+    import numpy as np
+
+    from prn_cli.rasters import create_raster, mask_nodata
+    from prn_cli.refine import cut, refine_rows
+
+    nodata = mask_nodata(run.values)
+    written = np.full(256, nodata, np.uint8)
+    written[:2] = run.values
+    with run.open_scores(item) as scores, ExitStack() as stack:
+        writers: dict[str, RasterWriter] = {}
+        for role, path in item.outputs.items():
+            writer = create_raster(
+                path,
+                height=scores.height,
+                width=scores.width,
+                dtype=np.uint8 if role == "mask" else np.float32,
+                nodata=nodata if role == "mask" else np.nan,
+                like=scores.raster,
+                creation_options=run.options,
+            )
+            writers[role] = stack.enter_context(writer)
+        figures = _Figures(scores.height, scores.width)
+        for rows in refine_rows(
+            scores.logits,
+            scores.height,
+            scores.width,
+            run.refiner,
+            tile=run.tile,
+            tta=run.tta,
+            batch=_WINDOWS_IN_A_RUN[run.refiner.device],
+        ):
+            mask = cut(rows.refined, run.threshold)
+            figures.add(mask, cut(rows.logits, run.threshold))
+            writers["mask"].write(written[mask])
+            _write_maps(rows, writers)
+        scores.check_valid()
+    return figures
+
+
+def _write_maps(rows: Rows, writers: Mapping[str, RasterWriter]) -> None:
+    if "probabilities" in writers:
+        writers["probabilities"].write(rows.probabilities)
+    if "bias" in writers:
+        writers["bias"].write(rows.bias)
+
+
+def _print_record(item: _Item, result: _Result) -> None:
+    console.json_line(
+        {
+            "input": str(item.path),
+            "status": result.status,
+            **{role: str(path) for role, path in item.outputs.items()},
+            **result.figures,
+            "seconds": round(result.seconds, 4),
+        }
+    )
+
+
+def _summarise(batch: Batch[_Item, _Result], out: Path, seconds: float) -> None:
+    """One line on stderr: how many, how fast, how much changed."""
+    if not batch.results:
+        return
+    refined = [result for _, result in batch.results if result.status == "refined"]
+    kept = len(batch.results) - len(refined)
+    parts = [f"{len(refined)} refined" + (f", {kept} kept" if kept else "") + f" → {out}"]
+    pixels = sum(result.figures["height"] * result.figures["width"] for result in refined)
+    if pixels:
+        valid = sum(result.figures["valid"] for result in refined)
+        changed = sum(result.figures["changed"] for result in refined)
+        parts.append(f"{changed / max(valid, 1):.2%} of the pixels changed")
+        parts.append(f"{pixels / 1e6 / seconds:.3g} Mpx/s")
+    console.note("; ".join(parts))
