@@ -23,9 +23,13 @@ INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
 ROUNDING = 2e-3
 """How far rounding (float16, resampling) may carry a probability beyond 0 or 1. It is clipped."""
 
+LARGEST_LOGIT = 5000.0
+"""Numbers beyond this are no logits but stand for missing data, such as -9999 and -3.4e38."""
+
 _MOST_FILES = 16
 _SMALL_MAP = 1 << 20  # pixels
-_SAMPLE_SIDE = 512  # px
+_SAMPLE_SIDE = 256  # px
+_SAMPLES_ACROSS = 4
 
 
 def full_scale(kind: InputKind, dtype: np.dtype[Any]) -> float:
@@ -92,7 +96,7 @@ class _Sample:
         if not numbers.size:
             return
         high = float(numbers.max())
-        two_values = bool(((numbers == 0) | (numbers == high)).all())
+        two_values = numbers.dtype.kind != "f" and bool(((numbers == 0) | (numbers == high)).all())
         self._join(float(numbers.min()), high, two_values)
 
     def join(self, other: _Sample) -> None:
@@ -113,6 +117,9 @@ class _Sample:
         return self.dtype.kind in "bui" and self.two_values and self.low >= 0 and self.high in (0, 1, 255)
 
     def kind(self) -> InputKind:
+        for value in (self.low, self.high):
+            if self.dtype.kind in "fi" and abs(value) > LARGEST_LOGIT:
+                raise unlikely_logit(value, self.path)
         if self.dtype.kind == "f":
             return self._kind_of_floats()
         if self.is_mask():
@@ -176,7 +183,7 @@ def _sample(paths: Sequence[str | os.PathLike[str]], nodata: float | None, key: 
 
 def _sample_of(raster: Raster, nodata: float | None) -> _Sample:
     sample = _Sample(raster.dtype, raster.path)
-    for window in _sample_windows(raster.height, raster.width):
+    for window in _sample_windows(raster.height, raster.width, sample):
         values = raster.read(window)
         usable = valid_pixels(raster, values, window, nodata, full=None)
         sample.add(values[:, usable])
@@ -185,13 +192,21 @@ def _sample_of(raster: Raster, nodata: float | None) -> _Sample:
     return sample
 
 
-def _sample_windows(height: int, width: int) -> Iterator[Window]:
+def _sample_windows(height: int, width: int, sample: _Sample) -> Iterator[Window]:
     if height * width <= _SMALL_MAP:
         yield Window(0, 0, height, width)
         return
     h, w = min(height, _SAMPLE_SIDE), min(width, _SAMPLE_SIDE)
-    for down, across in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2)):
-        yield Window((height - h) * down // 2, (width - w) * across // 2, h, w)
+    last = _SAMPLES_ACROSS - 1
+    for down in range(_SAMPLES_ACROSS):
+        for across in range(_SAMPLES_ACROSS):
+            yield Window((height - h) * down // last, (width - w) * across // last, h, w)
+    for y in range(0, height, h):
+        for x in range(0, width, w):
+            if sample.low < sample.high or sample.high not in (0, -np.inf):
+                return
+            # Nothing but zeros and invalid pixels so far: look on until there is something to go by.
+            yield Window(y, x, min(h, height - y), min(w, width - x))
 
 
 def valid_pixels(
@@ -235,6 +250,15 @@ def equals_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     with np.errstate(over="ignore"):
         rounded = values.dtype.type(nodata)
     return np.asarray(values == rounded)
+
+
+def unlikely_logit(value: float, path: Path) -> InputError:
+    """The error of a number that is no logit."""
+    return InputError(
+        f"a value of {value:g}, expected logits within ±{LARGEST_LOGIT:g}, or probabilities",
+        hint=f"say --nodata {value:g} if it means invalid",
+        path=path,
+    )
 
 
 def no_valid_pixel(path: Path) -> InputError:

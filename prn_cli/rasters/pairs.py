@@ -131,8 +131,8 @@ def _read_paths(stdin: TextIO, null: bool) -> Iterator[Path]:
         raise InputError(f"paths on stdin are not {error.encoding} text", hint="pipe in plain paths") from error
     if not null and "\0" in text:
         raise UsageError("NUL in the paths on stdin", hint="add --null")
-    for line in text.split("\0") if null else text.splitlines():
-        name = line if null else line.strip("\r")
+    for line in text.split("\0" if null else "\n"):
+        name = line if null else line.removesuffix("\r")
         if name:
             yield Path(name)
 

@@ -15,11 +15,13 @@ from prn_cli.errors import InputError, UsageError
 from prn_cli.probabilities import logit, sigmoid
 from prn_cli.rasters.kinds import (
     INPUT_KINDS,
+    LARGEST_LOGIT,
     ROUNDING,
     InputKind,
     detect_kind,
     full_scale,
     no_valid_pixel,
+    unlikely_logit,
     valid_pixels,
 )
 from prn_cli.rasters.raster import Raster, open_raster
@@ -98,14 +100,11 @@ class ScoreMap:
         valid = valid_pixels(self.raster, values, window, self._nodata, full)
         if self._valid is not None:
             valid &= read_valid_mask(self._valid, window)
-        if full is not None:
-            self._check_range(values, valid, full)
-        with np.errstate(over="ignore", invalid="ignore"):
+        self._check_range(values, valid, full)
+        with np.errstate(over="ignore", invalid="ignore"):  # of invalid pixels
             scores = (
                 _class_logits(values, self._band) if full is None else self._class_probabilities(values, valid, full)
             )
-        if full is None:
-            valid &= np.isfinite(scores)  # float64 beyond float32
         scores[~valid] = np.nan
         if valid.any():
             self._seen_valid = True
@@ -113,7 +112,12 @@ class ScoreMap:
             raise no_valid_pixel(self.path)
         return scores
 
-    def _check_range(self, values: NDArray[Any], valid: NDArray[np.bool_], full: float) -> None:
+    def _check_range(self, values: NDArray[Any], valid: NDArray[np.bool_], full: float | None) -> None:
+        if full is None:
+            beyond = ((values < -LARGEST_LOGIT) | (values > LARGEST_LOGIT)) & valid
+            if beyond.any():
+                raise unlikely_logit(float(values[beyond][0]), self.path)
+            return
         beyond = (values < -ROUNDING * full) | (values > (1 + ROUNDING) * full)
         beyond &= valid
         if beyond.any():

@@ -70,7 +70,9 @@ class TiffRaster(Raster):
             self._alpha, self.bands = False, sum(page.samples for page in self._pages)
         mask = [page for page in masks if (page.imagelength, page.imagewidth) == (self.height, self.width)]
         self._mask = _Page(mask[0], self._file, self.path, lock) if mask else None
-        self.nodata = _nodata(first)
+        if self._mask is not None:
+            self._mask.nodata = 0.0  # tiles that a mask leaves out are invalid
+        self.nodata = _nodata(first, self.path)
         for page in self._pages:
             page.nodata = self.nodata
         geo = from_world_file(_geo_tags(first), self.path)
@@ -103,6 +105,7 @@ class _Page:
         self._handle = file.filehandle
         self._lock = lock
         self._cache: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._cached_bytes = 0
         self._check_structure()
         self._check_segments()
 
@@ -211,11 +214,18 @@ class _Page:
                 self._cache.move_to_end(index)
         if segment is None:
             segment = self._decoded(index)
-            with self._lock:
-                self._cache[index] = segment
-                while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > _CACHE_BYTES:
-                    self._cache.popitem(last=False)
+            self._keep(index, segment)
         return segment[start:stop]
+
+    def _keep(self, index: int, segment: NDArray[Any]) -> None:
+        # Windows overlap, and share strips: what was decoded last is likely to be needed again.
+        with self._lock:
+            if index in self._cache:  # another thread was faster
+                return
+            self._cache[index] = segment
+            self._cached_bytes += segment.nbytes
+            while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
     def _absent(self, index: int, rows: int) -> NDArray[Any]:
         # GDAL leaves out tiles that hold nothing but nodata. Without a nodata value nobody can tell such a tile
@@ -303,14 +313,17 @@ def _check_directory(file: tifffile.TiffFile, page: Any, path: Path) -> int:
     return int(following)
 
 
-def _nodata(page: Any) -> float | None:
+def _nodata(page: Any, path: Path) -> float | None:
     tag = page.tags.get(_NODATA)
     if tag is None:
         return None
+    text = str(tag.value).strip("\0 ")
     try:
-        return float(str(tag.value).strip().strip("\0"))
+        return float(text.replace(",", ".")) if text else None
     except ValueError:
-        return None
+        raise InputError(
+            f"declares '{text}' as nodata, expected a number", hint="correct it (gdal_edit -a_nodata)", path=path
+        ) from None
 
 
 def _geo_tags(page: Any) -> GeoTags:

@@ -117,5 +117,17 @@ def test_invalid_pixels_do_not_count(tmp_path: Path) -> None:
     array = ramp(0, 1, "float32")
     array[0, :4] = (np.nan, np.inf, -np.inf, -9999)
     paths = save(tmp_path, array)
-    assert detect_kind(paths) == "logits"
+    with pytest.raises(InputError, match=r"a value of -9999, expected logits within .*--nodata -9999"):
+        detect_kind(paths)
     assert detect_kind(paths, nodata=-9999) == "probabilities"
+
+
+def test_a_big_map_with_little_in_it(tmp_path: Path) -> None:
+    array = np.full((1500, 1500), np.nan, np.float16)
+    array[700, 300:310] = np.linspace(0, 0.5, 10)  # between the windows of the sample
+    assert detect_kind(save(tmp_path, array)) == "probabilities"
+    array[:] = 0
+    array[700, 300] = -4
+    assert detect_kind(save(tmp_path, array)) == "logits"
+    with pytest.raises(InputError, match="no valid pixel"):
+        detect_kind(save(tmp_path, np.full((1500, 1500), np.nan, np.float16)))

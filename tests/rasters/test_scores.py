@@ -136,6 +136,16 @@ def test_numbers_out_of_range(tmp_path: Path, kind: str, value: float, message: 
         assert np.isnan(scores.probabilities()[7, 8])
 
 
+@pytest.mark.parametrize("value", [-9999, 1e20, -3.4028234663852886e38])
+def test_undeclared_nodata_is_no_logit(tmp_path: Path, value: float) -> None:
+    array = LOGITS.copy()
+    array[3, 4] = value
+    with open_scores(save(tmp_path, array), kind="logits") as scores, pytest.raises(InputError, match=r"--nodata"):
+        scores.logits()
+    with open_scores(save(tmp_path, array), kind="logits", nodata=value) as scores:
+        np.testing.assert_array_equal(np.argwhere(np.isnan(scores.logits())), [[3, 4]])
+
+
 def test_invalid_pixels_are_nan(tmp_path: Path) -> None:
     array = LOGITS.copy()
     array[0, :3] = (np.nan, np.inf, -np.inf)
@@ -168,9 +178,10 @@ def test_nodata_that_a_class_may_really_have(tmp_path: Path) -> None:
 
 def test_declared_nodata_can_be_overruled(tmp_path: Path) -> None:
     array = LOGITS.copy()
-    array[3, 3], array[4, 4] = 0, -9999
-    tifffile.imwrite(tmp_path / "a.tif", array, extratags=[(42113, 2, 0, "0", True)])
+    array[3, 3] = 0
     for nodata, invalid in ((None, [[3, 3]]), (-9999, [[3, 3], [4, 4]]), (float("nan"), [])):
+        array[4, 4] = -9999 if nodata == -9999 else 1
+        tifffile.imwrite(tmp_path / "a.tif", array, extratags=[(42113, 2, 0, "0", True)])
         with open_scores(tmp_path / "a.tif", nodata=nodata) as scores:
             found = np.argwhere(np.isnan(scores.logits()))
             np.testing.assert_array_equal(found, np.reshape(invalid, (-1, 2)))
@@ -202,7 +213,7 @@ def test_integer_logits(tmp_path: Path) -> None:
 def test_wide_and_narrow_floats(tmp_path: Path) -> None:
     wide = LOGITS.astype(np.float64)
     wide[0, 0] = 1e300  # beyond float32
-    with open_scores(save(tmp_path, wide)) as scores:
+    with open_scores(save(tmp_path, wide), nodata=1e300) as scores:
         assert np.isnan(scores.logits()[0, 0])
         np.testing.assert_array_equal(scores.logits()[1:], LOGITS[1:])
     with open_scores(save(tmp_path, LOGITS.astype(np.float16))) as scores:

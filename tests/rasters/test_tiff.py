@@ -178,6 +178,12 @@ def test_nodata_tag(tmp_path: Path, nodata: float) -> None:
         np.testing.assert_array_equal(np.argwhere(np.isnan(scores.logits())), [[5, 6]])
 
 
+def test_nodata_that_is_no_number(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", numbers("float32")[0], extratags=[(42113, 2, 0, "none", True)])
+    with pytest.raises(InputError, match="declares 'none' as nodata"):
+        open_raster(tmp_path / "a.tif")
+
+
 def test_sparse_tiles_are_nodata_or_refused(tmp_path: Path) -> None:
     for name, nodata in (("with", -1.0), ("without", None)):
         with rasterio.open(
