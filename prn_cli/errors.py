@@ -26,10 +26,13 @@ class PrnError(Exception):
         self.path = None if path is None else fspath(path)
 
     def __str__(self) -> str:
-        # One line, whatever a file name or a library's message holds: logs and pipes stay line by line.
         text = self.message if self.path is None else f"{self.path}: {self.message}"
-        text = text if not self.hint else f"{text}; {self.hint}"
-        return "".join(c if c.isprintable() else ("\\n" if c == "\n" else "?") for c in text)
+        return one_line(text if not self.hint else f"{text}; {self.hint}")
+
+
+def one_line(text: str) -> str:
+    """The text on one line, whatever a file name or a library's message holds: logs and pipes stay line by line."""
+    return "".join(c if c.isprintable() else ("\\n" if c == "\n" else "?") for c in text)
 
 
 class InputError(PrnError):

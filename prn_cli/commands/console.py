@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prn_cli.errors import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -76,6 +78,7 @@ def detail(message: str) -> None:
 
 
 def _line(text: str) -> None:
+    text = one_line(text)
     if sys.stderr.isatty():
         style = "red" if text.startswith("prn: error") else "yellow" if text.startswith("prn: warning") else None
         stderr().print(text, style=style, markup=False, soft_wrap=True)  # above a live bar, not through it

@@ -44,7 +44,7 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Pap
         found, side = "p0", 0
     network = PaperNetwork(patch if patch and side else side)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    renamed = {_rename(name): tensor for name, tensor in state.items()}
+    renamed = {published_name(name): tensor for name, tensor in state.items()}
     missing, extra = expected.keys() - renamed.keys(), renamed.keys() - expected.keys()
     if missing or extra:
         raise InputError(
@@ -62,7 +62,8 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Pap
     return network.eval()
 
 
-def _rename(name: str) -> str:
+def published_name(name: str) -> str:
+    """Our name of a published tensor."""
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     return name

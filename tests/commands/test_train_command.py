@@ -1,0 +1,182 @@
+"""`prn train` and `prn weights` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = ("--crop", "64", "--batch", "2", "--epochs", "2", "--steps", "2", "--threads", "1")
+
+
+def prn(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "prn_cli", *map(str, arguments)]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five labelled maps of blobs, whose scores run too low by 1."""
+    (tmp_path / "logits").mkdir()
+    (tmp_path / "labels").mkdir()
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:80, :100]
+    for index in range(5):
+        field = np.sin(y / random.uniform(4, 9)) + np.sin(x / random.uniform(4, 9) + index)
+        np.save(tmp_path / "logits" / f"tile{index}.npy", (3 * field - 1).astype(np.float32))
+        Image.fromarray(((field > 0) * 255).astype(np.uint8)).save(tmp_path / "labels" / f"tile{index}.png")
+    return tmp_path
+
+
+def test_trains_in_a_folder_of_logits_and_labels(folder: Path) -> None:
+    done = prn(folder, "train", *SMALL, "--json", "--tensorboard")
+    assert done.returncode == 0, done.stderr
+    card = json.loads(done.stdout)
+    assert json.loads((folder / "run" / "model.json").read_text()) == card
+    assert len(card["data"]["learned_from"]) == 4
+    assert len(card["data"]["held_out"]) == 1
+    assert set(card["held_out_figures"]) == {"pooled_iou", "mean_iou"}
+    assert "epoch 2/2" in done.stderr
+    log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    assert [epoch["number"] for epoch in log] == [0, 1]
+    assert list((folder / "run" / "tensorboard").iterdir())
+    assert not list((folder / "run").glob(".*"))
+
+    again = prn(folder, "train", *SMALL)
+    assert again.returncode == 2
+    assert again.stderr.startswith("prn: error: run holds a run; --resume")
+
+    refined = prn(folder, "refine", "logits", "-o", "masks", "--weights", "run")
+    assert refined.returncode == 0, refined.stderr
+    assert len(list((folder / "masks").glob("*.png"))) == 5
+
+
+def test_a_killed_run_resumes_to_the_same_weights(folder: Path) -> None:
+    options = ("train", *SMALL, "--epochs", "6")
+    whole = prn(folder, *options, "-o", "whole", "--json")
+    assert whole.returncode == 0, whole.stderr
+    line = [sys.executable, "-m", "prn_cli", *options, "-o", "killed"]
+    with subprocess.Popen(line, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        state = folder / "killed" / "state.safetensors"
+        while process.poll() is None and not state.exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    resumed = prn(folder, *options, "-o", "killed", "--resume", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    first, second = json.loads(whole.stdout), json.loads(resumed.stdout)
+    assert first["files"] == second["files"]  # sha256 of both files
+    assert first["held_out_figures"] == second["held_out_figures"]
+
+    other = prn(folder, *options, "-o", "killed", "--resume", "--rate", "0.5")
+    assert other.returncode == 1
+    assert "other settings or other data" in other.stderr
+
+
+def test_one_bad_file_does_not_stop_the_rest(folder: Path) -> None:
+    (folder / "logits" / "tile0.npy").write_bytes(b"\x93NUMPY")
+    Image.new("L", (7, 7)).save(folder / "labels" / "tile1.png")
+    np.save(folder / "logits" / "alone.npy", np.zeros((8, 8), np.float32) - 1)
+    done = prn(folder, "train", *SMALL)
+    assert done.returncode == 1
+    assert "tile0.npy" in done.stderr
+    assert "label has shape (7, 7)" in done.stderr
+    assert "1 logit maps have no label" in done.stderr
+    assert (folder / "run" / "model.onnx").exists()
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("nowhere",), 1, "nowhere"),
+        (("--labels", "nowhere"), 1, "nowhere"),
+        (("--crop", "100"), 2, "--crop 100, expected a multiple of 16"),
+        (("--time-budget", "soon"), 2, "--time-budget 'soon'"),
+        (("--network", "paper", "--patch", "20"), 2, "multiple of 8"),
+        (("--device", "cuda"), 2, "--device cuda"),
+        (("--resume", "--overwrite"), 2, "exclude each other"),
+        (("--epochs", "0"), 2, "--epochs"),
+    ],
+)
+def test_a_wrong_call_gets_one_line(folder: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    if "cuda" in arguments:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("there is a CUDA device here")
+    done = prn(folder, "train", *arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_held_out_images_can_be_given(folder: Path) -> None:
+    (folder / "held.txt").write_text("tile1\ntile3\n")
+    done = prn(folder, "train", *SMALL, "--validation-stems", "held.txt", "--json", "-o", "a")
+    assert json.loads(done.stdout)["data"]["held_out"] == ["tile1", "tile3"]
+    (folder / "more").mkdir()
+    (folder / "logits" / "tile4.npy").rename(folder / "more" / "tile4.npy")
+    done = prn(folder, "train", *SMALL, "--validation-logits", "more", "--json", "-o", "b", "--ground-truth-only")
+    card = json.loads(done.stdout)
+    assert card["data"]["held_out"] == ["tile4"]
+    assert card["settings"]["loss"]["pseudo"] == 0
+    (folder / "held.txt").write_text("tile9\n")
+    done = prn(folder, "train", *SMALL, "--validation-stems", "held.txt", "-o", "c")
+    assert done.returncode == 2
+    assert "'tile9'" in done.stderr
+
+
+def test_published_checkpoints_are_imported_without_running_code(folder: Path) -> None:
+    import torch
+
+    from prn_cli.training.networks.paper import PaperNetwork
+
+    torch.manual_seed(0)
+    vectors = Path(__file__).parent.parent / "vectors" / "official_p64_state.tsv"
+    names = [line.split("\t")[1] for line in vectors.read_text().splitlines()]
+    state = dict(zip(names, published_order(PaperNetwork(64), names), strict=True))
+    torch.save(state, folder / "published.th")
+    done = prn(folder, "weights", "import", "published.th", "-o", "imported")
+    assert done.returncode == 0, done.stderr
+    card = json.loads((folder / "imported" / "model.json").read_text())
+    assert (card["network"], card["patch"]) == ("paper", "64")
+    refined = prn(folder, "refine", "logits/tile0.npy", "-o", "masks", "--weights", "imported")
+    assert refined.returncode == 0, refined.stderr
+    exported = prn(folder, "weights", "export", "imported/model.safetensors", "-o", "exported")
+    assert exported.returncode == 0, exported.stderr
+    assert (folder / "exported" / "model.onnx").exists()
+
+    class Harmful:
+        def __reduce__(self):  # type: ignore[no-untyped-def]
+            return Path.touch, (folder / "harmed",)
+
+    torch.save({"state_dict": Harmful()}, folder / "harmful.th")
+    (folder / "text.th").write_text("not a checkpoint")
+    torch.save({"weight": torch.zeros(2)}, folder / "other.th")
+    for name, message in (
+        ("harmful.th", "not a checkpoint of tensors alone"),
+        ("text.th", "not a checkpoint of tensors alone"),
+        ("other.th", "not a published PatchRefineNet"),
+        ("absent.th", "no such file"),
+    ):
+        done = prn(folder, "weights", "import", name)
+        assert done.returncode == 1
+        assert f"{name}: {message}" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (folder / "harmed").exists()
+
+
+def published_order(network, names):  # type: ignore[no-untyped-def]
+    """The network's tensors in the order of their published names."""
+    from prn_cli.training.networks.published import published_name
+
+    ours = network.state_dict()
+    return [ours[published_name(name)].clone() for name in names]
