@@ -26,6 +26,7 @@ class PrnError(Exception):
         self.path = None if path is None else fspath(path)
 
     def __str__(self) -> str:
+        """File, what was found and expected, and what to do, on one line."""
         text = self.message if self.path is None else f"{self.path}: {self.message}"
         return one_line(text if not self.hint else f"{text}; {self.hint}")
 
