@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The usual case: a folder of logit maps, a few of them labelled. Learn from these, refine the others.
+# usage: train_and_refine.sh [OUTPUT_FOLDER]
+set -euo pipefail
+examples=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+out=${1:-$(mktemp -d)}
+mkdir -p "$out" && out=$(cd -- "$out" && pwd)
+
+# Labelled are every third tile, by name: 6 of 18. The labels of the other 12 are used to score them, and only for that.
+mkdir -p "$out/few/logits" "$out/few/labels" "$out/rest/logits"
+number=0
+for logits in "$examples"/roads/logits/*.tif; do
+    if [ $((number % 3)) -eq 0 ]; then
+        cp "$logits" "$out/few/logits/"
+        cp "$examples/roads/labels/$(basename "$logits" .tif).png" "$out/few/labels/"
+    else
+        cp "$logits" "$out/rest/logits/"
+    fi
+    number=$((number + 1))
+done
+
+cd "$out/few" # holds logits/ and labels/, so the commands need no more
+prn train -o "$out/run" --time-budget 60s --overwrite
+prn refine "$out/rest/logits" -o "$out/masks" --weights "$out/run" --quiet
+prn score "$out/masks" --labels "$examples/roads/labels" --baseline "$out/rest/logits" --json |
+    python3 "$examples/print_iou.py" "12 tiles never seen"
+echo "weights are in $out/run, masks in $out/masks" >&2
