@@ -24,6 +24,8 @@ from prn_cli.errors import PrnError
 # Typer has carried its own click since 0.26 and exports no more of it than this.
 _UsageError = typer.BadParameter.__mro__[1]
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="prn",
     help="Make the masks of an existing segmentation model better: pseudolabel → train → refine → score.",
@@ -62,13 +64,16 @@ def run(arguments: list[str] | None = None) -> int:
         arguments: the words after `prn`; those of the process if None.
     """
     try:
-        return int(app(arguments, prog_name="prn", standalone_mode=False) or 0)
+        code = int(app(arguments, prog_name="prn", standalone_mode=False) or 0)
+        if code == _INTERRUPTED:  # what Typer makes of an interrupt
+            raise KeyboardInterrupt
+        return code
     except PrnError as error:
         console.error(str(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         console.error("interrupted; what was finished is kept")
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         return _reader_gone()
     except SystemExit as stop:
