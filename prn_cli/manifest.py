@@ -7,8 +7,10 @@ each in one write, after the output has taken its name; the last line on an outp
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,6 +49,7 @@ class Manifest:
         self.folder = folder
         self.path = folder / MANIFEST_NAME
         self._entries: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
         self.exists = self.path.exists()
         if self.exists:
             self._load()
@@ -157,22 +160,26 @@ class Manifest:
 
     def _append(self, line: bytes) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-            try:
-                end = os.lseek(descriptor, 0, os.SEEK_END)
-                if line and end:
-                    os.lseek(descriptor, end - 1, os.SEEK_SET)
-                    if os.read(descriptor, 1) != b"\n":
-                        line = b"\n" + line  # after a torn line, which would swallow this one
-                if line and os.write(descriptor, line) != len(line):
-                    raise OSError(0, "the disk is full")
-            finally:
-                os.close(descriptor)
+            with self._lock:
+                self._append_line(line)
         except OSError as error:
             raise OutputError(
                 f"cannot be written: {error.strerror}", hint="check the folder and the free space", path=self.path
             ) from error
+
+    def _append_line(self, line: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            end = os.lseek(descriptor, 0, os.SEEK_END)
+            if line and end:
+                os.lseek(descriptor, end - 1, os.SEEK_SET)
+                if os.read(descriptor, 1) != b"\n":
+                    line = b"\n" + line  # after a torn line, which would swallow this one
+            if line and os.write(descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
 
     def _name(self, path: Path) -> str:
         """Relative to the folder, so that the outputs may move as a whole; absolute for files elsewhere."""

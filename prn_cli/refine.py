@@ -67,6 +67,7 @@ def refine_rows(
     tta: bool = False,
     batch: int = 1,
     shift: int = 0,
+    on_run: Callable[[], None] | None = None,
 ) -> Iterator[Rows]:
     """Refine a map of any size.
 
@@ -82,6 +83,7 @@ def refine_rows(
         tta: test-time augmentation: the mean over the eight flips and quarter turns, at eight times the cost.
         batch: windows in one run of the network.
         shift: moves the borders of the windows, see `plan_axis`.
+        on_run: called before each run of the network; what it raises ends the work.
 
     Yields:
         Bands of consecutive rows, from the top, that together are the map.
@@ -105,7 +107,7 @@ def refine_rows(
         kept = logits[span.start - top :]
         logits = np.concatenate([kept, read_logits(fresh)]) if len(kept) else read_logits(fresh)
         top, bottom = span.start, fresh.bottom
-        field = below.add(span, _refine_strip(logits, span, columns, refiner, tta=tta, batch=batch))
+        field = below.add(span, _refine_strip(logits, span, columns, refiner, tta=tta, batch=batch, on_run=on_run))
         first = span.keep - top
         base = logits[first : first + len(field)]
         refined = refiner.refined(base, field)
@@ -152,7 +154,14 @@ def cut(refined: FloatMap, threshold: float) -> NDArray[np.uint8]:
 
 
 def _refine_strip(
-    logits: FloatMap, span: Span, columns: AxisPlan, refiner: Refiner, *, tta: bool, batch: int
+    logits: FloatMap,
+    span: Span,
+    columns: AxisPlan,
+    refiner: Refiner,
+    *,
+    tta: bool,
+    batch: int,
+    on_run: Callable[[], None] | None,
 ) -> FloatMap:
     """The blended field of the used rows of one row of windows, `(span.stop - span.keep, W)`."""
     used = slice(span.keep - span.start, span.stop - span.start)
@@ -160,6 +169,8 @@ def _refine_strip(
     waiting: list[tuple[Span, FloatMap]] = []
 
     def run() -> None:
+        if on_run is not None:
+            on_run()
         fields = _field(refiner, np.stack([window for _, window in waiting]), tta)
         for (column, _), field in zip(waiting, fields, strict=True):
             beside.add(column, field[used])

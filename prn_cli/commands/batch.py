@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -52,6 +53,7 @@ def run_batch(
     fail_fast: bool = False,
     threads: int = 1,
     on_done: Callable[[T, R], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> Batch[T, R]:
     """Do `work` for every item.
 
@@ -63,13 +65,15 @@ def run_batch(
         fail_fast: stop at the first failure.
         threads: how many items at once.
         on_done: called in this thread after each success, in the order in which they finish.
+        stop: set when the batch ends, early or not; work that takes long looks at it, so that an interrupt need not
+            wait for it.
 
     Returns:
         The results and failures; call `finish()` when the command has said what it has to say.
     """
     batch: Batch[T, R] = Batch()
     with console.progress(label, len(items)) as advance:
-        for item, outcome in _outcomes(items, work, threads):
+        for item, outcome in _outcomes(items, work, threads, stop or threading.Event()):
             try:
                 result = outcome()
             except (PrnError, OSError, MemoryError) as error:
@@ -96,12 +100,14 @@ def _cause(error: BaseException) -> str:
     return str(error)
 
 
-def _outcomes(items: Sequence[T], work: Callable[[T], R], threads: int) -> Iterator[tuple[T, Callable[[], R]]]:
+def _outcomes(
+    items: Sequence[T], work: Callable[[T], R], threads: int, stop: threading.Event
+) -> Iterator[tuple[T, Callable[[], R]]]:
     if threads <= 1:
         for item in items:
             yield item, lambda item=item: work(item)  # type: ignore[misc]
         return
-    with _pool(threads) as pool:
+    with _pool(threads, stop) as pool:
         queue = iter(items)
         # A short queue, so that a stop or an interrupt does not wait for work that nobody needs any more.
         pending: dict[Future[R], T] = {pool.submit(work, item): item for item in islice(queue, 2 * threads)}
@@ -115,9 +121,10 @@ def _outcomes(items: Sequence[T], work: Callable[[T], R], threads: int) -> Itera
 
 
 @contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+def _pool(threads: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prn")
     try:
         yield pool
     finally:
+        stop.set()
         pool.shutdown(wait=True, cancel_futures=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -56,6 +58,8 @@ _FLOAT_SUFFIXES = (".npy", ".tif", ".tiff")
 _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
 # On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
 _WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
+# While the network runs on one map, the next is read and the last one is written.
+_MAPS_AT_ONCE = 2
 
 
 class FormatChoice(StrEnum):
@@ -165,6 +169,12 @@ class _Run:
     open_scores: Callable[[_Item], ScoreMap]
     options: Mapping[str, str]
     settings: Mapping[str, Any]
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def check_stop(self) -> None:
+        """Leave a map where it is, if the run has ended."""
+        if self.stop.is_set():
+            raise CancelledError
 
 
 @dataclass(slots=True)
@@ -300,6 +310,8 @@ def refine(
         name=lambda item: str(item.path),
         label="Refining",
         fail_fast=fail_fast,
+        threads=min(_MAPS_AT_ONCE, len(items)),
+        stop=run.stop,
         on_done=_print_record if json else None,
     )
     _summarise(batch, out, time.perf_counter() - started)
@@ -414,6 +426,7 @@ def _refine_file(item: _Item, run: _Run) -> _Figures:
             tile=run.tile,
             tta=run.tta,
             batch=_WINDOWS_IN_A_RUN[run.refiner.device],
+            on_run=run.check_stop,
         ):
             mask = cut(rows.refined, run.threshold)
             figures.add(mask, cut(rows.logits, run.threshold))

@@ -7,6 +7,7 @@ import ctypes
 import io
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -48,6 +49,7 @@ class Session:
         """
         runtime = _runtime()
         self.path = path
+        self._one_run = threading.Lock()
         try:
             model = path.read_bytes()
         except OSError as error:
@@ -156,7 +158,9 @@ class Session:
             PrnError: the network failed.
         """
         try:
-            return list(self._session.run(outputs, dict(inputs)))
+            # One run at a time has all cores, or the device's memory, to itself.
+            with self._one_run:
+                return list(self._session.run(outputs, dict(inputs)))
         except Exception as error:
             shape = "×".join(str(side) for side in next(iter(inputs.values())).shape)
             text = str(error).lower()

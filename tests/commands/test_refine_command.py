@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prn_cli.commands import app
+from prn_cli.manifest import MANIFEST_NAME
+from prn_cli.rasters import create_raster, open_raster
+from prn_cli.refine import cut, refine_map
+from prn_cli.refiners import load_refiner
+from prn_cli.weights import find_weights
+
+Prn = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def folder(tmp_path, make_onnx, random_logits, monkeypatch) -> Path:
+    """`logits/` with three maps of different sizes and formats, and `model.onnx`; the working folder."""
+    make_onnx()
+    (tmp_path / "logits").mkdir()
+    np.save(tmp_path / "logits" / "a.npy", random_logits(70, 90, seed=1).astype(np.float16))
+    np.savez(tmp_path / "logits" / "b.npz", random_logits(1, 33, seed=2))
+    write_tiff(tmp_path / "logits" / "c.tif", random_logits(300, 200, seed=3))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def prn(folder, capsys) -> Prn:
+    """Run `prn refine … -w model.onnx` in this process; gives exit code, stdout, stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = 0
+        try:
+            code = app.run(["refine", *arguments, "-w", "model.onnx", "-j", "1"])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def write_tiff(path: Path, logits: np.ndarray) -> None:
+    with create_raster(path, height=len(logits), width=logits.shape[1], dtype=np.float32, nodata=-9999) as writer:
+        writer.write(np.where(np.isnan(logits), np.float32(-9999), logits.astype(np.float32)))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def expected_mask(logits: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    refiner = load_refiner(find_weights("model.onnx"), device="cpu", threads=1)
+    return cut(refine_map(logits.astype(np.float32), refiner), threshold)
+
+
+def read(path: Path | str) -> np.ndarray:
+    with open_raster(path) as raster:
+        return raster.read()[0]
+
+
+def test_folder_in_folder_out_named_by_stem(prn, folder):
+    code, out, err = prn("logits", "-o", "masks")
+    assert (code, out) == (0, "")
+    assert "inputs read as logits" in err
+    assert "3 refined → masks" in err
+    assert files(folder / "masks") == ["a.png", "b.png", "c.tif", MANIFEST_NAME]
+    np.testing.assert_array_equal(read("masks/a.png"), expected_mask(np.load("logits/a.npy")) * 255)
+    np.testing.assert_array_equal(read("masks/c.tif"), expected_mask(read("logits/c.tif")) * 255)
+    assert read("masks/b.png").shape == (1, 33)
+
+
+def test_probabilities_and_bias_are_what_the_mask_was_made_of(prn, folder):
+    code, _, _ = prn("logits", "-o", "masks", "--probabilities", "p", "--bias", "bias")
+    assert code == 0
+    assert files(folder / "p") == files(folder / "bias") == ["a.npy", "b.npy", "c.tif"]
+    for name, suffix in (("a", "npy"), ("c", "tif")):
+        logits = read(f"logits/{name}.{suffix}").astype(np.float32)
+        probabilities = read(f"p/{name}.{suffix}")
+        assert probabilities.dtype == np.float32
+        mask = read(f"masks/{name}.{'png' if suffix == 'npy' else suffix}")
+        np.testing.assert_array_equal(probabilities > 0.5, mask == 255)
+        refined = logits + read(f"bias/{name}.{suffix}")
+        np.testing.assert_allclose(1 / (1 + np.exp(-refined)), probabilities, atol=1e-5)
+
+
+def test_invalid_pixels_stay_invalid_in_every_output(prn, random_logits):
+    logits = random_logits(60, 50)
+    logits[10:20, 5:30] = np.nan
+    write_tiff(Path("hole.tif"), logits)
+    assert prn("hole.tif", "-o", "m", "--probabilities", "m/p", "--bias", "m/b")[0] == 0
+    invalid = np.isnan(logits)
+    np.testing.assert_array_equal(read("m/hole.tif") == 127, invalid)
+    np.testing.assert_array_equal(np.isnan(read("m/p/hole.tif")), invalid)
+    np.testing.assert_array_equal(np.isnan(read("m/b/hole.tif")), invalid)
+    with open_raster("m/hole.tif") as raster:
+        assert raster.nodata == 127
+    assert prn("hole.tif", "-o", "m01", "--values", "0,1", "--format", "png")[0] == 0
+    np.testing.assert_array_equal(read("m01/hole.png"), expected_mask(logits))
+
+
+def test_a_validity_mask_and_a_nodata_value(prn, folder):
+    logits = np.load("logits/a.npy")
+    logits[0, :5] = -50
+    np.save("a.npy", logits)
+    (folder / "valid").mkdir()
+    valid = np.full(logits.shape, 255, np.uint8)
+    valid[30:] = 0
+    Image.fromarray(valid).save("valid/a.png")
+    assert prn("a.npy", "-o", "m", "--valid-mask", "valid", "--nodata", "-50")[0] == 0
+    mask = read("m/a.png")
+    assert (mask[30:] == 127).all()
+    assert (mask[0, :5] == 127).all()
+    assert (mask[1:30] != 127).all()
+
+
+def test_a_map_without_its_validity_mask_fails_alone(prn, folder):
+    (folder / "valid").mkdir()
+    Image.fromarray(np.full((70, 90), 255, np.uint8)).save("valid/a.png")
+    code, _, err = prn("logits", "-o", "m", "--valid-mask", "valid")
+    assert code == 1
+    assert err.count("no validity mask with this stem in valid") == 2
+    assert files(folder / "m") == ["a.png", MANIFEST_NAME]
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.npy", "out.tif", "new/out.PNG"])
+def test_one_file_to_one_file(prn, folder, name):
+    for _ in range(2):  # a file that is named is written, each time
+        assert prn("logits/a.npy", "-o", name)[0] == 0
+    np.testing.assert_array_equal(read(name), expected_mask(np.load("logits/a.npy")) * 255)
+    assert not list(folder.rglob(MANIFEST_NAME))
+
+
+def test_one_file_with_its_probabilities(prn):
+    assert prn("logits/a.npy", "-o", "a.png", "--probabilities", "a-p.npy", "--bias", "biases")[0] == 0
+    assert read("a-p.npy").shape == read("biases/a.npy").shape == (70, 90)
+
+
+def test_the_format_and_threshold_can_be_chosen(prn, folder):
+    assert prn("logits", "-o", "m", "--format", "npy", "--threshold", "0.9", "--values", "0,1")[0] == 0
+    assert files(folder / "m") == ["a.npy", "b.npy", "c.npy", MANIFEST_NAME]
+    np.testing.assert_array_equal(np.load("m/a.npy"), expected_mask(np.load("logits/a.npy"), 0.9))
+
+
+def test_tta_and_smaller_tiles(prn):
+    assert prn("logits/c.tif", "-o", "whole.tif", "--tile", "512")[0] == 0
+    assert prn("logits/c.tif", "-o", "tiled.tif", "--tile", "96")[0] == 0
+    assert (read("whole.tif") != read("tiled.tif")).mean() < 1e-3
+    assert prn("logits/c.tif", "-o", "tta.tif", "--tta")[0] == 0
+    assert 0 < (read("whole.tif") != read("tta.tif")).mean() < 0.2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (513, 2)])
+def test_maps_of_odd_sizes(prn, random_logits, shape):
+    np.save("odd.npy", random_logits(*shape))
+    assert prn("odd.npy", "-o", "odd.png", "--input-kind", "logits")[0] == 0
+    assert read("odd.png").shape == shape
+
+
+def test_paths_from_stdin(prn, folder, monkeypatch):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("logits/a.npy\nlogits/c.tif\n"))
+    assert prn("-", "-o", "m")[0] == 0
+    assert files(folder / "m") == ["a.png", "c.tif", MANIFEST_NAME]
+
+
+# What is done stays done
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != MANIFEST_NAME}
+
+
+def test_what_is_whole_and_unchanged_is_kept(prn, folder):
+    prn("logits", "-o", "masks")
+    before = stamps(folder / "masks")
+    code, out, err = prn("logits", "-o", "masks", "--json")
+    assert code == 0
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["kept"] * 3
+    assert "0 refined, 3 kept" in err
+    assert stamps(folder / "masks") == before
+
+
+def test_only_what_is_missing_cut_or_changed_is_done_again(prn, folder, random_logits):
+    prn("logits", "-o", "masks")
+    masks = folder / "masks"
+    whole = (masks / "a.png").read_bytes()
+    (masks / "a.png").write_bytes(whole[:-10])
+    np.savez("logits/b.npz", random_logits(1, 34, seed=5))
+    code, out, _ = prn("logits", "-o", "masks", "--json")
+    assert code == 0
+    status = {Path(record["input"]).stem: record["status"] for record in map(json.loads, out.splitlines())}
+    assert status == {"a": "refined", "b": "refined", "c": "kept"}
+    assert (masks / "a.png").read_bytes() == whole
+    assert read("masks/b.png").shape == (1, 34)
+
+
+@pytest.mark.parametrize("change", [["--threshold", "0.6"], ["--values", "0,1"], ["--tta"], ["--overwrite"]])
+def test_other_settings_or_overwrite_do_all_again(prn, change):
+    prn("logits", "-o", "masks")
+    _, out, _ = prn("logits", "-o", "masks", "--json", *change)
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["refined"] * 3
+
+
+def test_json_lines_carry_paths_and_counts(prn):
+    _, out, _ = prn("logits/a.npy", "-o", "masks", "--bias", "bias", "--json")
+    record = json.loads(out)
+    base = cut(np.load("logits/a.npy").astype(np.float32), 0.5)
+    mask = expected_mask(np.load("logits/a.npy"))
+    assert record.pop("seconds") > 0
+    assert record == {
+        "input": "logits/a.npy",
+        "status": "refined",
+        "mask": "masks/a.png",
+        "bias": "bias/a.npy",
+        "height": 70,
+        "width": 90,
+        "valid": 6300,
+        "foreground": int(mask.sum()),
+        "changed": int((mask != base).sum()),
+    }
+
+
+# Nothing is lost
+
+
+def test_one_bad_file_does_not_stop_the_rest(prn, folder):
+    np.save("logits/nan.npy", np.full((40, 40), np.nan, np.float32))
+    (folder / "logits" / "empty.npy").write_bytes(b"")
+    (folder / "logits" / "cut.tif").write_bytes((folder / "logits" / "c.tif").read_bytes()[:5000])
+    np.save("logits/cube.npy", np.zeros((5, 40, 40), np.float32) - 1)
+    code, out, err = prn("logits", "-o", "masks", "--json")
+    assert code == 1
+    assert {Path(json.loads(line)["input"]).stem for line in out.splitlines()} == {"a", "b", "c"}
+    errors = [line for line in err.splitlines() if "error" in line]
+    assert len(errors) == 5
+    for name in ("nan.npy", "empty.npy", "cut.tif", "cube.npy"):
+        assert sum(f"logits/{name}" in line for line in errors) == 1
+    assert "4 of 7 failed; the rest is done" in errors[-1]
+    assert "Traceback" not in err
+    assert files(folder / "masks") == ["a.png", "b.png", "c.tif", MANIFEST_NAME]
+
+
+def test_fail_fast_stops_at_the_first(prn, folder):
+    (folder / "logits" / "0.npy").write_bytes(b"")
+    code, _, err = prn("logits", "-o", "masks", "--fail-fast")
+    assert code == 1
+    assert "logits/0.npy: empty file" in err
+    assert len(files(folder / "masks")) < 4
+
+
+def test_an_output_never_replaces_an_input(prn, folder):
+    before = (folder / "logits" / "c.tif").read_bytes()
+    for arguments in (["logits", "-o", "logits"], ["logits/c.tif", "-o", "logits/../logits/c.tif"]):
+        code, _, err = prn(*arguments, "--overwrite")
+        assert code == 2
+        assert "would be written over the input" in err
+    assert (folder / "logits" / "c.tif").read_bytes() == before
+
+
+def test_two_inputs_of_one_stem_are_refused_and_named(prn, folder):
+    (folder / "more").mkdir()
+    np.save("more/a.npy", np.load("logits/a.npy"))
+    code, _, err = prn("logits", "more", "-o", "masks")
+    assert code == 2
+    assert "would be written for both logits/a.npy and more/a.npy" in err
+    assert not (folder / "masks").exists()
+
+
+def test_files_that_prn_did_not_write_are_kept_unless_told_otherwise(prn, folder):
+    labels = folder / "labels"
+    labels.mkdir()
+    (labels / "a.png").write_bytes(b"a label")
+    code, _, err = prn("logits", "-o", "labels")
+    assert code == 2
+    assert "labels/a.png: is there already" in err
+    assert files(labels) == ["a.png"]
+    assert prn("logits", "-o", "labels", "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "out.png"], "names one file for the masks of 3 inputs"),
+        (["-o", "out.jpg"], "cannot write '.jpg' masks"),
+        (["-o", "model.onnx"], "is a file, expected a folder"),
+        (["-o", "m", "--probabilities", "p.npy"], "--probabilities names a file, for masks in a folder"),
+        (["-o", "m", "--tile", "64"], "--tile 80 or more"),
+        (["-o", "m", "--values", "1,2"], "expected 0,255 or 0,1"),
+        (["-o", "m", "--co", "COMPRESS"], "expected KEY=VALUE"),
+        (["-o", "m", "--co", "COMPRES=ZSTD", "--format", "tif"], "COMPRES"),
+        (["-o", "m", "--threshold", "1.5"], "threshold"),
+        (["-o", "m", "--valid-mask", "nowhere"], "nowhere: no such folder"),
+        ([], "--out"),
+    ],
+)
+def test_usage_errors_are_one_line_and_cost_nothing(prn, folder, arguments, message):
+    code, out, err = prn("logits", *arguments)
+    assert code in (1, 2)
+    assert out == ""
+    assert message in err
+    assert len([line for line in err.splitlines() if "error" in line]) == 1
+    assert not (folder / "m").exists()
+
+
+def test_wrong_weights_are_one_line(prn, folder):
+    (folder / "model.json").write_text(json.dumps({"files": {"onnx": {"sha256": "0" * 64}}}))
+    code, _, err = prn("logits", "-o", "m")
+    assert code == 1
+    assert "model.onnx: sha256 is" in err
+    assert not (folder / "m").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(prn, folder):
+    (folder / "file").write_text("")
+    code, _, err = prn("logits", "-o", "file/masks")
+    assert code == 1
+    assert "cannot be written" in err
+
+
+# As a process
+
+
+def process(folder: Path, *arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "prn_cli", "refine", *arguments, "-w", "model.onnx", "-j", "1"]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize("maps", [1, 3])
+def test_an_interrupt_ends_with_130_and_leaves_nothing_half_done(folder, random_logits, maps):
+    (folder / "big").mkdir()
+    tile = random_logits(700, 700)
+    for number in range(maps):
+        np.save(folder / "big" / f"{number}.npy", np.tile(tile, (10, 3)))
+    run = process(folder, "big", "-o", "masks", "--tta", "--format", "tif", "--bias", "masks/bias")
+    started = time.monotonic()
+    while not list((folder / "masks").glob(".*.tmp.*")) and time.monotonic() - started < 60:
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, err = run.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert run.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    left = [path for path in (folder / "masks").rglob("*") if path.is_file() and path.name != MANIFEST_NAME]
+    assert all(not path.name.startswith(".") for path in left)
+
+
+def test_a_closed_pipe_ends_quietly(folder):
+    for number in range(30):
+        os.link(folder / "logits" / "a.npy", folder / "logits" / f"copy{number}.npy")
+    run = process(folder, "logits", "-o", "masks", "--json")
+    assert run.stdout is not None
+    assert run.stderr is not None
+    assert json.loads(run.stdout.readline())["status"] == "refined"
+    run.stdout.close()
+    err = run.stderr.read()
+    assert run.wait(60) == 128 + signal.SIGPIPE
+    assert "rror" not in err
+    assert "Traceback" not in err
+
+
+def test_a_run_imports_neither_torch_nor_onnx(folder):
+    code = (
+        "import sys; from prn_cli.commands import app; "
+        "status = app.run(['refine', 'logits/a.npy', '-o', 'a.png', '-w', 'model.onnx', '-q']); "
+        "print(status, *(m for m in ('torch', 'onnx', 'scipy', 'rasterio', 'rich.table') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
+    assert done.stderr == ""
