@@ -1,21 +1,250 @@
-"""Pseudo-labels: what a map's per-patch thresholds make of it."""
+"""Pseudo-labels, and how much better than one threshold for all they are: the headroom of a set of maps."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.thresholds import best_thresholds
+from prn_cli.metrics.regions import RegionCounts
+from prn_cli.thresholds import Grid, best_thresholds, check_shapes, search_thresholds
 
-__all__ = ["apply_thresholds", "best_thresholds"]
+__all__ = [
+    "Cut",
+    "Grid",
+    "Headroom",
+    "PseudoLabels",
+    "ThresholdCurve",
+    "apply_thresholds",
+    "best_thresholds",
+    "count_curve",
+    "make_pseudolabels",
+]
+
+INVALID = 255
+
+CURVE_STEPS = 1000
+"""The single thresholds that a `ThresholdCurve` knows are k / 1000, k = 1 … 1000."""
+
+_BLOCK = 1 << 15  # pixels at once; what is small is found in the caches, and its memory is used again
+
+
+@dataclass(frozen=True, slots=True)
+class PseudoLabels:
+    """What the best threshold of every patch makes of a map.
+
+    Attributes:
+        mask: `(H, W)` uint8: 0, 1, and 255 where the map or the label is invalid.
+        thresholds: `(ceil(H / patch), ceil(W / patch))` float32, NaN where a patch has no valid pixel.
+        counts: the mask against the label.
+    """
+
+    mask: NDArray[np.uint8]
+    thresholds: NDArray[np.float32]
+    counts: RegionCounts
+
+
+def make_pseudolabels(
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    *,
+    patch: int,
+    grid: Grid = "paper",
+    out: NDArray[np.uint8] | None = None,
+) -> PseudoLabels:
+    """Find every patch's best threshold (PatchRefineNet's optimal binarisation) and cut the map there.
+
+    Args:
+        probabilities: `(H, W)` float32 in [0, 1], NaN invalid.
+        labels: `(H, W)` uint8: 0 background, 1 foreground, 255 ignore.
+        patch: side of a patch, px; patches at the right and bottom border may be partial.
+        grid: the thresholds that a patch may take, see `best_thresholds`.
+        out: `(H, W)` uint8 that becomes the mask. Memory that is used again is much faster than fresh memory.
+
+    Raises:
+        InputError: the shapes differ or are not two-dimensional.
+    """
+    found = search_thresholds(probabilities, labels, patch=patch, grid=grid)
+    mask = _cut(probabilities, found.thresholds, patch, out, labels)
+    tp, fp, positives, valid = (int(c.sum()) for c in (found.tp, found.fp, found.positives, found.valid))
+    return PseudoLabels(mask, found.thresholds, RegionCounts(tp, fp, positives - tp, valid - positives - fp))
 
 
 def apply_thresholds(
-    probabilities: NDArray[np.float32], thresholds: NDArray[np.float32], *, patch: int
+    probabilities: NDArray[np.float32],
+    thresholds: NDArray[np.float32],
+    *,
+    patch: int,
+    out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """Cut every patch at its threshold: `(H, W)` uint8, 1 where p > t, 0 elsewhere, 255 where p is NaN."""
+    """Cut every patch at its threshold.
+
+    Args:
+        probabilities: `(H, W)` float32, NaN invalid.
+        thresholds: `(ceil(H / patch), ceil(W / patch))` float32; NaN where nothing is known.
+        patch: side of a patch, px.
+        out: `(H, W)` uint8 to write to.
+
+    Returns:
+        `(H, W)` uint8: 1 where p > t, strictly, 0 elsewhere; 255 where p or t is NaN.
+
+    Raises:
+        ValueError: the thresholds are not those of a map of this shape.
+    """
+    return _cut(probabilities, thresholds, patch, out, None)
+
+
+def _cut(
+    probabilities: NDArray[np.float32],
+    thresholds: NDArray[np.float32],
+    patch: int,
+    out: NDArray[np.uint8] | None,
+    labels: NDArray[np.uint8] | None,
+) -> NDArray[np.uint8]:
+    """As `apply_thresholds`, and 255 where the label is."""
     height, width = probabilities.shape
-    spread = np.repeat(np.repeat(thresholds, patch, axis=0)[:height], patch, axis=1)[:, :width]
-    result = (probabilities > spread).astype(np.uint8)
-    result[np.isnan(probabilities)] = 255
-    return result
+    expected = (-(-height // patch), -(-width // patch))
+    if thresholds.shape != expected:
+        raise ValueError(f"thresholds of shape {thresholds.shape}, expected {expected}")
+    mask = np.empty((height, width), np.uint8) if out is None else out
+    rows = min(max(_BLOCK // width, 1), patch)
+    flags = np.empty((2, rows, width), np.bool_)
+    for number, line in enumerate(thresholds):
+        cuts = np.repeat(line, patch)[:width]
+        unknown = bool(np.isnan(line).any())
+        end = min((number + 1) * patch, height)
+        for y in range(number * patch, end, rows):
+            part = slice(y, min(y + rows, end))
+            p = probabilities[part]
+            np.greater(p, cuts, out=mask[part].view(np.bool_))
+            invalid, more = flags[:, : len(p)]
+            np.not_equal(p, p, out=invalid)
+            if labels is not None:
+                invalid |= np.equal(labels[part], INVALID, out=more)
+            if unknown:
+                invalid |= np.isnan(cuts)
+            if invalid.any():
+                np.copyto(mask[part], INVALID, where=invalid)
+    return mask
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdCurve:
+    """Pixels by the number of thresholds k / 1000 that lie below them: all there is to know about single thresholds.
+
+    Two of them add up to that of both images.
+
+    Attributes:
+        background: `(1001,)` int64.
+        foreground: `(1001,)` int64.
+    """
+
+    background: NDArray[np.int64]
+    foreground: NDArray[np.int64]
+
+    def __add__(self, other: ThresholdCurve) -> ThresholdCurve:
+        """The curve of both together."""
+        return ThresholdCurve(self.background + other.background, self.foreground + other.foreground)
+
+    def counts(self, step: int) -> RegionCounts:
+        """The mask p > step / 1000 against the label; `step` is 1 to 1000."""
+        tp, fp = int(self.foreground[step:].sum()), int(self.background[step:].sum())
+        return RegionCounts(tp, fp, int(self.foreground.sum()) - tp, int(self.background.sum()) - fp)
+
+    def ious(self) -> NDArray[np.float64]:
+        """`(1000,)` IoU at 0.001, 0.002 … 1.000; 1.0 with nothing predicted and nothing to find."""
+        tp = self.foreground[::-1].cumsum()[::-1][1:]
+        fp = self.background[::-1].cumsum()[::-1][1:]
+        union = int(self.foreground.sum()) + fp
+        return np.where(union == 0, 1.0, tp / np.maximum(union, 1))
+
+
+def count_curve(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> ThresholdCurve:
+    """Count what every single threshold k / 1000 would give.
+
+    Args:
+        probabilities: `(H, W)` float32 in [0, 1], NaN invalid.
+        labels: `(H, W)` uint8: 0 background, 1 foreground, 255 ignore.
+
+    Raises:
+        InputError: the shapes differ or are not two-dimensional.
+    """
+    check_shapes(probabilities, labels)
+    bins = CURVE_STEPS + 1
+    total = np.zeros(2 * bins + 1, np.int64)
+    rows = max(_BLOCK // probabilities.shape[1], 1)
+    for y in range(0, len(probabilities), rows):
+        p, label = probabilities[y : y + rows], labels[y : y + rows]
+        # How many thresholds lie below p, exactly: the nearest one, or one less if that is not below p.
+        nearest = np.rint(p * np.float32(CURVE_STEPS))
+        nearest -= p <= nearest / np.float32(CURVE_STEPS)
+        valid = p == p
+        valid &= label != INVALID
+        with np.errstate(invalid="ignore"):
+            place = np.maximum(nearest, 0).astype(np.uint16)
+        place += label * np.uint16(bins)
+        total += np.bincount(np.where(valid, place, np.uint16(2 * bins)).ravel(), minlength=total.size)
+    return ThresholdCurve(total[:bins], total[bins : 2 * bins])
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """IoU of a set of maps, cut one way.
+
+    Attributes:
+        pooled: IoU over all pixels.
+        mean: mean over the images of their IoU.
+        threshold: the one threshold, or None where every patch has its own.
+    """
+
+    pooled: float
+    mean: float
+    threshold: float | None = None
+
+
+class Headroom:
+    """What a set of maps could gain, gathered image by image.
+
+    Attributes:
+        images: how many.
+        pixels: how many of theirs count.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._curve = ThresholdCurve(*(np.zeros(CURVE_STEPS + 1, np.int64) for _ in range(2)))
+        self._ious = np.zeros(CURVE_STEPS)
+        self._oracle = RegionCounts()
+        self._oracle_iou = 0.0
+
+    @property
+    def pixels(self) -> int:
+        """Pixels that count, of all images."""
+        return self._oracle.pixels
+
+    def add(self, curve: ThresholdCurve, oracle: RegionCounts) -> None:
+        """Take one image in.
+
+        Args:
+            curve: of the whole image.
+            oracle: its pseudo-labels against its label.
+        """
+        self.images += 1
+        self._curve += curve
+        self._ious += curve.ious()
+        self._oracle += oracle
+        self._oracle_iou += oracle.iou()
+
+    def at(self, threshold: float) -> Cut:
+        """All maps cut at this threshold, which is rounded to 1/1000."""
+        step = round(threshold * CURVE_STEPS)
+        return Cut(float(self._curve.ious()[step - 1]), float(self._ious[step - 1]) / self.images, step / CURVE_STEPS)
+
+    def best_single(self) -> Cut:
+        """All maps cut at the threshold (k / 1000) of the highest pooled IoU; the lowest of several."""
+        return self.at((int(self._curve.ious().argmax()) + 1) / CURVE_STEPS)
+
+    def oracle(self) -> Cut:
+        """Every patch cut at its own best threshold."""
+        return Cut(self._oracle.iou(), self._oracle_iou / self.images)

@@ -13,7 +13,6 @@ operation) splits them, bit by bit, into one set of pixels per code; population 
 from __future__ import annotations
 
 import math
-import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -275,7 +274,7 @@ def _search_patches(
     """Search a row of patches by sorting each, and put what is found into `result` at `where`."""
     height, width = p.shape
     count = -(-width // patch)
-    # The bits of floats from 0 up sort as the floats do; a left shift drops the sign of -0.0 and makes room for the label.
+    # The bits of floats from 0 up sort as the floats do. The shift drops the sign of -0.0 and makes room for the label.
     keys = np.full((height, count * patch), _INVALID_KEY)
     pixels = keys[:, :width]
     np.left_shift(np.ascontiguousarray(p).view(np.uint32), 1, out=pixels)
