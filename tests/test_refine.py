@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from prn_cli.errors import PrnError, UsageError
 from prn_cli.refine import check_tile, cut, refine_map, refine_rows
 from prn_cli.refiners import load_refiner
-from prn_cli.tiles import Window, plan_axis
-from prn_cli.weights import find_weights
+from prn_cli.tiles import Window, plan_axis, smallest_tile
+from prn_cli.weights import find_weights, shipped
 
 
 class Pointwise:
@@ -141,6 +141,25 @@ def test_shifted_and_halved_tiles_give_the_same_mask(fast, random_logits):
     for tile, shift in ((256, 64), (256, 128), (128, 0)):
         other = cut(refine_map(logits, fast, tile=tile, shift=shift), 0.5)
         assert (mask != other).mean() < 1e-3
+
+
+@pytest.mark.skipif("fast" not in {weights.name for weights in shipped()}, reason="a checkout without weights")
+def test_the_shipped_weights_leave_no_seam_either(random_logits):
+    refiner = load_refiner(find_weights("fast"), device="cpu", threads=1)
+    logits = random_logits(700, 900)
+    whole = refine_map(logits, refiner, tile=1024)
+    tile = max(512, smallest_tile(refiner.halo, refiner.multiple))
+    tiled = refine_map(logits, refiner, tile=tile)
+    for other in (tiled, refine_map(logits, refiner, tile=tile, shift=64)):
+        assert (cut(other, 0.5) != cut(whole, 0.5)).mean() < 1e-3
+    plan = plan_axis(900, tile=tile, halo=refiner.halo, multiple=refiner.multiple)
+    borders = np.zeros(899, bool)
+    for span in plan.spans[1:]:
+        borders[span.keep - 1 : span.keep + plan.ramp] = True
+    assert borders.any()
+    steps, steps_whole = (np.abs(np.diff(field - logits, axis=1)).mean(axis=0) for field in (tiled, whole))
+    ratio = steps / steps_whole
+    assert ratio[borders].mean() == pytest.approx(ratio[~borders].mean(), abs=0.02)
 
 
 def test_tta_is_the_mean_over_flips_and_turns(fast, random_logits):

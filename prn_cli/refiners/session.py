@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import io
 import os
+import re
 import sys
 import threading
 from collections.abc import Mapping
@@ -207,4 +208,5 @@ def _cores() -> int:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    # Without onnxruntime's own preamble, "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : ".
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])[:300] if lines else type(error).__name__
