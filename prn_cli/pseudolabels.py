@@ -19,6 +19,7 @@ __all__ = [
     "apply_thresholds",
     "best_thresholds",
     "count_curve",
+    "empty_curve",
     "make_pseudolabels",
 ]
 
@@ -27,7 +28,7 @@ INVALID = 255
 CURVE_STEPS = 1000
 """The single thresholds that a `ThresholdCurve` knows are k / 1000, k = 1 … 1000."""
 
-_BLOCK = 1 << 15  # pixels at once; what is small is found in the caches, and its memory is used again
+_BLOCK = 1 << 15  # pixels at once: what is small stays in the caches, and its memory is soon used again
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,16 @@ def make_pseudolabels(
         labels: `(H, W)` uint8: 0 background, 1 foreground, 255 ignore.
         patch: side of a patch, px; patches at the right and bottom border may be partial.
         grid: the thresholds that a patch may take, see `best_thresholds`.
-        out: `(H, W)` uint8 that becomes the mask. Memory that is used again is much faster than fresh memory.
+        out: `(H, W)` uint8, contiguous, that becomes the mask: memory that is used again is faster than fresh memory.
 
     Raises:
         InputError: the shapes differ or are not two-dimensional.
     """
     found = search_thresholds(probabilities, labels, patch=patch, grid=grid)
-    mask = _cut(probabilities, found.thresholds, patch, out, labels)
     tp, fp, positives, valid = (int(c.sum()) for c in (found.tp, found.fp, found.positives, found.valid))
+    mask = _cut(probabilities, found.thresholds, patch, out)
+    if valid < mask.size:
+        _mark_invalid(mask, probabilities, labels)
     return PseudoLabels(mask, found.thresholds, RegionCounts(tp, fp, positives - tp, valid - positives - fp))
 
 
@@ -84,7 +87,7 @@ def apply_thresholds(
         probabilities: `(H, W)` float32, NaN invalid.
         thresholds: `(ceil(H / patch), ceil(W / patch))` float32; NaN where nothing is known.
         patch: side of a patch, px.
-        out: `(H, W)` uint8 to write to.
+        out: `(H, W)` uint8, contiguous, to write to.
 
     Returns:
         `(H, W)` uint8: 1 where p > t, strictly, 0 elsewhere; 255 where p or t is NaN.
@@ -92,41 +95,48 @@ def apply_thresholds(
     Raises:
         ValueError: the thresholds are not those of a map of this shape.
     """
-    return _cut(probabilities, thresholds, patch, out, None)
+    mask = _cut(probabilities, thresholds, patch, out)
+    _mark_invalid(mask, probabilities, None)
+    if np.isnan(thresholds).any():
+        unknown = np.repeat(np.isnan(thresholds), patch, axis=1)[:, : mask.shape[1]]
+        for number, columns in enumerate(unknown):
+            mask[number * patch : (number + 1) * patch, columns] = INVALID
+    return mask
 
 
 def _cut(
-    probabilities: NDArray[np.float32],
-    thresholds: NDArray[np.float32],
-    patch: int,
-    out: NDArray[np.uint8] | None,
-    labels: NDArray[np.uint8] | None,
+    probabilities: NDArray[np.float32], thresholds: NDArray[np.float32], patch: int, out: NDArray[np.uint8] | None
 ) -> NDArray[np.uint8]:
-    """As `apply_thresholds`, and 255 where the label is."""
+    """1 where p > t, 0 elsewhere."""
     height, width = probabilities.shape
     expected = (-(-height // patch), -(-width // patch))
     if thresholds.shape != expected:
         raise ValueError(f"thresholds of shape {thresholds.shape}, expected {expected}")
     mask = np.empty((height, width), np.uint8) if out is None else out
-    rows = min(max(_BLOCK // width, 1), patch)
-    flags = np.empty((2, rows, width), np.bool_)
-    for number, line in enumerate(thresholds):
-        cuts = np.repeat(line, patch)[:width]
-        unknown = bool(np.isnan(line).any())
-        end = min((number + 1) * patch, height)
-        for y in range(number * patch, end, rows):
-            part = slice(y, min(y + rows, end))
-            p = probabilities[part]
-            np.greater(p, cuts, out=mask[part].view(np.bool_))
-            invalid, more = flags[:, : len(p)]
-            np.not_equal(p, p, out=invalid)
-            if labels is not None:
-                invalid |= np.equal(labels[part], INVALID, out=more)
-            if unknown:
-                invalid |= np.isnan(cuts)
-            if invalid.any():
-                np.copyto(mask[part], INVALID, where=invalid)
+    cuts = np.repeat(thresholds, patch, axis=1)[:, None, :width]
+    whole = height - height % patch
+    for rows, lines in ((slice(0, whole), cuts[: whole // patch]), (slice(whole, height), cuts[whole // patch :])):
+        shape = (len(lines), -1, width)
+        if len(lines):
+            np.greater(probabilities[rows].reshape(shape), lines, out=mask[rows].reshape(shape).view(np.bool_))
     return mask
+
+
+def _mark_invalid(
+    mask: NDArray[np.uint8], probabilities: NDArray[np.float32], labels: NDArray[np.uint8] | None
+) -> None:
+    """Set the mask to 255 where the map is NaN or the label is 255."""
+    height, width = mask.shape
+    rows = min(max(_BLOCK // width, 1), height)
+    flags = np.empty((2, rows, width), np.bool_)
+    for y in range(0, height, rows):
+        p, part = probabilities[y : y + rows], mask[y : y + rows]
+        invalid, more = flags[:, : len(p)]
+        np.not_equal(p, p, out=invalid)
+        if labels is not None:
+            invalid |= np.equal(labels[y : y + rows], INVALID, out=more)
+        if invalid.any():
+            np.copyto(part, INVALID, where=invalid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +168,11 @@ class ThresholdCurve:
         fp = self.background[::-1].cumsum()[::-1][1:]
         union = int(self.foreground.sum()) + fp
         return np.where(union == 0, 1.0, tp / np.maximum(union, 1))
+
+
+def empty_curve() -> ThresholdCurve:
+    """The curve of no pixel at all, to add to."""
+    return ThresholdCurve(np.zeros(CURVE_STEPS + 1, np.int64), np.zeros(CURVE_STEPS + 1, np.int64))
 
 
 def count_curve(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> ThresholdCurve:
@@ -213,7 +228,7 @@ class Headroom:
 
     def __init__(self) -> None:
         self.images = 0
-        self._curve = ThresholdCurve(*(np.zeros(CURVE_STEPS + 1, np.int64) for _ in range(2)))
+        self._curve = empty_curve()
         self._ious = np.zeros(CURVE_STEPS)
         self._oracle = RegionCounts()
         self._oracle_iou = 0.0

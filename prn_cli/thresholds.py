@@ -317,15 +317,20 @@ class _Scratch(threading.local):
     """Arrays that a thread uses again and again: fresh memory costs more than all the arithmetic on it."""
 
     def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[Any]] = {}
         self._buffers: dict[str, NDArray[np.uint8]] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """An array with any contents, valid until the same thread asks for this name again."""
+        last = self._arrays.get(name)
+        if last is not None and last.shape == shape and last.dtype == dtype:
+            return last
         kind = np.dtype(dtype)
         size = math.prod(shape) * kind.itemsize
         if name not in self._buffers or self._buffers[name].size < size:
             self._buffers[name] = np.empty(size, np.uint8)
-        return self._buffers[name][:size].view(kind).reshape(shape)
+        self._arrays[name] = self._buffers[name][:size].view(kind).reshape(shape)
+        return self._arrays[name]
 
 
 _scratch = _Scratch()

@@ -1,8 +1,383 @@
-"""`prn pseudolabel`."""
+"""`prn pseudolabel`: the best threshold of every patch, what it makes of each map, and what a set could gain."""
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-def pseudolabel() -> None:
-    """(being built)"""
-    raise NotImplementedError
+import typer
+
+from prn_cli.commands import console
+from prn_cli.commands.batch import Batch, run_batch
+from prn_cli.commands.options import (
+    Band,
+    CreationOptions,
+    FailFast,
+    Grid,
+    GridChoice,
+    InputKind,
+    InputKindChoice,
+    Json,
+    Key,
+    LabelNodata,
+    Labels,
+    Nodata,
+    Null,
+    OptionalLogits,
+    Overwrite,
+    Patch,
+    Quiet,
+    Threads,
+    ValidMask,
+    Values,
+    Verbose,
+    creation_options,
+    mask_values,
+    thread_count,
+)
+from prn_cli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from prn_cli.manifest import Manifest
+    from prn_cli.metrics.regions import RegionCounts
+    from prn_cli.pseudolabels import Cut, Headroom, ThresholdCurve
+
+_LABELS, _THRESHOLDS = "labels", "thresholds"
+_TIFF = (".tif", ".tiff")
+_EXAMPLES = 3
+_BAND_PIXELS = 1 << 24  # of a map in memory at once
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Folder of the results: pseudo-labels in labels/, threshold maps in thresholds/.",
+        rich_help_panel="Output",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One map: what is read and what is written, by role."""
+
+    path: Path
+    inputs: Mapping[str, Path]
+    outputs: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is the same for all maps of a run."""
+
+    patch: int
+    grid: Any
+    kind: Any
+    nodata: float | None
+    label_nodata: float | None
+    valid_mask: Path | None
+    band: int | None
+    key: str | None
+    values: tuple[int, int]
+    options: Mapping[str, str]
+    settings: Mapping[str, Any]
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What one map adds to the figures of the set."""
+
+    curve: ThresholdCurve
+    oracle: RegionCounts
+    pixels: int
+    kept: bool
+
+
+def pseudolabel(
+    logits: OptionalLogits = None,
+    labels: Labels = Path("labels"),
+    out: Out = Path("pseudolabels"),
+    patch: Patch = 64,
+    grid: Grid = GridChoice.paper,
+    values: Values = "0,255",
+    co: CreationOptions = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    null: Null = False,
+    input_kind: InputKind = InputKindChoice.auto,
+    nodata: Nodata = None,
+    label_nodata: LabelNodata = None,
+    valid_mask: ValidMask = None,
+    band: Band = None,
+    key: Key = None,
+    threads: Threads = 0,
+    fail_fast: FailFast = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find the best threshold of every patch, and what a set of maps could gain by them.
+
+    In a folder that holds logits/ and labels/, no argument is needed. Writes each map cut at its patches' thresholds,
+    and a map of these thresholds; prints the IoU at 0.5, at the best single threshold, and of the pseudo-labels (the
+    oracle). The distance between the last two is the headroom for a refiner.
+    """
+    from prn_cli import rasters
+    from prn_cli.manifest import Manifest, check_outputs
+    from prn_cli.pseudolabels import Headroom
+
+    inputs = rasters.find_inputs(list(logits or ["logits"]), stdin=sys.stdin, null=null)
+    pairs = rasters.pair_by_stem(inputs, labels)
+    _name_the_rest(pairs, labels)
+    paths = [path for path, _ in pairs.matched]
+    masks = {} if valid_mask is None else dict(rasters.pair_by_stem(paths, valid_mask).matched)
+    items = [
+        _Item(
+            path,
+            {"logits": path, "label": label} | ({"valid_mask": masks[path]} if path in masks else {}),
+            _outputs(path, out),
+        )
+        for path, label in pairs.matched
+    ]
+    if (out / _LABELS).resolve() == labels.resolve():
+        raise UsageError(
+            f"would get the pseudo-labels among the labels of {labels}", hint="choose another -o", path=out
+        )
+    check_outputs((item.inputs.values(), item.outputs.values()) for item in items)
+    options = creation_options(co)
+    for path in items[0].outputs.values():
+        # Unknown creation options show before the work, and not in every file.
+        dtype = "uint8" if path.parent.name == _LABELS else "float32"
+        rasters.create_raster(path, height=1, width=1, dtype=dtype, creation_options=options)
+    manifest = Manifest(out)
+    if not overwrite:
+        manifest.refuse_strangers(output for item in items for output in item.outputs.values())
+    kind: Any = input_kind.value
+    if kind == "auto":
+        kind = rasters.detect_kind(paths, nodata=nodata, key=key)
+        console.note(f"inputs read as {kind}")
+    run = _Run(
+        patch,
+        grid.value,
+        kind,
+        nodata,
+        label_nodata,
+        valid_mask,
+        band,
+        key,
+        mask_values(values),
+        options,
+        settings={
+            "patch": patch,
+            "grid": grid.value,
+            "values": values,
+            "input_kind": kind,
+            "nodata": None if nodata is None else str(nodata),  # JSON has no NaN
+            "label_nodata": None if label_nodata is None else str(label_nodata),
+            "bidx": band,
+            "key": key,
+            "creation_options": options,
+        },
+    )
+    manifest.start()
+    headroom = Headroom()
+    started = time.perf_counter()
+    batch = run_batch(
+        items,
+        lambda item: _work(item, run, manifest, overwrite=overwrite),
+        name=lambda item: str(item.path),
+        label="Searching thresholds",
+        fail_fast=fail_fast,
+        threads=min(thread_count(threads), len(items)),
+        stop=run.stop,
+        on_done=lambda _, result: headroom.add(result.curve, result.oracle),
+    )
+    _summarise(batch, out, time.perf_counter() - started)
+    if json:
+        console.json_line(_document(headroom, run, out, batch.failures))
+    elif headroom.images:
+        _show(headroom, run)
+    batch.finish()
+
+
+def _name_the_rest(pairs: Any, labels: Path) -> None:
+    """Say which files have no partner."""
+    for files, what in (
+        (pairs.unmatched_inputs, f"maps have no label in {labels} and are left out"),
+        (pairs.unmatched_partners, f"files in {labels} have no map"),
+    ):
+        if files:
+            more = ", …" if len(files) > _EXAMPLES else ""
+            console.note(f"{len(files)} {what}: {', '.join(path.name for path in files[:_EXAMPLES])}{more}")
+
+
+def _outputs(path: Path, out: Path) -> dict[str, Path]:
+    """The files that are written for one map, by role."""
+    suffix = path.suffix.lower()
+    tiff = suffix in _TIFF
+    return {
+        _LABELS: out / _LABELS / (path.stem + (suffix if tiff else ".png")),
+        _THRESHOLDS: out / _THRESHOLDS / (path.stem + (suffix if tiff else ".npy")),
+    }
+
+
+def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
+    """Search one map. Its outputs are kept if they are current; the figures are always counted anew."""
+    from prn_cli.rasters import open_scores, read_label
+
+    started = time.perf_counter()
+    if run.valid_mask is not None and "valid_mask" not in item.inputs:
+        raise InputError(f"no validity mask with this stem in {run.valid_mask}", hint="add it, or leave this file out")
+    job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
+    kept = not overwrite and manifest.finished(job) is not None
+    label = read_label(item.inputs["label"], nodata=run.label_nodata)
+    with open_scores(
+        item.path,
+        kind=run.kind,
+        nodata=run.nodata,
+        valid_mask=item.inputs.get("valid_mask"),
+        band=run.band,
+        key=run.key,
+    ) as scores:
+        if label.shape != (scores.height, scores.width):
+            raise InputError(
+                f"label of {label.shape[0]}×{label.shape[1]} pixels, expected {scores.height}×{scores.width} as in "
+                f"{item.path}",
+                hint="make the two the same size",
+                path=item.inputs["label"],
+            )
+        result = _search(item, run, scores, label, kept=kept)
+    if not kept:
+        figures = asdict(result.oracle)
+        manifest.record(job, seconds=time.perf_counter() - started, figures=figures)
+    return result
+
+
+def _search(item: _Item, run: _Run, scores: Any, label: Any, *, kept: bool) -> _Result:
+    """Search, write and count one map, some rows of patches at a time."""
+    import numpy as np
+
+    from prn_cli.metrics.regions import RegionCounts
+    from prn_cli.pseudolabels import count_curve, empty_curve, make_pseudolabels
+    from prn_cli.rasters import create_raster, mask_nodata
+    from prn_cli.tiles import Window
+
+    height, width, patch = scores.height, scores.width, run.patch
+    written = np.full(256, mask_nodata(run.values), np.uint8)
+    written[:2] = run.values
+    curve, oracle = empty_curve(), RegionCounts()
+    with ExitStack() as stack:
+        writers = {}
+        if not kept:
+            writers[_LABELS] = stack.enter_context(
+                create_raster(
+                    item.outputs[_LABELS],
+                    height=height,
+                    width=width,
+                    dtype=np.uint8,
+                    like=scores.raster,
+                    nodata=mask_nodata(run.values),
+                    creation_options=run.options,
+                )
+            )
+            writers[_THRESHOLDS] = stack.enter_context(
+                create_raster(
+                    item.outputs[_THRESHOLDS],
+                    height=-(-height // patch),
+                    width=-(-width // patch),
+                    dtype=np.float32,
+                    like=scores.raster,
+                    downscale=patch,
+                    nodata=np.nan,
+                    creation_options=run.options,
+                )
+            )
+        rows = max(_BAND_PIXELS // (width * patch), 1) * patch
+        for y in range(0, height, rows):
+            if run.stop.is_set():
+                raise CancelledError
+            window = Window(y, 0, min(rows, height - y), width)
+            probabilities, truth = scores.probabilities(window), label[y : y + rows]
+            found = make_pseudolabels(probabilities, truth, patch=patch, grid=run.grid)
+            curve += count_curve(probabilities, truth)
+            oracle += found.counts
+            if writers:
+                writers[_LABELS].write(written[found.mask])
+                writers[_THRESHOLDS].write(found.thresholds)
+        scores.check_valid()
+        if not oracle.pixels:
+            raise InputError("no pixel is valid in both the map and its label", path=item.path)
+    return _Result(curve, oracle, height * width, kept)
+
+
+def _summarise(batch: Batch[_Item, _Result], out: Path, seconds: float) -> None:
+    """One line on stderr: how many, where, how fast."""
+    if not batch.results:
+        return
+    kept = sum(result.kept for _, result in batch.results)
+    pixels = sum(result.pixels for _, result in batch.results)
+    done = f"{len(batch.results) - kept} written" + (f", {kept} kept" if kept else "")
+    console.note(f"{done} → {out}; {pixels / 1e6 / seconds:.3g} Mpx/s")
+
+
+def _document(headroom: Headroom, run: _Run, out: Path, failures: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The JSON document; figures are null without images."""
+
+    def plain(cut: Cut) -> dict[str, Any]:
+        record = {"pooled": round(cut.pooled, 6), "mean": round(cut.mean, 6)}
+        return record if cut.threshold is None else {"threshold": cut.threshold} | record
+
+    any_images = headroom.images > 0
+    gain = _gain(headroom) if any_images else None
+    return {
+        "images": headroom.images,
+        "pixels": headroom.pixels,
+        "patch": run.patch,
+        "grid": run.grid,
+        "input_kind": run.kind,
+        "at_half": plain(headroom.at(0.5)) if any_images else None,
+        "best_single": plain(headroom.best_single()) if any_images else None,
+        "oracle": plain(headroom.oracle()) if any_images else None,
+        "headroom": None if gain is None else {"pooled": round(gain[0], 6), "mean": round(gain[1], 6)},
+        "out": str(out),
+        "failures": [{"file": name, "error": cause} for name, cause in failures],
+    }
+
+
+def _gain(headroom: Headroom) -> tuple[float, float]:
+    """Pooled and mean IoU of the oracle above the best single threshold."""
+    single, oracle = headroom.best_single(), headroom.oracle()
+    return oracle.pooled - single.pooled, oracle.mean - single.mean
+
+
+def _show(headroom: Headroom, run: _Run) -> None:
+    """Print the table for people."""
+    from rich import box
+    from rich.table import Table
+
+    images = f"{headroom.images} image{'s' if headroom.images > 1 else ''}, {headroom.pixels / 1e6:.4g} Mpx counted"
+    console.show(f"[bold]{images}[/bold]; patches of {run.patch} px, {run.grid} grid")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("IoU", no_wrap=True)
+    for title in ("Threshold", "Pooled", "Mean per image"):
+        table.add_column(title, justify="right")
+    for name, cut in (
+        ("Base model", headroom.at(0.5)),
+        ("Best single threshold", headroom.best_single()),
+        ("Oracle: best of every patch", headroom.oracle()),
+    ):
+        threshold = "by patch" if cut.threshold is None else f"{cut.threshold:g}"
+        table.add_row(name, threshold, f"{cut.pooled:.4f}", f"{cut.mean:.4f}")
+    table.add_section()
+    pooled, mean = _gain(headroom)
+    table.add_row("[bold]Headroom[/bold] over the best single", "", f"{pooled:+.4f}", f"{mean:+.4f}")
+    console.show(table)
