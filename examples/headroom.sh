@@ -12,7 +12,7 @@ for name in roads nuclei buildings_geotiff; do
 done
 
 # Smaller patches leave more room, and more noise.
-for patch in 32 128 256; do
+for patch in 32 128; do
     echo "== roads, patches of $patch px"
     prn pseudolabel "$examples/roads/logits" --labels "$examples/roads/labels" --patch "$patch" -o "$out/roads_$patch"
 done
