@@ -90,6 +90,9 @@ def train(
     positive_weight: Annotated[
         float, _option("--positive-weight", "Weight of foreground pixels of the labels.", _LOSS, min=0)
     ] = 1.12,
+    iou_weight: Annotated[
+        float, _option("--iou-weight", "Weight of a soft IoU with the labels, added to the paper's loss.", _LOSS, min=0)
+    ] = 0.0,
     epochs: Annotated[int, _option("--epochs", "Epochs at most.", _SCHEDULE, min=1)] = 40,
     steps: Annotated[
         int | None, _option("--steps", "Steps an epoch. Default: every map's area once, 25 to 250.", _SCHEDULE, min=1)
@@ -153,6 +156,7 @@ def train(
             focal_scale=focal_scale,
             focal_gamma=focal_gamma,
             positive_weight=positive_weight,
+            iou=iou_weight,
         ),
     )
     where = _device(device.value)

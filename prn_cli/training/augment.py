@@ -44,12 +44,14 @@ class Batch:
 def draw_batch(
     maps: Sequence[TrainingMap], count: int, side: int, jitter: Jitter, random: np.random.Generator
 ) -> Batch:
-    """Draw `count` crops of `side` × `side` px; large maps are drawn more often, by their area.
+    """Draw `count` crops of `side` × `side` px.
 
-    Where a map is smaller than a crop, the rest is invalid and ignored.
+    Large maps are drawn more often, by the root of their area: by the area itself, one large scene would drown the
+    others, and what holds there alone would be learned. Where a map is smaller than a crop, the rest is invalid and
+    ignored.
     """
-    areas = np.array([m.label.size for m in maps], dtype=np.float64)
-    chosen = random.choice(len(maps), size=count, p=areas / areas.sum())
+    roots = np.sqrt([m.label.size for m in maps])
+    chosen = random.choice(len(maps), size=count, p=roots / roots.sum())
     crops = [_draw_crop(maps[index], side, random) for index in chosen]
     logits = np.stack([crop[0] for crop in crops])
     shape = (count, 1, 1)

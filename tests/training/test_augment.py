@@ -46,8 +46,8 @@ def test_jitter_is_one_scale_and_one_shift_a_crop() -> None:
     assert len({round(float(np.sort(crop.ravel())[0]), 4) for crop in batch.logits}) == 4
 
 
-def test_maps_are_drawn_by_area_and_by_seed() -> None:
-    maps = [numbered(64, 64, "small"), numbered(64, 192, "large")]
+def test_maps_are_drawn_by_the_root_of_their_area_and_by_seed() -> None:
+    maps = [numbered(64, 64, "small"), numbered(64, 576, "large")]
     first = draw_batch(maps, 400, 64, NO_JITTER, np.random.default_rng(5))
     again = draw_batch(maps, 400, 64, NO_JITTER, np.random.default_rng(5))
     assert np.array_equal(first.logits, again.logits)

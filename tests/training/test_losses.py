@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from prn_cli.training.losses import LossWeights, binary_cross_entropy, edge_loss, edge_map, focal_loss, joint_loss
+from prn_cli.training.losses import (
+    LossWeights,
+    binary_cross_entropy,
+    edge_loss,
+    edge_map,
+    focal_loss,
+    joint_loss,
+    soft_iou_loss,
+)
 
 
 def sample(seed: int = 0, ignored: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,9 +61,18 @@ def test_edge_loss_leaves_out_what_touches_an_ignored_pixel() -> None:
         assert float(edge_loss(pred=other_logits, target=other)) == pytest.approx(float(loss))
 
 
+def test_soft_iou_of_sure_predictions_is_the_iou() -> None:
+    logits, target = sample()
+    sure = torch.where(logits > 0, 40.0, -40.0).where(torch.isfinite(logits), torch.nan)
+    keep = (target != 255) & torch.isfinite(logits)
+    both = int(((sure > 0) & (target == 1) & keep).sum())
+    either = int((((sure > 0) | (target == 1)) & keep).sum())
+    assert float(soft_iou_loss(pred=sure, target=target)) == pytest.approx(1 - (both + 1) / (either + 1))
+
+
 def test_losses_cannot_be_called_with_arguments_swapped() -> None:
     logits, target = sample()
-    for loss in (binary_cross_entropy, focal_loss, edge_loss):
+    for loss in (binary_cross_entropy, focal_loss, edge_loss, soft_iou_loss):
         with pytest.raises(TypeError):
             loss(logits, target)  # type: ignore[misc]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prn_cli.training.losses.terms import binary_cross_entropy, edge_loss, focal_loss
+from prn_cli.training.losses.terms import binary_cross_entropy, edge_loss, focal_loss, soft_iou_loss
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class LossWeights:
     focal_gamma: float = 2.0
     positive_weight: float = 1.12
     """Weight of foreground pixels in the ground-truth cross-entropy."""
+    iou: float = 0.0
+    """Weight of the soft IoU with the ground truth, which is added to the whole; not in the paper."""
 
 
 def joint_loss(*, pred: Sequence[Tensor], pseudo: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
@@ -47,5 +49,7 @@ def joint_loss(*, pred: Sequence[Tensor], pseudo: Tensor, target: Tensor, weight
             if weights.focal < 1:
                 signal = signal + (1 - weights.focal) * edge_loss(pred=logits, target=pseudo)
             loss = loss + weights.pseudo * signal
+        if weights.iou > 0:
+            loss = loss + weights.iou * soft_iou_loss(pred=logits, target=target)
         losses.append(loss)
     return torch.stack(losses).mean()
