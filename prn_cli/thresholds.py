@@ -135,9 +135,9 @@ def _choose(above: NDArray[np.int32], result: PatchSearch, rows: slice) -> None:
     hit = np.add(above[1], 1, out=_scratch.array("hit", above.shape[1:], np.int32))
     # In float64 these ratios differ wherever the fractions do: their terms are below 2**22.
     score = np.divide(hit, union, out=_scratch.array("score", union.shape, np.float64))
-    best = score.argmax(axis=0)[None]
-    tp, predicted = np.take_along_axis(above[1], best, axis=0)[0], np.take_along_axis(above[0], best, axis=0)[0]
-    result.thresholds[rows] = np.where(valid > 0, PAPER_GRID[best[0]], np.float32(np.nan))
+    best = score.reshape(len(score), -1).argmax(axis=0)
+    predicted, tp = above.reshape(*above.shape[:2], -1)[:, best, np.arange(best.size)].reshape(2, *valid.shape)
+    np.copyto(result.thresholds[rows], PAPER_GRID[best].reshape(valid.shape), where=valid > 0)
     result.tp[rows] = tp
     result.fp[rows] = predicted - tp
     result.positives[rows] = positives
@@ -165,12 +165,12 @@ def _count_above(p: NDArray[np.float32], label: NDArray[np.uint8], patch: int) -
         counts = _count_block(planes, min(patch, len(codes))).reshape(*shape, -1)
         for word in range(counts.shape[-1]):
             sums += counts[..., word]
+    # Pairs of codes from the top down give every even bound; the odd code of the pair below gives the odd one.
     above = _scratch.array("above", (2, _CODES + 1, *shape[2:]), np.int32)
-    above[:, _CODES] = 0
-    for half in reversed(range(_CODES // 2)):
-        pair, odd = sums[:, half], sums[:, _CODES // 2 + half]
-        np.add(above[:, 2 * half + 2], odd, out=above[:, 2 * half + 1])
-        np.add(above[:, 2 * half + 2], pair, out=above[:, 2 * half])
+    even, pairs, odd = above[:, ::2], sums[:, : _CODES // 2], sums[:, _CODES // 2 :]
+    even[:, -1] = 0
+    np.add.accumulate(pairs[:, ::-1], axis=1, out=even[:, -2::-1])
+    np.add(even[:, 1:], odd, out=above[:, 1::2])
     return above
 
 
