@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
 from prn_cli.rasters.raster import Raster, holds, open_raster
+from prn_cli.rasters.writing import MASK_VALUES
 from prn_cli.tiles import Window
 
 InputKind = Literal["logits", "probabilities", "percent", "byte"]
@@ -72,6 +73,16 @@ def detect_mask_or_kind(
     return "mask" if sample.is_mask() else sample.kind()
 
 
+def undeclared_nodata(numbers: NDArray[Any]) -> int | None:
+    """The nodata value of a mask that prn wrote as `.npy`, which cannot declare it; None for other numbers."""
+    if numbers.dtype == np.uint8:
+        found = set(np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)).tolist())
+        for values, nodata in MASK_VALUES.items():
+            if nodata in found and values[1] in found and found <= {*values, nodata}:
+                return nodata
+    return None
+
+
 @dataclass(slots=True)
 class _Sample:
     """Type and range of the valid numbers of a few files.
@@ -93,6 +104,9 @@ class _Sample:
     two_values: bool = True
 
     def add(self, numbers: NDArray[Any]) -> None:
+        undeclared = undeclared_nodata(numbers)
+        if undeclared is not None:
+            numbers = numbers[numbers != undeclared]
         if not numbers.size:
             return
         high = float(numbers.max())

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-from prn_cli.rasters.kinds import InputKind, detect_mask_or_kind, no_valid_pixel, valid_pixels
+from prn_cli.rasters.kinds import InputKind, detect_mask_or_kind, no_valid_pixel, undeclared_nodata, valid_pixels
 from prn_cli.rasters.raster import Raster, open_raster
 from prn_cli.rasters.scores import check_same_size, open_scores, read_valid_mask
 
@@ -81,6 +81,9 @@ def read_mask_or_scores(
             with open_raster(valid_mask) as validity:
                 check_same_size(validity, raster)
                 valid &= read_valid_mask(validity)
+    undeclared = undeclared_nodata(values[valid])
+    if undeclared is not None:
+        valid &= values != undeclared
     mask = _binary(values, valid, Path(path), "mask is")
     result = mask.astype(np.float32)
     result[mask == IGNORE] = np.nan

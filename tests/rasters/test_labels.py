@@ -99,3 +99,16 @@ def test_nothing_that_counts(tmp_path: Path) -> None:
 def test_bands(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="2 bands"):
         read_label(save(tmp_path, np.zeros((2, 3, 4))))
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, 1)])
+def test_a_mask_in_npy_needs_no_declared_nodata(tmp_path, values):
+    from prn_cli.rasters import detect_mask_or_kind, mask_nodata, read_mask_or_scores
+
+    mask = np.array([[*values, mask_nodata(values)]], np.uint8)
+    np.save(tmp_path / "holes.npy", mask)
+    np.save(tmp_path / "whole.npy", mask[:, :2])
+    assert detect_mask_or_kind([tmp_path / "whole.npy", tmp_path / "holes.npy"]) == "mask"
+    kind, read = read_mask_or_scores(tmp_path / "holes.npy")
+    assert kind == "mask"
+    assert np.array_equal(read, [[0, 1, np.nan]], equal_nan=True)

@@ -254,7 +254,8 @@ def test_masks_for_scoring(tmp_path: Path) -> None:
     np.save(tmp_path / "valid.npy", valid)
     _, p = read_mask_or_scores(save(tmp_path, mask), nodata=127, valid_mask=tmp_path / "valid.npy")
     np.testing.assert_array_equal(np.argwhere(np.isnan(p)), [[0, 0], [5, 6]])
-    with pytest.raises(InputError, match="mask is not binary: values 0, 127, 255"):
+    mask[0, 0] = 100
+    with pytest.raises(InputError, match="mask is not binary: values 0, 100, 255"):
         read_mask_or_scores(save(tmp_path, mask), kind="mask")
     kind, p = read_mask_or_scores(save(tmp_path, LOGITS))
     assert kind == "logits"
