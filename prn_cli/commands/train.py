@@ -93,7 +93,7 @@ def train(
     iou_weight: Annotated[
         float, _option("--iou-weight", "Weight of a soft IoU with the labels, added to the paper's loss.", _LOSS, min=0)
     ] = 0.0,
-    epochs: Annotated[int, _option("--epochs", "Epochs at most.", _SCHEDULE, min=1)] = 40,
+    epochs: Annotated[int, _option("--epochs", "Epochs at most.", _SCHEDULE, min=1)] = 16,
     steps: Annotated[
         int | None, _option("--steps", "Steps an epoch. Default: every map's area once, 25 to 250.", _SCHEDULE, min=1)
     ] = None,
@@ -103,7 +103,7 @@ def train(
     average: Annotated[
         float, _option("--average", "Decay of the moving average of the weights.", _SCHEDULE, min=0, max=0.9999)
     ] = 0.99,
-    patience: Annotated[int, _option("--patience", "Epochs without gain after which to stop.", _SCHEDULE, min=1)] = 12,
+    patience: Annotated[int, _option("--patience", "Epochs without gain after which to stop.", _SCHEDULE, min=1)] = 8,
     time_budget: Annotated[
         str | None, _option("--time-budget", "Stop after this time: 90, 90s, 10m or 2h.", _SCHEDULE, metavar="TIME")
     ] = None,

@@ -53,9 +53,9 @@ def soft_iou_loss(*, pred: Tensor, target: Tensor) -> Tensor:
 
 def edge_map(probability: Tensor) -> Tensor:
     """ReLU(tanh(8-neighbour Laplacian)) of (N, 1, H, W) values in [0, 1]: the rim of the foreground from inside."""
-    kernel = -torch.ones(1, 1, 3, 3, dtype=probability.dtype, device=probability.device)
-    kernel[0, 0, 1, 1] = 8
-    return F.relu(torch.tanh(F.conv2d(F.pad(probability, (1, 1, 1, 1), mode="replicate"), kernel)))
+    # Eight times a pixel less its neighbours is nine times what it exceeds the 3×3 mean by, which is faster to have.
+    mean = F.avg_pool2d(F.pad(probability, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return F.relu(torch.tanh(9 * (probability - mean)))
 
 
 def edge_loss(*, pred: Tensor, target: Tensor) -> Tensor:
