@@ -1,6 +1,6 @@
 """The README's picture, from an example: logits, label, base mask, bias map, refined mask.
 
-    python bench/picture.py [-o docs/picture.png] [--weights fast] [--map roads/logits/tile4_part001.tif]
+    python bench/picture.py [-o docs/picture.png] [--weights fast] [--map buildings/logits/tile4_part001.tif]
 
 Needs the base install alone.
 """
@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, default=EXAMPLES.parent / "docs" / "picture.png")
     parser.add_argument("--weights", default="fast")
-    parser.add_argument("--map", type=Path, default=Path("roads/logits/tile4_part001.tif"))
+    parser.add_argument("--map", type=Path, default=Path("buildings/logits/tile4_part001.tif"))
     arguments = parser.parse_args()
 
     path = EXAMPLES / arguments.map

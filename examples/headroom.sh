@@ -6,14 +6,14 @@ examples=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 out=${1:-$(mktemp -d)}
 
 # For each set: IoU at 0.5, at the best single threshold, and the oracle at this patch size.
-for name in roads nuclei buildings_geotiff; do
+for name in buildings nuclei buildings_geotiff; do
     echo "== $name"
     prn pseudolabel "$examples/$name/logits" --labels "$examples/$name/labels" --patch 64 -o "$out/$name"
 done
 
 # Smaller patches leave more room, and more noise.
 for patch in 32 128; do
-    echo "== roads, patches of $patch px"
-    prn pseudolabel "$examples/roads/logits" --labels "$examples/roads/labels" --patch "$patch" -o "$out/roads_$patch"
+    echo "== buildings, patches of $patch px"
+    prn pseudolabel "$examples/buildings/logits" --labels "$examples/buildings/labels" --patch "$patch" -o "$out/buildings_$patch"
 done
 echo "pseudo-labels and threshold maps are in $out" >&2

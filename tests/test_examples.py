@@ -14,7 +14,7 @@ import pytest
 from prn_cli.rasters import open_scores, read_label
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-SETS = ["roads", "nuclei", "buildings_geotiff"]
+SETS = ["buildings", "nuclei", "buildings_geotiff"]
 LINE = re.compile(r"pooled IoU (0\.\d{4}) before, (0\.\d{4}) after")
 
 
@@ -70,15 +70,15 @@ def test_headroom(tmp_path):
     text = run("headroom.sh", tmp_path)
     assert text.count("== ") == len(SETS) + 2
     for kind in ("labels", "thresholds"):
-        assert len(list((tmp_path / "out" / "roads" / kind).glob("*.tif"))) == 18
+        assert len(list((tmp_path / "out" / "buildings" / kind).glob("*.tif"))) == 18
 
 
 def test_refine_and_score(tmp_path):
     text = run("refine_and_score.sh", tmp_path)
     results = pooled(text)
     assert len(results) == len(SETS) + 1
-    assert results[0][0] == pytest.approx(0.3465, abs=1e-4)
-    masks = tmp_path / "out" / "roads" / "masks"
+    assert results[0][0] == pytest.approx(0.6224, abs=1e-4)
+    masks = tmp_path / "out" / "buildings" / "masks"
     assert len(list(masks.glob("*.tif"))) == 18
     for path in (tmp_path / "out" / "scene4" / "masks").glob("*.tif"):
         assert path.read_bytes() == (masks / path.name).read_bytes()
