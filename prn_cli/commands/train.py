@@ -103,7 +103,7 @@ def train(
     average: Annotated[
         float, _option("--average", "Decay of the moving average of the weights.", _SCHEDULE, min=0, max=0.9999)
     ] = 0.99,
-    patience: Annotated[int, _option("--patience", "Epochs without gain after which to stop.", _SCHEDULE, min=1)] = 8,
+    patience: Annotated[int, _option("--patience", "Epochs without gain after which to stop.", _SCHEDULE, min=1)] = 12,
     time_budget: Annotated[
         str | None, _option("--time-budget", "Stop after this time: 90, 90s, 10m or 2h.", _SCHEDULE, metavar="TIME")
     ] = None,

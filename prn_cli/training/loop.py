@@ -34,7 +34,7 @@ class Settings:
     weight_decay: float = 0.05
     average: float = 0.99
     """Decay a step of the moving average of the weights, which is what is validated and kept."""
-    patience: int = 8
+    patience: int = 12
     """Epochs without a better validation IoU after which training ends."""
     seed: int = 0
     time_budget: float | None = None
