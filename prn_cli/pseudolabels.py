@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.metrics.regions import RegionCounts
-from prn_cli.thresholds import Grid, best_thresholds, check_shapes, search_thresholds
+from prn_cli.thresholds import Grid, best_thresholds, check_shapes, scratch, search_thresholds
 
 __all__ = [
     "Cut",
@@ -28,7 +28,7 @@ INVALID = 255
 CURVE_STEPS = 1000
 """The single thresholds that a `ThresholdCurve` knows are k / 1000, k = 1 … 1000."""
 
-_BLOCK = 1 << 15  # pixels at once: what is small stays in the caches, and its memory is soon used again
+_BLOCK = 1 << 17  # pixels at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +126,14 @@ def _mark_invalid(
     mask: NDArray[np.uint8], probabilities: NDArray[np.float32], labels: NDArray[np.uint8] | None
 ) -> None:
     """Set the mask to 255 where the map is NaN or the label is 255."""
-    height, width = mask.shape
-    rows = min(max(_BLOCK // width, 1), height)
-    flags = np.empty((2, rows, width), np.bool_)
-    for y in range(0, height, rows):
+    rows = max(_BLOCK // mask.shape[1], 1)
+    for y in range(0, len(mask), rows):
         p, part = probabilities[y : y + rows], mask[y : y + rows]
-        invalid, more = flags[:, : len(p)]
-        np.not_equal(p, p, out=invalid)
+        invalid = np.not_equal(p, p, out=scratch("invalid", p.shape, np.bool_))
         if labels is not None:
-            invalid |= np.equal(labels[y : y + rows], INVALID, out=more)
-        if invalid.any():
-            np.copyto(part, INVALID, where=invalid)
+            invalid |= np.equal(labels[y : y + rows], INVALID, out=scratch("ignored", p.shape, np.bool_))
+        # As bytes: 255 where invalid, and 0 leaves the mask as it is.
+        part |= np.negative(invalid.view(np.int8), out=invalid.view(np.int8)).view(np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +189,24 @@ def count_curve(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -
     for y in range(0, len(probabilities), rows):
         p, label = probabilities[y : y + rows], labels[y : y + rows]
         # How many thresholds lie below p, exactly: the nearest one, or one less if that is not below p.
-        nearest = np.rint(p * np.float32(CURVE_STEPS))
-        nearest -= p <= nearest / np.float32(CURVE_STEPS)
-        valid = p == p
-        valid &= label != INVALID
+        nearest, threshold = (
+            scratch("curve nearest", p.shape, np.float32),
+            scratch("curve threshold", p.shape, np.float32),
+        )
+        np.rint(np.multiply(p, np.float32(CURVE_STEPS), out=nearest), out=nearest)
+        np.divide(nearest, np.float32(CURVE_STEPS), out=threshold)
+        valid, flag = scratch("curve valid", p.shape, np.bool_), scratch("curve flag", p.shape, np.bool_)
+        np.subtract(nearest, np.less_equal(p, threshold, out=flag), out=nearest)
+        place = scratch("curve place", p.shape, np.int64)
+        # A p of 0 has -1, which is set to 0; NaN becomes any integer, and then what does not count.
+        np.maximum(nearest, 0, out=nearest)
         with np.errstate(invalid="ignore"):
-            place = np.maximum(nearest, 0).astype(np.uint16)
-        place += label * np.uint16(bins)
-        total += np.bincount(np.where(valid, place, np.uint16(2 * bins)).ravel(), minlength=total.size)
+            np.copyto(place, nearest, casting="unsafe")
+        place += np.multiply(label, np.uint16(bins), out=scratch("curve offset", p.shape, np.uint16))
+        np.equal(p, p, out=valid)
+        valid &= np.not_equal(label, INVALID, out=flag)
+        np.copyto(place, 2 * bins, where=np.logical_not(valid, out=valid))
+        total += np.bincount(place.ravel(), minlength=total.size)
     return ThresholdCurve(total[:bins], total[bins : 2 * bins])
 
 

@@ -36,7 +36,7 @@ _CODES = 22
 # How many different values code >> bit has, from the highest bit to the second-lowest.
 _SPLITS = ((4, 2), (3, 3), (2, 6), (1, 11))
 
-_BLOCK = 1 << 18  # pixels at once: enough to drown the calls, few enough for the caches
+_BLOCK = 1 << 18  # pixels at once: enough to outweigh the calls, few enough for the caches
 _MOST_ROWS = 512  # rows added up in 16 bits
 
 
@@ -130,11 +130,11 @@ def _choose(above: NDArray[np.int32], result: PatchSearch, rows: slice) -> None:
     """Find each patch's best threshold from the pixels above each of its thresholds (see `_count_above`)."""
     positives, valid = above[1, 1], above[0, 1]
     above = above[:, 3:]
-    union = np.subtract(above[0], above[1], out=_scratch.array("union", above.shape[1:], np.int32))
+    union = np.subtract(above[0], above[1], out=scratch("union", above.shape[1:], np.int32))
     union += positives + 1
-    hit = np.add(above[1], 1, out=_scratch.array("hit", above.shape[1:], np.int32))
+    hit = np.add(above[1], 1, out=scratch("hit", above.shape[1:], np.int32))
     # In float64 these ratios differ wherever the fractions do: their terms are below 2**22.
-    score = np.divide(hit, union, out=_scratch.array("score", union.shape, np.float64))
+    score = np.divide(hit, union, out=scratch("score", union.shape, np.float64))
     best = score.reshape(len(score), -1).argmax(axis=0)
     predicted, tp = above.reshape(*above.shape[:2], -1)[:, best, np.arange(best.size)].reshape(2, *valid.shape)
     np.copyto(result.thresholds[rows], PAPER_GRID[best].reshape(valid.shape), where=valid > 0)
@@ -152,7 +152,7 @@ def _count_above(p: NDArray[np.float32], label: NDArray[np.uint8], patch: int) -
     """
     height, width = p.shape
     shape = (2, _CODES, -(-height // patch), -(-width // patch))
-    sums = _scratch.array("sums", shape, np.int32)
+    sums = scratch("sums", shape, np.int32)
     sums.fill(0)
     # Every patch's row of pixels fills whole words, so that a word lies in one patch.
     bits = 16 if patch <= 16 else 32 if patch <= 32 else 64
@@ -166,7 +166,7 @@ def _count_above(p: NDArray[np.float32], label: NDArray[np.uint8], patch: int) -
         for word in range(counts.shape[-1]):
             sums += counts[..., word]
     # Pairs of codes from the top down give every even bound; the odd code of the pair below gives the odd one.
-    above = _scratch.array("above", (2, _CODES + 1, *shape[2:]), np.int32)
+    above = scratch("above", (2, _CODES + 1, *shape[2:]), np.int32)
     even, pairs, odd = above[:, ::2], sums[:, : _CODES // 2], sums[:, _CODES // 2 :]
     even[:, -1] = 0
     np.add.accumulate(pairs[:, ::-1], axis=1, out=even[:, -2::-1])
@@ -176,16 +176,16 @@ def _count_above(p: NDArray[np.float32], label: NDArray[np.uint8], patch: int) -
 
 def _codes(p: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(h, w) uint8: the code, plus 32 where the label is foreground; 0 where the pixel does not count."""
-    scaled = _scratch.array("scaled", p.shape, np.float32)
+    scaled = scratch("scaled", p.shape, np.float32)
     np.multiply(p, _SCALE[0], out=scaled)
     np.multiply(scaled, _SCALE[1], out=scaled)
     np.ceil(scaled, out=scaled)
-    codes = _scratch.array("codes", p.shape, np.uint8)
+    codes = scratch("codes", p.shape, np.uint8)
     np.copyto(codes, scaled, casting="unsafe")
-    rest = np.multiply(label, 32, out=_scratch.array("rest", p.shape, np.uint8))
+    rest = np.multiply(label, 32, out=scratch("rest", p.shape, np.uint8))
     rest += 1
     codes += rest
-    valid = np.equal(p, p, out=_scratch.array("valid", p.shape, np.bool_))
+    valid = np.equal(p, p, out=scratch("valid", p.shape, np.bool_))
     valid &= np.not_equal(label, 255, out=rest.view(np.bool_))
     codes *= valid.view(np.uint8)
     return codes
@@ -197,7 +197,7 @@ def _patchwise(codes: NDArray[np.uint8], patch: int, bits: int) -> NDArray[np.ui
     tall, wide = min(patch, height), -(-patch // bits) * bits
     down, right = height // tall, width // patch  # whole patches
     below, beyond = height % tall, width % patch  # rows and columns of the partial ones
-    result = _scratch.array("patchwise", (tall, down + (below > 0), right + (beyond > 0), wide), np.uint8)
+    result = scratch("patchwise", (tall, down + (below > 0), right + (beyond > 0), wide), np.uint8)
     if below or beyond or wide != patch:
         result.fill(0)
 
@@ -214,7 +214,7 @@ def _patchwise(codes: NDArray[np.uint8], patch: int, bits: int) -> NDArray[np.ui
 
 def _bit_planes(codes: NDArray[np.uint8], bits: int) -> list[NDArray[Any]]:
     """The six lowest bits of all pixels, each as (words,) of so many bits."""
-    masked = _scratch.array("masked", codes.shape, np.uint8)
+    masked = scratch("masked", codes.shape, np.uint8)
     words = np.dtype(f"u{bits // 8}")
     return [np.packbits(np.bitwise_and(codes, np.uint8(1 << bit), out=masked)).view(words) for bit in range(6)]
 
@@ -225,11 +225,11 @@ def _count_block(planes: list[NDArray[Any]], rows: int) -> NDArray[np.uint16]:
     In the first half of the codes is code >> 1, in the second half those of them that have the last bit set.
     """
     words = planes[0].size
-    sets = _scratch.array("sets", (2, _CODES, words), planes[0].dtype)
+    sets = scratch("sets", (2, _CODES, words), planes[0].dtype)
     halves = sets[0, : _CODES // 2], sets[0, _CODES // 2 :]
     parents = ~np.zeros((1, words), planes[0].dtype)
     for bit, size in _SPLITS:
-        children = halves[0] if size == len(halves[0]) else _scratch.array(f"split {bit}", (size, words), sets.dtype)
+        children = halves[0] if size == len(halves[0]) else scratch(f"split {bit}", (size, words), sets.dtype)
         split = parents[: size // 2]
         np.bitwise_and(split, planes[bit], out=children[1::2])
         np.bitwise_xor(split, children[1::2], out=children[: size - size % 2 : 2])
@@ -238,7 +238,7 @@ def _count_block(planes: list[NDArray[Any]], rows: int) -> NDArray[np.uint16]:
         parents = children
     np.bitwise_and(parents, planes[0], out=halves[1])
     np.bitwise_and(sets[0], planes[5], out=sets[1])
-    counts = np.bitwise_count(sets, out=_scratch.array("counts", sets.shape, np.uint8))
+    counts = np.bitwise_count(sets, out=scratch("counts", sets.shape, np.uint8))
     return _sum_rows(counts.reshape(2, _CODES, rows, -1))
 
 
@@ -248,7 +248,7 @@ def _sum_rows(counts: NDArray[np.uint8]) -> NDArray[np.uint16]:
     half = rows // 2
     counts[:, :, :half] += counts[:, :, rows - half :]
     rows -= half
-    sums = _scratch.array("row sums", (*counts.shape[:2], rows, counts.shape[3]), np.uint16)
+    sums = scratch("row sums", (*counts.shape[:2], rows, counts.shape[3]), np.uint16)
     np.copyto(sums, counts[:, :, :rows])
     while rows > 1:
         half = rows // 2
@@ -333,4 +333,4 @@ class _Scratch(threading.local):
         return self._arrays[name]
 
 
-_scratch = _Scratch()
+scratch = _Scratch().array
