@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -185,10 +186,10 @@ def train(
     found = reader.read(list(logits or ["logits"]), labels, null=null)
     if validation_logits is not None:
         held = reader.read([str(validation_logits)], validation_labels or labels)
-        learn, hold, how = found.maps, held.maps, f"given: {validation_logits}"
+        learn, hold, how = _maps(found), _maps(held), f"given: {validation_logits}"
         failures = found.failures + held.failures
     else:
-        learn, hold, how = _split(found.maps, validation_fraction, validation_stems, seed)
+        learn, hold, how = _split(_maps(found), validation_fraction, validation_stems, seed)
         failures = found.failures
     console.note(f"{len(learn)} maps to learn from, {len(hold)} held out ({how}); device {where}")
 
@@ -241,37 +242,25 @@ def _prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
         raise UsageError(f"cannot make the folder ({error.strerror})", path=out) from error
 
 
-class _Maps:
-    """The maps of one set, and what became of the files that could not be used."""
-
-    def __init__(self, batch: Batch[tuple[Path, Path], TrainingMap]) -> None:
-        self.maps = [training_map for _, training_map in batch.results]
-        self.failures = batch.failures
-
-
+@dataclass(frozen=True)
 class _Reader:
     """Reads pairs of files into training maps, by the options of the command line."""
 
-    def __init__(
-        self,
-        *,
-        folder: Path,
-        kind: str,
-        nodata: float | None,
-        label_nodata: float | None,
-        valid_mask: Path | None,
-        band: int | None,
-        key: str | None,
-        patch: int,
-        grid: str,
-        threads: int,
-        fail_fast: bool,
-    ) -> None:
-        self.folder, self.kind, self.nodata, self.label_nodata = folder, kind, nodata, label_nodata
-        self.valid_mask, self.band, self.key, self.patch, self.grid = valid_mask, band, key, patch, grid
-        self.threads, self.fail_fast = threads, fail_fast
+    folder: Path
+    kind: Any
+    nodata: float | None
+    label_nodata: float | None
+    valid_mask: Path | None
+    band: int | None
+    key: str | None
+    patch: int
+    grid: Any
+    threads: int
+    fail_fast: bool
 
-    def read(self, arguments: Sequence[str], labels: Path, *, null: bool = False) -> _Maps:
+    def read(
+        self, arguments: Sequence[str], labels: Path, *, null: bool = False
+    ) -> Batch[tuple[Path, Path], TrainingMap]:
         """All maps of a set; failures are named and passed over."""
         import sys
 
@@ -298,9 +287,9 @@ class _Reader:
         )
         if self.fail_fast:
             batch.finish()
-        return _Maps(batch)
+        return batch
 
-    def _read_map(self, path: Path, label_path: Path, *, kind: str, valid_mask: Path | None) -> TrainingMap:
+    def _read_map(self, path: Path, label_path: Path, *, kind: Any, valid_mask: Path | None) -> TrainingMap:
         import numpy as np
 
         from prn_cli.pseudolabels import apply_thresholds, best_thresholds
@@ -309,7 +298,7 @@ class _Reader:
 
         with open_scores(
             path,
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             nodata=self.nodata,
             valid_mask=valid_mask,
             band=self.band,
@@ -321,7 +310,7 @@ class _Reader:
             raise InputError(f"label has shape {label.shape}, its logit map {logits.shape}", path=label_path)
         if not np.any((label != 255) & np.isfinite(logits)):
             raise InputError("no pixel is valid in both the logit map and its label", path=path)
-        thresholds = best_thresholds(probabilities, label, patch=self.patch, grid=self.grid)  # type: ignore[arg-type]
+        thresholds = best_thresholds(probabilities, label, patch=self.patch, grid=self.grid)
         pseudo = apply_thresholds(probabilities, thresholds, patch=self.patch)
         pseudo[label == 255] = 255
         return TrainingMap(path.stem, self._spill(logits), self._spill(label), self._spill(pseudo))
@@ -336,6 +325,10 @@ class _Reader:
             array.tofile(file)
             file.flush()
             return np.memmap(file, dtype=array.dtype, mode="r", shape=array.shape)
+
+
+def _maps(batch: Batch[tuple[Path, Path], TrainingMap]) -> list[TrainingMap]:
+    return [training_map for _, training_map in batch.results]
 
 
 def _split(
