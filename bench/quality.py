@@ -98,7 +98,7 @@ def bench_set(name: str, logits: Path, work: Path, seed: int) -> list[list[str]]
         "--overwrite",
     )
     masks = work / "oracle" / name / "labels"
-    options = ("--seed", str(seed))
+    options = ("--seed", str(seed), "--threads", "1")  # one thread, so that the sums do not depend on the cores
     methods: list[tuple[str, Any]] = [
         ("base at 0.5", lambda: scored(test, test / "logits")),
         (
