@@ -1,6 +1,6 @@
 """Speed of refine for `fast` and `paper`, of a training step, and of pseudolabel, side by side in one run.
 
-    python bench/speed.py [--repeats 5] [--skip-pseudolabel]
+    python bench/speed.py [--repeats 15] [--logits DIR] [--skip-training]
 
 Refine is measured twice: the network on a map in memory, and the whole command on a folder of files, start to exit.
 Speed does not depend on the weights, so `paper` has random ones (none may be shipped).
@@ -146,16 +146,20 @@ def step_speeds(repeats: int) -> list[list[str]]:
 
 
 def main() -> None:
+    from speed_pseudolabel import EXAMPLES, pseudolabel_speeds
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--logits", type=Path, default=EXAMPLES, help="folder of sets, for pseudolabel")
     parser.add_argument("--skip-training", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = refine_speeds(Path(folder), arguments.repeats)
     if not arguments.skip_training:
         rows += step_speeds(arguments.repeats)
+    rows += pseudolabel_speeds(arguments.repeats, folder=arguments.logits.resolve())
     print(markdown(["what", "Mpx/s", "median", "range"], rows))
-    print(f"\nSeed 0; {arguments.repeats} repeats after one warm-up; {machine()}.")
+    print(f"\nSeed 0; {arguments.repeats} repeats after one warm-up, fewer for slow rows; {machine()}.")
 
 
 if __name__ == "__main__":
