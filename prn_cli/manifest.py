@@ -1,8 +1,10 @@
-"""What a folder of outputs was made from: `prn-manifest.jsonl`, one JSON line a finished file.
+"""What a folder of outputs was made from: `prn-manifest.jsonl`, two JSON lines a finished file.
 
 The manifest makes each output traceable, and lets a run that was stopped at any point go on where it stopped: an
-output is done if it is whole and was made from the same inputs with the same settings. Lines are only ever appended,
-each in one write, after the output has taken its name; the last line on an output counts, and a torn line is none.
+output is done if it is whole and was made from the same inputs with the same settings. It also tells prn's files from
+those of others, which are never written over: a short line, `{"begun": [names]}`, is there before a file takes its
+name, and the entry itself after it. Lines are only ever appended, each in one write; the last entry of an output
+counts, and a torn line is none.
 """
 
 from __future__ import annotations
@@ -49,9 +51,9 @@ class Manifest:
         self.folder = folder
         self.path = folder / MANIFEST_NAME
         self._entries: dict[str, dict[str, Any]] = {}
+        self._begun: set[str] = set()
         self._lock = threading.Lock()
-        self.exists = self.path.exists()
-        if self.exists:
+        if self.path.exists():
             self._load()
 
     def _load(self) -> None:
@@ -60,6 +62,9 @@ class Manifest:
                 for line in file:
                     try:
                         entry = json.loads(line)
+                        if "begun" in entry:
+                            self._begun.update(entry["begun"])
+                            continue
                         names = [output["path"] for output in entry["outputs"].values()]
                     except (ValueError, KeyError, TypeError, AttributeError):
                         continue  # torn by a kill, or not ours: what it may have recorded is done again
@@ -104,17 +109,16 @@ class Manifest:
         return entry
 
     def refuse_strangers(self, outputs: Iterable[Path]) -> None:
-        """Check that a folder without a manifest holds none of the outputs yet: no run of prn put them there.
+        """Check that each output that is there already was put there by a run of prn.
 
         This is what keeps `-o labels/` from costing the labels.
 
         Raises:
-            UsageError: naming the first that is there.
+            UsageError: naming the first that is there and not in the manifest.
         """
-        if self.exists:
-            return
         for path in outputs:
-            if path.exists():
+            name = self._name(path)
+            if name not in self._entries and name not in self._begun and os.path.lexists(path):
                 raise UsageError(
                     f"is there already, and no {MANIFEST_NAME} says that prn wrote it",
                     hint="choose another folder, or --overwrite",
@@ -122,13 +126,25 @@ class Manifest:
                 )
 
     def start(self) -> None:
-        """Create the folder and, if there is none, an empty manifest: from now on, what lies there is a run's.
+        """Create the folder and, if there is none, an empty manifest, so that what stands in the way shows now.
 
         Raises:
             OutputError: the folder cannot be written to.
         """
         self._append(b"")
-        self.exists = True
+
+    def begin(self, job: Job) -> None:
+        """Note that the outputs of a job are about to take their names.
+
+        A run that is killed before it can `record` them then leaves no file behind that the next run takes for
+        someone else's.
+
+        Raises:
+            OutputError: the manifest cannot be written.
+        """
+        names = [self._name(path) for path in job.outputs.values()]
+        self._append(json.dumps({"begun": names}).encode() + b"\n")
+        self._begun.update(names)
 
     def record(self, job: Job, *, seconds: float, figures: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Append the entry of a job whose outputs are all in place.
@@ -205,8 +221,19 @@ def _size(path: Path) -> int:
         raise OutputError(f"is gone: {error.strerror}", hint="run again", path=path) from error
 
 
+def refuse_existing(outputs: Iterable[Path]) -> None:
+    """Check that none of the outputs is there yet.
+
+    Raises:
+        UsageError: naming the first that is.
+    """
+    for path in outputs:
+        if os.path.lexists(path):
+            raise UsageError("is there already", hint="choose another name, or --overwrite", path=path)
+
+
 def check_outputs(jobs: Iterable[tuple[Iterable[Path], Iterable[Path]]]) -> None:
-    """Check, before anything is written, that no output is an input and that no two jobs share an output.
+    """Check, before anything is written, that no output is an input and that no two outputs are one file.
 
     Args:
         jobs: the inputs and the outputs of each; the first input names the job.
@@ -217,18 +244,22 @@ def check_outputs(jobs: Iterable[tuple[Iterable[Path], Iterable[Path]]]) -> None
     plans = [(list(inputs), list(outputs)) for inputs, outputs in jobs]
     # Real paths, so that no link leads an output over an input.
     inputs = {os.path.realpath(path): path for job, _ in plans for path in job}
-    owners: dict[str, Path] = {}
-    for (job, *_), outputs in plans:
+    owners: dict[str, int] = {}
+    for number, ((job, *_), outputs) in enumerate(plans):
         for output in outputs:
             real = os.path.realpath(output)
             if real in inputs:
                 raise UsageError(
                     f"would be written over the input {inputs[real]}", hint="choose another output", path=output
                 )
+            if owners.get(real) == number:
+                raise UsageError(
+                    f"would be written twice for {job}", hint="give each output its own folder", path=output
+                )
             if real in owners:
                 raise UsageError(
-                    f"would be written for both {owners[real]} and {job}",
+                    f"would be written for both {plans[owners[real]][0][0]} and {job}",
                     hint="rename one of them, or write them to two folders",
                     path=output,
                 )
-            owners[real] = job
+            owners[real] = number

@@ -109,7 +109,10 @@ def test_a_torn_line_is_none_and_does_not_swallow_the_next(folder, source):
     assert is_finished(folder, source)
 
 
-@pytest.mark.parametrize("line", ["[]", "7", "{}", '{"outputs": 3}', '{"outputs": {"mask": 3}}', "\0\0\0", '"x"'])
+@pytest.mark.parametrize(
+    "line",
+    ["[]", "7", "{}", '{"begun": 3}', '{"begun": [{}]}', '{"outputs": 3}', '{"outputs": {"mask": 3}}', "\0\0\0", '"x"'],
+)
 def test_foreign_lines_are_passed_over(folder, source, line):
     finish(folder, source)
     with (folder / MANIFEST_NAME).open("a") as file:
@@ -137,8 +140,36 @@ def test_a_folder_that_prn_did_not_write_is_not_written_over(folder, source):
     label.write_bytes(b"a label")
     with pytest.raises(UsageError, match="already"):
         Manifest(folder).refuse_strangers([label])
-    Manifest(folder).start()
-    Manifest(folder).refuse_strangers([label])
+
+
+def test_one_harmless_run_makes_no_other_file_its_own(folder, source):
+    finish(folder, source)
+    (folder / "b.png").write_bytes(b"a label")
+    manifest = Manifest(folder)
+    manifest.refuse_strangers([folder / "a.png", folder / "c.png"])
+    with pytest.raises(UsageError, match=r"b\.png: is there already"):
+        manifest.refuse_strangers([folder / "a.png", folder / "b.png"])
+
+
+def test_what_was_begun_is_ours_but_not_finished(folder, source):
+    manifest = Manifest(folder)
+    manifest.start()
+    manifest.begin(job_of(manifest, source))
+    (folder / "a.png").write_bytes(b"mask")
+    Manifest(folder).refuse_strangers([folder / "a.png"])
+    assert not is_finished(folder, source)
+
+
+def test_a_torn_begun_line_is_none(folder, source):
+    manifest = Manifest(folder)
+    manifest.start()
+    manifest.begin(job_of(manifest, source))
+    whole = manifest.path.read_bytes()
+    (folder / "a.png").write_bytes(b"a label")
+    for cut in range(len(whole) - 1):
+        manifest.path.write_bytes(whole[:cut])
+        with pytest.raises(UsageError, match="already"):
+            Manifest(folder).refuse_strangers([folder / "a.png"])
 
 
 def test_a_missing_input_is_named(folder, tmp_path):
@@ -161,3 +192,9 @@ def test_no_output_may_be_an_input_by_whatever_link(tmp_path, source):
 def test_two_inputs_may_not_share_an_output(tmp_path):
     with pytest.raises(UsageError, match=r"both .*x/a\.npy and .*y/a\.npy"):
         check_outputs([([tmp_path / d / "a.npy"], [tmp_path / "out" / "a.png"]) for d in "xy"])
+
+
+def test_one_input_may_not_write_two_outputs_to_one_file(tmp_path):
+    mask = tmp_path / "out" / "a.tif"
+    with pytest.raises(UsageError, match=r"would be written twice for .*a\.tif.*own folder"):
+        check_outputs([([tmp_path / "in" / "a.tif"], [mask, mask])])

@@ -100,7 +100,10 @@ Band = Annotated[
 ]
 Key = Annotated[str | None, typer.Option("--key", help="Name of the array in .npz files.", rich_help_panel=_INPUT)]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Redo outputs that exist and are current.", rich_help_panel=_OUTPUT)
+    bool,
+    typer.Option(
+        "--overwrite", help="Redo outputs that are current; write over any other file.", rich_help_panel=_OUTPUT
+    ),
 ]
 CreationOptions = Annotated[
     list[str] | None,

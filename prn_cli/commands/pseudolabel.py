@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -255,15 +255,18 @@ def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Re
                 hint="make the two the same size",
                 path=item.inputs["label"],
             )
-        result = _search(item, run, scores, label, kept=kept)
+        result = _search(item, run, scores, label, None if kept else lambda: manifest.begin(job))
     if not kept:
         figures = asdict(result.oracle)
         manifest.record(job, seconds=time.perf_counter() - started, figures=figures)
     return result
 
 
-def _search(item: _Item, run: _Run, scores: Any, label: Any, *, kept: bool) -> _Result:
-    """Search, write and count one map, some rows of patches at a time."""
+def _search(item: _Item, run: _Run, scores: Any, label: Any, on_written: Callable[[], None] | None) -> _Result:
+    """Search, write and count one map, some rows of patches at a time.
+
+    `on_written` is called just before the outputs take their names; without it, none are written.
+    """
     import numpy as np
 
     from prn_cli.metrics.regions import RegionCounts
@@ -277,7 +280,7 @@ def _search(item: _Item, run: _Run, scores: Any, label: Any, *, kept: bool) -> _
     curve, oracle = empty_curve(), RegionCounts()
     with ExitStack() as stack:
         writers = {}
-        if not kept:
+        if on_written is not None:
             writers[_LABELS] = stack.enter_context(
                 create_raster(
                     item.outputs[_LABELS],
@@ -316,7 +319,9 @@ def _search(item: _Item, run: _Run, scores: Any, label: Any, *, kept: bool) -> _
         scores.check_valid()
         if not oracle.pixels:
             raise InputError("no pixel is valid in both the map and its label", path=item.path)
-    return _Result(curve, oracle, height * width, kept)
+        if on_written is not None:
+            on_written()
+    return _Result(curve, oracle, height * width, on_written is None)
 
 
 def _summarise(batch: Batch[_Item, _Result], out: Path, seconds: float) -> None:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from prn_cli.manifest import Job, Manifest
+    from prn_cli.manifest import Manifest
     from prn_cli.rasters import RasterWriter, ScoreMap
     from prn_cli.refine import Rows
     from prn_cli.refiners import Refiner
@@ -236,10 +236,10 @@ def refine(
     """Refine logit maps into better masks.
 
     Maps may have any size. A mask that is there already is kept if it was made from the same input with the same
-    settings, so a run that was stopped goes on where it stopped.
+    settings, so a run that was stopped goes on where it stopped. Files that prn did not write are not written over.
     """
     from prn_cli import rasters
-    from prn_cli.manifest import Manifest, check_outputs
+    from prn_cli.manifest import Manifest, check_outputs, refuse_existing
     from prn_cli.refine import check_tile
     from prn_cli.refiners import load_refiner
     from prn_cli.weights import find_weights
@@ -260,8 +260,9 @@ def refine(
     for item in items[:1]:
         _check_creation(item, options)
     manifest = None if single else Manifest(out)
-    if manifest is not None and not overwrite:
-        manifest.refuse_strangers(output for item in items for output in item.outputs.values())
+    if not overwrite:
+        refuse = refuse_existing if manifest is None else manifest.refuse_strangers
+        refuse(output for item in items for output in item.outputs.values())
 
     found = find_weights(weights)
     refiner = load_refiner(found, device=device.value, threads=thread_count(threads))
@@ -381,21 +382,24 @@ def _check_creation(item: _Item, options: Mapping[str, str]) -> None:
 def _refine_item(item: _Item, run: _Run, manifest: Manifest | None, *, overwrite: bool) -> _Result:
     """Refine one map, unless that was done before."""
     started = time.perf_counter()
-    job: Job | None = None
-    if manifest is not None:
-        job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
-        entry = None if overwrite else manifest.finished(job)
-        if entry is not None:
-            return _Result("kept", 0.0, entry["figures"])
-    figures = _refine_file(item, run).as_dict()
+    if manifest is None:
+        figures = _refine_file(item, run).as_dict()
+        return _Result("refined", time.perf_counter() - started, figures)
+    job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
+    entry = None if overwrite else manifest.finished(job)
+    if entry is not None:
+        return _Result("kept", 0.0, entry["figures"])
+    figures = _refine_file(item, run, on_written=lambda: manifest.begin(job)).as_dict()
     seconds = time.perf_counter() - started
-    if manifest is not None and job is not None:
-        manifest.record(job, seconds=seconds, figures=figures)
+    manifest.record(job, seconds=seconds, figures=figures)
     return _Result("refined", seconds, figures)
 
 
-def _refine_file(item: _Item, run: _Run) -> _Figures:
-    """Read, refine and write one map, band by band. Its outputs take their names when all of it is done."""
+def _refine_file(item: _Item, run: _Run, on_written: Callable[[], None] = lambda: None) -> _Figures:
+    """Read, refine and write one map, band by band. Its outputs take their names when all of it is done.
+
+    `on_written` is called just before they do.
+    """
     import numpy as np
 
     from prn_cli.rasters import create_raster, mask_nodata
@@ -433,6 +437,7 @@ def _refine_file(item: _Item, run: _Run) -> _Figures:
             writers["mask"].write(written[mask])
             _write_maps(rows, writers)
         scores.check_valid()
+        on_written()
     return figures
 
 

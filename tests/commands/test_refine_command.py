@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from prn_cli.commands import app
-from prn_cli.manifest import MANIFEST_NAME
+from prn_cli.manifest import MANIFEST_NAME, Manifest
 from prn_cli.rasters import create_raster, open_raster
 from prn_cli.refine import cut, refine_map
 from prn_cli.refiners import load_refiner
@@ -137,10 +137,24 @@ def test_a_map_without_its_validity_mask_fails_alone(prn, folder):
 
 @pytest.mark.parametrize("name", ["out.png", "out.npy", "out.tif", "new/out.PNG"])
 def test_one_file_to_one_file(prn, folder, name):
-    for _ in range(2):  # a file that is named is written, each time
-        assert prn("logits/a.npy", "-o", name)[0] == 0
+    assert prn("logits/a.npy", "-o", name)[0] == 0
     np.testing.assert_array_equal(read(name), expected_mask(np.load("logits/a.npy")) * 255)
     assert not list(folder.rglob(MANIFEST_NAME))
+
+
+@pytest.mark.parametrize("existing", ["mask.png", "p.npy", "bias/a.npy"])
+def test_one_file_never_replaces_another_unasked(prn, folder, existing):
+    path = folder / existing
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"precious")
+    line = ("logits/a.npy", "-o", "mask.png", "--probabilities", "p.npy", "--bias", "bias")
+    code, _, err = prn(*line)
+    assert code == 2
+    assert f"{existing}: is there already" in err
+    assert path.read_bytes() == b"precious"
+    assert sum((folder / name).exists() for name in ("mask.png", "p.npy", "bias/a.npy")) == 1
+    assert prn(*line, "--overwrite")[0] == 0
+    assert path.read_bytes() != b"precious"
 
 
 def test_one_file_with_its_probabilities(prn):
@@ -288,7 +302,30 @@ def test_files_that_prn_did_not_write_are_kept_unless_told_otherwise(prn, folder
     assert code == 2
     assert "labels/a.png: is there already" in err
     assert files(labels) == ["a.png"]
+    # A run that touches none of them, or in which every file fails, changes nothing about that.
+    assert prn("logits/c.tif", "-o", "labels")[0] == 0
+    (folder / "bad.npy").write_bytes(b"")
+    assert prn("bad.npy", "-o", "labels", "--input-kind", "logits")[0] == 1
+    (labels / "bad.png").write_bytes(b"a label")
+    for line in (["logits"], ["logits", "--format", "png"], ["bad.npy"]):
+        code, _, err = prn(*line, "-o", "labels")
+        assert code == 2
+        assert "is there already" in err
+    assert (labels / "a.png").read_bytes() == (labels / "bad.png").read_bytes() == b"a label"
     assert prn("logits", "-o", "labels", "--overwrite")[0] == 0
+
+
+def test_a_run_that_is_killed_before_it_can_record_goes_on(prn, folder, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "record", stop)
+        assert prn("logits/a.npy", "-o", "masks")[0] == 130
+    assert (folder / "masks" / "a.png").exists()
+    code, out, _ = prn("logits/a.npy", "-o", "masks", "--json")
+    assert code == 0
+    assert json.loads(out)["status"] == "refined"
 
 
 @pytest.mark.parametrize(
