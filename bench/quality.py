@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def make_logits(data: Path, work: Path, names: list[str]) -> Path:
 
 
 def trained(split: Path, run: Path, *options: str) -> Path:
-    """Train on a training split, unless that was done before."""
+    """Train on a training split, unless that was done before with this seed; `--work` anew after a change of prn."""
     if not (run / "model.onnx").exists():
         run.parent.mkdir(parents=True, exist_ok=True)
         prn("train", split / "logits", "--labels", split / "labels", "-o", run, "--overwrite", "-q", *options)
@@ -63,76 +64,44 @@ def cells(result: dict[str, Any]) -> list[str]:
     """Pooled and mean IoU with their change in points and its interval."""
     out = []
     for way in ("pooled", "mean"):
-        difference = result["difference"][way]["iou"]
+        difference = result[way]["iou"]["difference"]
         change = f"{100 * difference['value']:+.2f} [{100 * difference['low']:+.2f}, {100 * difference['high']:+.2f}]"
         out += [f"{result[way]['iou']['value']:.4f}", change]
     return out
 
 
+def headroom(split: Path, out: Path) -> dict[str, Any]:
+    """What `prn pseudolabel` says of a split; its pseudo-labels go to `out/labels`."""
+    where = (split / "logits", "--labels", split / "labels", "--patch", str(PATCH), "-o", out, "--overwrite", "-q")
+    return prn("pseudolabel", *where)  # type: ignore[no-any-return]
+
+
 def bench_set(name: str, logits: Path, work: Path, seed: int) -> list[list[str]]:
     """One row a method."""
     train, test = logits / name / "train", logits / name / "test"
-    headroom = prn(
-        "pseudolabel",
-        train / "logits",
-        "--labels",
-        train / "labels",
-        "--patch",
-        str(PATCH),
-        "-o",
-        work / "pseudolabels" / name,
-        "-q",
-        "--overwrite",
-    )
-    threshold = headroom["best_single"]["threshold"]
-    oracle = prn(
-        "pseudolabel",
-        test / "logits",
-        "--labels",
-        test / "labels",
-        "--patch",
-        str(PATCH),
-        "-o",
-        work / "oracle" / name,
-        "-q",
-        "--overwrite",
-    )
-    masks = work / "oracle" / name / "labels"
+    threshold = headroom(train, work / "pseudolabels" / name)["best_single"]["threshold"]
+    headroom(test, work / "oracle" / name)
     options = ("--seed", str(seed), "--threads", "1")  # one thread, so that the sums do not depend on the cores
-    methods: list[tuple[str, Any]] = [
-        ("base at 0.5", lambda: scored(test, test / "logits")),
-        (
-            f"base at {threshold:.3g}, tuned on train",
-            lambda: scored(test, test / "logits", "--threshold", str(threshold)),
+
+    def learned(loss: str, *more: str) -> Any:
+        run = trained(train, work / f"runs-{seed}" / name / loss, *options, *more)
+        return refined(test, work / "masks" / name / loss, str(run))
+
+    methods: dict[str, Callable[[], Any]] = {
+        "base at 0.5": lambda: scored(test, test / "logits"),
+        f"base at {threshold:.3g}, tuned on train": lambda: scored(
+            test, test / "logits", "--threshold", str(threshold)
         ),
-        (
-            "fast, paper's loss",
-            lambda: refined(
-                test, work / "masks" / name / "joint", str(trained(train, work / "runs" / name / "joint", *options))
-            ),
-        ),
-        (
-            "fast, ground truth only",
-            lambda: refined(
-                test,
-                work / "masks" / name / "labels",
-                str(trained(train, work / "runs" / name / "labels", "--ground-truth-only", *options)),
-            ),
-        ),
-        ("shipped weights", lambda: refined(test, work / "masks" / name / "shipped", "fast")),
-        (f"oracle, {PATCH} px patches", lambda: scored(test, masks)),
-    ]
-    del oracle
+        "`fast`, the paper's loss": lambda: learned("joint"),
+        "`fast`, ground truth only": lambda: learned("labels", "--ground-truth-only"),
+        "shipped weights": lambda: refined(test, work / "masks" / name / "shipped", "fast"),
+        f"oracle, {PATCH} px patches": lambda: scored(test, work / "oracle" / name / "labels"),
+    }
     rows = []
-    for label, method in methods:
+    for label, method in methods.items():
         began = time.monotonic()
-        result = method()
-        rows.append([name, label, *cells(result)])
-        print(
-            f"{name}: {label}: {' '.join(rows[-1][2:])}  ({time.monotonic() - began:.0f} s)",
-            file=sys.stderr,
-            flush=True,
-        )
+        rows.append([name, label, *cells(method())])
+        print(f"{' | '.join(rows[-1])}  ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
     return rows
 
 
@@ -149,11 +118,8 @@ def main() -> None:
     rows = []
     for name in names:
         rows += bench_set(name, logits, arguments.work, arguments.seed)
-        rows[-1] = rows[-1]
     heading = ["set (test split)", "method", "pooled IoU", "change, points [95 %]", "mean IoU", "change, points [95 %]"]
-    table = (
-        f"{markdown(heading, rows)}\n\nSeed {arguments.seed}; {machine()}."
-    )
+    table = f"{markdown(heading, rows)}\n\nSeed {arguments.seed}; {machine()}."
     print(table)
     if arguments.out:
         arguments.out.write_text(table + "\n")

@@ -22,8 +22,8 @@ from common import DATA, machine, prn
 from quality import SETS, cells, make_logits, refined
 
 SOURCES = {
-    "dubai_road": "Semantic segmentation of aerial imagery, Humans in the Loop; CC0 1.0",
-    "dubai_building": "Semantic segmentation of aerial imagery, Humans in the Loop; CC0 1.0",
+    "dubai_road": "Semantic segmentation of aerial imagery, Humans in the Loop; open access, elsewhere marked CC0",
+    "dubai_building": "Semantic segmentation of aerial imagery, Humans in the Loop; open access, elsewhere marked CC0",
     "nuclei": "Data Science Bowl 2018, stage 1, corrected labels; CC0 1.0",
 }
 HELD_SCENE = "tile1"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console, options
-from prn_cli.commands.batch import Batch, run_batch
-from prn_cli.errors import DeviceError, InputError, MissingExtraError, UsageError
+from prn_cli.commands.batch import run_batch
+from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from prn_cli.metrics.regions import RegionCounts
@@ -129,13 +129,13 @@ def train(
     model.safetensors and model.json into the run's folder: `prn refine LOGITS -o MASKS --weights run`.
     """
     try:
-        import torch
+        from prn_cli.training.augment import Jitter
+        from prn_cli.training.loop import Settings
+        from prn_cli.training.losses import LossWeights
+        from prn_cli.training.networks import build
+        from prn_cli.training.runtime import set_up
     except ImportError as error:
-        raise MissingExtraError("torch", "train", "prn train") from error
-    from prn_cli.training.augment import Jitter
-    from prn_cli.training.loop import Settings
-    from prn_cli.training.losses import LossWeights
-    from prn_cli.training.networks import build
+        raise MissingExtraError(error.name or "torch", "train", "prn train") from error
 
     settings = Settings(
         network=network.value,
@@ -160,15 +160,15 @@ def train(
             iou=iou_weight,
         ),
     )
-    where = _device(device.value)
-    torch.set_num_threads(options.thread_count(threads))
-    torch.manual_seed(seed)
+    where = set_up(device.value, threads=options.thread_count(threads), seed=seed)
     if network is NetworkChoice.paper and patch % 8:
         raise UsageError(f"--patch {patch} with --network paper, expected a multiple of 8")
     net = build(settings.network, patch=patch)
     if crop % net.multiple:
         raise UsageError(f"--crop {crop}, expected a multiple of {net.multiple} for --network {network.value}")
-    _prepare(out, resume=resume, overwrite=overwrite)
+    if validation_stems is not None and validation_logits is not None:
+        raise UsageError("--validation-stems and --validation-logits exclude each other")
+    _check_folder(out, resume=resume, overwrite=overwrite)
 
     reader = _Reader(
         folder=out,
@@ -184,18 +184,37 @@ def train(
         fail_fast=fail_fast,
     )
     found = reader.read(list(logits or ["logits"]), labels, null=null)
+    failures = found.failures
     if validation_logits is not None:
         held = reader.read([str(validation_logits)], validation_labels or labels)
-        learn, hold, how = _maps(found), _maps(held), f"given: {validation_logits}"
-        failures = found.failures + held.failures
+        both = set(found.paths) & set(held.paths)
+        if both:
+            raise UsageError(
+                f"{len(both)} of the held-out maps are among those to learn from, such as {min(both).name}",
+                hint="give --validation-logits maps of other images",
+            )
+        learn, hold, how = found.maps, held.maps, f"given: {validation_logits}"
+        failures = failures + held.failures
     else:
-        learn, hold, how = _split(_maps(found), validation_fraction, validation_stems, seed)
-        failures = found.failures
+        learn, hold, how = _split(found.maps, validation_fraction, validation_stems, seed)
     console.note(f"{len(learn)} maps to learn from, {len(hold)} held out ({how}); device {where}")
+    if overwrite:
+        _clear(out)
 
-    state = _fit(net, learn, hold, settings, where, out, resume=resume, tensorboard=tensorboard)
+    conditions = {
+        "device": str(where),
+        "threads": options.thread_count(threads),
+        "grid": grid.value,
+        "input_kind": found.kind,
+        "nodata": nodata,
+        "label_nodata": label_nodata,
+        "valid_mask": None if valid_mask is None else str(valid_mask),
+        "bidx": bidx,
+    }
+    state = _fit(net, learn, hold, settings, where, out, conditions, resume=resume, tensorboard=tensorboard)
     net.load_state_dict(state.best)
-    card = _conclude(net, learn, hold, settings, where, out, state, how)
+    about = {"held_out_how": how, "left_out": [name for name, _ in failures], "conditions": conditions}
+    card = _conclude(net, learn, hold, settings, where, out, state, about)
     if json:
         console.json_line(card)
     else:
@@ -216,30 +235,74 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "--device cuda, but this PyTorch sees no CUDA device",
-            hint="use --device cpu, or install a CUDA build of torch and a driver",
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+_WRITTEN = ("state.safetensors", "model.json", "model.onnx", "model.safetensors", "log.jsonl", "tensorboard")
 
 
-def _prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
-    state = out / "state.safetensors"
+def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to replace what is there, unless it was asked for; nothing is deleted before the inputs are read."""
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
-    if not resume and (state.exists() or (out / "model.json").exists()):
-        if not overwrite:
-            raise UsageError(f"{out} holds a run", hint="--resume to go on with it, --overwrite to start anew")
-        for name in ("state.safetensors", "log.jsonl", "model.json", "model.onnx", "model.safetensors"):
+    if out.exists() and not out.is_dir():
+        raise UsageError("is a file, expected a folder", hint="give another --out", path=out)
+    found = [name for name in _WRITTEN if (out / name).exists()]
+    if resume and found and "state.safetensors" not in found:
+        raise UsageError(f"{out} holds {found[0]}, but no state to go on from", hint="give the folder of the run")
+    if found and not resume and not overwrite:
+        hint = "--resume to go on with it, --overwrite to start anew"
+        raise UsageError(f"{out} holds a run" if "state.safetensors" in found else f"{out} holds {found[0]}", hint=hint)
+
+
+def _clear(out: Path) -> None:
+    import shutil
+
+    for name in _WRITTEN:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
             (out / name).unlink(missing_ok=True)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the folder ({error.strerror})", path=out) from error
+
+
+class _Store:
+    """Arrays in one file without a name: a set may be larger than memory, and a killed run leaves nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        import tempfile
+        import threading
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open for as long as the arrays are)
+        except OSError as error:
+            raise OutputError(f"cannot be written to ({error.strerror})", path=folder) from error
+        self.lock = threading.Lock()
+
+    def put(self, array: NDArray[Any]) -> _Place:
+        """Append an array; safe in threads."""
+        with self.lock:
+            offset = self.file.seek(-self.file.seek(0, 2) % 8, 2)
+            self.file.write(array.tobytes())
+        return _Place(offset, array.dtype, array.shape)
+
+    def mapped(self) -> NDArray[np.uint8]:
+        """All that was put, as bytes, by one memory map: a map an array would need a file descriptor each."""
+        import numpy as np
+
+        self.file.flush()
+        return np.memmap(self.file, dtype=np.uint8, mode="r")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an array lies in a store."""
+
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def view(self, stored: NDArray[np.uint8]) -> NDArray[Any]:
+        """The array."""
+        size = self.dtype.itemsize * math.prod(self.shape)
+        return stored[self.offset : self.offset + size].view(self.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -258,18 +321,20 @@ class _Reader:
     threads: int
     fail_fast: bool
 
-    def read(
-        self, arguments: Sequence[str], labels: Path, *, null: bool = False
-    ) -> Batch[tuple[Path, Path], TrainingMap]:
+    def read(self, arguments: Sequence[str], labels: Path, *, null: bool = False) -> _Set:
         """All maps of a set; failures are named and passed over."""
         import sys
 
         from prn_cli.rasters import detect_kind, find_inputs, pair_by_stem
+        from prn_cli.training.augment import TrainingMap
 
         inputs = find_inputs(arguments, stdin=sys.stdin, null=null)
         pairs = pair_by_stem(inputs, labels)
         if pairs.unmatched_inputs:
-            console.note(f"{len(pairs.unmatched_inputs)} logit maps have no label in {labels} and are left out")
+            names = ", ".join(path.name for path in pairs.unmatched_inputs[:3])
+            more = len(pairs.unmatched_inputs) - 3
+            rest = f" and {more} more" if more > 0 else ""
+            console.note(f"without a label in {labels}, and left out: {names}{rest}")
         kind = self.kind
         if kind == "auto":
             kind = detect_kind([path for path, _ in pairs.matched], nodata=self.nodata, key=self.key)
@@ -277,9 +342,10 @@ class _Reader:
         masks = {}
         if self.valid_mask is not None:
             masks = dict(pair_by_stem([path for path, _ in pairs.matched], self.valid_mask).matched)
+        store = _Store(self.folder)
         batch = run_batch(
             pairs.matched,
-            lambda pair: self._read_map(*pair, kind=kind, valid_mask=masks.get(pair[0])),
+            lambda pair: self._read_map(*pair, kind=kind, valid_mask=masks.get(pair[0]), store=store),
             name=lambda pair: str(pair[0]),
             label="reading",
             fail_fast=self.fail_fast,
@@ -287,15 +353,28 @@ class _Reader:
         )
         if self.fail_fast:
             batch.finish()
-        return batch
+        if not batch.results:
+            raise InputError("none of the maps could be used", hint="see the errors above")
+        stored = store.mapped()
+        return _Set(
+            maps=[
+                TrainingMap(path.stem, *(place.view(stored) for place in places)) for (path, _), places in batch.results
+            ],
+            paths=[path.resolve() for (path, _), _ in batch.results],
+            kind=kind,
+            failures=batch.failures,
+        )
 
-    def _read_map(self, path: Path, label_path: Path, *, kind: Any, valid_mask: Path | None) -> TrainingMap:
+    def _read_map(
+        self, path: Path, label_path: Path, *, kind: Any, valid_mask: Path | None, store: _Store
+    ) -> tuple[_Place, _Place, _Place]:
         import numpy as np
 
         from prn_cli.pseudolabels import apply_thresholds, best_thresholds
         from prn_cli.rasters import open_scores, read_label
-        from prn_cli.training.augment import TrainingMap
 
+        if self.valid_mask is not None and valid_mask is None:
+            raise InputError(f"no validity mask in {self.valid_mask}", hint="add one of the same stem", path=path)
         with open_scores(
             path,
             kind=kind,
@@ -308,27 +387,23 @@ class _Reader:
         label = read_label(label_path, nodata=self.label_nodata)
         if label.shape != logits.shape:
             raise InputError(f"label has shape {label.shape}, its logit map {logits.shape}", path=label_path)
-        if not np.any((label != 255) & np.isfinite(logits)):
+        label[np.isnan(logits)] = 255  # what no base model scored, no network is to answer for
+        if np.all(label == 255):
             raise InputError("no pixel is valid in both the logit map and its label", path=path)
         thresholds = best_thresholds(probabilities, label, patch=self.patch, grid=self.grid)
         pseudo = apply_thresholds(probabilities, thresholds, patch=self.patch)
         pseudo[label == 255] = 255
-        return TrainingMap(path.stem, self._spill(logits), self._spill(label), self._spill(pseudo))
-
-    def _spill(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The array in a file without a name: a set may be larger than memory, and a killed run leaves nothing."""
-        import tempfile
-
-        import numpy as np
-
-        with tempfile.TemporaryFile(dir=self.folder) as file:
-            array.tofile(file)
-            file.flush()
-            return np.memmap(file, dtype=array.dtype, mode="r", shape=array.shape)
+        return store.put(logits), store.put(label), store.put(pseudo)
 
 
-def _maps(batch: Batch[tuple[Path, Path], TrainingMap]) -> list[TrainingMap]:
-    return [training_map for _, training_map in batch.results]
+@dataclass(frozen=True)
+class _Set:
+    """The maps of a set, their files, and what became of the files that could not be used."""
+
+    maps: list[TrainingMap]
+    paths: list[Path]
+    kind: str
+    failures: list[tuple[str, str]]
 
 
 def _split(
@@ -362,12 +437,15 @@ def _split(
     return learn, hold, how
 
 
-def _fingerprint(learn: list[TrainingMap], hold: list[TrainingMap], settings: Settings) -> str:
+def _fingerprint(
+    learn: list[TrainingMap], hold: list[TrainingMap], settings: Settings, conditions: dict[str, Any]
+) -> str:
     """Of all that decides the result, so that `--resume` never mixes two runs."""
     import hashlib
     from dataclasses import asdict
 
-    digest = hashlib.sha256(repr(sorted(asdict(settings).items())).encode())
+    # Threads are among the conditions: they decide in which order the CPU adds.
+    digest = hashlib.sha256(repr((sorted(asdict(settings).items()), sorted(conditions.items()))).encode())
     for role, maps in (("learn", learn), ("hold", hold)):
         for training_map in maps:
             digest.update(f"{role} {training_map.name} {training_map.label.shape}".encode())
@@ -381,8 +459,9 @@ def _fit(
     learn: list[TrainingMap],
     hold: list[TrainingMap],
     settings: Settings,
-    where: torch.device,
+    where: Any,
     out: Path,
+    conditions: dict[str, Any],
     *,
     resume: bool,
     tensorboard: bool,
@@ -393,8 +472,9 @@ def _fit(
 
     from prn_cli.training.checkpoint import load_state, save_state
     from prn_cli.training.loop import base_counts, fit, pooled, steps_per_epoch
+    from prn_cli.training.runtime import tensorboard_log
 
-    fingerprint = _fingerprint(learn, hold, settings)
+    fingerprint = _fingerprint(learn, hold, settings, conditions)
     path, log = out / "state.safetensors", out / "log.jsonl"
     state = load_state(path, fingerprint=fingerprint) if resume and path.exists() else None
     if resume and state is None:
@@ -405,10 +485,10 @@ def _fit(
     log.write_text("".join(json.dumps(asdict(epoch)) + "\n" for epoch in history))
     with ExitStack() as stack:
         report = stack.enter_context(_Report(before, settings, history))
-        board = stack.enter_context(_board(out, resume)) if tensorboard else None
+        board = stack.enter_context(tensorboard_log(out / "tensorboard")) if tensorboard else None
         lines = stack.enter_context(log.open("a"))
         console.detail(f"{steps_per_epoch(learn, settings)} steps an epoch")
-        for epoch, reached in fit(net, learn, hold, settings, device=where, state=state):
+        for epoch, reached in _until_interrupted(fit(net, learn, hold, settings, device=where, state=state), out):
             save_state(path, reached, fingerprint=fingerprint)
             lines.write(json.dumps(asdict(epoch)) + "\n")
             lines.flush()
@@ -423,17 +503,13 @@ def _fit(
     return state
 
 
-def _board(out: Path, resume: bool) -> Any:
+def _until_interrupted(epochs: Iterator[tuple[Epoch, State]], out: Path) -> Iterator[tuple[Epoch, State]]:
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError("tensorboard", "train", "--tensorboard") from error
-    import shutil
-
-    folder = out / "tensorboard"
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    return SummaryWriter(str(folder))
+        yield from epochs
+    except KeyboardInterrupt:
+        if (out / "state.safetensors").exists():
+            console.note("finished epochs are kept: the same line with --resume goes on from there")
+        raise
 
 
 class _Report:
@@ -493,10 +569,10 @@ def _conclude(
     learn: list[TrainingMap],
     hold: list[TrainingMap],
     settings: Settings,
-    where: torch.device,
+    where: Any,
     out: Path,
     state: State,
-    how: str,
+    about: dict[str, Any],
 ) -> dict[str, Any]:
     """Score before and after on the held-out images, and write the three files."""
     from dataclasses import asdict
@@ -527,10 +603,13 @@ def _conclude(
             "data": {
                 "learned_from": [m.name for m in learn],
                 "held_out": [m.name for m in hold],
-                "held_out_how": how,
+                "held_out_how": about["held_out_how"],
+                "left_out": about["left_out"],
                 "pixels": int(sum(m.label.size for m in learn)),
             },
+            "patch": settings.patch,
             "settings": asdict(settings),
+            "conditions": about["conditions"],
             "epochs": state.epoch,
             "best_epoch": state.best_epoch + 1,
             "seconds": round(state.seconds, 1),

@@ -105,8 +105,9 @@ def _missing(error: ImportError) -> MissingExtraError:
 def _write(network: Network, folder: Path, card: dict[str, str]) -> None:
     from prn_cli.training.export import export
 
-    if (folder / "model.json").exists():
-        raise UsageError("holds weights already", hint="choose another folder with --out", path=folder)
+    found = [name for name in ("model.json", "model.onnx", "model.safetensors") if (folder / name).exists()]
+    if found:
+        raise UsageError(f"holds {found[0]} already", hint="choose another folder with --out", path=folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

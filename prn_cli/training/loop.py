@@ -85,6 +85,13 @@ def learning_rate(progress: float, peak: float) -> float:
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min((progress - warm) / (1 - warm), 1.0))))
 
 
+def ended(state: State, settings: Settings) -> bool:
+    """Whether a run in this state is at its end: by its epochs, without gain for too long, or out of time."""
+    waited = state.epoch - 1 - state.best_epoch
+    late = settings.time_budget is not None and state.seconds >= settings.time_budget
+    return state.epoch >= settings.epochs or waited >= settings.patience or late
+
+
 def start(network: Network) -> State:
     """The state before the first epoch."""
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
@@ -131,7 +138,7 @@ def fit(
     average = {name: tensor.to(device) for name, tensor in state.average.items()}
     steps = steps_per_epoch(maps, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-    while state.epoch < settings.epochs:
+    while not ended(state, settings):
         began = time.monotonic()
         network.train()
         # One generator an epoch, from the seed and the epoch's number: a resumed run draws the same crops.
@@ -172,10 +179,6 @@ def fit(
         state.epoch += 1
         state.history.append(epoch)
         yield epoch, state
-        if state.epoch - 1 - state.best_epoch >= settings.patience:
-            return
-        if settings.time_budget and state.seconds >= settings.time_budget:
-            return
 
 
 def _loss(network: Network, batch: Batch, weights: LossWeights, device: torch.device) -> Tensor:

@@ -87,7 +87,7 @@ def test_one_bad_file_does_not_stop_the_rest(folder: Path) -> None:
     assert done.returncode == 1
     assert "tile0.npy" in done.stderr
     assert "label has shape (7, 7)" in done.stderr
-    assert "1 logit maps have no label" in done.stderr
+    assert "without a label in labels, and left out: alone.npy" in done.stderr
     assert (folder / "run" / "model.onnx").exists()
     assert "Traceback" not in done.stderr
 
@@ -132,6 +132,46 @@ def test_held_out_images_can_be_given(folder: Path) -> None:
     done = prn(folder, "train", *SMALL, "--validation-stems", "held.txt", "-o", "c")
     assert done.returncode == 2
     assert "'tile9'" in done.stderr
+
+
+def test_what_is_there_is_not_replaced_unasked(folder: Path) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "model.onnx").write_text("somebody's own")
+    for options in ((), ("--resume",)):
+        done = prn(folder, "train", *SMALL, *options)
+        assert done.returncode == 2
+        assert "run holds model.onnx" in done.stderr
+    done = prn(folder, "train", "logitz", *SMALL, "--overwrite")
+    assert done.returncode == 1  # a slip in the input must not cost what the run holds
+    assert (folder / "run" / "model.onnx").read_text() == "somebody's own"
+    assert prn(folder, "train", *SMALL, "--overwrite", "--epochs", "1").returncode == 0
+
+
+def test_a_run_at_its_end_is_not_trained_further(folder: Path) -> None:
+    options = ("train", *SMALL, "--epochs", "6", "--patience", "1", "--rate", "0")
+    assert prn(folder, *options).returncode == 0
+    first = (folder / "run" / "log.jsonl").read_text()
+    assert len(first.splitlines()) == 1
+    assert prn(folder, *options, "--resume").returncode == 0
+    assert (folder / "run" / "log.jsonl").read_text() == first
+
+
+def test_held_out_images_are_others(folder: Path) -> None:
+    done = prn(folder, "train", *SMALL, "--validation-logits", "logits")
+    assert done.returncode == 2
+    assert "5 of the held-out maps are among those to learn from, such as tile0.npy" in done.stderr
+
+
+def test_a_map_without_its_validity_mask_fails(folder: Path) -> None:
+    (folder / "valid").mkdir()
+    for index in range(4):
+        Image.new("L", (100, 80), 255).save(folder / "valid" / f"tile{index}.png")
+    done = prn(folder, "train", *SMALL, "--valid-mask", "valid", "--json")
+    assert done.returncode == 1
+    assert "tile4.npy: no validity mask in valid" in done.stderr
+    card = json.loads(done.stdout)
+    assert card["data"]["left_out"] == ["logits/tile4.npy"]
+    assert card["conditions"]["valid_mask"] == "valid"
 
 
 def test_published_checkpoints_are_imported_without_running_code(folder: Path) -> None:

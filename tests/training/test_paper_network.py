@@ -88,10 +88,15 @@ def test_other_checkpoints_are_refused_by_name_and_shape() -> None:
         from_published({**state, "encoding.psp.bottleneck.bias": torch.zeros(2)})
 
 
-def test_any_patch_and_any_multiple_size() -> None:
-    network = PaperNetwork(patch=16).eval()
+@pytest.mark.parametrize("patch", [0, 16, 48, 72])
+def test_any_patch_and_any_multiple_size(patch: int) -> None:
+    network = PaperNetwork(patch=patch).eval()
+    shape = (1, 1, network.multiple, 2 * network.multiple)
     with torch.no_grad():
-        outputs = network.probabilities(torch.rand(1, 1, 64, 192))
-    assert [tuple(o.shape) for o in outputs] == [(1, 1, 64, 192)] * 2
+        outputs = network.probabilities(torch.rand(*shape))
+    assert [tuple(o.shape) for o in outputs] == [shape] * (2 if patch else 1)
+
+
+def test_only_patches_that_the_levels_can_halve() -> None:
     with pytest.raises(ValueError, match="multiple of 8"):
         PaperNetwork(patch=20)

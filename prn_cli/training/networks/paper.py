@@ -7,6 +7,8 @@ of the network; names are ours.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -160,7 +162,7 @@ class PaperNetwork(nn.Module):
     @property
     def multiple(self) -> int:
         """What the sides of an input must be a multiple of, px."""
-        return max(64, self.patch)
+        return math.lcm(64, self.patch) if self.patch else 64
 
     def _decoded(self, probabilities: Tensor) -> tuple[Tensor, ...]:
         """(N, 1, H, W) probabilities, H and W multiples of `multiple` → logits of the global (and local) decoder."""
