@@ -402,9 +402,10 @@ def _refine_file(item: _Item, run: _Run, on_written: Callable[[], None] = lambda
     """
     import numpy as np
 
-    from prn_cli.rasters import create_raster, mask_nodata
+    from prn_cli.rasters import can_tell_invalid, create_raster, mask_nodata
     from prn_cli.refine import cut, refine_rows
 
+    may_be_invalid = can_tell_invalid(item.outputs["mask"], run.values)
     nodata = mask_nodata(run.values)
     written = np.full(256, nodata, np.uint8)
     written[:2] = run.values
@@ -434,6 +435,12 @@ def _refine_file(item: _Item, run: _Run, on_written: Callable[[], None] = lambda
         ):
             mask = cut(rows.refined, run.threshold)
             figures.add(mask, cut(rows.logits, run.threshold))
+            if not may_be_invalid and (mask == 255).any():
+                raise InputError(
+                    "has invalid pixels, and in a .npy mask of 0 and 1 nothing tells them from foreground",
+                    hint="give --values 0,255, or --format tif or png",
+                    path=item.path,
+                )
             writers["mask"].write(written[mask])
             _write_maps(rows, writers)
         scores.check_valid()

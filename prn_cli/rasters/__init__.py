@@ -13,7 +13,14 @@ from prn_cli.rasters.labels import IGNORE, read_label, read_mask_or_scores
 from prn_cli.rasters.pairs import Pairs, find_inputs, pair_by_stem
 from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster
 from prn_cli.rasters.scores import ScoreMap, open_scores
-from prn_cli.rasters.writing import MASK_VALUES, WRITTEN_SUFFIXES, RasterWriter, create_raster, mask_nodata
+from prn_cli.rasters.writing import (
+    MASK_VALUES,
+    WRITTEN_SUFFIXES,
+    RasterWriter,
+    can_tell_invalid,
+    create_raster,
+    mask_nodata,
+)
 
 __all__ = [
     "IGNORE",
@@ -27,6 +34,7 @@ __all__ = [
     "Raster",
     "RasterWriter",
     "ScoreMap",
+    "can_tell_invalid",
     "create_raster",
     "detect_kind",
     "detect_mask_or_kind",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,6 +28,8 @@ LARGEST_LOGIT = 5000.0
 """Numbers beyond this are no logits but stand for missing data, such as -9999 and -3.4e38."""
 
 _MOST_FILES = 16
+_FOREGROUNDS = {foreground for _, foreground in MASK_VALUES}
+_MASK_NUMBERS = {number for values, nodata in MASK_VALUES.items() for number in (*values, nodata)}
 _SMALL_MAP = 1 << 20  # pixels
 _SAMPLE_SIDE = 256  # px
 _SAMPLES_ACROSS = 4
@@ -68,19 +70,31 @@ def detect_kind(
 def detect_mask_or_kind(
     paths: Sequence[str | os.PathLike[str]], *, nodata: float | None = None, key: str | None = None
 ) -> Literal["mask"] | InputKind:
-    """As `detect_kind`, but integers that are all 0 and 1, or 0 and 255, are a mask and not refused."""
+    """As `detect_kind`, but integers that are all 0 and 1, or 0 and 255, are a mask and not refused.
+
+    In uint8 they may be with the nodata value of prn's masks, 127 with 0 and 255 or 255 with 0 and 1.
+    """
     sample = _sample(paths, nodata, key)
     return "mask" if sample.is_mask() else sample.kind()
 
 
 def undeclared_nodata(numbers: NDArray[Any]) -> int | None:
-    """The nodata value of a mask that prn wrote as `.npy`, which cannot declare it; None for other numbers."""
-    if numbers.dtype == np.uint8:
-        found = set(np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)).tolist())
-        for values, nodata in MASK_VALUES.items():
-            if nodata in found and values[1] in found and found <= {*values, nodata}:
-                return nodata
+    """The nodata value of a mask that prn wrote as `.npy`, which cannot declare it; None for other numbers.
+
+    127 is no foreground, so it is nodata even where a mask of 0 and 255 has no foreground. 255 is nodata only beside
+    a foreground of 1: masks of 0 and 1 without it are not written as `.npy` (see `can_tell_invalid`).
+    """
+    if numbers.dtype != np.uint8:
+        return None
+    found = _distinct_bytes(numbers)
+    for values, nodata in MASK_VALUES.items():
+        if nodata in found and found <= {*values, nodata} and (nodata not in _FOREGROUNDS or values[1] in found):
+            return nodata
     return None
+
+
+def _distinct_bytes(numbers: NDArray[Any]) -> set[int]:
+    return set(np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)).tolist())
 
 
 @dataclass(slots=True)
@@ -94,6 +108,7 @@ class _Sample:
         low: the least number.
         high: the greatest number.
         two_values: whether all numbers are 0 or the greatest.
+        sets: of uint8, the numbers of each file.
     """
 
     dtype: np.dtype[Any]
@@ -102,19 +117,20 @@ class _Sample:
     low: float = np.inf
     high: float = -np.inf
     two_values: bool = True
+    sets: list[set[int]] = field(default_factory=lambda: [set()])
 
     def add(self, numbers: NDArray[Any]) -> None:
-        undeclared = undeclared_nodata(numbers)
-        if undeclared is not None:
-            numbers = numbers[numbers != undeclared]
         if not numbers.size:
             return
+        if numbers.dtype == np.uint8:
+            self.sets[0] |= _distinct_bytes(numbers)
         high = float(numbers.max())
         two_values = numbers.dtype.kind != "f" and bool(((numbers == 0) | (numbers == high)).all())
         self._join(float(numbers.min()), high, two_values)
 
     def join(self, other: _Sample) -> None:
         self.files += other.files
+        self.sets += other.sets
         self._join(other.low, other.high, other.two_values)
 
     def _join(self, low: float, high: float, two_values: bool) -> None:
@@ -128,6 +144,23 @@ class _Sample:
         return kinds == ("f", "f") or (kinds[0] == kinds[1] and self.dtype.itemsize == other.dtype.itemsize)
 
     def is_mask(self) -> bool:
+        """Whether these are masks.
+
+        Raises:
+            InputError: they are, but of 0 and 1 and of 0 and 255, so that 255 could mean two things.
+        """
+        found = set().union(*self.sets)
+        if self.dtype != np.uint8 or not found <= _MASK_NUMBERS:
+            return self._is_two_values()
+        if 1 in found and (127 in found or any(255 in numbers and 1 not in numbers for numbers in self.sets)):
+            raise InputError(
+                f"masks of 0 and 1 and masks of 0 and 255 in one set: the numbers are {sorted(found)}",
+                hint="name those of one kind at a time; or say --nodata 255 if it means invalid",
+                path=self.path,
+            )
+        return True
+
+    def _is_two_values(self) -> bool:
         return self.dtype.kind in "bui" and self.two_values and self.low >= 0 and self.high in (0, 1, 255)
 
     def kind(self) -> InputKind:

@@ -40,8 +40,8 @@ def read_label(
             nodata and `nodata` does not say whether that is so.
     """
     with open_raster(path, key=key) as raster:
-        values, valid = _read_single_band(raster, nodata)
-    return _binary(values, valid, Path(path), "labels are")
+        values, valid = _read_single_band(raster, nodata, option="--label-nodata")
+    return _binary(values, valid, Path(path), "labels are", option="--label-nodata")
 
 
 def read_mask_or_scores(
@@ -76,7 +76,7 @@ def read_mask_or_scores(
         with open_scores(path, kind=kind, nodata=nodata, valid_mask=valid_mask, band=band, key=key) as scores:
             return kind, scores.probabilities()
     with open_raster(path, key=key) as raster:
-        values, valid = _read_single_band(raster, nodata)
+        values, valid = _read_single_band(raster, nodata, option="--nodata")
         if valid_mask is not None:
             with open_raster(valid_mask) as validity:
                 check_same_size(validity, raster)
@@ -84,20 +84,20 @@ def read_mask_or_scores(
     undeclared = undeclared_nodata(values[valid])
     if undeclared is not None:
         valid &= values != undeclared
-    mask = _binary(values, valid, Path(path), "mask is")
+    mask = _binary(values, valid, Path(path), "mask is", option="--nodata")
     result = mask.astype(np.float32)
     result[mask == IGNORE] = np.nan
     return kind, result
 
 
-def _read_single_band(raster: Raster, nodata: float | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _read_single_band(raster: Raster, nodata: float | None, *, option: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     if raster.bands not in (1, 3):
         raise _too_many_bands(raster)
     if raster.nodata == 0 and nodata is None:
         # Tools that draw labels like to declare 0 as nodata. Ignoring it would leave a label without background.
         raise InputError(
             "declares 0 as nodata, but 0 is also the background",
-            hint="say --label-nodata nan to count 0 as background, or --label-nodata 0 to ignore it",
+            hint=f"say {option} nan to count 0 as background, or {option} 0 to ignore it",
             path=raster.path,
         )
     values = raster.read()
@@ -112,7 +112,9 @@ def _too_many_bands(raster: Raster) -> InputError:
     )
 
 
-def _binary(values: NDArray[Any], valid: NDArray[np.bool_], path: Path, subject: str) -> NDArray[np.uint8]:
+def _binary(
+    values: NDArray[Any], valid: NDArray[np.bool_], path: Path, subject: str, *, option: str
+) -> NDArray[np.uint8]:
     counted = values[valid]
     if not counted.size:
         raise no_valid_pixel(path)
@@ -123,9 +125,9 @@ def _binary(values: NDArray[Any], valid: NDArray[np.bool_], path: Path, subject:
         listed = ", ".join(f"{value:g}" for value in found[:6].tolist()) + (", …" if len(found) > 6 else "")
         hint = "convert them to 0 and 1"
         if set(found.tolist()) <= {0, 1, 255}:
-            hint = "if 255 means ignore, say so with --label-nodata 255"
-        elif subject.startswith("labels"):
-            hint += ", and say with --label-nodata which value to ignore"
+            hint = f"if 255 means ignore, say so with {option} 255"
+        else:
+            hint += f", and say with {option} which value to ignore"
         raise InputError(f"{subject} not binary: values {listed}, expected 0 and 1, or 0 and 255", hint=hint, path=path)
     result = np.full(values.shape, IGNORE, np.uint8)
     result[valid] = counted == foreground

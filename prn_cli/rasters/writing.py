@@ -24,6 +24,14 @@ MASK_VALUES: dict[tuple[int, int], int] = {(0, 255): 127, (0, 1): 255}
 """Values of background and foreground that masks may be written with, and the nodata value of each."""
 
 
+def can_tell_invalid(path: str | os.PathLike[str], values: tuple[int, int]) -> bool:
+    """Whether a reader can tell the invalid pixels of a mask in this file from foreground.
+
+    `.npy` cannot declare a nodata value, and 255, which it is for masks of 0 and 1, is foreground elsewhere.
+    """
+    return Path(path).suffix.lower() != ".npy" or mask_nodata(values) not in {value for _, value in MASK_VALUES}
+
+
 def mask_nodata(values: tuple[int, int]) -> int:
     """The nodata value of a mask written with these values of background and foreground.
 

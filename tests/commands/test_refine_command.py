@@ -168,6 +168,20 @@ def test_the_format_and_threshold_can_be_chosen(prn, folder):
     np.testing.assert_array_equal(np.load("m/a.npy"), expected_mask(np.load("logits/a.npy"), 0.9))
 
 
+def test_a_npy_mask_of_0_and_1_cannot_say_what_is_invalid(prn, random_logits):
+    logits = random_logits(60, 50)
+    logits[10:20, 5:30] = np.nan
+    np.save("hole.npy", logits)
+    for line in (["logits/a.npy", "-o", "m", "--format", "npy"], ["-o", "hole-mask.npy"]):
+        code, _, err = prn("hole.npy", *line, "--values", "0,1")
+        assert code == 1
+        assert "hole.npy: has invalid pixels" in err
+        assert "--values 0,255" in err
+    assert files(Path("m")) == ["a.npy", MANIFEST_NAME]
+    assert not Path("hole-mask.npy").exists()
+    assert prn("hole.npy", "-o", "m", "--format", "npy")[0] == 0
+
+
 def test_tta_and_smaller_tiles(prn):
     assert prn("logits/c.tif", "-o", "whole.tif", "--tile", "512")[0] == 0
     assert prn("logits/c.tif", "-o", "tiled.tif", "--tile", "96")[0] == 0

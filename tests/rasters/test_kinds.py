@@ -72,6 +72,42 @@ def test_masks(tmp_path: Path, values: tuple[int, int], dtype: str) -> None:
     assert detect_mask_or_kind(paths) == "mask"
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [{0, 127}],
+        [{127}],
+        [{0, 127}, {0, 255, 127}],
+        [{0, 255}, {127}, {0}],
+        [{0, 127}, {0, 255}],
+        [{0, 1, 255}, {0, 1}, {0}],
+        [{1, 255}, {0, 1}],
+    ],
+)
+def test_prn_s_own_masks_with_invalid_pixels(tmp_path: Path, numbers: list[set[int]]) -> None:
+    arrays = [np.array([sorted(found) * 3], np.uint8) for found in numbers]
+    for order in (arrays, arrays[::-1]):
+        paths = save(tmp_path, *order)
+        assert detect_mask_or_kind(paths) == "mask"
+        with pytest.raises(InputError, match="a mask of two values"):
+            detect_kind(paths)
+
+
+@pytest.mark.parametrize("numbers", [[{0, 1}, {0, 255}], [{0, 1, 255}, {0, 255}], [{0, 1}, {0, 127}], [{0, 1, 127}]])
+def test_masks_of_two_kinds_are_refused(tmp_path: Path, numbers: list[set[int]]) -> None:
+    paths = save(tmp_path, *(np.array([sorted(found)], np.uint8) for found in numbers))
+    for detect in (detect_mask_or_kind, detect_kind):
+        with pytest.raises(InputError, match=r"masks of 0 and 1 and masks of 0 and 255.*one kind at a time"):
+            detect(paths)
+    if 127 not in set().union(*numbers):
+        assert detect_mask_or_kind(paths, nodata=255) == "mask"
+
+
+def test_bytes_beside_what_looks_like_masks(tmp_path: Path) -> None:
+    some = np.array([[0, 127]], np.uint8)
+    assert detect_mask_or_kind(save(tmp_path, some, np.array([[0, 80, 255]], np.uint8))) == "byte"
+
+
 def test_empty_masks_among_others(tmp_path: Path) -> None:
     some = np.array([[0, 255]], np.uint8)
     assert detect_mask_or_kind(save(tmp_path, np.zeros_like(some), some, np.zeros_like(some))) == "mask"

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from prn_cli.errors import InputError
-from prn_cli.rasters import read_label
+from prn_cli.rasters import detect_mask_or_kind, mask_nodata, read_label, read_mask_or_scores
 
 PATTERN = np.arange(48).reshape(6, 8) % 3 == 0
 
@@ -89,6 +89,9 @@ def test_zero_declared_as_nodata_is_background_or_not(tmp_path: Path) -> None:
         read_label(tmp_path / "a.tif")
     np.testing.assert_array_equal(read_label(tmp_path / "a.tif", nodata=float("nan")), PATTERN)
     np.testing.assert_array_equal(read_label(tmp_path / "a.tif", nodata=0), np.where(PATTERN, 1, 255))
+    with pytest.raises(InputError, match=r"declares 0 as nodata.*say --nodata nan"):
+        read_mask_or_scores(tmp_path / "a.tif", kind="mask")
+    np.testing.assert_array_equal(read_mask_or_scores(tmp_path / "a.tif", nodata=float("nan"))[1], PATTERN)
 
 
 def test_nothing_that_counts(tmp_path: Path) -> None:
@@ -103,8 +106,6 @@ def test_bands(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("values", [(0, 255), (0, 1)])
 def test_a_mask_in_npy_needs_no_declared_nodata(tmp_path, values):
-    from prn_cli.rasters import detect_mask_or_kind, mask_nodata, read_mask_or_scores
-
     mask = np.array([[*values, mask_nodata(values)]], np.uint8)
     np.save(tmp_path / "holes.npy", mask)
     np.save(tmp_path / "whole.npy", mask[:, :2])
@@ -112,3 +113,13 @@ def test_a_mask_in_npy_needs_no_declared_nodata(tmp_path, values):
     kind, read = read_mask_or_scores(tmp_path / "holes.npy")
     assert kind == "mask"
     assert np.array_equal(read, [[0, 1, np.nan]], equal_nan=True)
+
+
+def test_a_mask_without_foreground_keeps_its_invalid_pixels(tmp_path):
+    np.save(tmp_path / "holes.npy", np.array([[0, 127, 0]], np.uint8))
+    kind, read = read_mask_or_scores(tmp_path / "holes.npy")
+    assert kind == "mask"
+    assert np.array_equal(read, [[0, np.nan, 0]], equal_nan=True)
+    np.save(tmp_path / "nothing.npy", np.array([[127, 127]], np.uint8))
+    with pytest.raises(InputError, match="no valid pixel"):
+        read_mask_or_scores(tmp_path / "nothing.npy", kind="mask")
