@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from prn_cli.manifest import Manifest
     from prn_cli.metrics.regions import RegionCounts
     from prn_cli.pseudolabels import Cut, Headroom, ThresholdCurve
+    from prn_cli.rasters import ValidMasks
 
 _LABELS, _THRESHOLDS = "labels", "thresholds"
 _TIFF = (".tif", ".tiff")
@@ -84,7 +85,7 @@ class _Run:
     kind: Any
     nodata: float | None
     label_nodata: float | None
-    valid_mask: Path | None
+    valid_masks: ValidMasks
     band: int | None
     key: str | None
     values: tuple[int, int]
@@ -139,11 +140,11 @@ def pseudolabel(
     pairs = rasters.pair_by_stem(inputs, labels)
     _name_the_rest(pairs, labels)
     paths = [path for path, _ in pairs.matched]
-    masks = {} if valid_mask is None else dict(rasters.pair_by_stem(paths, valid_mask).matched)
+    masks = rasters.find_valid_masks(paths, valid_mask)
     items = [
         _Item(
             path,
-            {"logits": path, "label": label} | ({"valid_mask": masks[path]} if path in masks else {}),
+            {"logits": path, "label": label} | masks.role(path),
             _outputs(path, out),
         )
         for path, label in pairs.matched
@@ -171,7 +172,7 @@ def pseudolabel(
         kind,
         nodata,
         label_nodata,
-        valid_mask,
+        masks,
         band,
         key,
         mask_values(values),
@@ -235,8 +236,7 @@ def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Re
     from prn_cli.rasters import open_scores, read_label
 
     started = time.perf_counter()
-    if run.valid_mask is not None and "valid_mask" not in item.inputs:
-        raise InputError(f"no validity mask with this stem in {run.valid_mask}", hint="add it, or leave this file out")
+    valid_mask = run.valid_masks.of(item.path)
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
     kept = not overwrite and manifest.finished(job) is not None
     label = read_label(item.inputs["label"], nodata=run.label_nodata)
@@ -244,7 +244,7 @@ def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Re
         item.path,
         kind=run.kind,
         nodata=run.nodata,
-        valid_mask=item.inputs.get("valid_mask"),
+        valid_mask=valid_mask,
         band=run.band,
         key=run.key,
     ) as scores:

@@ -246,11 +246,11 @@ def refine(
 
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
     single = _is_single_file(inputs, out, format)
-    masks = _valid_masks(inputs, valid_mask)
+    masks = rasters.find_valid_masks(inputs, valid_mask)
     items = [
         _Item(
             path,
-            {"logits": path} | ({} if masks is None or path not in masks else {"valid_mask": masks[path]}),
+            {"logits": path} | masks.role(path),
             _outputs(path, out, single, format, {"probabilities": probabilities, "bias": bias}),
         )
         for path in inputs
@@ -275,9 +275,7 @@ def refine(
     console.detail(f"{found.path} ({refiner.name}) on {refiner.device}, tile {side}, halo {refiner.halo}")
 
     def open_scores(item: _Item) -> ScoreMap:
-        if masks is not None and "valid_mask" not in item.inputs:
-            raise InputError(f"no validity mask with this stem in {valid_mask}", hint="add it, or leave this file out")
-        mask = item.inputs.get("valid_mask")
+        mask = masks.of(item.path)
         return rasters.open_scores(item.path, kind=kind, nodata=nodata, valid_mask=mask, band=band, key=key)
 
     cut_at = refiner.threshold if threshold is None else threshold
@@ -361,13 +359,6 @@ def _outputs(
         suffix = mask.suffix.lower() if mask.suffix.lower() in (".tif", ".tiff") else ".npy"
         outputs[role] = place if names_file else place / (path.stem + suffix)
     return outputs
-
-
-def _valid_masks(inputs: Sequence[Path], folder: Path | None) -> dict[Path, Path] | None:
-    """The validity mask of each input that has one; None if no folder of them was given."""
-    from prn_cli.rasters import pair_by_stem
-
-    return None if folder is None else dict(pair_by_stem(inputs, folder).matched)
 
 
 def _check_creation(item: _Item, options: Mapping[str, str]) -> None:

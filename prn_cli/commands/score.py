@@ -31,6 +31,7 @@ from prn_cli.commands.options import (
     Quiet,
     Seed,
     Threads,
+    ValidMask,
     Verbose,
     thread_count,
 )
@@ -139,6 +140,7 @@ def score(
     input_kind: InputKind = InputKindChoice.auto,
     nodata: Nodata = None,
     label_nodata: LabelNodata = None,
+    valid_mask: ValidMask = None,
     band: Band = None,
     key: Key = None,
     baseline: Baseline = None,
@@ -170,6 +172,7 @@ def score(
         raise UsageError(f"a buffer of {buffer} pixels is no distance", hint="give a number")
     inputs = rasters.find_inputs(masks, stdin=sys.stdin, null=null)
     images = _pair(inputs, labels, baseline)
+    valid_masks = rasters.find_valid_masks(inputs, valid_mask)
     kind: Any = input_kind.value
     if kind == "auto":
         scored = [image.masks for image in images if image.label is not None]
@@ -182,8 +185,10 @@ def score(
         base_kind = rasters.detect_mask_or_kind(base_files, nodata=base_nodata, key=key)
     console.detail(f"masks read as {kind}" + (f", baseline as {base_kind}" if base_files else ""))
 
-    def read(path: Path, what: Any, value: float | None, number: int | None) -> Any:
-        found, scores = rasters.read_mask_or_scores(path, kind=what, nodata=value, band=number, key=key)
+    def read(path: Path, what: Any, value: float | None, number: int | None, valid: Path | None) -> Any:
+        found, scores = rasters.read_mask_or_scores(
+            path, kind=what, nodata=value, valid_mask=valid, band=number, key=key
+        )
         return cut(scores, 0.5) if found == "mask" else scores
 
     def work(image: _Image) -> ImageScore:
@@ -191,12 +196,13 @@ def score(
             raise InputError(f"no label with this stem in {labels}", hint="add it, or leave this file out")
         if baseline is not None and image.baseline is None:
             raise InputError(f"no baseline with this stem in {baseline}", hint="add it, or leave this file out")
+        valid = valid_masks.of(image.masks)
         return score_image(
-            read(image.masks, kind, nodata, band),
+            read(image.masks, kind, nodata, band, valid),
             rasters.read_label(image.label, nodata=label_nodata),
             threshold=threshold,
             buffer=buffer,
-            baseline=None if image.baseline is None else read(image.baseline, base_kind, base_nodata, base_band),
+            baseline=None if image.baseline is None else read(image.baseline, base_kind, base_nodata, base_band, valid),
             baseline_threshold=baseline_threshold,
         )
 

@@ -10,7 +10,7 @@ from prn_cli.probabilities import logit, sigmoid
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
 from prn_cli.rasters.labels import IGNORE, read_label, read_mask_or_scores
-from prn_cli.rasters.pairs import Pairs, find_inputs, pair_by_stem
+from prn_cli.rasters.pairs import Pairs, ValidMasks, find_inputs, find_valid_masks, pair_by_stem
 from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster
 from prn_cli.rasters.scores import ScoreMap, open_scores
 from prn_cli.rasters.writing import (
@@ -34,11 +34,13 @@ __all__ = [
     "Raster",
     "RasterWriter",
     "ScoreMap",
+    "ValidMasks",
     "can_tell_invalid",
     "create_raster",
     "detect_kind",
     "detect_mask_or_kind",
     "find_inputs",
+    "find_valid_masks",
     "logit",
     "mask_nodata",
     "open_raster",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -28,6 +28,44 @@ class Pairs:
     matched: tuple[tuple[Path, Path], ...]
     unmatched_inputs: tuple[Path, ...]
     unmatched_partners: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidMasks:
+    """The validity masks of a set of maps.
+
+    Attributes:
+        folder: where they are; None if no map has one.
+        found: each map with its mask, as far as there is one.
+    """
+
+    folder: Path | None
+    found: Mapping[Path, Path] = field(default_factory=dict)
+
+    def of(self, path: Path) -> Path | None:
+        """The mask of a map; None if there is no folder of masks.
+
+        Raises:
+            InputError: the folder has none for this map.
+        """
+        if self.folder is not None and path not in self.found:
+            raise InputError(
+                f"no validity mask with this stem in {self.folder}", hint="add it, or leave this file out", path=path
+            )
+        return self.found.get(path)
+
+    def role(self, path: Path) -> dict[str, Path]:
+        """`{"valid_mask": mask}` for a map that has one, else nothing: what a manifest notes down of it."""
+        return {"valid_mask": self.found[path]} if path in self.found else {}
+
+
+def find_valid_masks(inputs: Sequence[Path], folder: str | os.PathLike[str] | None) -> ValidMasks:
+    """Find the validity mask of each map by stem, in the folder of `--valid-mask` if there is one.
+
+    Raises:
+        InputError: as `pair_by_stem`. A map without its mask is no error until it is asked for.
+    """
+    return ValidMasks(None) if folder is None else ValidMasks(Path(folder), dict(pair_by_stem(inputs, folder).matched))
 
 
 def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: bool = False) -> list[Path]:

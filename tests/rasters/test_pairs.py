@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prn_cli.errors import InputError, UsageError
-from prn_cli.rasters import find_inputs, pair_by_stem
+from prn_cli.rasters import find_inputs, find_valid_masks, pair_by_stem
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -103,3 +103,22 @@ def test_nothing_pairs(tmp_path: Path) -> None:
 def test_one_input_and_its_partner(tmp_path: Path) -> None:
     logits, label = touch(tmp_path, "logits.npy", "label.png")
     assert pair_by_stem([logits], label).matched == ((logits, label),)
+
+
+def test_valid_masks(tmp_path):
+    maps, masks = tmp_path / "maps", tmp_path / "masks"
+    for folder, names in ((maps, ("a.npy", "b.tif")), (masks, ("a.png",))):
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+    paths = [maps / "a.npy", maps / "b.tif"]
+    found = find_valid_masks(paths, masks)
+    assert found.of(paths[0]) == masks / "a.png"
+    assert found.role(paths[0]) == {"valid_mask": masks / "a.png"}
+    assert found.role(paths[1]) == {}
+    with pytest.raises(InputError, match="no validity mask with this stem") as caught:
+        found.of(paths[1])
+    assert caught.value.path == str(paths[1])
+    nothing = find_valid_masks(paths, None)
+    assert nothing.of(paths[1]) is None
+    assert nothing.role(paths[1]) == {}
