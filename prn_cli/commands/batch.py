@@ -22,10 +22,17 @@ R = TypeVar("R")
 
 @dataclass
 class Batch(Generic[T, R]):
-    """What became of each item: results in the order of the items, and failures by name with their cause."""
+    """What became of each item.
+
+    Attributes:
+        results: of the items that were done, in the order of the items.
+        failures: the names of those that failed, with the cause.
+        not_tried: how many were left when the first failure stopped the rest.
+    """
 
     results: list[tuple[T, R]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    not_tried: int = 0
 
     def fail(self, name: str, cause: str) -> None:
         """Record a failure and say it in one line on stderr."""
@@ -39,8 +46,11 @@ class Batch(Generic[T, R]):
             typer.Exit: with code 1 if there is a failure.
         """
         if self.failures:
-            total = len(self.results) + len(self.failures)
-            console.error(f"{len(self.failures)} of {total} failed; the rest is done")
+            total = len(self.results) + len(self.failures) + self.not_tried
+            rest = "; the rest is done" if self.results else ""
+            if self.not_tried:
+                rest = f"; stopped at the first failure, {self.not_tried} not tried"
+            console.error(f"{len(self.failures)} of {total} failed{rest}")
             raise typer.Exit(1)
 
 
@@ -88,6 +98,7 @@ def run_batch(
                     on_done(item, result)
             advance()
             if fail_fast and batch.failures:
+                batch.not_tried = len(items) - len(batch.results) - len(batch.failures)
                 break
     order = {id(item): position for position, item in enumerate(items)}
     batch.results.sort(key=lambda pair: order[id(pair[0])])

@@ -128,7 +128,7 @@ Threads = Annotated[
 ]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.", rich_help_panel=_RUN)]
 Device = Annotated[DeviceChoice, typer.Option("--device", help="Where the network runs.", rich_help_panel=_RUN)]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.", rich_help_panel=_RUN)]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is drawn.", rich_help_panel=_RUN)]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", callback=console.set_quiet, help="Errors only.", rich_help_panel=_RUN)
 ]

@@ -287,6 +287,7 @@ def test_fail_fast_stops_at_the_first(prn, folder):
     code, _, err = prn("logits", "-o", "masks", "--fail-fast")
     assert code == 1
     assert "logits/0.npy: empty file" in err
+    assert "1 of 4 failed; stopped at the first failure, 3 not tried" in err
     assert len(files(folder / "masks")) < 4
 
 

@@ -181,6 +181,66 @@ def test_fail_fast_stops_at_the_first(folder, prn):
     assert code == 1
     assert out == ""
     assert "masks/tile_0.png: no label" in err
+    assert "1 of 4 failed; stopped at the first failure, 3 not tried" in err
+
+
+def test_a_single_failure_leaves_no_rest(folder, prn):
+    (folder / "masks" / "tile_0.png").write_bytes(b"")
+    code, _, err = prn("masks/tile_0.png", "--labels", "labels", "--input-kind", "byte", "--fail-fast")
+    assert code == 1
+    assert err.splitlines()[-1].endswith("1 of 1 failed")
+
+
+def test_validity_masks_leave_pixels_out(folder, prn):
+    (folder / "valid").mkdir()
+    valid = np.full((60, 72), 255, np.uint8)
+    valid[:20] = 0
+    for name in NAMES:
+        Image.fromarray(valid).save(folder / "valid" / f"{name}.png")
+    line = ("--labels", "labels", "--baseline", "logits", "--json", "--valid-mask", "valid")
+    code, out, err = prn("masks", *line)
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    assert document["pixels"] == 4 * 40 * 72
+    # The baseline alone, on the same pixels.
+    alone = json.loads(prn("logits", "--labels", "labels", "--valid-mask", "valid", "--json")[1])
+    assert document["pooled"]["iou"]["baseline"]["value"] == alone["pooled"]["iou"]["value"]
+    for name in NAMES:
+        label = np.array(Image.open(folder / "labels" / f"{name}.png"))
+        label[:20] = 7
+        Image.fromarray(label).save(folder / "labels" / f"{name}.png")
+    ignored = json.loads(prn("masks", *line[:-2], "--label-nodata", 7)[1])
+    assert ignored["pooled"] == document["pooled"]
+
+
+def test_a_mask_without_its_validity_mask_fails_alone(folder, prn):
+    (folder / "valid").mkdir()
+    for name in NAMES[1:]:
+        Image.fromarray(np.full((60, 72), 255, np.uint8)).save(folder / "valid" / f"{name}.png")
+    code, out, err = prn("masks", "--labels", "labels", "--json", "--valid-mask", "valid")
+    assert code == 1
+    assert json.loads(out)["images"] == 3
+    assert "masks/tile_0.png: no validity mask with this stem in valid" in err
+
+
+def test_npy_masks_without_foreground_keep_their_invalid_pixels(folder, prn):
+    (folder / "npy").mkdir()
+    for name in NAMES:
+        mask = np.array(Image.open(folder / "masks" / f"{name}.png"))
+        mask[:10] = 127
+        if name == NAMES[0]:
+            mask[10:] = 0
+        np.save(folder / "npy" / f"{name}.npy", mask)
+    for inputs in ("npy", f"npy/{NAMES[0]}.npy"):
+        document = json.loads(prn(inputs, "--labels", "labels", "--json")[1])
+        assert document["input_kind"] == "mask"
+        assert document["pixels"] == document["images"] * 50 * 72
+
+
+def test_a_negative_seed_is_a_usage_error(prn):
+    code, _, err = prn("masks", "--labels", "labels", "--seed", -1)
+    assert code == 2
+    assert "--seed" in err
 
 
 def test_every_image_needs_its_baseline(folder, prn):
