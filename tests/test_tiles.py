@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prn_cli.tiles import AxisPlan, Window, overlap_of, plan_axis, ramp_of, round_up, smallest_tile
+from prn_cli.tiles import AxisPlan, overlap_of, plan_axis, ramp_of, round_up, smallest_tile
 
 
 @st.composite
@@ -81,14 +81,3 @@ def test_overlap_holds_two_halos_and_a_ramp():
     assert overlap_of(32, 8) == 2 * 32 + ramp_of(32, 8)
     assert ramp_of(0, 1) == 16
     assert ramp_of(0, 64) == 64
-
-
-@given(st.integers(-20, 40), st.integers(-20, 40), st.integers(0, 30), st.integers(0, 30))
-def test_clip_is_the_part_on_the_map(y, x, height, width):
-    window = Window(y, x, height, width)
-    canvas = np.zeros((90, 90), bool)
-    canvas[y + 30 : y + 30 + height, x + 30 : x + 30 + width] = True
-    clipped = window.clip(12, 17)
-    assert canvas[30:42, 30:47].sum() == clipped.height * clipped.width
-    if clipped.height and clipped.width:
-        assert np.ones((12, 17))[clipped.slices].shape == (clipped.height, clipped.width)
