@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.metrics.regions import RegionCounts
+from prn_cli.pixels import IGNORE
 from prn_cli.thresholds import Grid, best_thresholds, check_shapes, scratch, search_thresholds
 
 __all__ = [
@@ -22,8 +23,6 @@ __all__ = [
     "empty_curve",
     "make_pseudolabels",
 ]
-
-INVALID = 255
 
 CURVE_STEPS = 1000
 """The single thresholds that a `ThresholdCurve` knows are k / 1000, k = 1 … 1000."""
@@ -100,7 +99,7 @@ def apply_thresholds(
     if np.isnan(thresholds).any():
         unknown = np.repeat(np.isnan(thresholds), patch, axis=1)[:, : mask.shape[1]]
         for number, columns in enumerate(unknown):
-            mask[number * patch : (number + 1) * patch, columns] = INVALID
+            mask[number * patch : (number + 1) * patch, columns] = IGNORE
     return mask
 
 
@@ -131,7 +130,7 @@ def _mark_invalid(
         p, part = probabilities[y : y + rows], mask[y : y + rows]
         invalid = np.not_equal(p, p, out=scratch("invalid", p.shape, np.bool_))
         if labels is not None:
-            invalid |= np.equal(labels[y : y + rows], INVALID, out=scratch("ignored", p.shape, np.bool_))
+            invalid |= np.equal(labels[y : y + rows], IGNORE, out=scratch("ignored", p.shape, np.bool_))
         # As bytes: 255 where invalid, and 0 leaves the mask as it is.
         part |= np.negative(invalid.view(np.int8), out=invalid.view(np.int8)).view(np.uint8)
 
@@ -204,7 +203,7 @@ def count_curve(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -
             np.copyto(place, nearest, casting="unsafe")
         place += np.multiply(label, np.uint16(bins), out=scratch("curve offset", p.shape, np.uint16))
         np.equal(p, p, out=valid)
-        valid &= np.not_equal(label, INVALID, out=flag)
+        valid &= np.not_equal(label, IGNORE, out=flag)
         np.copyto(place, 2 * bins, where=np.logical_not(valid, out=valid))
         total += np.bincount(place.ravel(), minlength=total.size)
     return ThresholdCurve(total[:bins], total[bins : 2 * bins])

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from prn_cli.blend import ColumnBlender, RowBlender
 from prn_cli.errors import PrnError, UsageError
+from prn_cli.pixels import IGNORE
 from prn_cli.probabilities import sigmoid
 from prn_cli.refiners import FloatMap, Refiner
 from prn_cli.tiles import AxisPlan, Span, Window, plan_axis, round_up, smallest_tile
-
-INVALID = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ def cut(refined: FloatMap, threshold: float) -> NDArray[np.uint8]:
     with np.errstate(divide="ignore"):
         least = np.float32(np.log(threshold) - np.log1p(-threshold))
     mask = (refined > least).astype(np.uint8)
-    mask[np.isnan(refined)] = INVALID
+    mask[np.isnan(refined)] = IGNORE
     return mask
 
 

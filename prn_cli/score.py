@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from prn_cli.errors import InputError
 from prn_cli.metrics import boundaries, calibration, regions
 from prn_cli.metrics.intervals import CONFIDENCE, RESAMPLES, Estimate, bootstrap, mean, pooled
-from prn_cli.metrics.regions import IGNORE, FloatArray
+from prn_cli.metrics.regions import FloatArray
+from prn_cli.pixels import IGNORE
 
 _REGIONS = slice(0, 4)
 _BOUNDARIES = slice(4, 20)

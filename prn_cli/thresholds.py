@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from prn_cli.errors import InputError
+from prn_cli.pixels import IGNORE
 
 Grid = Literal["paper", "exact"]
 
@@ -186,7 +187,7 @@ def _codes(p: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.uint8
     rest += 1
     codes += rest
     valid = np.equal(p, p, out=scratch("valid", p.shape, np.bool_))
-    valid &= np.not_equal(label, 255, out=rest.view(np.bool_))
+    valid &= np.not_equal(label, IGNORE, out=rest.view(np.bool_))
     codes *= valid.view(np.uint8)
     return codes
 
@@ -279,7 +280,7 @@ def _search_patches(
     pixels = keys[:, :width]
     np.left_shift(np.ascontiguousarray(p).view(np.uint32), 1, out=pixels)
     pixels |= label & 1
-    pixels[(p != p) | (label == 255)] = _INVALID_KEY
+    pixels[(p != p) | (label == IGNORE)] = _INVALID_KEY
     keys = keys.reshape(height, count, patch).swapaxes(0, 1).reshape(count, height * patch)
     keys.sort(axis=1)
     values = keys >> 1

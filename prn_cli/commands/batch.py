@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import typer
@@ -18,6 +19,15 @@ from prn_cli.errors import PrnError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One map: what is read and what is written, by role."""
+
+    path: Path
+    inputs: Mapping[str, Path]
+    outputs: Mapping[str, Path]
 
 
 @dataclass

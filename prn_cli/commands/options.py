@@ -151,11 +151,9 @@ Grid = Annotated[
 
 def thread_count(threads: int) -> int:
     """The number of threads that `--threads` asks for: 0 is every core this process may use."""
-    import os
+    from prn_cli.cores import core_count
 
-    if threads:
-        return threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return threads or core_count()
 
 
 def creation_options(options: list[str] | None) -> dict[str, str]:

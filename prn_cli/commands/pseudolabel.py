@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console
-from prn_cli.commands.batch import Batch, run_batch
+from prn_cli.commands.batch import Batch, Item, run_batch
 from prn_cli.commands.options import (
     Band,
     CreationOptions,
@@ -65,15 +65,6 @@ Out = Annotated[
         rich_help_panel="Output",
     ),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One map: what is read and what is written, by role."""
-
-    path: Path
-    inputs: Mapping[str, Path]
-    outputs: Mapping[str, Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +133,7 @@ def pseudolabel(
     paths = [path for path, _ in pairs.matched]
     masks = rasters.find_valid_masks(paths, valid_mask)
     items = [
-        _Item(
+        Item(
             path,
             {"logits": path, "label": label} | masks.role(path),
             _outputs(path, out),
@@ -231,7 +222,7 @@ def _outputs(path: Path, out: Path) -> dict[str, Path]:
     }
 
 
-def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
+def _work(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
     """Search one map. Its outputs are kept if they are current; the figures are always counted anew."""
     from prn_cli.rasters import open_scores, read_label
 
@@ -262,7 +253,7 @@ def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Re
     return result
 
 
-def _search(item: _Item, run: _Run, scores: Any, label: Any, on_written: Callable[[], None] | None) -> _Result:
+def _search(item: Item, run: _Run, scores: Any, label: Any, on_written: Callable[[], None] | None) -> _Result:
     """Search, write and count one map, some rows of patches at a time.
 
     `on_written` is called just before the outputs take their names; without it, none are written.
@@ -324,7 +315,7 @@ def _search(item: _Item, run: _Run, scores: Any, label: Any, on_written: Callabl
     return _Result(curve, oracle, height * width, on_written is None)
 
 
-def _summarise(batch: Batch[_Item, _Result], out: Path, seconds: float) -> None:
+def _summarise(batch: Batch[Item, _Result], out: Path, seconds: float) -> None:
     """One line on stderr: how many, where, how fast."""
     if not batch.results:
         return

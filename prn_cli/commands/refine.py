@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console
-from prn_cli.commands.batch import Batch, run_batch
+from prn_cli.commands.batch import Batch, Item, run_batch
 from prn_cli.commands.options import (
     Band,
     CreationOptions,
@@ -41,6 +41,7 @@ from prn_cli.commands.options import (
     thread_count,
 )
 from prn_cli.errors import InputError, UsageError
+from prn_cli.pixels import IGNORE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,15 +150,6 @@ Tta = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
-    """One map: what is read and what is written, by role."""
-
-    path: Path
-    inputs: Mapping[str, Path]
-    outputs: Mapping[str, Path]
-
-
-@dataclass(frozen=True, slots=True)
 class _Run:
     """What is the same for all maps of a run."""
 
@@ -166,7 +158,7 @@ class _Run:
     tile: int
     tta: bool
     values: tuple[int, int]
-    open_scores: Callable[[_Item], ScoreMap]
+    open_scores: Callable[[Item], ScoreMap]
     options: Mapping[str, str]
     settings: Mapping[str, Any]
     stop: threading.Event = field(default_factory=threading.Event)
@@ -191,7 +183,7 @@ class _Figures:
         """Count rows of a refined and a base mask, uint8 0/1/255."""
         import numpy as np
 
-        self.valid += mask.size - int(np.count_nonzero(mask == 255))
+        self.valid += mask.size - int(np.count_nonzero(mask == IGNORE))
         self.foreground += int(np.count_nonzero(mask == 1))
         self.changed += int(np.count_nonzero(mask != base))
 
@@ -248,7 +240,7 @@ def refine(
     single = _is_single_file(inputs, out, format)
     masks = rasters.find_valid_masks(inputs, valid_mask)
     items = [
-        _Item(
+        Item(
             path,
             {"logits": path} | masks.role(path),
             _outputs(path, out, single, format, {"probabilities": probabilities, "bias": bias}),
@@ -274,7 +266,7 @@ def refine(
         console.note(f"inputs read as {kind}")
     console.detail(f"{found.path} ({refiner.name}) on {refiner.device}, tile {side}, halo {refiner.halo}")
 
-    def open_scores(item: _Item) -> ScoreMap:
+    def open_scores(item: Item) -> ScoreMap:
         mask = masks.of(item.path)
         return rasters.open_scores(item.path, kind=kind, nodata=nodata, valid_mask=mask, band=band, key=key)
 
@@ -361,7 +353,7 @@ def _outputs(
     return outputs
 
 
-def _check_creation(item: _Item, options: Mapping[str, str]) -> None:
+def _check_creation(item: Item, options: Mapping[str, str]) -> None:
     """Find unknown creation options before the work, not in every file."""
     from prn_cli.rasters import create_raster
 
@@ -370,7 +362,7 @@ def _check_creation(item: _Item, options: Mapping[str, str]) -> None:
         create_raster(path, height=1, width=1, dtype=dtype, creation_options=options)
 
 
-def _refine_item(item: _Item, run: _Run, manifest: Manifest | None, *, overwrite: bool) -> _Result:
+def _refine_item(item: Item, run: _Run, manifest: Manifest | None, *, overwrite: bool) -> _Result:
     """Refine one map, unless that was done before."""
     started = time.perf_counter()
     if manifest is None:
@@ -386,7 +378,7 @@ def _refine_item(item: _Item, run: _Run, manifest: Manifest | None, *, overwrite
     return _Result("refined", seconds, figures)
 
 
-def _refine_file(item: _Item, run: _Run, on_written: Callable[[], None] = lambda: None) -> _Figures:
+def _refine_file(item: Item, run: _Run, on_written: Callable[[], None] = lambda: None) -> _Figures:
     """Read, refine and write one map, band by band. Its outputs take their names when all of it is done.
 
     `on_written` is called just before they do.
@@ -426,7 +418,7 @@ def _refine_file(item: _Item, run: _Run, on_written: Callable[[], None] = lambda
         ):
             mask = cut(rows.refined, run.threshold)
             figures.add(mask, cut(rows.logits, run.threshold))
-            if not may_be_invalid and (mask == 255).any():
+            if not may_be_invalid and (mask == IGNORE).any():
                 raise InputError(
                     "has invalid pixels, and in a .npy mask of 0 and 1 nothing tells them from foreground",
                     hint="give --values 0,255, or --format tif or png",
@@ -446,7 +438,7 @@ def _write_maps(rows: Rows, writers: Mapping[str, RasterWriter]) -> None:
         writers["bias"].write(rows.bias)
 
 
-def _print_record(item: _Item, result: _Result) -> None:
+def _print_record(item: Item, result: _Result) -> None:
     console.json_line(
         {
             "input": str(item.path),
@@ -458,7 +450,7 @@ def _print_record(item: _Item, result: _Result) -> None:
     )
 
 
-def _summarise(batch: Batch[_Item, _Result], out: Path, seconds: float) -> None:
+def _summarise(batch: Batch[Item, _Result], out: Path, seconds: float) -> None:
     """One line on stderr: how many, how fast, how much changed."""
     if not batch.results:
         return

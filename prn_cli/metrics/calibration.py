@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-from prn_cli.metrics.regions import IGNORE, FloatArray, RegionCounts, ratio, require_same_shape
+from prn_cli.metrics.regions import FloatArray, RegionCounts, ratio, require_same_shape
+from prn_cli.pixels import IGNORE
 
 BINS = 15
 _SLOTS = BINS + 1

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-
-IGNORE = 255
+from prn_cli.pixels import IGNORE
 
 FloatArray = NDArray[np.float64]
 

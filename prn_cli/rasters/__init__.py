@@ -9,7 +9,7 @@ from __future__ import annotations
 from prn_cli.probabilities import logit, sigmoid
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
-from prn_cli.rasters.labels import IGNORE, read_label, read_mask_or_scores
+from prn_cli.rasters.labels import read_label, read_mask_or_scores
 from prn_cli.rasters.pairs import Pairs, ValidMasks, find_inputs, find_valid_masks, pair_by_stem
 from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster
 from prn_cli.rasters.scores import ScoreMap, open_scores
@@ -23,7 +23,6 @@ from prn_cli.rasters.writing import (
 )
 
 __all__ = [
-    "IGNORE",
     "INPUT_KINDS",
     "MASK_VALUES",
     "SUFFIXES",

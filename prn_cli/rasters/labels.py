@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
+from prn_cli.pixels import IGNORE
 from prn_cli.rasters.kinds import InputKind, detect_mask_or_kind, no_valid_pixel, undeclared_nodata, valid_pixels
 from prn_cli.rasters.raster import Raster, open_raster
 from prn_cli.rasters.scores import check_same_size, open_scores, read_valid_mask
-
-IGNORE = 255
-"""Value of pixels that do not count, in labels and masks in memory."""
 
 
 def read_label(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-import os
 import re
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.cores import core_count
 from prn_cli.errors import DeviceError, PrnError, WeightsError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Session:
         options = runtime.SessionOptions()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = _SILENT
-        options.intra_op_num_threads = threads or _cores()
+        options.intra_op_num_threads = threads or core_count()
         options.inter_op_num_threads = 1
         state = runtime.capi.onnxruntime_pybind11_state
         try:
@@ -200,10 +200,6 @@ def _cuda_obstacle(runtime: Any) -> str:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
         runtime.preload_dlls(directory="")
     return ""
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _first_line(error: BaseException) -> str:
