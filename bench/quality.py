@@ -92,8 +92,9 @@ def bench_set(name: str, logits: Path, work: Path, seed: int) -> list[list[str]]
         f"base at {threshold:.3g}, tuned on train": lambda: scored(
             test, test / "logits", "--threshold", str(threshold)
         ),
-        "`fast`, the paper's loss": lambda: learned("joint"),
-        "`fast`, ground truth only": lambda: learned("labels", "--ground-truth-only"),
+        "`fast`, the paper's loss": lambda: learned("paper-loss", "--iou-weight", "0"),
+        "`fast`, ground truth only": lambda: learned("ground-truth", "--ground-truth-only"),
+        "`fast`, the default": lambda: learned("default"),
         "shipped weights": lambda: refined(test, work / "masks" / name / "shipped", "fast"),
         f"oracle, {PATCH} px patches": lambda: scored(test, work / "oracle" / name / "labels"),
     }

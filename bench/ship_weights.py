@@ -27,7 +27,7 @@ SOURCES = {
     "nuclei": "Data Science Bowl 2018, stage 1, corrected labels; CC0 1.0",
 }
 HELD_SCENE = "tile1"
-OPTIONS = ("--jitter-scale", "0.3", "--jitter-shift", "0.6", "--steps", "50", "--seed", "0", "--threads", "1")
+OPTIONS = ("--steps", "50", "--seed", "0", "--threads", "1")
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 

@@ -92,19 +92,25 @@ def train(
         float, _option("--positive-weight", "Weight of foreground pixels of the labels.", _LOSS, min=0)
     ] = 1.12,
     iou_weight: Annotated[
-        float, _option("--iou-weight", "Weight of a soft IoU with the labels, added to the paper's loss.", _LOSS, min=0)
-    ] = 0.0,
-    epochs: Annotated[int, _option("--epochs", "Epochs at most.", _SCHEDULE, min=1)] = 16,
+        float,
+        _option(
+            "--iou-weight",
+            "Weight of a soft IoU with the labels, added to the paper's loss; 0 leaves that alone.",
+            _LOSS,
+            min=0,
+        ),
+    ] = 2.0,
+    epochs: Annotated[int, _option("--epochs", "Epochs at most.", _SCHEDULE, min=1)] = 12,
     steps: Annotated[
         int | None, _option("--steps", "Steps an epoch. Default: every map's area once, 25 to 250.", _SCHEDULE, min=1)
     ] = None,
     batch: Annotated[int, _option("--batch", "Crops a step.", _SCHEDULE, min=1)] = 8,
-    rate: Annotated[float, _option("--rate", "Peak learning rate.", _SCHEDULE, min=0)] = 1e-3,
+    rate: Annotated[float, _option("--rate", "Peak learning rate.", _SCHEDULE, min=0)] = 5e-4,
     weight_decay: Annotated[float, _option("--weight-decay", "Decay of the weights.", _SCHEDULE, min=0)] = 0.05,
     average: Annotated[
         float, _option("--average", "Decay of the moving average of the weights.", _SCHEDULE, min=0, max=0.9999)
     ] = 0.99,
-    patience: Annotated[int, _option("--patience", "Epochs without gain after which to stop.", _SCHEDULE, min=1)] = 12,
+    patience: Annotated[int, _option("--patience", "Epochs without gain after which to stop.", _SCHEDULE, min=1)] = 8,
     time_budget: Annotated[
         str | None, _option("--time-budget", "Stop after this time: 90, 90s, 10m or 2h.", _SCHEDULE, metavar="TIME")
     ] = None,

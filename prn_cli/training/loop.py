@@ -27,14 +27,14 @@ class Settings:
     patch: int = 64
     crop: int = 256
     batch: int = 8
-    epochs: int = 16
+    epochs: int = 12
     steps: int | None = None
     """Steps an epoch; None: enough to see every map's area once, between 25 and 250."""
-    rate: float = 1e-3
+    rate: float = 5e-4
     weight_decay: float = 0.05
     average: float = 0.99
     """Decay a step of the moving average of the weights, which is what is validated and kept."""
-    patience: int = 12
+    patience: int = 8
     """Epochs without a better validation IoU after which training ends."""
     seed: int = 0
     time_budget: float | None = None

@@ -80,7 +80,7 @@ def test_losses_cannot_be_called_with_arguments_swapped() -> None:
 def test_joint_loss_is_the_weighted_sum_averaged_over_the_paths() -> None:
     logits, target = sample(0)
     other, pseudo = sample(1)
-    weights = LossWeights()
+    weights = LossWeights(iou=0)
     total = joint_loss(pred=(logits, other), pseudo=pseudo, target=target, weights=weights)
     expected = np.mean(
         [
@@ -91,7 +91,10 @@ def test_joint_loss_is_the_weighted_sum_averaged_over_the_paths() -> None:
         ]
     )
     assert float(total) == pytest.approx(expected, 1e-6)
-    labels_only = joint_loss(pred=(logits,), pseudo=pseudo, target=target, weights=LossWeights(pseudo=0))
+    with_iou = joint_loss(pred=(logits, other), pseudo=pseudo, target=target, weights=LossWeights(iou=2))
+    added = np.mean([float(soft_iou_loss(pred=z, target=target)) for z in (logits, other)])
+    assert float(with_iou) == pytest.approx(expected + 2 * added, 1e-6)
+    labels_only = joint_loss(pred=(logits,), pseudo=pseudo, target=target, weights=LossWeights(pseudo=0, iou=0))
     assert float(labels_only) == pytest.approx(
         float(binary_cross_entropy(pred=logits, target=target, positive_weight=1.12)), 1e-6
     )
