@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.metrics.regions import RegionCounts
+    from prn_cli.rasters import ValidMasks
     from prn_cli.training.augment import TrainingMap
     from prn_cli.training.loop import Epoch, Settings, State
     from prn_cli.training.networks import Network
@@ -331,7 +332,7 @@ class _Reader:
         """All maps of a set; failures are named and passed over."""
         import sys
 
-        from prn_cli.rasters import detect_kind, find_inputs, pair_by_stem
+        from prn_cli.rasters import detect_kind, find_inputs, find_valid_masks, pair_by_stem
         from prn_cli.training.augment import TrainingMap
 
         inputs = find_inputs(arguments, stdin=sys.stdin, null=null)
@@ -345,13 +346,11 @@ class _Reader:
         if kind == "auto":
             kind = detect_kind([path for path, _ in pairs.matched], nodata=self.nodata, key=self.key)
             console.note(f"input kind: {kind}")
-        masks = {}
-        if self.valid_mask is not None:
-            masks = dict(pair_by_stem([path for path, _ in pairs.matched], self.valid_mask).matched)
+        masks = find_valid_masks([path for path, _ in pairs.matched], self.valid_mask)
         store = _Store(self.folder)
         batch = run_batch(
             pairs.matched,
-            lambda pair: self._read_map(*pair, kind=kind, valid_mask=masks.get(pair[0]), store=store),
+            lambda pair: self._read_map(*pair, kind=kind, masks=masks, store=store),
             name=lambda pair: str(pair[0]),
             label="reading",
             fail_fast=self.fail_fast,
@@ -372,20 +371,19 @@ class _Reader:
         )
 
     def _read_map(
-        self, path: Path, label_path: Path, *, kind: Any, valid_mask: Path | None, store: _Store
+        self, path: Path, label_path: Path, *, kind: Any, masks: ValidMasks, store: _Store
     ) -> tuple[_Place, _Place, _Place]:
         import numpy as np
 
+        from prn_cli.pixels import IGNORE
         from prn_cli.pseudolabels import apply_thresholds, best_thresholds
         from prn_cli.rasters import open_scores, read_label
 
-        if self.valid_mask is not None and valid_mask is None:
-            raise InputError(f"no validity mask in {self.valid_mask}", hint="add one of the same stem", path=path)
         with open_scores(
             path,
             kind=kind,
             nodata=self.nodata,
-            valid_mask=valid_mask,
+            valid_mask=masks.of(path),
             band=self.band,
             key=self.key,
         ) as scores:
@@ -393,12 +391,12 @@ class _Reader:
         label = read_label(label_path, nodata=self.label_nodata)
         if label.shape != logits.shape:
             raise InputError(f"label has shape {label.shape}, its logit map {logits.shape}", path=label_path)
-        label[np.isnan(logits)] = 255  # what no base model scored, no network is to answer for
-        if np.all(label == 255):
+        label[np.isnan(logits)] = IGNORE  # what no base model scored, no network is to answer for
+        if np.all(label == IGNORE):
             raise InputError("no pixel is valid in both the logit map and its label", path=path)
         thresholds = best_thresholds(probabilities, label, patch=self.patch, grid=self.grid)
         pseudo = apply_thresholds(probabilities, thresholds, patch=self.patch)
-        pseudo[label == 255] = 255
+        pseudo[label == IGNORE] = IGNORE
         return store.put(logits), store.put(label), store.put(pseudo)
 
 

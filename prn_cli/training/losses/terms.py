@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 255
+from prn_cli.pixels import IGNORE
 
 
 def _counted(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
