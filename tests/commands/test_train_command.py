@@ -168,7 +168,7 @@ def test_a_map_without_its_validity_mask_fails(folder: Path) -> None:
         Image.new("L", (100, 80), 255).save(folder / "valid" / f"tile{index}.png")
     done = prn(folder, "train", *SMALL, "--valid-mask", "valid", "--json")
     assert done.returncode == 1
-    assert "tile4.npy: no validity mask in valid" in done.stderr
+    assert "tile4.npy: no validity mask with this stem in valid" in done.stderr
     card = json.loads(done.stdout)
     assert card["data"]["left_out"] == ["logits/tile4.npy"]
     assert card["conditions"]["valid_mask"] == "valid"
