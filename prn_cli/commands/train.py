@@ -69,6 +69,15 @@ def train(
     network: Annotated[
         NetworkChoice, _option("--network", "fast: ours; paper: as published.", _METHOD)
     ] = NetworkChoice.fast,
+    keep_level: Annotated[
+        bool,
+        _option(
+            "--keep-level",
+            "Correct scores against their neighbourhood only, never their overall level: for weights that are to carry "
+            "over to other base models and scenes.",
+            _METHOD,
+        ),
+    ] = False,
     patch: options.Patch = 64,
     grid: options.Grid = options.GridChoice.paper,
     crop: Annotated[int, _option("--crop", "Side of the training crops, px.", _METHOD, min=64)] = 256,
@@ -147,6 +156,7 @@ def train(
     settings = Settings(
         network=network.value,
         patch=patch,
+        keep_level=keep_level,
         crop=crop,
         batch=batch,
         epochs=epochs,
@@ -170,7 +180,9 @@ def train(
     where = set_up(device.value, threads=options.thread_count(threads), seed=seed)
     if network is NetworkChoice.paper and patch % 8:
         raise UsageError(f"--patch {patch} with --network paper, expected a multiple of 8")
-    net = build(settings.network, patch=patch)
+    if keep_level and network is not NetworkChoice.fast:
+        raise UsageError("--keep-level is for --network fast")
+    net = build(settings.network, patch=patch, keep_level=keep_level)
     if crop % net.multiple:
         raise UsageError(f"--crop {crop}, expected a multiple of {net.multiple} for --network {network.value}")
     if validation_stems is not None and validation_logits is not None:

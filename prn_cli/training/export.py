@@ -91,6 +91,7 @@ def describe(network: Network) -> dict[str, str]:
         "prn.tile": str(network.tile),
         "prn.patch": str(0 if fast else network.patch),
         "prn.width": str(network.width if isinstance(network, FastNetwork) else 0),
+        "prn.keep_level": str(int(isinstance(network, FastNetwork) and network.keep_level)),
         "prn.threshold": "0.5",
     }
 

@@ -25,6 +25,7 @@ class Settings:
 
     network: str = "fast"
     patch: int = 64
+    keep_level: bool = False
     crop: int = 256
     batch: int = 8
     epochs: int = 12

@@ -67,3 +67,17 @@ def test_box_mean_is_a_mean_over_the_counted_cells() -> None:
             counted = weight[rows, columns].sum()
             expected = (x * weight)[rows, columns].sum() / counted if counted else 0
             assert abs(mean[i, j] - expected) < 5e-3
+
+
+@torch.no_grad()
+def test_keeping_the_level_takes_a_shift_of_all_scores_out_again() -> None:
+    network = FastNetwork(width=8, keep_level=True).eval()
+    logits = torch.randn(1, 1, 160, 160) * 3
+    logits[..., :40, :70] = torch.nan
+    assert torch.equal(network(logits).nan_to_num(), logits.nan_to_num())
+    torch.nn.init.constant_(network.global_head.bias, 1.5)
+    torch.nn.init.constant_(network.local_head.bias, -0.5)
+    valid = torch.isfinite(logits)
+    assert network.bias(logits)[valid].abs().max() < 0.02
+    torch.nn.init.normal_(network.local_head.weight, std=0.5)
+    assert network.bias(logits)[valid].abs().max() > 0.1

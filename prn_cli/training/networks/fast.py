@@ -58,6 +58,9 @@ class FastNetwork(nn.Module):
 
     Args:
         width: channels at 1/4 of the resolution; doubled at 1/8 and at 1/16.
+        keep_level: take the bias's own mean over 272 px out of it, so that it moves scores against their
+            neighbourhood and never the neighbourhood as a whole. How high a base model's scores run overall is a
+            matter of that model and that scene; weights that are to carry over must not have learned it.
     """
 
     name = "fast"
@@ -65,9 +68,9 @@ class FastNetwork(nn.Module):
     halo = 128
     tile = 1024
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, *, keep_level: bool = False) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.keep_level = width, keep_level
         widths = [width * 2**level for level in range(DEPTH)]
         deepest = widths[-1]
         self.stem = _conv_norm(3 * STRIDE**2, width)
@@ -99,7 +102,18 @@ class FastNetwork(nn.Module):
         smooth = F.interpolate(coarse, scale_factor=float(self.multiple), mode="bilinear", align_corners=False)
         for up, block, skip in zip(self.up, self.decoder, skips[-2::-1], strict=True):
             x = block(F.interpolate(up(x), scale_factor=2.0, mode="nearest") + skip)
-        return smooth, F.pixel_shuffle(self.local_head(x), STRIDE)
+        fine = F.pixel_shuffle(self.local_head(x), STRIDE)
+        if self.keep_level:
+            doubt = weight * torch.sigmoid(clean) * (1 - torch.sigmoid(clean))
+            smooth, fine = self._levelled(smooth, doubt), self._levelled(fine, doubt)
+        return smooth, fine
+
+    def _levelled(self, bias: Tensor, doubt: Tensor) -> Tensor:
+        """The bias less its mean over the widest context, weighted by how undecided the base model is."""
+        cells = F.avg_pool2d(doubt, self.multiple)
+        means = F.avg_pool2d(doubt * bias, self.multiple) / (cells + 1e-9)
+        level = box_mean(means, 100 * cells, CONTEXT[-1])  # 100: doubt is small, and box_mean guards against 0 by 1e-4
+        return bias - F.interpolate(level, scale_factor=float(self.multiple), mode="bilinear", align_corners=False)
 
     def supervised(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1, H, W) base logits → refined logits after the global path alone, and after both."""
