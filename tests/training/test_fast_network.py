@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from prn_cli.training.networks.fast import FastNetwork, box_mean
+from prn_cli.training.networks.fast import BilinearUp, FastNetwork, box_mean
 
 
 def trained_like(seed: int = 0) -> FastNetwork:
@@ -81,3 +81,9 @@ def test_keeping_the_level_takes_a_shift_of_all_scores_out_again() -> None:
     assert network.bias(logits)[valid].abs().max() < 0.02
     torch.nn.init.normal_(network.local_head.weight, std=0.5)
     assert network.bias(logits)[valid].abs().max() > 0.1
+
+
+def test_the_fast_upsampling_is_bilinear_interpolation() -> None:
+    x = torch.randn(2, 1, 5, 7)
+    expected = torch.nn.functional.interpolate(x, scale_factor=16.0, mode="bilinear", align_corners=False)
+    assert torch.allclose(BilinearUp(16)(x), expected, atol=1e-6)
