@@ -137,7 +137,8 @@ class FastNetwork(nn.Module):
         cells = F.avg_pool2d(doubt, self.multiple)
         means = F.avg_pool2d(doubt * bias, self.multiple) / (cells + 1e-9)
         level = box_mean(means, 100 * cells, CONTEXT[-1])  # 100: doubt is small, and box_mean guards against 0 by 1e-4
-        return bias - self.to_pixels(level)
+        level_of_pixels: Tensor = self.to_pixels(level)
+        return bias - level_of_pixels
 
     def supervised(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1, H, W) base logits → refined logits after the global path alone, and after both."""
