@@ -99,6 +99,6 @@ def test_refined_geotiff_lies_where_its_logits_lie(tmp_path):
 def test_train_and_refine(tmp_path):
     text = run("train_and_refine.sh", tmp_path)
     [(before, after)] = pooled(text)
-    assert after > before - 0.01
-    assert len(list((tmp_path / "out" / "masks").glob("*.tif"))) == 12
+    assert after > before
+    assert len(list((tmp_path / "out" / "masks").glob("*.tif"))) == 9
     assert (tmp_path / "out" / "run" / "model.onnx").is_file()
