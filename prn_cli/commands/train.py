@@ -264,7 +264,8 @@ def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError("is a file, expected a folder", hint="give another --out", path=out)
     found = [name for name in _WRITTEN if (out / name).exists()]
-    if resume and found and "state.safetensors" not in found:
+    # A run that was killed in its first epoch may have begun its TensorBoard log, and has written nothing else.
+    if resume and "state.safetensors" not in found and set(found) - {"tensorboard"}:
         raise UsageError(f"{out} holds {found[0]}, but no state to go on from", hint="give the folder of the run")
     if found and not resume and not overwrite:
         hint = "--resume to go on with it, --overwrite to start anew"
@@ -496,18 +497,21 @@ def _fit(
     if resume and state is None:
         console.note(f"no state in {out}: starting anew")
     before = pooled(base_counts(hold)).iou()
+
+    def write_log(reached: State) -> None:
+        # The whole of it, after the state: a kill may come between the two, and the state is what counts.
+        log.write_text("".join(json.dumps(asdict(epoch)) + "\n" for epoch in reached.history))
+
     history = list(state.history) if state else []
-    # A kill may have come between a log line and the state; the state is what counts.
-    log.write_text("".join(json.dumps(asdict(epoch)) + "\n" for epoch in history))
+    if state is not None:
+        write_log(state)
     with ExitStack() as stack:
         report = stack.enter_context(_Report(before, settings, history))
         board = stack.enter_context(tensorboard_log(out / "tensorboard")) if tensorboard else None
-        lines = stack.enter_context(log.open("a"))
         console.detail(f"{steps_per_epoch(learn, settings)} steps an epoch")
         for epoch, reached in _until_interrupted(fit(net, learn, hold, settings, device=where, state=state), out):
             save_state(path, reached, fingerprint=fingerprint)
-            lines.write(json.dumps(asdict(epoch)) + "\n")
-            lines.flush()
+            write_log(reached)
             if board is not None:
                 board.add_scalar("loss", epoch.loss, epoch.number)
                 board.add_scalar("iou/after", epoch.iou, epoch.number)

@@ -79,6 +79,19 @@ def test_a_killed_run_resumes_to_the_same_weights(folder: Path) -> None:
     assert "other settings or other data" in other.stderr
 
 
+def test_a_run_killed_in_its_first_epoch_resumes_too(folder: Path) -> None:
+    options = ("train", *SMALL, "--tensorboard")
+    line = [sys.executable, "-m", "prn_cli", *options, "--steps", "100000"]
+    with subprocess.Popen(line, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (folder / "run" / "tensorboard").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert [path.name for path in (folder / "run").iterdir()] == ["tensorboard"]
+    resumed = prn(folder, *options, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert len((folder / "run" / "log.jsonl").read_text().splitlines()) == 2
+
+
 def test_one_bad_file_does_not_stop_the_rest(folder: Path) -> None:
     (folder / "logits" / "tile0.npy").write_bytes(b"\x93NUMPY")
     Image.new("L", (7, 7)).save(folder / "labels" / "tile1.png")
