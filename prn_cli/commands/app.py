@@ -69,7 +69,7 @@ def run(arguments: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return code
     except PrnError as error:
-        console.error(str(error))
+        console.error(str(error), final=True)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         console.error("interrupted; what was finished is kept")
@@ -86,7 +86,8 @@ def run(arguments: list[str] | None = None) -> int:
             return _usage(error)
         if console.verbose():
             raise
-        console.error(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback, and report it")
+        message = f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback, and report it"
+        console.error(message, final=True)
         return 1
 
 

@@ -14,7 +14,7 @@ from prn_cli.errors import one_line
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-_level = {"quiet": False, "verbose": False}
+_level = {"quiet": False, "verbose": False, "muted": False}
 
 
 def set_quiet(value: bool) -> bool:
@@ -55,14 +55,21 @@ def stdout() -> Console:
     return Console(highlight=False)
 
 
-def error(message: str) -> None:
-    """One line on stderr: `prn: error: …`."""
-    _line(f"prn: error: {message}")
+def mute() -> None:
+    """Say nothing but what ends this process: it is one of several, and another speaks for all."""
+    _level["quiet"] = _level["muted"] = True
+
+
+def error(message: str, *, final: bool = False) -> None:
+    """One line on stderr: `prn: error: …`; `final` if it ends the process."""
+    if final or not _level["muted"]:
+        _line(f"prn: error: {message}")
 
 
 def warning(message: str) -> None:
     """One line on stderr: `prn: warning: …`."""
-    _line(f"prn: warning: {message}")
+    if not _level["muted"]:
+        _line(f"prn: warning: {message}")
 
 
 def note(message: str) -> None:

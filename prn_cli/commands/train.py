@@ -13,7 +13,7 @@ import typer
 
 from prn_cli.commands import console, options
 from prn_cli.commands.batch import run_batch
-from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError
+from prn_cli.errors import InputError, MissingExtraError, OutputError, PrnError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,6 +145,7 @@ def train(
     model.safetensors and model.json into the run's folder: `prn refine LOGITS -o MASKS --weights run`.
     """
     try:
+        from prn_cli.training import parallel
         from prn_cli.training.augment import Jitter
         from prn_cli.training.loop import Settings
         from prn_cli.training.losses import LossWeights
@@ -177,7 +178,14 @@ def train(
             iou=iou_weight,
         ),
     )
-    where = set_up(device.value, threads=options.thread_count(threads), seed=seed)
+    thread_count = options.thread_count(threads)
+    if not threads:
+        thread_count = max(thread_count // parallel.local_size(), 1)
+    where = set_up(device.value, threads=thread_count, seed=seed)
+    if parallel.rank() > 0:
+        console.mute()
+    if batch % parallel.size():
+        raise UsageError(f"--batch {batch} for {parallel.size()} processes, expected a multiple of {parallel.size()}")
     if network is NetworkChoice.paper and patch % 8:
         raise UsageError(f"--patch {patch} with --network paper, expected a multiple of 8")
     if keep_level and network is not NetworkChoice.fast:
@@ -199,7 +207,7 @@ def train(
         key=key,
         patch=patch,
         grid=grid.value,
-        threads=options.thread_count(threads),
+        threads=thread_count,
         fail_fast=fail_fast,
     )
     found = reader.read(list(logits or ["logits"]), labels, null=null)
@@ -216,13 +224,12 @@ def train(
         failures = failures + held.failures
     else:
         learn, hold, how = _split(found.maps, validation_fraction, validation_stems, seed)
-    console.note(f"{len(learn)} maps to learn from, {len(hold)} held out ({how}); device {where}")
-    if overwrite:
-        _clear(out)
-
+    processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
+    console.note(f"{len(learn)} maps to learn from, {len(hold)} held out ({how}); device {where.type}{processes}")
     conditions = {
-        "device": str(where),
-        "threads": options.thread_count(threads),
+        "device": where.type,
+        "threads": thread_count,
+        "processes": parallel.size(),
         "grid": grid.value,
         "input_kind": found.kind,
         "nodata": nodata,
@@ -230,10 +237,16 @@ def train(
         "valid_mask": None if valid_mask is None else str(valid_mask),
         "bidx": bidx,
     }
-    state = _fit(net, learn, hold, settings, where, out, conditions, resume=resume, tensorboard=tensorboard)
+    fingerprint = _fingerprint(learn, hold, settings, conditions)
+    parallel.check_same(fingerprint, "maps or options")
+    if overwrite and parallel.rank() == 0:
+        _clear(out)
+    state = _fit(net, learn, hold, settings, where, out, fingerprint, resume=resume, tensorboard=tensorboard)
     net.load_state_dict(state.best)
     about = {"held_out_how": how, "left_out": [name for name, _ in failures], "conditions": conditions}
     card = _conclude(net, learn, hold, settings, where, out, state, about)
+    if card is None:
+        return
     if json:
         console.json_line(card)
     else:
@@ -478,7 +491,7 @@ def _fit(
     settings: Settings,
     where: Any,
     out: Path,
-    conditions: dict[str, Any],
+    fingerprint: str,
     *,
     resume: bool,
     tensorboard: bool,
@@ -487,13 +500,15 @@ def _fit(
     from contextlib import ExitStack
     from dataclasses import asdict
 
+    from prn_cli.training import parallel
     from prn_cli.training.checkpoint import load_state, save_state
     from prn_cli.training.loop import base_counts, fit, pooled, steps_per_epoch
     from prn_cli.training.runtime import tensorboard_log
 
-    fingerprint = _fingerprint(learn, hold, settings, conditions)
+    first = parallel.rank() == 0
     path, log = out / "state.safetensors", out / "log.jsonl"
-    state = load_state(path, fingerprint=fingerprint) if resume and path.exists() else None
+    state = load_state(path, fingerprint=fingerprint) if first and resume and path.exists() else None
+    state = parallel.agreed(state)
     if resume and state is None:
         console.note(f"no state in {out}: starting anew")
     before = pooled(base_counts(hold)).iou()
@@ -503,13 +518,16 @@ def _fit(
         log.write_text("".join(json.dumps(asdict(epoch)) + "\n" for epoch in reached.history))
 
     history = list(state.history) if state else []
-    if state is not None:
+    if first and state is not None:
         write_log(state)
     with ExitStack() as stack:
         report = stack.enter_context(_Report(before, settings, history))
-        board = stack.enter_context(tensorboard_log(out / "tensorboard")) if tensorboard else None
+        board = stack.enter_context(tensorboard_log(out / "tensorboard")) if first and tensorboard else None
         console.detail(f"{steps_per_epoch(learn, settings)} steps an epoch")
         for epoch, reached in _until_interrupted(fit(net, learn, hold, settings, device=where, state=state), out):
+            state = reached
+            if not first:
+                continue
             save_state(path, reached, fingerprint=fingerprint)
             write_log(reached)
             if board is not None:
@@ -517,19 +535,26 @@ def _fit(
                 board.add_scalar("iou/after", epoch.iou, epoch.number)
                 board.add_scalar("iou/before", before, epoch.number)
             report.add(epoch)
-            state = reached
     if state is None:
         raise RuntimeError("no epoch was run")
     return state
 
 
 def _until_interrupted(epochs: Iterator[tuple[Epoch, State]], out: Path) -> Iterator[tuple[Epoch, State]]:
+    from prn_cli.training import parallel
+
     try:
         yield from epochs
     except KeyboardInterrupt:
         if (out / "state.safetensors").exists():
             console.note("finished epochs are kept: the same line with --resume goes on from there")
         raise
+    except RuntimeError as error:
+        if not parallel.lost(error):
+            raise
+        raise PrnError(
+            "another process of this run has ended", hint="see its error; the same line with --resume goes on"
+        ) from error
 
 
 class _Report:
@@ -593,8 +618,12 @@ def _conclude(
     out: Path,
     state: State,
     about: dict[str, Any],
-) -> dict[str, Any]:
-    """Score before and after on the held-out images, and write the three files."""
+) -> dict[str, Any] | None:
+    """Score before and after on the held-out images, and write the three files; by the first process, if many train.
+
+    Returns:
+        The card; None in the other processes.
+    """
     from dataclasses import asdict
 
     import numpy as np
@@ -602,6 +631,7 @@ def _conclude(
     from prn_cli import __version__
     from prn_cli.metrics.intervals import compare
     from prn_cli.metrics.regions import iou
+    from prn_cli.training import parallel
     from prn_cli.training.export import export
     from prn_cli.training.loop import base_counts, evaluate
 
@@ -609,6 +639,10 @@ def _conclude(
         return np.stack([c.array() for c in counts])
 
     before, after = stacked(base_counts(hold)), stacked(evaluate(net, hold, where))
+    first = parallel.rank() == 0
+    parallel.leave()
+    if not first:
+        return None
     figures = {}
     for name, pool in (("pooled_iou", True), ("mean_iou", False)):
         comparison = compare(before, after, iou, pool=pool, seed=settings.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prn_cli.metrics.regions import RegionCounts, count_regions
 from prn_cli.refine import cut, refine_map
+from prn_cli.training import parallel
 from prn_cli.training.augment import Batch, Jitter, TrainingMap, draw_batch
 from prn_cli.training.losses import LossWeights, joint_loss
 from prn_cli.training.networks import Network
@@ -113,7 +114,7 @@ def fit(
     device: torch.device | None = None,
     state: State | None = None,
 ) -> Iterator[tuple[Epoch, State]]:
-    """Train, one epoch an iteration.
+    """Train, one epoch an iteration; by several processes, if there are, all of which give the same.
 
     Args:
         network: trained in place.
@@ -137,6 +138,7 @@ def fit(
     optimizer = torch.optim.AdamW(_decayed(network, settings.weight_decay), lr=settings.rate)
     _restore(optimizer, parameters, state.optimizer)
     average = {name: tensor.to(device) for name, tensor in state.average.items()}
+    loss_of = _loss(network, settings.loss, device)
     steps = steps_per_epoch(maps, settings)
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     while not ended(state, settings):
@@ -149,12 +151,13 @@ def fit(
             taken = state.epoch * steps + step
             progress = taken / (settings.epochs * steps)
             if settings.time_budget:
-                progress = max(progress, (state.seconds + time.monotonic() - began) / settings.time_budget)
+                elapsed = parallel.agreed(state.seconds + time.monotonic() - began)
+                progress = max(progress, elapsed / settings.time_budget)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(progress, settings.rate)
             batch = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random)
             with torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda"):
-                loss = _loss(network, batch, settings.loss, device)
+                loss = loss_of(batch)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.unscale_(optimizer)
@@ -170,7 +173,7 @@ def fit(
         iou = pooled(evaluate(network, validation, device)).iou()
         network.load_state_dict(current)
         better = iou > state.best_iou
-        state.seconds += time.monotonic() - began
+        state.seconds = parallel.agreed(state.seconds + time.monotonic() - began)
         epoch = Epoch(state.epoch, float(torch.stack(losses).mean()), iou, better, state.seconds)
         state.network = _on_cpu(current)
         state.average = _on_cpu(average)
@@ -182,14 +185,20 @@ def fit(
         yield epoch, state
 
 
-def _loss(network: Network, batch: Batch, weights: LossWeights, device: torch.device) -> Tensor:
-    logits = torch.from_numpy(batch.logits).to(device, non_blocking=True)
-    return joint_loss(
-        pred=network.supervised(logits),
-        pseudo=torch.from_numpy(batch.pseudo).to(device, non_blocking=True),
-        target=torch.from_numpy(batch.label).to(device, non_blocking=True),
-        weights=weights,
-    )
+def _loss(network: Network, weights: LossWeights, device: torch.device) -> Callable[[Batch], Tensor]:
+    """The loss of a batch; where several processes train, each runs the network on its rows of it."""
+
+    def loss(logits: Tensor, pseudo: Tensor, target: Tensor) -> Tensor:
+        pred = [parallel.whole(path) for path in network.supervised(logits)]
+        return joint_loss(pred=pred, pseudo=pseudo, target=target, weights=weights)
+
+    shared = parallel.data_parallel(network, loss)
+
+    def of_batch(batch: Batch) -> Tensor:
+        arrays = (parallel.share(batch.logits), batch.pseudo, batch.label)
+        return shared(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
+
+    return of_batch
 
 
 def _decayed(network: Network, decay: float) -> list[dict[str, object]]:
@@ -224,7 +233,8 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def evaluate(network: Network, maps: Sequence[TrainingMap], device: torch.device | None = None) -> list[RegionCounts]:
     """Counts of each map's refined mask, cut at 0.5, by the road that `prn refine` takes."""
     refiner = NetworkRefiner(network, device or torch.device("cpu"))
-    return [count_regions(cut(refine_map(m.logits, refiner), 0.5), m.label) for m in maps]
+    counts = [count_regions(cut(refine_map(m.logits, refiner), 0.5), m.label) for m in parallel.share(maps)]
+    return parallel.collect(counts, len(maps))
 
 
 def base_counts(maps: Sequence[TrainingMap]) -> list[RegionCounts]:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from prn_cli.errors import DeviceError, MissingExtraError
+from prn_cli.training import parallel
 
 
 def set_up(device: str, *, threads: int, seed: int) -> torch.device:
-    """Choose the device, and set the threads and the seed of this process.
+    """Choose the device, set the threads and the seed of this process, and meet the others if `torchrun` started it.
 
     Args:
         device: `auto` takes CUDA where it can be had, else the CPU; `cpu`; `cuda`.
@@ -20,6 +21,7 @@ def set_up(device: str, *, threads: int, seed: int) -> torch.device:
 
     Raises:
         DeviceError: `cuda` was asked for and cannot be had.
+        PrnError: the other processes cannot be met.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
@@ -28,7 +30,13 @@ def set_up(device: str, *, threads: int, seed: int) -> torch.device:
         )
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if device == "cpu" or not torch.cuda.is_available():
+        found = torch.device("cpu")
+    else:
+        found = torch.device("cuda", parallel.local_rank() % torch.cuda.device_count())
+        torch.cuda.set_device(found)
+    parallel.join(found)
+    return found
 
 
 def tensorboard_log(folder: Path) -> Any:
