@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from prn_cli.manifest import Manifest
     from prn_cli.metrics.regions import RegionCounts
     from prn_cli.pseudolabels import Cut, Headroom, ThresholdCurve
-    from prn_cli.rasters import ValidMasks
+    from prn_cli.rasters import Partners
 
 _LABELS, _THRESHOLDS = "labels", "thresholds"
 _TIFF = (".tif", ".tiff")
@@ -76,7 +76,7 @@ class _Run:
     kind: Any
     nodata: float | None
     label_nodata: float | None
-    valid_masks: ValidMasks
+    valid_masks: Partners
     band: int | None
     key: str | None
     values: tuple[int, int]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.metrics.regions import RegionCounts
-    from prn_cli.rasters import ValidMasks
+    from prn_cli.rasters import Partners
     from prn_cli.training.augment import TrainingMap
     from prn_cli.training.loop import Epoch, Settings, State
     from prn_cli.training.networks import Network
@@ -397,7 +397,7 @@ class _Reader:
         )
 
     def _read_map(
-        self, path: Path, label_path: Path, *, kind: Any, masks: ValidMasks, store: _Store
+        self, path: Path, label_path: Path, *, kind: Any, masks: Partners, store: _Store
     ) -> tuple[_Place, _Place, _Place]:
         import numpy as np
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from prn_cli.probabilities import logit, sigmoid
 from prn_cli.rasters.geo import GeoTags
+from prn_cli.rasters.images import MapImage, band_statistics, open_image
 from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
 from prn_cli.rasters.labels import read_label, read_mask_or_scores
-from prn_cli.rasters.pairs import Pairs, ValidMasks, find_inputs, find_valid_masks, pair_by_stem
-from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster
+from prn_cli.rasters.pairs import Pairs, Partners, find_images, find_inputs, find_valid_masks, pair_by_stem
+from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, Raster, open_raster
 from prn_cli.rasters.scores import ScoreMap, open_scores
 from prn_cli.rasters.writing import (
     MASK_VALUES,
@@ -23,25 +24,30 @@ from prn_cli.rasters.writing import (
 )
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "INPUT_KINDS",
     "MASK_VALUES",
     "SUFFIXES",
     "WRITTEN_SUFFIXES",
     "GeoTags",
     "InputKind",
+    "MapImage",
     "Pairs",
+    "Partners",
     "Raster",
     "RasterWriter",
     "ScoreMap",
-    "ValidMasks",
+    "band_statistics",
     "can_tell_invalid",
     "create_raster",
     "detect_kind",
     "detect_mask_or_kind",
+    "find_images",
     "find_inputs",
     "find_valid_masks",
     "logit",
     "mask_nodata",
+    "open_image",
     "open_raster",
     "open_scores",
     "pair_by_stem",

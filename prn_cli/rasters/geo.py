@@ -38,6 +38,7 @@ NUMPY_TYPES: dict[int, np.dtype[Any]] = {ASCII: np.dtype("u1"), SHORT: np.dtype(
 """The TIFF data types as NumPy reads them, in little-endian order."""
 
 _RASTER_TYPE_KEY, _PIXEL_IS_POINT = 1025, 2
+_MODEL_TYPE_KEY, _GEOGRAPHIC_KEY, _PROJECTED_KEY, _USER_DEFINED = 1024, 2048, 3072, 32767
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,46 @@ class GeoTags:
             return False
         entries = keys[4 : keys.size - keys.size % 4].reshape(-1, 4)
         return bool(((entries[:, 0] == _RASTER_TYPE_KEY) & (entries[:, 3] == _PIXEL_IS_POINT)).any())
+
+    def affine(self) -> NDArray[np.float64] | None:
+        """`(2, 3)`: column and row of pixel corners (the first pixel covers 0 to 1) to x and y on the ground.
+
+        None where a matrix, or a pixel size with one tiepoint, does not say it (control points, polynomials).
+        """
+        matrix, scale, tiepoints = (self._values(code) for code in (TRANSFORMATION, PIXEL_SCALE, TIEPOINTS))
+        if matrix is not None and matrix.size == 16:
+            found = matrix.reshape(4, 4)[:2, [0, 1, 3]]
+        elif scale is not None and scale.size >= 2 and tiepoints is not None and tiepoints.size == 6:
+            column, row, _, x, y, _ = tiepoints
+            found = np.array([[scale[0], 0, x - column * scale[0]], [0, -scale[1], y + row * scale[1]]])
+        else:
+            return None
+        if self.pixel_is_point:
+            found[:, 2] -= found[:, :2].sum(axis=1) / 2
+        return found if np.isfinite(found).all() and abs(np.linalg.det(found[:, :2])) > 0 else None
+
+    def reference_system(self) -> tuple[tuple[object, ...], ...]:
+        """What the keys say of the coordinate reference system, to compare; empty if nothing.
+
+        The code of a projected or else of a geographic system where there is one, since programs differ in what
+        they write beside it; all keys but the citations otherwise.
+        """
+        keys = self._values(GEO_KEYS)
+        if keys is None:
+            return ()
+        entries = keys[4 : keys.size - keys.size % 4].reshape(-1, 4).astype(int)
+        plain = {key: value for key, place, _, value in entries.tolist() if not place}
+        for key in (_PROJECTED_KEY, _GEOGRAPHIC_KEY):
+            if key in plain and plain[key] not in (0, _USER_DEFINED):
+                return ((key, plain[key]),)
+        doubles = self._values(GEO_DOUBLES)
+        found: list[tuple[object, ...]] = []
+        for key, place, count, value in entries.tolist():
+            if place == GEO_DOUBLES and doubles is not None:
+                found.append((key, *doubles[value : value + count].tolist()))
+            elif not place and key not in (_MODEL_TYPE_KEY, _RASTER_TYPE_KEY):
+                found.append((key, value))
+        return tuple(sorted(found, key=repr))
 
     def downscaled(self, factor: int) -> GeoTags:
         """The georeferencing of a map with one pixel for every `factor` × `factor` pixels, from the top left.

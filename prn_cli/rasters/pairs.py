@@ -5,12 +5,12 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
 from prn_cli.errors import InputError, UsageError
-from prn_cli.rasters.raster import SUFFIXES
+from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES
 
 _EXAMPLES = 3
 
@@ -31,41 +31,62 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True)
-class ValidMasks:
-    """The validity masks of a set of maps.
+class Partners:
+    """The validity masks, or the images, of a set of maps.
 
     Attributes:
+        noun: what they are called in messages.
+        name: their role in a manifest.
         folder: where they are; None if no map has one.
-        found: each map with its mask, as far as there is one.
+        found: each map with its partner, as far as there is one.
     """
 
-    folder: Path | None
+    noun: str
+    name: str
+    folder: Path | None = None
     found: Mapping[Path, Path] = field(default_factory=dict)
 
     def of(self, path: Path) -> Path | None:
-        """The mask of a map; None if there is no folder of masks.
+        """The partner of a map; None if there is no folder of them.
 
         Raises:
             InputError: the folder has none for this map.
         """
         if self.folder is not None and path not in self.found:
             raise InputError(
-                f"no validity mask with this stem in {self.folder}", hint="add it, or leave this file out", path=path
+                f"no {self.noun} with this stem in {self.folder}", hint="add it, or leave this file out", path=path
             )
         return self.found.get(path)
 
     def role(self, path: Path) -> dict[str, Path]:
-        """`{"valid_mask": mask}` for a map that has one, else nothing: what a manifest notes down of it."""
-        return {"valid_mask": self.found[path]} if path in self.found else {}
+        """`{name: partner}` for a map that has one, else nothing: what a manifest notes down of it."""
+        return {self.name: self.found[path]} if path in self.found else {}
 
 
-def find_valid_masks(inputs: Sequence[Path], folder: str | os.PathLike[str] | None) -> ValidMasks:
+def find_valid_masks(inputs: Sequence[Path], folder: str | os.PathLike[str] | None) -> Partners:
     """Find the validity mask of each map by stem, in the folder of `--valid-mask` if there is one.
 
     Raises:
         InputError: as `pair_by_stem`. A map without its mask is no error until it is asked for.
     """
-    return ValidMasks(None) if folder is None else ValidMasks(Path(folder), dict(pair_by_stem(inputs, folder).matched))
+    return _find_partners(Partners("validity mask", "valid_mask"), inputs, folder, SUFFIXES)
+
+
+def find_images(inputs: Sequence[Path], folder: str | os.PathLike[str] | None) -> Partners:
+    """Find the image of each map by stem, in the folder of `--images` if there is one; JPEG files count here.
+
+    Raises:
+        InputError: as `pair_by_stem`. A map without its image is no error until it is asked for.
+    """
+    return _find_partners(Partners("image", "image"), inputs, folder, IMAGE_SUFFIXES)
+
+
+def _find_partners(
+    kind: Partners, inputs: Sequence[Path], folder: str | os.PathLike[str] | None, suffixes: Sequence[str]
+) -> Partners:
+    if folder is None:
+        return kind
+    return replace(kind, folder=Path(folder), found=dict(pair_by_stem(inputs, folder, suffixes=suffixes).matched))
 
 
 def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: bool = False) -> list[Path]:
@@ -96,13 +117,20 @@ def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: 
     return list(found.values())
 
 
-def pair_by_stem(inputs: Sequence[Path], folder: str | os.PathLike[str], *, same_allowed: bool = False) -> Pairs:
+def pair_by_stem(
+    inputs: Sequence[Path],
+    folder: str | os.PathLike[str],
+    *,
+    same_allowed: bool = False,
+    suffixes: Sequence[str] = SUFFIXES,
+) -> Pairs:
     """Pair each input with the raster file of a folder that has the same stem: the name without its last suffix.
 
     Args:
         inputs: the files.
         folder: where their partners are; with a single input, it may be the partner itself.
         same_allowed: a file may be its own partner, as a base model is when it is scored against itself.
+        suffixes: of the partners.
 
     Raises:
         InputError: the folder is missing, a stem occurs twice on one side, or nothing pairs.
@@ -113,7 +141,7 @@ def pair_by_stem(inputs: Sequence[Path], folder: str | os.PathLike[str], *, same
     if not folder.is_dir():
         found = "is a file, expected a folder" if folder.exists() else "no such folder"
         raise InputError(found, hint="check the path", path=folder)
-    partners = _raster_files(folder)
+    partners = _raster_files(folder, suffixes)
     wanted = _by_stem(inputs, None)
     offered = _by_stem(partners, set(wanted))
     matched = tuple((path, offered[stem]) for stem, path in wanted.items() if stem in offered)
@@ -175,15 +203,15 @@ def _read_paths(stdin: TextIO, null: bool) -> Iterator[Path]:
             yield Path(name)
 
 
-def _raster_files(folder: Path) -> list[Path]:
+def _raster_files(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if _is_raster_name(path) and path.is_file())
+        return sorted(path for path in folder.iterdir() if _is_raster_name(path, suffixes) and path.is_file())
     except OSError as error:
         raise InputError(f"cannot be listed: {error.strerror}", hint="check the folder", path=folder) from error
 
 
-def _is_raster_name(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith((".", "~"))
+def _is_raster_name(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith((".", "~"))
 
 
 def _by_stem(paths: Iterable[Path], stems: set[str] | None) -> dict[str, Path]:

@@ -23,7 +23,7 @@ _BEST_DEFLATE_RATIO = 1032
 
 
 class PngRaster(Raster):
-    """A PNG: grey values as stored, palette indices, or colour bands. Decoded whole when it is first read.
+    """A PNG: grey values as stored, palette indices with their palette, or colour bands. Decoded whole when first read.
 
     Transparent pixels (an alpha of 0) are invalid; a transparent grey value or palette index (tRNS) is the nodata
     value.
@@ -43,10 +43,6 @@ class PngRaster(Raster):
         self._alpha = color in (4, 6)
         self._grey = color == 0
         self.bands = channels - self._alpha
-        if self._depth == 16 and channels > 1:
-            raise InputError(
-                f"16-bit PNG with {channels} channels, expected one", hint="save one grey channel", path=path
-            )
         self.dtype = np.dtype(np.uint16 if self._depth == 16 else np.uint8)
         stored = self.height * ((self.width * channels * self._depth + 7) // 8 + 1)
         size = path.stat().st_size
@@ -56,11 +52,19 @@ class PngRaster(Raster):
                 hint="write it again",
                 path=path,
             )
-        self.nodata = self._transparent_value()
-
-    def _transparent_value(self) -> float | None:
         with self._open() as image:
             transparency = image.info.get("transparency")
+            colours = image.getpalette("RGB") if color == 3 else None
+        self.nodata = self._transparent_value(transparency)
+        if colours is not None:
+            self.palette = np.full((len(colours) // 3, 4), 255, np.uint8)
+            self.palette[:, :3] = np.array(colours, np.uint8).reshape(-1, 3)
+            if isinstance(transparency, bytes):
+                self.palette[: len(transparency), 3] = np.frombuffer(transparency, np.uint8)[: len(self.palette)]
+            elif isinstance(transparency, int) and transparency < len(self.palette):
+                self.palette[transparency, 3] = 0
+
+    def _transparent_value(self, transparency: Any) -> float | None:
         if isinstance(transparency, int):
             return float(transparency)
         if isinstance(transparency, bytes) and transparency.count(0) == 1:  # one entry of a palette
@@ -76,19 +80,31 @@ class PngRaster(Raster):
     def _decoded(self) -> NDArray[Any]:
         if self._pixels is None:
             check_memory(2 * self.height * self.width * (self.bands + self._alpha) * self.dtype.itemsize, self.path)
-            with self._open() as image:
-                try:
-                    image.load()
-                    pixels = np.asarray(image)
-                except MemoryError:
-                    raise
-                except Exception as error:
-                    raise _broken(self.path, error) from error
+            try:
+                pixels = self._decoded_16_bit_colours() if self._depth == 16 and not self._grey else self._by_pillow()
+            except (MemoryError, InputError):
+                raise
+            except Exception as error:
+                raise _broken(self.path, error) from error
             if self._grey and self._depth in (2, 4):
                 pixels = pixels // (255 // (2**self._depth - 1))  # Pillow stretches these to 8 bits
             pixels = pixels.astype(self.dtype, copy=False)
             self._pixels = pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return self._pixels
+
+    def _by_pillow(self) -> NDArray[Any]:
+        with self._open() as image:
+            image.load()
+            return np.asarray(image)
+
+    def _decoded_16_bit_colours(self) -> NDArray[Any]:
+        import imagecodecs  # Pillow makes 8 bits of these
+
+        pixels: NDArray[Any] = imagecodecs.png_decode(self.path.read_bytes())
+        channels = self.bands + self._alpha
+        if pixels.shape != (self.height, self.width, channels) or pixels.dtype != self.dtype:
+            raise InputError("damaged PNG header", hint="write it again", path=self.path)
+        return pixels
 
     def _read(self, window: Window) -> NDArray[Any]:
         return np.array(self._decoded()[: self.bands, *window.slices], order="C")

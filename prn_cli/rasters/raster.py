@@ -18,6 +18,9 @@ from prn_cli.tiles import Window
 SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".png")
 """Suffixes of the files that `open_raster` reads, in lower case."""
 
+IMAGE_SUFFIXES = (*SUFFIXES, ".jpg", ".jpeg")
+"""Suffixes of images, in lower case. Scores and labels do not survive the losses of JPEG."""
+
 
 class Raster(ABC):
     """An open raster file. A context manager.
@@ -30,6 +33,8 @@ class Raster(ABC):
         dtype: type of the stored numbers, in native byte order: bool, unsigned, signed or float.
         nodata: value that the file declares as invalid; None if it declares none.
         geo: georeferencing of a GeoTIFF; None elsewhere.
+        palette: `(N, 4)` uint8, the red, green, blue and alpha of each number, where numbers stand for colours.
+        alpha_last: whether the file says that the last of several bands is an alpha band and no colour.
     """
 
     path: Path
@@ -39,6 +44,8 @@ class Raster(ABC):
     dtype: np.dtype[Any]
     nodata: float | None = None
     geo: GeoTags | None = None
+    palette: NDArray[np.uint8] | None = None
+    alpha_last: bool = False
 
     @abstractmethod
     def _read(self, window: Window) -> NDArray[Any]:

@@ -68,6 +68,9 @@ class TiffRaster(Raster):
             self._alpha, self.bands = True, 1
         else:
             self._alpha, self.bands = False, sum(page.samples for page in self._pages)
+            # tifffile counts the samples beyond the colours: 2 is an alpha band, 1 one that was multiplied in.
+            self.alpha_last = len(alike) == 1 and self.bands > 1 and first.extrasamples[-1:] in ((1,), (2,))
+        self.palette = _palette(first)
         mask = [page for page in masks if (page.imagelength, page.imagewidth) == (self.height, self.width)]
         self._mask = _Page(mask[0], self._file, self.path, lock) if mask else None
         if self._mask is not None:
@@ -311,6 +314,17 @@ def _check_directory(file: tifffile.TiffFile, page: Any, path: Path) -> int:
         raise InputError(f"damaged: TIFF tag {lost[0]} cannot be read", hint="write or copy it again", path=path)
     (following,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
     return int(following)
+
+
+def _palette(page: Any) -> NDArray[np.uint8] | None:
+    """The colours of a page whose numbers stand for colours; 16 bits each in the file."""
+    if page.photometric != tifffile.PHOTOMETRIC.PALETTE or page.colormap is None:
+        return None
+    colours = np.asarray(page.colormap, np.uint16).T
+    palette = np.full((len(colours), 4), 255, np.uint8)
+    # Some tools write 8 bits in place of 16.
+    palette[:, :3] = colours >> 8 if colours.max(initial=0) > 255 else colours
+    return palette
 
 
 def _nodata(page: Any, path: Path) -> float | None:

@@ -111,13 +111,21 @@ def test_a_header_that_promises_too_many_pixels_is_refused(tmp_path: Path) -> No
         open_raster(path)
 
 
-def test_sixteen_bit_colour_is_refused(tmp_path: Path) -> None:
+def test_sixteen_bit_colours(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
-        + png_chunk(b"IDAT", zlib.compress(b"\0" * 4 * 25))
-        + png_chunk(b"IEND", b"")
-    )
-    with pytest.raises(InputError, match="16-bit PNG with 3 channels"):
-        open_raster(path)
+    values = np.random.default_rng(1).integers(0, 65536, (4, 5, 4), dtype=np.uint16)
+    for channels, color in ((3, 2), (4, 6), (2, 4)):
+        lines = b"".join(b"\0" + row.tobytes() for row in values[:, :, :channels].astype(">u2"))
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, color, 0, 0, 0))
+            + png_chunk(b"IDAT", zlib.compress(lines))
+            + png_chunk(b"IEND", b"")
+        )
+        with open_raster(path) as raster:
+            bands = channels - (color in (4, 6))
+            assert raster.dtype == np.uint16
+            np.testing.assert_array_equal(raster.read(), values[:, :, :bands].transpose(2, 0, 1))
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(InputError), open_raster(path) as raster:
+        raster.read()
