@@ -146,24 +146,79 @@ def score_image(
         InputError: shapes that differ, values out of range, or no pixel that is valid everywhere.
         UsageError: a negative buffer.
     """
-    regions.require_same_shape(prediction, label)
-    if baseline is not None and baseline.shape != label.shape:
-        sizes = " differs from its label's ".join("×".join(map(str, array.shape)) for array in (baseline, label))
-        raise InputError(f"the baseline's shape {sizes}", hint="both must have the same height and width")
-    valid = (label != IGNORE) & _valid(prediction)
-    if baseline is not None:
-        valid &= _valid(baseline)
-    pixels = int(np.count_nonzero(valid))
-    if pixels == 0:
-        where = "mask and label" if baseline is None else "mask, label and baseline"
-        raise InputError(f"no pixel is valid in {where}", hint="check --nodata and --label-nodata, or leave it out")
-    counted = label if pixels == label.size else np.where(valid, label, np.uint8(IGNORE))
-    own = _count(prediction, counted, threshold, buffer)
-    other = None if baseline is None else _count(baseline, counted, baseline_threshold, buffer)
-    if baseline is not None and other is not None and _soft(prediction) != _soft(baseline):
-        for counts in (own, other):
-            counts[_ABSOLUTE_ERROR] = counts[_WRONG].sum()
-    return ImageScore(label.shape[0], label.shape[1], pixels, own, other)
+    counter = ImageCounter(*label.shape, threshold=threshold, buffer=buffer, baseline_threshold=baseline_threshold)
+    counter.add(prediction, label, baseline)
+    return counter.score()
+
+
+class ImageCounter:
+    """Counts what every metric needs of an image that comes in bands of rows, from the top; see `score_image`.
+
+    However the image is cut into bands, the counts are the same; the sums of a soft map's probabilities are so to the
+    last bit if it is cut by `tiles.row_bands`. Memory grows with the image's width, never with its height.
+
+    Args:
+        height: rows of the image.
+        width: columns of the image.
+        threshold: where a soft map is cut: foreground is above it, strictly.
+        buffer: of relaxed precision and recall, in pixels.
+        baseline_threshold: where the baseline is cut, if it is soft.
+
+    Raises:
+        UsageError: a negative buffer.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        *,
+        threshold: float = 0.5,
+        buffer: float = boundaries.BUFFER,
+        baseline_threshold: float = 0.5,
+    ) -> None:
+        self._height, self._width = height, width
+        self._pixels = 0
+        self._own = _Counter(height, width, threshold, buffer)
+        self._other = _Counter(height, width, baseline_threshold, buffer)
+        self._has_baseline = False
+
+    def add(self, prediction: NDArray[Any], label: NDArray[np.uint8], baseline: NDArray[Any] | None = None) -> None:
+        """Take the next rows, `(h, W)` each, as in `score_image`.
+
+        Raises:
+            InputError: shapes that differ, or values out of range.
+        """
+        regions.require_same_shape(prediction, label)
+        if baseline is not None and baseline.shape != label.shape:
+            sizes = " differs from its label's ".join("×".join(map(str, array.shape)) for array in (baseline, label))
+            raise InputError(f"the baseline's shape {sizes}", hint="both must have the same height and width")
+        valid = (label != IGNORE) & _valid(prediction)
+        if baseline is not None:
+            valid &= _valid(baseline)
+        pixels = int(np.count_nonzero(valid))
+        counted = label if pixels == label.size else np.where(valid, label, np.uint8(IGNORE))
+        self._pixels += pixels
+        self._own.add(prediction, counted)
+        if baseline is not None:
+            self._has_baseline = True
+            self._other.add(baseline, counted)
+
+    def score(self) -> ImageScore:
+        """The record of the image, when all its rows have come.
+
+        Raises:
+            InputError: no pixel is valid in all there is.
+        """
+        if not self._pixels:
+            where = "mask, label and baseline" if self._has_baseline else "mask and label"
+            raise InputError(f"no pixel is valid in {where}", hint="check --nodata and --label-nodata, or leave it out")
+        own = self._own.counts()
+        other = self._other.counts() if self._has_baseline else None
+        if other is not None and self._own.soft != self._other.soft:
+            for counts in (own, other):
+                counts[_ABSOLUTE_ERROR] = counts[_WRONG].sum()
+        return ImageScore(self._height, self._width, self._pixels, own, other)
 
 
 def cut(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
@@ -239,13 +294,28 @@ def _valid(prediction: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(~np.isnan(prediction) if _soft(prediction) else prediction != IGNORE)
 
 
-def _count(prediction: NDArray[Any], label: NDArray[np.uint8], threshold: float, buffer: float) -> FloatArray:
-    soft = _soft(prediction)
-    mask = cut(prediction, threshold) if soft else prediction
-    region = regions.count_regions(mask, label)
-    boundary = boundaries.count_boundaries(mask, label, buffer=buffer)
-    error = calibration.count_calibration(prediction, label) if soft else calibration.calibration_of_mask(region)
-    return np.concatenate((region.array(), boundary.array(), error.array()))
+class _Counter:
+    """Counts of every family for one prediction."""
+
+    def __init__(self, height: int, width: int, threshold: float, buffer: float) -> None:
+        self.soft = False
+        self._threshold = threshold
+        self._regions = regions.RegionCounts()
+        self._boundaries = boundaries.BoundaryCounter(height, width, buffer=buffer)
+        self._calibration = calibration.CalibrationCounter()
+
+    def add(self, prediction: NDArray[Any], label: NDArray[np.uint8]) -> None:
+        self.soft = _soft(prediction)
+        mask = cut(prediction, self._threshold) if self.soft else prediction
+        self._regions += regions.count_regions(mask, label)
+        self._boundaries.add(mask, label)
+        if self.soft:
+            self._calibration.add(prediction, label)
+
+    def counts(self) -> FloatArray:
+        region, boundary = self._regions, self._boundaries.counts()
+        error = self._calibration.counts() if self.soft else calibration.calibration_of_mask(region)
+        return np.concatenate((region.array(), boundary.array(), error.array()))
 
 
 def _figures_of_all(records: FloatArray) -> FloatArray:

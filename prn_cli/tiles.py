@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _SHORTEST_RAMP = 16
+_BAND_PIXELS = 1 << 22
+_BLOCK_PIXELS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,25 @@ class Window:
     def bottom(self) -> int:
         """First row below the window."""
         return self.y + self.height
+
+
+def block_rows(width: int) -> int:
+    """Rows of a map of this width that make a block: what is made of it on the way stays in a processor's cache."""
+    return max(_BLOCK_PIXELS // width, 1)
+
+
+def row_bands(height: int, width: int, *, pixels: int = _BAND_PIXELS) -> Iterator[Window]:
+    """Cut a map into bands of whole rows, each some 4 Mpx and a whole number of blocks (see `block_rows`).
+
+    Args:
+        height: rows of the map.
+        width: columns of the map.
+        pixels: about how many a band has.
+    """
+    block = block_rows(width)
+    rows = max(pixels // (block * width), 1) * block
+    for y in range(0, height, rows):
+        yield Window(y, 0, min(rows, height - y), width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from prn_cli.manifest import Manifest
     from prn_cli.metrics.regions import RegionCounts
     from prn_cli.pseudolabels import Cut, Headroom, ThresholdCurve
-    from prn_cli.rasters import Partners
+    from prn_cli.rasters import BinaryMap, Partners, ScoreMap
 
 _LABELS, _THRESHOLDS = "labels", "thresholds"
 _TIFF = (".tif", ".tiff")
 _EXAMPLES = 3
-_BAND_PIXELS = 1 << 24  # of a map in memory at once
+_BAND_PIXELS = 1 << 22  # of a map in memory at once
 
 Out = Annotated[
     Path,
@@ -224,24 +224,26 @@ def _outputs(path: Path, out: Path) -> dict[str, Path]:
 
 def _work(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
     """Search one map. Its outputs are kept if they are current; the figures are always counted anew."""
-    from prn_cli.rasters import open_scores, read_label
+    from prn_cli.rasters import open_label, open_scores
 
     started = time.perf_counter()
     valid_mask = run.valid_masks.of(item.path)
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
     kept = not overwrite and manifest.finished(job) is not None
-    label = read_label(item.inputs["label"], nodata=run.label_nodata)
-    with open_scores(
-        item.path,
-        kind=run.kind,
-        nodata=run.nodata,
-        valid_mask=valid_mask,
-        band=run.band,
-        key=run.key,
-    ) as scores:
-        if label.shape != (scores.height, scores.width):
+    with (
+        open_label(item.inputs["label"], nodata=run.label_nodata) as label,
+        open_scores(
+            item.path,
+            kind=run.kind,
+            nodata=run.nodata,
+            valid_mask=valid_mask,
+            band=run.band,
+            key=run.key,
+        ) as scores,
+    ):
+        if (label.height, label.width) != (scores.height, scores.width):
             raise InputError(
-                f"label of {label.shape[0]}×{label.shape[1]} pixels, expected {scores.height}×{scores.width} as in "
+                f"label of {label.height}×{label.width} pixels, expected {scores.height}×{scores.width} as in "
                 f"{item.path}",
                 hint="make the two the same size",
                 path=item.inputs["label"],
@@ -253,7 +255,9 @@ def _work(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Res
     return result
 
 
-def _search(item: Item, run: _Run, scores: Any, label: Any, on_written: Callable[[], None] | None) -> _Result:
+def _search(
+    item: Item, run: _Run, scores: ScoreMap, label: BinaryMap, on_written: Callable[[], None] | None
+) -> _Result:
     """Search, write and count one map, some rows of patches at a time.
 
     `on_written` is called just before the outputs take their names; without it, none are written.
@@ -300,7 +304,7 @@ def _search(item: Item, run: _Run, scores: Any, label: Any, on_written: Callable
             if run.stop.is_set():
                 raise CancelledError
             window = Window(y, 0, min(rows, height - y), width)
-            probabilities, truth = scores.probabilities(window), label[y : y + rows]
+            probabilities, truth = scores.probabilities(window), label.read(window)
             found = make_pseudolabels(probabilities, truth, patch=patch, grid=run.grid)
             curve += count_curve(probabilities, truth)
             oracle += found.counts

@@ -7,7 +7,10 @@ import io
 import math
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,7 +44,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from prn_cli.metrics.intervals import Estimate
-    from prn_cli.score import Figure, ImageScore, Metric, Summary
+    from prn_cli.rasters import BinaryMap, ScoreMap
+    from prn_cli.score import Figure, ImageCounter, ImageScore, Metric, Summary
 
 _INPUT = "Input"
 _BASELINE = "Baseline"
@@ -164,7 +168,7 @@ def score(
     Prints the mean over images and the pooled figure of every metric, with 95 % bootstrap intervals over images.
     """
     from prn_cli import rasters
-    from prn_cli.score import cut, score_image, summarise
+    from prn_cli.score import ImageCounter, summarise
 
     if json and csv_file == "-":
         raise UsageError("--json and --csv - both want stdout", hint="give --csv a file")
@@ -185,11 +189,14 @@ def score(
         base_kind = rasters.detect_mask_or_kind(base_files, nodata=base_nodata, key=key)
     console.detail(f"masks read as {kind}" + (f", baseline as {base_kind}" if base_files else ""))
 
-    def read(path: Path, what: Any, value: float | None, number: int | None, valid: Path | None) -> Any:
-        found, scores = rasters.read_mask_or_scores(
-            path, kind=what, nodata=value, valid_mask=valid, band=number, key=key
-        )
-        return cut(scores, 0.5) if found == "mask" else scores
+    def open_prediction(
+        path: Path, what: Any, value: float | None, number: int | None, valid: Path | None
+    ) -> BinaryMap | ScoreMap:
+        if what == "mask":
+            return rasters.open_mask(path, nodata=value, valid_mask=valid, key=key)
+        return rasters.open_scores(path, kind=what, nodata=value, valid_mask=valid, band=number, key=key)
+
+    stop = threading.Event()
 
     def work(image: _Image) -> ImageScore:
         if image.label is None:
@@ -197,14 +204,22 @@ def score(
         if baseline is not None and image.baseline is None:
             raise InputError(f"no baseline with this stem in {baseline}", hint="add it, or leave this file out")
         valid = valid_masks.of(image.masks)
-        return score_image(
-            read(image.masks, kind, nodata, band, valid),
-            rasters.read_label(image.label, nodata=label_nodata),
-            threshold=threshold,
-            buffer=buffer,
-            baseline=None if image.baseline is None else read(image.baseline, base_kind, base_nodata, base_band, valid),
-            baseline_threshold=baseline_threshold,
-        )
+        with ExitStack() as stack:
+            label = stack.enter_context(rasters.open_label(image.label, nodata=label_nodata))
+            opened: list[BinaryMap | ScoreMap] = []
+            opened.append(open_prediction(image.masks, kind, nodata, band, valid))
+            stack.callback(opened[0].close)
+            if image.baseline is not None:
+                opened.append(open_prediction(image.baseline, base_kind, base_nodata, base_band, valid))
+                stack.callback(opened[1].close)
+            counter = ImageCounter(
+                label.height,
+                label.width,
+                threshold=threshold,
+                buffer=buffer,
+                baseline_threshold=baseline_threshold,
+            )
+            return _score_rows(counter, label, opened, stop)
 
     batch = run_batch(
         images,
@@ -213,6 +228,7 @@ def score(
         label="Scoring",
         fail_fast=fail_fast,
         threads=thread_count(threads),
+        stop=stop,
     )
     results = [result for _, result in batch.results]
     summary = summarise(results, resamples=resamples, seed=seed) if results else None
@@ -229,6 +245,33 @@ def score(
     elif summary is not None and csv_file != "-":
         _show(summary, _cut(kind, threshold), None if baseline is None else _cut(base_kind, baseline_threshold))
     batch.finish()
+
+
+def _score_rows(
+    counter: ImageCounter, label: BinaryMap, predictions: Sequence[BinaryMap | ScoreMap], stop: threading.Event
+) -> ImageScore:
+    """Count a mask, and a baseline if there is one, against their label, some rows at a time."""
+    from prn_cli.rasters import BinaryMap
+    from prn_cli.tiles import row_bands
+
+    for name, opened in zip(("shape", "the baseline's shape"), predictions, strict=False):
+        if (opened.height, opened.width) != (label.height, label.width):
+            raise InputError(
+                f"{name} {opened.height}×{opened.width} differs from its label's {label.height}×{label.width}",
+                hint="both must have the same height and width",
+            )
+    for window in row_bands(label.height, label.width):
+        if stop.is_set():
+            raise CancelledError
+        rows = [
+            opened.read(window) if isinstance(opened, BinaryMap) else opened.probabilities(window)
+            for opened in predictions
+        ]
+        counter.add(rows[0], label.read(window), *rows[1:])
+    for opened in predictions:
+        if not isinstance(opened, BinaryMap):
+            opened.check_valid()
+    return counter.score()
 
 
 def _cut(kind: str, threshold: float) -> str:

@@ -51,12 +51,14 @@ def dilate_disk(bits: Bitmap, radius: float) -> Bitmap:
     return result
 
 
-def frame(height: int, width: int, thickness: int) -> Bitmap:
-    """The outermost rows and columns of an image, `thickness` pixels deep on every side."""
-    band = np.ones((height, width), dtype=np.bool_)
+def frame(height: int, width: int, thickness: int, rows: slice = slice(None)) -> Bitmap:
+    """The outermost rows and columns of an image, `thickness` pixels deep on every side; some rows of it, or all."""
+    kinds = np.ones((2, width), dtype=np.bool_)  # a row of the frame, and one that crosses it
     if 2 * thickness < min(height, width):
-        band[thickness : height - thickness, thickness : width - thickness] = False
-    return pack(band)
+        kinds[1, thickness : width - thickness] = False
+    y = np.arange(height)[rows]
+    crosses = (y >= thickness) & (y < height - thickness)
+    return pack(kinds)[crosses.astype(np.intp)]
 
 
 def _widen(bits: Bitmap, distance: int) -> Bitmap:

@@ -36,6 +36,10 @@ RADII = 5
 
 DIAGONAL_SHARE = 0.02
 
+# A block of bits, in words of 64 pixels: 1 MB, so that the many passes over it stay in a processor's cache.
+_BLOCK_WORDS = 1 << 17
+_MOST_WORDS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class BoundaryCounts:
@@ -97,36 +101,122 @@ def count_boundaries(
         InputError: shapes that differ.
         UsageError: a negative or infinite buffer.
     """
-    require_same_shape(prediction, label)
-    if not 0 <= buffer < math.inf:
-        raise UsageError(f"a buffer of {buffer} pixels is no distance", hint="give 0 or more")
-    height, width = label.shape
-    valid = (prediction <= 1) & (label <= 1)
-    positive = bitmaps.pack(valid & (prediction == 1))
-    true = bitmaps.pack(valid & (label == 1))
-    false = bitmaps.pack(valid & (label == 0))
-    known = true | false
+    counter = BoundaryCounter(*label.shape, buffer=buffer)
+    counter.add(prediction, label)
+    return counter.counts()
 
-    distance = erosions(height, width)
-    edge = bitmaps.frame(height, width, distance)
-    predicted_region: bitmaps.Bitmap = positive & (bitmaps.dilate_square(~positive, distance) | edge)
-    true_region: bitmaps.Bitmap = true & (bitmaps.dilate_square(~true, distance) | edge)
 
-    agreed: bitmaps.Bitmap = known & ~(positive ^ true)
-    rings = [
-        (true & bitmaps.dilate_disk(false, radius)) | (false & bitmaps.dilate_disk(true, radius))
-        for radius in radii(height, width)
-    ]
-    return BoundaryCounts(
-        intersection=bitmaps.count(predicted_region & true_region),
-        union=bitmaps.count(predicted_region | true_region),
-        predicted=bitmaps.count(positive),
-        predicted_near_true=bitmaps.count(positive & bitmaps.dilate_disk(true, buffer)),
-        true=bitmaps.count(true),
-        true_near_predicted=bitmaps.count(true & bitmaps.dilate_disk(positive, buffer)),
-        right=tuple(bitmaps.count(ring & agreed) for ring in rings),
-        near=tuple(bitmaps.count(ring) for ring in rings),
-    )
+class BoundaryCounter:
+    """Counts what the boundary metrics need of an image that comes in bands of rows, from the top.
+
+    What a pixel counts as depends on its surroundings, so a few rows wait, as bits, for those below them: memory grows
+    with the image's width and the reach of the metrics, never with its height. However the image is cut into bands,
+    the counts are the same.
+
+    Args:
+        height: rows of the image.
+        width: columns of the image.
+        buffer: see `count_boundaries`.
+
+    Raises:
+        UsageError: a negative or infinite buffer.
+    """
+
+    def __init__(self, height: int, width: int, *, buffer: float = BUFFER) -> None:
+        if not 0 <= buffer < math.inf:
+            raise UsageError(f"a buffer of {buffer} pixels is no distance", hint="give 0 or more")
+        self._height, self._width = height, width
+        self._buffer = buffer
+        self._erosions = erosions(height, width)
+        self._radii = radii(height, width)
+        self._reach = math.floor(max(self._erosions, *self._radii, buffer))
+        words = -(-width // 64)
+        self._bits = np.empty((3, 0, words), np.uint64)  # predicted, true and false rows from `_top` on
+        self._waiting: list[NDArray[np.uint64]] = []
+        self._top = self._done = self._bottom = 0
+        # Tall enough to outweigh the rows that a block shares with its neighbours, narrow enough for the caches.
+        self._block = max(2 * self._reach, _BLOCK_WORDS // min(words, _MOST_WORDS), 1)
+        self._sums = np.zeros(6 + 2 * RADII, np.int64)
+
+    def add(self, prediction: NDArray[np.uint8], label: NDArray[np.uint8]) -> None:
+        """Take the next rows.
+
+        Args:
+            prediction: `(h, W)` uint8, 0 background, 1 foreground, 255 invalid.
+            label: the same, of the same shape.
+
+        Raises:
+            InputError: shapes that differ.
+        """
+        require_same_shape(prediction, label)
+        valid = (prediction <= 1) & (label <= 1)
+        parts = (valid & (prediction == 1), valid & (label == 1), valid & (label == 0))
+        self._waiting.append(np.stack([bitmaps.pack(part) for part in parts]))
+        self._bottom += len(label)
+        ready = self._bottom if self._bottom == self._height else self._bottom - self._reach
+        if ready - self._done >= self._block or self._bottom == self._height:
+            self._bits = np.concatenate([self._bits, *self._waiting], axis=1)
+            self._waiting.clear()
+            self._count_rows(ready)
+
+    def counts(self) -> BoundaryCounts:
+        """The counts of the whole image, when all its rows have come."""
+        if self._bottom != self._height:
+            raise ValueError(f"{self._bottom} rows of {self._height}")
+        sums = self._sums.tolist()
+        a, b, c, d, e, f = sums[:6]
+        return BoundaryCounts(a, b, c, d, e, f, right=tuple(sums[6 : 6 + RADII]), near=tuple(sums[6 + RADII :]))
+
+    def _count_rows(self, ready: int) -> None:
+        words = self._bits.shape[2]
+        while self._done < ready:
+            stop = ready if ready - self._done < 2 * self._block else self._done + self._block
+            for first in range(0, words, _MOST_WORDS):
+                self._count_block(slice(self._done, stop), slice(first, min(first + _MOST_WORDS, words)))
+            self._done = stop
+        keep = max(self._done - self._reach, 0)
+        self._bits = self._bits[:, keep - self._top :].copy()
+        self._top = keep
+
+    def _count_block(self, rows: slice, words: slice) -> None:
+        """Add the counts of some rows and words of the image, whose surroundings are at hand."""
+
+        def take(bits: NDArray[np.uint64], reach: int = 0) -> tuple[bitmaps.Bitmap, tuple[slice, slice]]:
+            """The block and what is around it, and where the block lies in it."""
+            y, x = max(rows.start - reach, 0), max(words.start - -(-reach // 64), 0)
+            around = bits[y - self._top : rows.stop + reach - self._top, x : words.stop + -(-reach // 64)]
+            height, width = rows.stop - rows.start, words.stop - words.start
+            return around, (
+                slice(rows.start - y, rows.start - y + height),
+                slice(words.start - x, words.start - x + width),
+            )
+
+        def square(bits: NDArray[np.uint64]) -> bitmaps.Bitmap:
+            around, block = take(bits, self._erosions)
+            return bitmaps.dilate_square(~around, self._erosions)[block]
+
+        def disk(bits: NDArray[np.uint64], radius: float) -> bitmaps.Bitmap:
+            around, block = take(bits, math.floor(radius))
+            return bitmaps.dilate_disk(around, radius)[block]
+
+        predicted_bits, true_bits, false_bits = self._bits
+        positive, true, false = (take(bits)[0] for bits in self._bits)
+        edge = bitmaps.frame(self._height, self._width, self._erosions, rows)[:, words]
+        predicted_region: bitmaps.Bitmap = positive & (square(predicted_bits) | edge)
+        true_region: bitmaps.Bitmap = true & (square(true_bits) | edge)
+        agreed: bitmaps.Bitmap = (true | false) & ~(positive ^ true)
+        rings = [(true & disk(false_bits, radius)) | (false & disk(true_bits, radius)) for radius in self._radii]
+        counted = (
+            predicted_region & true_region,
+            predicted_region | true_region,
+            positive,
+            positive & disk(true_bits, self._buffer),
+            true,
+            true & disk(predicted_bits, self._buffer),
+            *(ring & agreed for ring in rings),
+            *rings,
+        )
+        self._sums += [bitmaps.count(bits) for bits in counted]
 
 
 def erosions(height: int, width: int) -> int:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from prn_cli.errors import InputError
 from prn_cli.metrics.regions import FloatArray, RegionCounts, ratio, require_same_shape
 from prn_cli.pixels import IGNORE
+from prn_cli.tiles import block_rows
 
 BINS = 15
 _SLOTS = BINS + 1
-_PIXELS_AT_A_TIME = 1 << 18  # what is made on the way stays in the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +64,44 @@ def count_calibration(probabilities: NDArray[np.float32], label: NDArray[np.uint
     Raises:
         InputError: shapes that differ, or values outside [0, 1].
     """
-    require_same_shape(probabilities, label)
-    pixels, probability = np.zeros((2, _SLOTS)), np.zeros((2, _SLOTS))
-    rows = max(1, _PIXELS_AT_A_TIME // max(1, label.shape[1]))
-    for top in range(0, len(label), rows):
-        slots, p = _slots(probabilities[top : top + rows], label[top : top + rows])
-        pixels += np.bincount(slots, minlength=2 * _SLOTS).reshape(2, _SLOTS)
-        probability += np.bincount(slots, weights=p, minlength=2 * _SLOTS).reshape(2, _SLOTS)
-    return CalibrationCounts(
-        absolute_error=float(probability[0].sum() + pixels[1].sum() - probability[1].sum()),
-        total=int(pixels.sum()),
-        pixels=pixels.sum(axis=0),
-        positives=pixels[1],
-        probability=probability.sum(axis=0),
-    )
+    counter = CalibrationCounter()
+    counter.add(probabilities, label)
+    return counter.counts()
+
+
+class CalibrationCounter:
+    """Sums up a soft map that comes in bands of rows, see `count_calibration`.
+
+    Floats are added block by block of `tiles.block_rows`: bands of whole blocks give the sums of the whole map to the
+    last bit.
+    """
+
+    def __init__(self) -> None:
+        self._pixels, self._probability = np.zeros((2, _SLOTS)), np.zeros((2, _SLOTS))
+
+    def add(self, probabilities: NDArray[np.float32], label: NDArray[np.uint8]) -> None:
+        """Take the next rows, `(h, W)`.
+
+        Raises:
+            InputError: shapes that differ, or values outside [0, 1].
+        """
+        require_same_shape(probabilities, label)
+        rows = block_rows(label.shape[1])
+        for top in range(0, len(label), rows):
+            slots, p = _slots(probabilities[top : top + rows], label[top : top + rows])
+            self._pixels += np.bincount(slots, minlength=2 * _SLOTS).reshape(2, _SLOTS)
+            self._probability += np.bincount(slots, weights=p, minlength=2 * _SLOTS).reshape(2, _SLOTS)
+
+    def counts(self) -> CalibrationCounts:
+        """The sums of the rows so far."""
+        pixels, probability = self._pixels, self._probability
+        return CalibrationCounts(
+            absolute_error=float(probability[0].sum() + pixels[1].sum() - probability[1].sum()),
+            total=int(pixels.sum()),
+            pixels=pixels.sum(axis=0),
+            positives=pixels[1].copy(),
+            probability=probability.sum(axis=0),
+        )
 
 
 def calibration_of_mask(regions: RegionCounts) -> CalibrationCounts:

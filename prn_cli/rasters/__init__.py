@@ -10,7 +10,7 @@ from prn_cli.probabilities import logit, sigmoid
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, band_statistics, open_image
 from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
-from prn_cli.rasters.labels import read_label, read_mask_or_scores
+from prn_cli.rasters.labels import BinaryMap, open_label, open_mask, read_label, read_mask_or_scores
 from prn_cli.rasters.pairs import Pairs, Partners, find_images, find_inputs, find_valid_masks, pair_by_stem
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, Raster, open_raster
 from prn_cli.rasters.scores import ScoreMap, open_scores
@@ -29,6 +29,7 @@ __all__ = [
     "MASK_VALUES",
     "SUFFIXES",
     "WRITTEN_SUFFIXES",
+    "BinaryMap",
     "GeoTags",
     "InputKind",
     "MapImage",
@@ -48,6 +49,8 @@ __all__ = [
     "logit",
     "mask_nodata",
     "open_image",
+    "open_label",
+    "open_mask",
     "open_raster",
     "open_scores",
     "pair_by_stem",

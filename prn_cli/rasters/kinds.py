@@ -78,17 +78,14 @@ def detect_mask_or_kind(
     return "mask" if sample.is_mask() else sample.kind()
 
 
-def undeclared_nodata(numbers: NDArray[Any]) -> int | None:
-    """The nodata value of a mask that prn wrote as `.npy`, which cannot declare it; None for other numbers.
+def undeclared_nodata(numbers: set[int]) -> int | None:
+    """The nodata value of a uint8 mask that prn wrote as `.npy`, which cannot declare it; None for other numbers.
 
     127 is no foreground, so it is nodata even where a mask of 0 and 255 has no foreground. 255 is nodata only beside
     a foreground of 1: masks of 0 and 1 without it are not written as `.npy` (see `can_tell_invalid`).
     """
-    if numbers.dtype != np.uint8:
-        return None
-    found = _distinct_bytes(numbers)
     for values, nodata in MASK_VALUES.items():
-        if nodata in found and found <= {*values, nodata} and (nodata not in _FOREGROUNDS or values[1] in found):
+        if nodata in numbers and numbers <= {*values, nodata} and (nodata not in _FOREGROUNDS or values[1] in numbers):
             return nodata
     return None
 

@@ -184,6 +184,8 @@ class _Page:
                 hint="write it again with tiles (gdal_translate -co TILED=YES)",
                 path=self.path,
             )
+        # At least a row of tiles, so that bands of rows that end within it need not decode it twice.
+        self._cache_bytes = max(_CACHE_BYTES, self._across * size)
         self._decode = page.decode  # made here, once: making it is not thread-safe
 
     def read(self, window: Window) -> NDArray[Any]:
@@ -227,7 +229,7 @@ class _Page:
                 return
             self._cache[index] = segment
             self._cached_bytes += segment.nbytes
-            while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+            while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
     def _absent(self, index: int, rows: int) -> NDArray[Any]:

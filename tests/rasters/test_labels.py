@@ -5,10 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from prn_cli.errors import InputError
-from prn_cli.rasters import detect_mask_or_kind, mask_nodata, read_label, read_mask_or_scores
+from prn_cli.rasters import (
+    detect_mask_or_kind,
+    mask_nodata,
+    open_label,
+    open_mask,
+    read_label,
+    read_mask_or_scores,
+)
+from prn_cli.tiles import Window, row_bands
 
 PATTERN = np.arange(48).reshape(6, 8) % 3 == 0
 
@@ -123,3 +133,37 @@ def test_a_mask_without_foreground_keeps_its_invalid_pixels(tmp_path):
     np.save(tmp_path / "nothing.npy", np.array([[127, 127]], np.uint8))
     with pytest.raises(InputError, match="no valid pixel"):
         read_mask_or_scores(tmp_path / "nothing.npy", kind="mask")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_by_window_as_whole(tmp_path: Path, data: st.DataObject) -> None:
+    """What is foreground, what is nodata, and what is refused depends on the whole file, however it is read."""
+    numbers = data.draw(st.sampled_from([(0, 1), (0, 255), (0, 1, 255), (0, 127, 255), (0, 1, 7), (255,), (0, 0.5)]))
+    dtype = data.draw(st.sampled_from(["uint8", "float32"]))
+    shape = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
+    draw = np.random.default_rng(data.draw(st.integers(0, 99)))
+    path = save(tmp_path, draw.choice(numbers, shape, p=None).astype(dtype))
+    open_map = data.draw(st.sampled_from([open_label, open_mask]))
+    nodata = data.draw(st.sampled_from([None, 255]))
+
+    def read(pixels: int) -> np.ndarray | str:
+        with pytest.MonkeyPatch.context() as patch:
+            bands = [Window(y, 0, 1, shape[1]) for y in range(shape[0])] if pixels == 1 else None
+            patch.setattr("prn_cli.rasters.labels.row_bands", lambda h, w: bands or row_bands(h, w))
+            try:
+                with open_map(path, nodata=nodata) as opened:
+                    y, x = data.draw(st.integers(0, shape[0] - 1)), data.draw(st.integers(0, shape[1] - 1))
+                    window = Window(y, x, shape[0] - y, shape[1] - x)
+                    whole = opened.read()
+                    np.testing.assert_array_equal(opened.read(window), whole[window.slices])
+                    return whole
+            except InputError as error:
+                return str(error)
+
+    whole, banded = read(1 << 22), read(1)
+    assert isinstance(whole, str) == isinstance(banded, str)
+    if isinstance(whole, str):
+        assert whole == banded
+    else:
+        np.testing.assert_array_equal(whole, banded)
