@@ -91,21 +91,35 @@ class Manifest:
 
     def finished(self, job: Job) -> dict[str, Any] | None:
         """The entry of a job that was done before; None if its outputs are missing, not whole, or made otherwise."""
+        found = self._find(job)
+        return None if isinstance(found, str) else found
+
+    def why(self, job: Job) -> str:
+        """Why a job is not finished, in a few words; empty if it is."""
+        found = self._find(job)
+        return found if isinstance(found, str) else ""
+
+    def _find(self, job: Job) -> dict[str, Any] | str:
+        """The entry of a finished job, or why there is none."""
         entry: dict[str, Any] | None = None
         for role, path in job.outputs.items():
             found = self._entries.get(self._name(path))
             if found is None or found["outputs"].get(role, {}).get("path") != self._name(path):
-                return None
+                return f"no {role} yet"
             if entry is not None and found is not entry:
-                return None
+                return "outputs of different runs"
             entry = found
             try:
                 if path.stat().st_size != found["outputs"][role].get("size"):
-                    return None
+                    return f"the {role} is not whole, or was changed"
             except OSError:
-                return None
-        if entry is None or entry.get("inputs") != job.inputs or entry.get("settings") != job.settings:
-            return None
+                return f"the {role} is gone"
+        if entry is None:
+            return "no output"
+        if entry.get("inputs") != job.inputs:
+            return "other inputs, or changed ones"
+        if entry.get("settings") != job.settings:
+            return "other settings" + _differing(entry.get("settings"), job.settings)
         return entry
 
     def refuse_strangers(self, outputs: Iterable[Path]) -> None:
@@ -203,6 +217,13 @@ class Manifest:
         folder = os.path.abspath(self.folder)  # noqa: PTH100
         inside = whole.startswith(folder + os.sep)
         return Path(os.path.relpath(whole, folder) if inside else whole).as_posix()
+
+
+def _differing(before: object, now: Mapping[str, Any]) -> str:
+    if not isinstance(before, Mapping):
+        return ""
+    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return f": {', '.join(names)}"
 
 
 def _stamp(path: Path) -> dict[str, Any]:

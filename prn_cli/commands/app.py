@@ -17,6 +17,7 @@ from prn_cli.commands import console
 from prn_cli.commands.pseudolabel import pseudolabel
 from prn_cli.commands.refine import refine
 from prn_cli.commands.score import score
+from prn_cli.commands.settings import from_settings
 from prn_cli.commands.train import train
 from prn_cli.commands.weights import weights
 from prn_cli.errors import PrnError
@@ -100,6 +101,8 @@ def _reader_gone() -> int:
 def _usage(error: Any) -> int:
     command = error.ctx.command_path if error.ctx else "prn"
     message = error.format_message().strip().rstrip(".")
+    if error.ctx and getattr(error, "param", None) and from_settings(error.ctx, error.param.name):
+        message += " (from --settings)"
     if message:  # empty where the help was shown instead
         console.error(f"{message}; see '{command} --help'")
     return 2

@@ -124,7 +124,9 @@ def progress(label: str, total: float | None) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr(), transient=True) as bar:
+    # Rich would send what is printed on stdout to the bar's console: right on one terminal, wrong into a pipe.
+    same = sys.stdout.isatty()
+    with Progress(*columns, console=stderr(), transient=True, redirect_stdout=same) as bar:
         task = bar.add_task(label, total=total)
 
         def advance(steps: float = 1, text: str | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from prn_cli.commands import console
+from prn_cli.commands.settings import use_settings
 from prn_cli.errors import UsageError
 
 
@@ -126,9 +127,40 @@ Threads = Annotated[
     int,
     typer.Option("--threads", "-j", min=0, help="Threads to use; 0: as many as cores.", rich_help_panel=_RUN),
 ]
+NumParts = Annotated[
+    int | None,
+    typer.Option(
+        "--num-parts",
+        min=1,
+        help="Split the inputs into this many parts, and work on one: for job arrays.",
+        rich_help_panel=_RUN,
+        show_default=False,
+    ),
+]
+PartId = Annotated[
+    int | None,
+    typer.Option(
+        "--part-id", min=0, help="The part to work on, counted from 0.", rich_help_panel=_RUN, show_default=False
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="List what would be done, and why; write nothing.", rich_help_panel=_RUN)
+]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.", rich_help_panel=_RUN)]
 Device = Annotated[DeviceChoice, typer.Option("--device", help="Where the network runs.", rich_help_panel=_RUN)]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is drawn.", rich_help_panel=_RUN)]
+Settings = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings",
+        metavar="FILE",
+        is_eager=True,
+        callback=use_settings,
+        help="TOML file of options; the command line and the environment come first.",
+        rich_help_panel=_RUN,
+        show_default=False,
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", callback=console.set_quiet, help="Errors only.", rich_help_panel=_RUN)
 ]

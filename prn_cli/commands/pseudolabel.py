@@ -19,6 +19,7 @@ from prn_cli.commands.batch import Batch, Item, run_batch
 from prn_cli.commands.options import (
     Band,
     CreationOptions,
+    DryRun,
     FailFast,
     Grid,
     GridChoice,
@@ -34,6 +35,7 @@ from prn_cli.commands.options import (
     Overwrite,
     Patch,
     Quiet,
+    Settings,
     Threads,
     ValidMask,
     Values,
@@ -42,6 +44,7 @@ from prn_cli.commands.options import (
     mask_values,
     thread_count,
 )
+from prn_cli.commands.plan import show_plan
 from prn_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -113,7 +116,9 @@ def pseudolabel(
     band: Band = None,
     key: Key = None,
     threads: Threads = 0,
+    dry_run: DryRun = False,
     fail_fast: FailFast = False,
+    settings_file: Settings = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -180,6 +185,9 @@ def pseudolabel(
             "creation_options": options,
         },
     )
+    if dry_run:
+        show_plan(items, lambda item: _why(item, run, manifest, overwrite=overwrite), verb="search", json=json)
+        return
     manifest.start()
     headroom = Headroom()
     started = time.perf_counter()
@@ -220,6 +228,13 @@ def _outputs(path: Path, out: Path) -> dict[str, Path]:
         _LABELS: out / _LABELS / (path.stem + (suffix if tiff else ".png")),
         _THRESHOLDS: out / _THRESHOLDS / (path.stem + (suffix if tiff else ".npy")),
     }
+
+
+def _why(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> str:
+    """Why `_work` would write the outputs of a map; empty if it would keep them."""
+    run.valid_masks.of(item.path)
+    job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
+    return manifest.why(job) or ("--overwrite" if overwrite else "")
 
 
 def _work(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:

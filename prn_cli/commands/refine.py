@@ -22,6 +22,7 @@ from prn_cli.commands.options import (
     CreationOptions,
     Device,
     DeviceChoice,
+    DryRun,
     FailFast,
     InputKind,
     InputKindChoice,
@@ -30,8 +31,11 @@ from prn_cli.commands.options import (
     Logits,
     Nodata,
     Null,
+    NumParts,
     Overwrite,
+    PartId,
     Quiet,
+    Settings,
     Threads,
     ValidMask,
     Values,
@@ -40,6 +44,8 @@ from prn_cli.commands.options import (
     mask_values,
     thread_count,
 )
+from prn_cli.commands.parts import check_part, select_part
+from prn_cli.commands.plan import show_plan
 from prn_cli.errors import InputError, UsageError
 from prn_cli.pixels import IGNORE
 
@@ -48,7 +54,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.manifest import Manifest
-    from prn_cli.rasters import RasterWriter, ScoreMap
+    from prn_cli.rasters import Partners, RasterWriter, ScoreMap
     from prn_cli.refine import Rows
     from prn_cli.refiners import Refiner
 
@@ -70,6 +76,12 @@ class FormatChoice(StrEnum):
     tif = "tif"
     png = "png"
     npy = "npy"
+
+
+def _shipped_names(incomplete: str) -> list[str]:
+    from prn_cli.weights import shipped
+
+    return [weights.name for weights in shipped() if weights.name.startswith(incomplete)]
 
 
 Out = Annotated[
@@ -116,6 +128,7 @@ WeightsName = Annotated[
         "-w",
         metavar="NAME|PATH",
         help="Shipped weights by name (see 'prn weights list'), an .onnx file, or a folder of 'prn train'.",
+        autocompletion=_shipped_names,
         rich_help_panel=_METHOD,
     ),
 ]
@@ -221,7 +234,11 @@ def refine(
     key: Key = None,
     device: Device = DeviceChoice.auto,
     threads: Threads = 0,
+    num_parts: NumParts = None,
+    part_id: PartId = None,
+    dry_run: DryRun = False,
     fail_fast: FailFast = False,
+    settings_file: Settings = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -236,6 +253,7 @@ def refine(
     from prn_cli.refiners import load_refiner
     from prn_cli.weights import find_weights
 
+    check_part(num_parts, part_id)
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
     single = _is_single_file(inputs, out, format)
     masks = rasters.find_valid_masks(inputs, valid_mask)
@@ -248,6 +266,10 @@ def refine(
         for path in inputs
     ]
     check_outputs((item.inputs.values(), item.outputs.values()) for item in items)
+    # Names clash, and kinds are detected, over the whole set: all parts see the same.
+    items = select_part(items, lambda item: item.path.stem, num_parts, part_id)
+    if num_parts is not None:
+        console.note(f"part {part_id} of {num_parts}: {len(items)} of {len(inputs)} inputs")
     options = creation_options(co)
     for item in items[:1]:
         _check_creation(item, options)
@@ -292,6 +314,9 @@ def refine(
             "creation_options": options,
         },
     )
+    if dry_run:
+        show_plan(items, lambda item: _why(item, run, manifest, masks, overwrite=overwrite), verb="refine", json=json)
+        return
     if manifest is not None:
         manifest.start()
     started = time.perf_counter()
@@ -360,6 +385,15 @@ def _check_creation(item: Item, options: Mapping[str, str]) -> None:
     for role, path in item.outputs.items():
         dtype = "uint8" if role == "mask" else "float32"
         create_raster(path, height=1, width=1, dtype=dtype, creation_options=options)
+
+
+def _why(item: Item, run: _Run, manifest: Manifest | None, masks: Partners, *, overwrite: bool) -> str:
+    """Why `_refine_item` would refine a map; empty if it would keep its outputs."""
+    masks.of(item.path)
+    if manifest is None:
+        return "--overwrite" if overwrite else "no mask yet"
+    job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
+    return manifest.why(job) or ("--overwrite" if overwrite else "")
 
 
 def _refine_item(item: Item, run: _Run, manifest: Manifest | None, *, overwrite: bool) -> _Result:

@@ -33,6 +33,7 @@ from prn_cli.commands.options import (
     Null,
     Quiet,
     Seed,
+    Settings,
     Threads,
     ValidMask,
     Verbose,
@@ -160,6 +161,7 @@ def score(
     csv_file: Csv = None,
     threads: Threads = 0,
     fail_fast: FailFast = False,
+    settings_file: Settings = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:

@@ -135,6 +135,7 @@ def train(
     threads: options.Threads = 0,
     seed: options.Seed = 0,
     fail_fast: options.FailFast = False,
+    settings_file: options.Settings = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:

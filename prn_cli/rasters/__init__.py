@@ -12,7 +12,7 @@ from prn_cli.rasters.images import MapImage, band_statistics, open_image
 from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
 from prn_cli.rasters.labels import BinaryMap, open_label, open_mask, read_label, read_mask_or_scores
 from prn_cli.rasters.pairs import Pairs, Partners, find_images, find_inputs, find_valid_masks, pair_by_stem
-from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, Raster, open_raster
+from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, Raster, check_file, open_raster
 from prn_cli.rasters.scores import ScoreMap, open_scores
 from prn_cli.rasters.writing import (
     MASK_VALUES,
@@ -40,6 +40,7 @@ __all__ = [
     "ScoreMap",
     "band_statistics",
     "can_tell_invalid",
+    "check_file",
     "create_raster",
     "detect_kind",
     "detect_mask_or_kind",

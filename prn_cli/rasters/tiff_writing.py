@@ -69,7 +69,7 @@ def tiff_layout(height: int, width: int, dtype: np.dtype[Any], options: Mapping[
         if "BLOCKXSIZE" in chosen:
             raise UsageError("BLOCKXSIZE with TILED=NO: strips are as wide as the map", hint="leave it out")
         block_width = width
-        rows = max(1, _STRIP_BYTES // (width * dtype.itemsize))
+        rows = min(max(1, _STRIP_BYTES // (width * dtype.itemsize)), 65536)
         block_height = min(_block(chosen, "BLOCKYSIZE", rows, 1), height)
     big = chosen.get("BIGTIFF", "IF_NEEDED")
     if big not in (*_YES_NO, "IF_NEEDED", "IF_SAFER"):

@@ -1,0 +1,122 @@
+"""`--settings FILE.toml`: options kept in a file, for all commands by one mechanism.
+
+The values become the context's default map, so each is read as if it stood on the command line, and what does stand
+there, or in the environment, comes first.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from prn_cli.errors import UsageError
+
+_NOT_IN_A_FILE = {"help", "settings"}
+
+
+def use_settings(context: typer.Context, file: Path | None) -> Path | None:
+    """Option callback: let the values of the file stand in for options that are not given."""
+    if file is None or context.resilient_parsing:
+        return file
+    commands: Mapping[str, Any] = getattr(context.find_root().command, "commands", {})
+    parameters = {name: _parameters(command) for name, command in commands.items() if _takes_settings(command)}
+    values = read_settings(file, str(context.info_name), parameters)
+    context.default_map = {**(context.default_map or {}), **values}
+    return file
+
+
+def from_settings(context: Any, name: str) -> bool:
+    """Whether the parameter of this name got its value from a settings file."""
+    return getattr(context.get_parameter_source(name), "name", None) == "DEFAULT_MAP"
+
+
+def read_settings(file: Path, command: str, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Read the values that a settings file holds for one command.
+
+    Top-level keys are for all commands that know them; a table such as `[refine]` is for one, and comes first. The
+    whole file is checked, so that a slip shows whichever command runs.
+
+    Args:
+        file: the TOML file.
+        command: the command that runs.
+        parameters: of each command, its parameters by key, as `--tile` has the key `tile`.
+
+    Returns:
+        By the parameter's name: text, or a list of text, as the command line would give it.
+
+    Raises:
+        UsageError: not a readable TOML file, or an unknown table, key or type.
+    """
+    import tomllib
+
+    try:
+        document = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", hint="check the path", path=file) from error
+    except UnicodeDecodeError as error:
+        raise UsageError("is not UTF-8 text, expected TOML", hint="save it as UTF-8", path=file) from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"is not TOML: {error}", hint='write lines such as device = "cpu"', path=file) from error
+    everything = {key for known in parameters.values() for key in known}
+    found: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, dict):
+            if name not in parameters:
+                raise _unknown(f"table [{name}]", name, parameters, file)
+            continue
+        key = name.replace("_", "-")
+        if name in parameters:
+            raise UsageError(f"'{name}' has a value, expected a table [{name}]", path=file)
+        if key not in everything:
+            raise _unknown(f"key '{name}'", key, everything, file)
+        for other, known in parameters.items():
+            if key in known:
+                text = _as_given(name, value, known[key], file)
+                if other == command:
+                    found[known[key].name] = text
+    for other, table in document.items():
+        for name, value in table.items() if isinstance(table, dict) else ():
+            key = name.replace("_", "-")
+            if key not in parameters[other]:
+                raise _unknown(f"key '{name}' in [{other}]", key, parameters[other], file)
+            text = _as_given(name, value, parameters[other][key], file)
+            if other == command:
+                found[parameters[other][key].name] = text
+    return found
+
+
+def _takes_settings(command: Any) -> bool:
+    return any("--settings" in parameter.opts for parameter in command.params)
+
+
+def _parameters(command: Any) -> dict[str, Any]:
+    """The command's parameters by key: the long name of an option, the name of an argument."""
+    found = {}
+    for parameter in command.params:
+        long = [name.removeprefix("--") for name in parameter.opts if name.startswith("--")]
+        for key in long or [parameter.name]:
+            if key not in _NOT_IN_A_FILE:
+                found[key] = parameter
+    return found
+
+
+def _as_given(key: str, value: Any, parameter: Any, file: Path) -> str | list[str]:
+    several = parameter.nargs == -1 or bool(getattr(parameter, "multiple", False))
+    values = value if isinstance(value, list) else [value]
+    for one in values:
+        if not isinstance(one, str | int | float):  # bool is an int
+            raise UsageError(f"'{key}' is a {type(one).__name__}, expected text, a number or true or false", path=file)
+    if isinstance(value, list) and not several:
+        raise UsageError(f"'{key}' is a list of {len(value)}, expected one value", path=file)
+    text = [str(one).lower() if isinstance(one, bool) else str(one) for one in values]
+    return text if several else text[0]
+
+
+def _unknown(what: str, name: str, known: Iterable[str], file: Path) -> UsageError:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "keys are long options, such as tile for --tile"
+    return UsageError(f"unknown {what}", hint=hint, path=file)

@@ -1,0 +1,328 @@
+"""In a pipeline, in a job array, before a run, and in a shell that completes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prn_cli.commands import app
+from prn_cli.commands.parts import part_of, select_part
+from prn_cli.manifest import MANIFEST_NAME
+
+PRN = [sys.executable, "-m", "prn_cli"]
+SHELL_PRN = shlex.join(PRN)
+
+
+@pytest.fixture
+def folder(tmp_path, make_onnx, random_logits, monkeypatch) -> Path:
+    """`logits/` with twelve maps, `model.onnx`; the working folder."""
+    make_onnx()
+    (tmp_path / "logits").mkdir()
+    for number in range(12):
+        np.save(tmp_path / "logits" / f"map{number}.npy", random_logits(40, 50, seed=number))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def prn(capsys, *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = app.run([*arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def masks(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("*.png")}
+
+
+def snapshot(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+# --- pipes
+
+
+@pytest.mark.parametrize(("find", "null"), [("-print", ""), ("-print0", "--null")])
+def test_find_to_refine_to_the_next_step(folder, find, null):
+    (folder / "logits" / "map0.npy").rename(folder / "logits" / "a map.npy")
+    step = "import json,sys; [print(json.loads(l)['mask']) for l in sys.stdin]"
+    line = (
+        f"find logits -name '*.npy' {find} | {SHELL_PRN} refine - {null} -o out -w model.onnx --json"
+        f" | {shlex.quote(sys.executable)} -c {shlex.quote(step)}"
+    )
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == sorted(f"out/{name}.png" for name in masks(folder / "out"))
+    assert len(masks(folder / "out")) == 12
+    # No bar where stderr is no terminal: two lines, and no control character.
+    assert len(done.stderr.splitlines()) == 2
+    assert "\r" not in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_a_line_comes_as_soon_as_its_file_is_done(folder, random_logits):
+    np.save(folder / "long.npy", random_logits(3000, 3000))
+    paths = "logits/map0.npy\nlong.npy\n"
+    line = [*PRN, "refine", "-", "-o", "out", "-w", "model.onnx", "-j", "1", "--tta", "--json"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        process.stdin.write(paths)
+        process.stdin.close()
+        first = json.loads(process.stdout.readline())
+        assert first["input"] == "logits/map0.npy"
+        assert process.poll() is None
+        assert (folder / "out" / "map0.png").is_file()
+        assert not (folder / "out" / "long.png").exists()
+        process.terminate()
+
+
+def test_a_reader_that_has_enough_ends_the_run_quietly(folder):
+    line = f"find logits -name '*.npy' | {SHELL_PRN} refine - -o out -w model.onnx --json | head -n 1"
+    done = subprocess.run(["bash", "-c", line + "; echo ${PIPESTATUS[@]}"], capture_output=True, text=True)
+    first, codes = done.stdout.splitlines()
+    assert json.loads(first)["status"] == "refined"
+    assert codes in ("0 141 0", "0 0 0")  # 0 if all lines fit into the pipe before head left
+    assert "Broken pipe" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bar_only_on_a_terminal(folder):
+    pty = pytest.importorskip("pty")
+    reader, writer = pty.openpty()
+    line = [*PRN, "refine", "logits", "-o", "out", "-w", "model.onnx", "--json"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=writer, text=True) as process:
+        os.close(writer)
+        shown = b""
+        while True:
+            try:
+                part = os.read(reader, 1 << 16)
+            except OSError:  # what a terminal whose other end has gone gives on Linux
+                break
+            if not part:
+                break
+            shown += part
+        out = process.stdout.read()
+    os.close(reader)
+    assert process.returncode == 0
+    assert b"\x1b[" in shown
+    assert b"Refining" in shown
+    assert len([json.loads(record) for record in out.splitlines()]) == 12
+
+
+# --- parts
+
+
+@given(st.lists(st.text(min_size=1), unique=True), st.integers(1, 50), st.randoms())
+def test_parts_are_disjoint_complete_and_do_not_depend_on_the_order(names, count, random):
+    parts = [select_part(names, str, count, number) for number in range(count)]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    shuffled = list(names)
+    random.shuffle(shuffled)
+    for number, part in enumerate(parts):
+        assert set(select_part(shuffled, str, count, number)) == set(part)
+        # Nor on what else there is.
+        assert select_part(part[:1], str, count, number) == part[:1]
+
+
+def test_parts_are_about_equal():
+    sizes = np.bincount([part_of(f"tile_{number:05d}", 8) for number in range(8000)], minlength=8)
+    assert sizes.min() > 900
+    assert sizes.max() < 1100
+
+
+def test_a_job_array_does_each_map_once(folder):
+    """The tasks run side by side, as they do in an array, and write into one folder."""
+    tasks = [
+        subprocess.Popen(
+            [*PRN, "refine", "logits", "-o", "out", "-w", "model.onnx", "--num-parts", "3", "--json"],
+            env=os.environ | {"PRN_REFINE_PART_ID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    records = []
+    for task in tasks:
+        out, err = task.communicate()
+        assert task.returncode == 0, err
+        records.append([json.loads(line) for line in out.splitlines()])
+    done = [Path(record["input"]).stem for part in records for record in part]
+    assert sorted(done) == sorted(f"map{number}" for number in range(12))
+    assert all(record["status"] == "refined" for part in records for record in part)
+    assert masks(folder / "out") == set(done)
+    # All of them are in the manifest: a run over the whole has nothing left to do.
+    rest = subprocess.run(
+        [*PRN, "refine", "logits", "-o", "out", "-w", "model.onnx", "--json"], capture_output=True, text=True
+    )
+    assert [json.loads(line)["status"] for line in rest.stdout.splitlines()] == ["kept"] * 12
+
+
+def test_a_part_without_inputs_is_done(folder, capsys):
+    number = 1 - part_of("map0", 2)
+    code, out, err = prn(
+        capsys,
+        *("refine", "logits/map0.npy", "-o", "out", "-w", "model.onnx"),
+        *("--json", "--num-parts", "2", "--part-id", str(number)),
+    )
+    assert (code, out) == (0, "")
+    assert f"part {number} of 2: 0 of 1 inputs" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-parts", "3"], "--num-parts without --part-id"),
+        (["--part-id", "0"], "--part-id without --num-parts"),
+        (["--num-parts", "3", "--part-id", "3"], "expected 0 to 2; parts are counted from 0"),
+        (["--num-parts", "0", "--part-id", "0"], "--num-parts"),
+    ],
+)
+def test_parts_that_cannot_be(folder, capsys, arguments, message):
+    code, _, err = prn(capsys, "refine", "logits", "-o", "out", "-w", "model.onnx", *arguments)
+    assert code == 2
+    assert message in err
+    assert not (folder / "out").exists()
+
+
+# --- dry run
+
+
+def test_a_dry_run_says_what_a_run_would_do_and_why(folder, capsys, random_logits):
+    line = ["refine", "logits", "-o", "out", "-w", "model.onnx", "--json"]
+    before = snapshot(folder)
+    code, out, err = prn(capsys, *line, "--dry-run")
+    plan = [json.loads(record) for record in out.splitlines()]
+    assert code == 0
+    assert len(plan) == 12
+    assert {(entry["status"], entry["why"]) for entry in plan} == {("refine", "no mask yet")}
+    assert plan[0]["mask"] == "out/map0.png"
+    assert "dry run, nothing written: 12 to refine, 0 to keep, 0 to fail" in err
+    assert snapshot(folder) == before
+
+    assert prn(capsys, *line)[0] == 0
+    (folder / "out" / "map1.png").unlink()
+    with (folder / "out" / "map2.png").open("ab") as file:
+        file.write(b"x")
+    np.save(folder / "logits" / "map3.npy", random_logits(41, 50))
+    (folder / "logits" / "map4.npy").write_bytes(b"")
+    before = snapshot(folder)
+    code, out, _ = prn(capsys, *line, "--dry-run")
+    entries = [json.loads(record) for record in out.splitlines()]
+    why = {Path(entry["input"]).stem: (entry["status"], entry["why"]) for entry in entries}
+    assert code == 1
+    assert why["map0"] == ("keep", "made from the same inputs with the same settings")
+    assert why["map1"] == ("refine", "the mask is gone")
+    assert why["map2"] == ("refine", "the mask is not whole, or was changed")
+    assert why["map3"] == ("refine", "other inputs, or changed ones")
+    assert why["map4"] == ("fail", "empty file (0 bytes)")
+    assert snapshot(folder) == before
+
+    code, out, _ = prn(capsys, *line, "--dry-run", "--threshold", "0.7", "--tta")
+    assert "other settings: threshold, tta" in out
+    code, out, _ = prn(capsys, *line, "--dry-run", "--overwrite")
+    assert json.loads(out.splitlines()[0])["why"] == "--overwrite"
+    # The run then does what the plan said.
+    code, out, _ = prn(capsys, *line)
+    done = {Path(record["input"]).stem for record in map(json.loads, out.splitlines()) if record["status"] == "refined"}
+    assert (code, done) == (1, {"map1", "map2", "map3"})
+
+
+def test_a_dry_run_for_people_and_of_one_file(folder, capsys):
+    code, out, _ = prn(capsys, "refine", "logits/map1.npy", "-o", "one.png", "-w", "model.onnx", "--dry-run")
+    assert (code, out) == (0, "refine\tlogits/map1.npy\tone.png\tno mask yet\n")
+    code, out, _ = prn(
+        capsys,
+        *("refine", "logits", "-o", "out", "-w", "model.onnx", "--dry-run"),
+        *("--num-parts", "2", "--part-id", "1"),
+    )
+    listed = {Path(line.split("\t")[1]).stem for line in out.splitlines()}
+    assert listed == {f"map{number}" for number in range(12) if part_of(f"map{number}", 2) == 1}
+    assert not (folder / "out").exists()
+
+
+def test_a_dry_run_of_pseudolabel(folder, capsys):
+    (folder / "labels").mkdir()
+    for path in (folder / "logits").iterdir():
+        np.save(folder / "labels" / path.name, (np.load(path) > 0).astype(np.uint8))
+    before = snapshot(folder)
+    code, out, _ = prn(capsys, "pseudolabel", "--dry-run", "--json")
+    assert code == 0
+    assert {json.loads(line)["status"] for line in out.splitlines()} == {"search"}
+    assert snapshot(folder) == before
+    assert prn(capsys, "pseudolabel", "-q", "--json")[0] == 0
+    code, out, _ = prn(capsys, "pseudolabel", "--dry-run", "--json")
+    assert {json.loads(line)["status"] for line in out.splitlines()} == {"keep"}
+
+
+# --- completion
+
+
+def complete(shell: str, words: str) -> str:
+    """What `prn` answers when a shell asks it to go on from these words."""
+    bash = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    variables = bash if shell == "bash" else {"_TYPER_COMPLETE_ARGS": words}
+    done = subprocess.run(
+        PRN, capture_output=True, text=True, env=os.environ | variables | {"_PRN_COMPLETE": f"complete_{shell}"}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_bash_completes_commands_options_and_choices():
+    assert complete("bash", "prn re").split() == ["refine"]
+    assert complete("bash", "prn refine --num").split() == ["--num-parts"]
+    assert complete("bash", "prn refine --device ").split() == ["auto", "cpu", "cuda"]
+    assert "fast" in complete("bash", "prn refine --weights ").split()
+    assert complete("bash", "prn refine logi").split() == []  # the shell's own file names
+    assert complete("bash", "prn refine --settings none.toml --dry").split() == ["--dry-run"]
+
+
+def test_zsh_completes_with_the_help():
+    found = complete("zsh", "prn refine --dry")
+    assert found.startswith("_arguments")
+    assert '"--dry-run":"List what would be done' in found
+    assert complete("zsh", "prn refine logi").strip() == "_files"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_shell_gets_a_script(shell, tmp_path):
+    done = subprocess.run(
+        [*PRN, "--show-completion", shell],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"_PRN_COMPLETE=complete_{shell}" in done.stdout
+    if shell == "bash":
+        (tmp_path / "script").write_text(done.stdout)
+        subprocess.run(["bash", "-n", "script"], cwd=tmp_path, check=True)
+
+
+def test_completing_is_light(tmp_path):
+    report = tmp_path / "modules"
+    spy = (
+        "import atexit, sys\nfrom prn_cli.commands.app import run\n"
+        f"atexit.register(lambda: print('\\n'.join(sys.modules), file=open({str(report)!r}, 'w')))\nrun([])"
+    )
+    variables = {"_PRN_COMPLETE": "complete_bash", "COMP_WORDS": "prn refine --weights ", "COMP_CWORD": "3"}
+    subprocess.run([sys.executable, "-c", spy], env=os.environ | variables, check=True, capture_output=True)
+    assert not set(report.read_text().split()) & {"torch", "onnxruntime", "tifffile", "PIL", "numpy", "rasterio"}
+
+
+def test_the_manifest_is_of_no_part(folder, capsys):
+    """Tasks that follow one another keep what the others did."""
+    for number in range(2):
+        line = ["refine", "logits", "-o", "out", "-w", "model.onnx", "--num-parts", "2", "--part-id", str(number)]
+        assert prn(capsys, *line)[0] == 0
+    assert len(masks(folder / "out")) == 12
+    assert (folder / "out" / MANIFEST_NAME).read_text().count('"finished"') == 12
