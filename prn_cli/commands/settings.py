@@ -6,7 +6,6 @@ there, or in the environment, comes first.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,6 +116,8 @@ def _as_given(key: str, value: Any, parameter: Any, file: Path) -> str | list[st
 
 
 def _unknown(what: str, name: str, known: Iterable[str], file: Path) -> UsageError:
+    import difflib  # seldom needed
+
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "keys are long options, such as tile for --tile"
     return UsageError(f"unknown {what}", hint=hint, path=file)

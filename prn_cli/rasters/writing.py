@@ -107,9 +107,11 @@ class RasterWriter(ABC):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._start()
-        except OSError as error:
+        except BaseException as error:  # an interrupt, too, may come when the file is there already
             self._discard()
-            raise self._failed(error) from error
+            if isinstance(error, OSError):
+                raise self._failed(error) from error
+            raise
         return self
 
     def __exit__(
