@@ -6,7 +6,7 @@ the records into means over images, pooled figures, and, with a baseline, paired
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Metric:
     lower_is_better: bool = False
 
     def figure(self, records: FloatArray) -> FloatArray:
-        """From records `(..., 70)` to figures `(...)`."""
+        """From records `(..., K)` to figures `(...)`."""
         return self.ratio(records[..., self.counts])
 
 
@@ -72,7 +72,7 @@ class ImageScore:
         height: rows.
         width: columns.
         pixels: how many count: valid in the mask, the label and the baseline.
-        counts: `(70,)` float64, the counts of every family.
+        counts: `(K,)` float64, the counts of every family: K is 70 here, and other tasks have records of their own.
         baseline: the same of the baseline, if there is one.
     """
 
@@ -236,18 +236,24 @@ def cut(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.uint
     return mask
 
 
-def figures(counts: FloatArray) -> dict[str, float]:
-    """Figures of one record `(70,)`, by the name of the metric; NaN where one does not exist."""
-    return {metric.name: float(metric.figure(counts)) for metric in METRICS}
+def figures(counts: FloatArray, metrics: Sequence[Metric] = METRICS) -> dict[str, float]:
+    """Figures of one record `(K,)`, by the name of the metric; NaN where one does not exist."""
+    return {metric.name: float(metric.figure(counts)) for metric in metrics}
 
 
 def summarise(
-    scores: Iterable[ImageScore], *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
+    scores: Iterable[ImageScore],
+    *,
+    metrics: Sequence[Metric] = METRICS,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
 ) -> Summary:
     """Turn the records of a set of images into figures with bootstrap intervals.
 
     Args:
         scores: the records; either all have a baseline, or none.
+        metrics: the figures that are made of them.
         resamples: how many bootstrap resamples are drawn.
         confidence: what share of them the intervals hold, 0 to 1.
         seed: the same seed gives the same intervals.
@@ -262,12 +268,12 @@ def summarise(
     baselines = [record.baseline for record in records if record.baseline is not None]
     if len(baselines) == len(records):
         sets.append(np.stack(baselines))
-    own = [_figures_of_all(counts) for counts in sets]
+    own = [_figures_of_all(counts, metrics) for counts in sets]
 
     def statistic(weights: FloatArray) -> FloatArray:
         """`(R, images)` to `(R, sets and their difference, mean and pooled, metrics)`."""
         result = [
-            np.stack((mean(values, weights), _figures_of_all(pooled(counts, weights))), axis=1)
+            np.stack((mean(values, weights), _figures_of_all(pooled(counts, weights), metrics)), axis=1)
             for values, counts in zip(own, sets, strict=True)
         ]
         return np.stack([*result, result[0] - result[1]] if len(sets) == 2 else result, axis=1)
@@ -279,7 +285,7 @@ def summarise(
             metric.name: Figure(
                 *(Estimate(*(float(bound[kind, position, i]) for bound in bounds)) for kind in range(len(bounds[0])))
             )
-            for i, metric in enumerate(METRICS)
+            for i, metric in enumerate(metrics)
         }
 
     pixels = sum(record.pixels for record in records)
@@ -318,5 +324,5 @@ class _Counter:
         return np.concatenate((region.array(), boundary.array(), error.array()))
 
 
-def _figures_of_all(records: FloatArray) -> FloatArray:
-    return np.stack([metric.figure(records) for metric in METRICS], axis=-1)
+def _figures_of_all(records: FloatArray, metrics: Sequence[Metric]) -> FloatArray:
+    return np.stack([metric.figure(records) for metric in metrics], axis=-1)

@@ -38,6 +38,13 @@ class DeviceChoice(StrEnum):
     cuda = "cuda"
 
 
+class TaskChoice(StrEnum):
+    """What the maps are of."""
+
+    binary = "binary"
+    saliency = "saliency"
+
+
 _INPUT = "Input"
 _OUTPUT = "Output"
 _RUN = "Run"
@@ -177,6 +184,15 @@ Grid = Annotated[
     GridChoice,
     typer.Option(
         "--grid", help="Thresholds a patch may take: the paper's 20, or all its values.", rich_help_panel="Method"
+    ),
+]
+
+Task = Annotated[
+    TaskChoice,
+    typer.Option(
+        "--task",
+        help="binary: masks; saliency: soft maps, and labels that may be grey.",
+        rich_help_panel="Method",
     ),
 ]
 

@@ -36,6 +36,8 @@ from prn_cli.commands.options import (
     Patch,
     Quiet,
     Settings,
+    Task,
+    TaskChoice,
     Threads,
     ValidMask,
     Values,
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from prn_cli.manifest import Manifest
     from prn_cli.metrics.regions import RegionCounts
     from prn_cli.pseudolabels import Cut, Headroom, ThresholdCurve
-    from prn_cli.rasters import BinaryMap, Partners, ScoreMap
+    from prn_cli.rasters import LabelMap, Partners, ScoreMap
 
 _LABELS, _THRESHOLDS = "labels", "thresholds"
 _TIFF = (".tif", ".tiff")
@@ -74,6 +76,7 @@ Out = Annotated[
 class _Run:
     """What is the same for all maps of a run."""
 
+    task: TaskChoice
     patch: int
     grid: Any
     kind: Any
@@ -102,6 +105,7 @@ def pseudolabel(
     logits: OptionalLogits = None,
     labels: Labels = Path("labels"),
     out: Out = Path("pseudolabels"),
+    task: Task = TaskChoice.binary,
     patch: Patch = 64,
     grid: Grid = GridChoice.paper,
     values: Values = "0,255",
@@ -163,6 +167,7 @@ def pseudolabel(
         kind = rasters.detect_kind(paths, nodata=nodata, key=key)
         console.note(f"inputs read as {kind}")
     run = _Run(
+        task,
         patch,
         grid.value,
         kind,
@@ -174,6 +179,7 @@ def pseudolabel(
         mask_values(values),
         options,
         settings={
+            **({} if task is TaskChoice.binary else {"task": task.value}),
             "patch": patch,
             "grid": grid.value,
             "values": values,
@@ -239,14 +245,15 @@ def _why(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> str:
 
 def _work(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
     """Search one map. Its outputs are kept if they are current; the figures are always counted anew."""
-    from prn_cli.rasters import open_label, open_scores
+    from prn_cli.rasters import open_grey_label, open_label, open_scores
 
     started = time.perf_counter()
     valid_mask = run.valid_masks.of(item.path)
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
     kept = not overwrite and manifest.finished(job) is not None
+    open_truth = open_grey_label if run.task is TaskChoice.saliency else open_label
     with (
-        open_label(item.inputs["label"], nodata=run.label_nodata) as label,
+        open_truth(item.inputs["label"], nodata=run.label_nodata) as label,
         open_scores(
             item.path,
             kind=run.kind,
@@ -270,9 +277,7 @@ def _work(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Res
     return result
 
 
-def _search(
-    item: Item, run: _Run, scores: ScoreMap, label: BinaryMap, on_written: Callable[[], None] | None
-) -> _Result:
+def _search(item: Item, run: _Run, scores: ScoreMap, label: LabelMap, on_written: Callable[[], None] | None) -> _Result:
     """Search, write and count one map, some rows of patches at a time.
 
     `on_written` is called just before the outputs take their names; without it, none are written.

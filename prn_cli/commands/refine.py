@@ -36,6 +36,8 @@ from prn_cli.commands.options import (
     PartId,
     Quiet,
     Settings,
+    Task,
+    TaskChoice,
     Threads,
     ValidMask,
     Values,
@@ -170,6 +172,7 @@ class _Run:
     threshold: float
     tile: int
     tta: bool
+    task: TaskChoice
     values: tuple[int, int]
     open_scores: Callable[[Item], ScoreMap]
     options: Mapping[str, str]
@@ -222,6 +225,7 @@ def refine(
     co: CreationOptions = None,
     overwrite: Overwrite = False,
     json: Json = False,
+    task: Task = TaskChoice.binary,
     weights: WeightsName = "fast",
     threshold: Threshold = None,
     tile: Tile = None,
@@ -254,6 +258,8 @@ def refine(
     from prn_cli.weights import find_weights
 
     check_part(num_parts, part_id)
+    if task is TaskChoice.saliency and threshold is not None:
+        raise UsageError("--threshold with --task saliency: soft maps are not cut", hint="leave it out")
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
     single = _is_single_file(inputs, out, format)
     masks = rasters.find_valid_masks(inputs, valid_mask)
@@ -272,7 +278,7 @@ def refine(
         console.note(f"part {part_id} of {num_parts}: {len(items)} of {len(inputs)} inputs")
     options = creation_options(co)
     for item in items[:1]:
-        _check_creation(item, options)
+        _check_creation(item, options, task)
     manifest = None if single else Manifest(out)
     if not overwrite:
         refuse = refuse_existing if manifest is None else manifest.refuse_strangers
@@ -298,10 +304,12 @@ def refine(
         cut_at,
         side,
         tta,
+        task,
         mask_values(values),
         open_scores,
         options,
         settings={
+            **({} if task is TaskChoice.binary else {"task": task.value}),
             "weights": found.sha256,
             "threshold": cut_at,
             "tile": side,
@@ -378,13 +386,19 @@ def _outputs(
     return outputs
 
 
-def _check_creation(item: Item, options: Mapping[str, str]) -> None:
+def _check_creation(item: Item, options: Mapping[str, str], task: TaskChoice) -> None:
     """Find unknown creation options before the work, not in every file."""
     from prn_cli.rasters import create_raster
 
     for role, path in item.outputs.items():
-        dtype = "uint8" if role == "mask" else "float32"
-        create_raster(path, height=1, width=1, dtype=dtype, creation_options=options)
+        create_raster(path, height=1, width=1, **_content(role, task, nodata=None), creation_options=options)
+
+
+def _content(role: str, task: TaskChoice, nodata: int | None) -> dict[str, Any]:
+    """What an output holds, for `create_raster`."""
+    if role == "mask" and task is TaskChoice.binary:
+        return {"dtype": "uint8", "nodata": nodata}
+    return {"dtype": "float32", "nodata": float("nan"), "soft": role == "mask"}
 
 
 def _why(item: Item, run: _Run, manifest: Manifest | None, masks: Partners, *, overwrite: bool) -> str:
@@ -422,7 +436,8 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None] = lambda:
     from prn_cli.rasters import can_tell_invalid, create_raster, mask_nodata
     from prn_cli.refine import cut, refine_rows
 
-    may_be_invalid = can_tell_invalid(item.outputs["mask"], run.values)
+    soft = run.task is TaskChoice.saliency
+    may_be_invalid = soft or can_tell_invalid(item.outputs["mask"], run.values)
     nodata = mask_nodata(run.values)
     written = np.full(256, nodata, np.uint8)
     written[:2] = run.values
@@ -433,8 +448,7 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None] = lambda:
                 path,
                 height=scores.height,
                 width=scores.width,
-                dtype=np.uint8 if role == "mask" else np.float32,
-                nodata=nodata if role == "mask" else np.nan,
+                **_content(role, run.task, nodata),
                 like=scores.raster,
                 creation_options=run.options,
             )
@@ -458,7 +472,7 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None] = lambda:
                     hint="give --values 0,255, or --format tif or png",
                     path=item.path,
                 )
-            writers["mask"].write(written[mask])
+            writers["mask"].write(rows.probabilities if soft else written[mask])
             _write_maps(rows, writers)
         scores.check_valid()
         on_written()

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -34,6 +34,8 @@ from prn_cli.commands.options import (
     Quiet,
     Seed,
     Settings,
+    Task,
+    TaskChoice,
     Threads,
     ValidMask,
     Verbose,
@@ -153,6 +155,7 @@ def score(
     baseline_threshold: BaselineThreshold = 0.5,
     baseline_nodata: BaselineNodata = None,
     baseline_band: BaselineBand = None,
+    task: Task = TaskChoice.binary,
     threshold: Threshold = 0.5,
     buffer: Buffer = 3.0,
     resamples: Resamples = 2000,
@@ -170,7 +173,8 @@ def score(
     Prints the mean over images and the pooled figure of every metric, with 95 % bootstrap intervals over images.
     """
     from prn_cli import rasters
-    from prn_cli.score import ImageCounter, summarise
+    from prn_cli.saliency import score_soft_map
+    from prn_cli.score import ImageCounter
 
     if json and csv_file == "-":
         raise UsageError("--json and --csv - both want stdout", hint="give --csv a file")
@@ -198,6 +202,9 @@ def score(
             return rasters.open_mask(path, nodata=value, valid_mask=valid, key=key)
         return rasters.open_scores(path, kind=what, nodata=value, valid_mask=valid, band=number, key=key)
 
+    def whole(path: Path, what: Any, value: float | None, number: int | None, valid: Path | None) -> Any:
+        return rasters.read_mask_or_scores(path, kind=what, nodata=value, valid_mask=valid, band=number, key=key)[1]
+
     stop = threading.Event()
 
     def work(image: _Image) -> ImageScore:
@@ -206,6 +213,14 @@ def score(
         if baseline is not None and image.baseline is None:
             raise InputError(f"no baseline with this stem in {baseline}", hint="add it, or leave this file out")
         valid = valid_masks.of(image.masks)
+        if task is TaskChoice.saliency:
+            return score_soft_map(
+                whole(image.masks, kind, nodata, band, valid),
+                rasters.read_grey_label(image.label, nodata=label_nodata),
+                baseline=None
+                if image.baseline is None
+                else whole(image.baseline, base_kind, base_nodata, base_band, valid),
+            )
         with ExitStack() as stack:
             label = stack.enter_context(rasters.open_label(image.label, nodata=label_nodata))
             opened: list[BinaryMap | ScoreMap] = []
@@ -233,19 +248,30 @@ def score(
         stop=stop,
     )
     results = [result for _, result in batch.results]
-    summary = summarise(results, resamples=resamples, seed=seed) if results else None
+    figures = _figures_of(task)
+    summary = figures.summarise(results, resamples=resamples, seed=seed) if results else None
     if csv_file is not None:
-        _write_csv(batch, csv_file)
+        _write_csv(batch, csv_file, figures)
     if json:
-        settings = {"input_kind": kind, "threshold": None if kind == "mask" else threshold, "buffer": buffer}
+        settings: dict[str, Any] = {"input_kind": kind}
+        if task is TaskChoice.binary:
+            settings |= {"threshold": None if kind == "mask" else threshold, "buffer": buffer}
+        else:
+            settings["task"] = task.value
         if baseline is not None:
             settings["baseline_input_kind"] = base_kind
-            settings["baseline_threshold"] = None if base_kind == "mask" else baseline_threshold
+            if task is TaskChoice.binary:
+                settings["baseline_threshold"] = None if base_kind == "mask" else baseline_threshold
         order = {str(image.masks): position for position, image in enumerate(images)}
         failures = sorted(batch.failures, key=lambda failure: order[failure[0]])  # threads finish in any order
         console.json_line(_document(summary, settings, failures))
     elif summary is not None and csv_file != "-":
-        _show(summary, _cut(kind, threshold), None if baseline is None else _cut(base_kind, baseline_threshold))
+        _show(
+            summary,
+            figures,
+            _described(kind, threshold, task),
+            None if baseline is None else _described(base_kind, baseline_threshold, task),
+        )
     batch.finish()
 
 
@@ -276,8 +302,37 @@ def _score_rows(
     return counter.score()
 
 
-def _cut(kind: str, threshold: float) -> str:
-    return "masks" if kind == "mask" else f"{kind} cut at {threshold:g}"
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """The figures of a task.
+
+    Attributes:
+        metrics: in the order of the tables.
+        summarise: from the images' records to the figures of the set.
+        aggregates: what of the summary there is to show, each with its heading beside a baseline, and alone.
+        counts: names of the first numbers of an image's record, for people to add up.
+    """
+
+    metrics: Sequence[Metric]
+    summarise: Callable[..., Summary]
+    aggregates: Sequence[tuple[str, str, str]]
+    counts: Sequence[str] = ()
+
+
+def _figures_of(task: TaskChoice) -> _Figures:
+    from prn_cli import saliency, score
+
+    if task is TaskChoice.saliency:
+        means = ("mean", "Mean over images", "Mean over images")
+        return _Figures(saliency.METRICS, saliency.summarise_saliency, [means])
+    ways = [("mean", "Per image (mean)", "Per image"), ("pooled", "All pixels pooled", "Pooled")]
+    return _Figures(score.METRICS, score.summarise, ways, ("tp", "fp", "fn", "tn"))
+
+
+def _described(kind: str, threshold: float, task: TaskChoice) -> str:
+    if kind == "mask":
+        return "masks"
+    return f"{kind} cut at {threshold:g}" if task is TaskChoice.binary else kind
 
 
 def _pair(inputs: Sequence[Path], labels: Path, baseline: Path | None) -> list[_Image]:
@@ -315,24 +370,24 @@ def _finite(estimate: Estimate) -> dict[str, float | None]:
     return {name: round(value, 6) if math.isfinite(value) else None for name, value in estimate._asdict().items()}
 
 
-def _write_csv(batch: Batch[_Image, ImageScore], target: str) -> None:
+def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) -> None:
     """A row an image, in the order of the inputs; an empty cell where a figure does not exist."""
-    from prn_cli.score import METRICS, figures
+    from prn_cli.score import figures
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [metric.name for metric in METRICS]
+    names = [metric.name for metric in task.metrics]
     paired = any(result.baseline is not None for _, result in batch.results)
     writer.writerow(
-        ["file", "label", "height", "width", "pixels", "tp", "fp", "fn", "tn", *names]
+        ["file", "label", "height", "width", "pixels", *task.counts, *names]
         + [f"baseline_{name}" for name in names if paired]
     )
     for image, result in batch.results:
         sets = [result.counts] if result.baseline is None else [result.counts, result.baseline]
-        values = [value for counts in sets for value in figures(counts).values()]
+        values = [value for counts in sets for value in figures(counts, task.metrics).values()]
         writer.writerow(
             [image.masks, image.label, result.height, result.width, result.pixels]
-            + [int(count) for count in result.counts[:4]]
+            + [int(count) for count in result.counts[: len(task.counts)]]
             + [f"{value:.6f}" if math.isfinite(value) else "" for value in values]
         )
     if target == "-":
@@ -352,12 +407,12 @@ def _replace_text(path: Path, text: str) -> None:
         raise OutputError(f"cannot be written: {error.strerror}", hint="choose another --csv", path=path) from error
 
 
-def _show(summary: Summary, masks: str, baseline: str | None) -> None:
+def _show(summary: Summary, task: _Figures, masks: str, baseline: str | None) -> None:
     """Print the table for people: 80 columns, plain ASCII, so that any terminal and pipe can show it."""
     share = f"{summary.confidence:.0%}".replace("%", " %")
     size = f"{summary.images} image{'s' if summary.images > 1 else ''}, {summary.pixels / 1e6:.4g} Mpx counted"
     console.show(f"[bold]{size}[/bold]; {masks}" + (f"; baseline: {baseline}" if baseline else ""))
-    console.show(_table_alone(summary, share) if baseline is None else _table_of_two(summary, share))
+    console.show(_table_alone(summary, task, share) if baseline is None else _table_of_two(summary, task, share))
     if summary.images == 1:
         method = "One image: no intervals."
     else:
@@ -367,25 +422,26 @@ def _show(summary: Summary, masks: str, baseline: str | None) -> None:
     console.show(f"[dim]{method}[/dim]")
 
 
-def _table_alone(summary: Summary, share: str) -> Table:
+def _table_alone(summary: Summary, task: _Figures, share: str) -> Table:
     table = _empty_table()
-    for title in ("Per image", f"{share} interval", "Pooled", f"{share} interval"):
+    for _, _, title in task.aggregates:
         table.add_column(title, justify="right")
-    for metric in _present(summary):
-        cells = [summary.mean[metric.name].masks, summary.pooled[metric.name].masks]
+        table.add_column(f"{share} interval", justify="right")
+    for metric in _present(summary, task):
+        cells = [getattr(summary, part)[metric.name].masks for part, _, _ in task.aggregates]
         table.add_row(_title(metric), *(text for cell in cells for text in (_value(cell), _interval(cell))))
     return table
 
 
-def _table_of_two(summary: Summary, share: str) -> Table:
+def _table_of_two(summary: Summary, task: _Figures, share: str) -> Table:
     table = _empty_table()
     for title in ("Baseline", "Masks", "Change", f"{share} interval"):
         table.add_column(title, justify="right")
     table.add_column("")
-    for heading, part in (("Per image (mean)", summary.mean), ("All pixels pooled", summary.pooled)):
+    for part, heading, _ in task.aggregates:
         table.add_row(f"[bold]{heading}[/bold]")
-        for metric in _present(summary):
-            figure = part[metric.name]
+        for metric in _present(summary, task):
+            figure = getattr(summary, part)[metric.name]
             assert figure.baseline is not None
             assert figure.difference is not None
             verdict = _verdict(figure.difference, metric)
@@ -406,14 +462,14 @@ def _empty_table() -> Table:
     return table
 
 
-def _present(summary: Summary) -> list[Metric]:
+def _present(summary: Summary, task: _Figures) -> list[Metric]:
     """The metrics that exist for these images at all: no calibration error where everything is a mask."""
-    from prn_cli.score import METRICS
+    every = getattr(summary, task.aggregates[-1][0])
 
     def values(figure: Figure) -> list[float]:
         return [estimate.value for estimate in (figure.masks, figure.baseline) if estimate is not None]
 
-    return [metric for metric in METRICS if any(map(math.isfinite, values(summary.pooled[metric.name])))]
+    return [metric for metric in task.metrics if any(map(math.isfinite, values(every[metric.name])))]
 
 
 def _title(metric: Metric) -> str:

@@ -66,6 +66,7 @@ def train(
     validation_labels: Annotated[
         Path | None, _option("--validation-labels", "Folder of their labels. Default: --labels", _DATA)
     ] = None,
+    task: options.Task = options.TaskChoice.binary,
     network: Annotated[
         NetworkChoice, _option("--network", "fast: ours; paper: as published.", _METHOD)
     ] = NetworkChoice.fast,
@@ -200,6 +201,7 @@ def train(
 
     reader = _Reader(
         folder=out,
+        task=task,
         kind=input_kind.value,
         nodata=nodata,
         label_nodata=label_nodata,
@@ -228,6 +230,7 @@ def train(
     processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
     console.note(f"{len(learn)} maps to learn from, {len(hold)} held out ({how}); device {where.type}{processes}")
     conditions = {
+        "task": task.value,
         "device": where.type,
         "threads": thread_count,
         "processes": parallel.size(),
@@ -344,6 +347,7 @@ class _Reader:
     """Reads pairs of files into training maps, by the options of the command line."""
 
     folder: Path
+    task: options.TaskChoice
     kind: Any
     nodata: float | None
     label_nodata: float | None
@@ -404,7 +408,7 @@ class _Reader:
 
         from prn_cli.pixels import IGNORE
         from prn_cli.pseudolabels import apply_thresholds, best_thresholds
-        from prn_cli.rasters import open_scores, read_label
+        from prn_cli.rasters import open_scores, read_grey_label, read_label
 
         with open_scores(
             path,
@@ -415,7 +419,8 @@ class _Reader:
             key=self.key,
         ) as scores:
             logits, probabilities = scores.logits(), scores.probabilities()
-        label = read_label(label_path, nodata=self.label_nodata)
+        read = read_grey_label if self.task is options.TaskChoice.saliency else read_label
+        label = read(label_path, nodata=self.label_nodata)
         if label.shape != logits.shape:
             raise InputError(f"label has shape {label.shape}, its logit map {logits.shape}", path=label_path)
         label[np.isnan(logits)] = IGNORE  # what no base model scored, no network is to answer for

@@ -10,10 +10,11 @@ from prn_cli.probabilities import logit, sigmoid
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, band_statistics, open_image
 from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
-from prn_cli.rasters.labels import BinaryMap, open_label, open_mask, read_label, read_mask_or_scores
+from prn_cli.rasters.labels import BinaryMap, LabelMap, open_label, open_mask, read_label, read_mask_or_scores
 from prn_cli.rasters.pairs import Pairs, Partners, find_images, find_inputs, find_valid_masks, pair_by_stem
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, Raster, check_file, open_raster
 from prn_cli.rasters.scores import ScoreMap, open_scores
+from prn_cli.rasters.truth import open_grey_label, read_grey_label
 from prn_cli.rasters.writing import (
     MASK_VALUES,
     WRITTEN_SUFFIXES,
@@ -32,6 +33,7 @@ __all__ = [
     "BinaryMap",
     "GeoTags",
     "InputKind",
+    "LabelMap",
     "MapImage",
     "Pairs",
     "Partners",
@@ -49,12 +51,14 @@ __all__ = [
     "find_valid_masks",
     "logit",
     "mask_nodata",
+    "open_grey_label",
     "open_image",
     "open_label",
     "open_mask",
     "open_raster",
     "open_scores",
     "pair_by_stem",
+    "read_grey_label",
     "read_label",
     "read_mask_or_scores",
     "sigmoid",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +20,10 @@ from prn_cli.rasters.scores import check_same_size, open_scores, read_valid_mask
 from prn_cli.tiles import Window, row_bands
 
 
-class BinaryMap:
-    """A label or a mask: two values and what to ignore. A context manager.
+class LabelMap(ABC):
+    """A label or a mask: numbers that stand for something, and what to ignore. A context manager.
 
-    What is foreground shows in the whole file alone, so a file bigger than a band of rows is read through once when
+    What they stand for shows in the whole file alone, so a file bigger than a band of rows is read through once when
     it is opened, and once more by its reader.
 
     Attributes:
@@ -31,13 +32,11 @@ class BinaryMap:
         width: columns.
     """
 
-    def __init__(
-        self, raster: Raster, *, nodata: float | None, valid: Raster | None, subject: str, option: str, masks: bool
-    ) -> None:
-        """Look the file through. Closes nothing if that fails.
+    def __init__(self, raster: Raster, *, nodata: float | None, valid: Raster | None) -> None:
+        """Take an open raster, and an open validity mask.
 
         Raises:
-            InputError: see `open_label`.
+            InputError: neither one band nor three.
         """
         self.path = raster.path
         self.height = raster.height
@@ -45,22 +44,13 @@ class BinaryMap:
         self._raster = raster
         self._valid = valid
         self._nodata = nodata
-        self._undeclared: int | None = None
         self._at_hand: tuple[NDArray[Any], NDArray[np.bool_]] | None = None
         if raster.bands not in (1, 3):
             raise _too_many_bands(raster)
-        if raster.nodata == 0 and nodata is None:
-            # Tools that draw labels like to declare 0 as nodata. Ignoring it would leave a label without background.
-            raise InputError(
-                "declares 0 as nodata, but 0 is also the background",
-                hint=f"say {option} nan to count 0 as background, or {option} 0 to ignore it",
-                path=raster.path,
-            )
-        numbers = self._look_through()
-        if masks and raster.dtype == np.uint8:
-            self._undeclared = undeclared_nodata({int(number) for number in numbers})
-            numbers -= {self._undeclared}
-        self._foreground = _foreground(numbers, raster.path, subject, option)
+
+    @abstractmethod
+    def _meaning(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        """What numbers of the file stand for; those of invalid pixels may become anything."""
 
     def _look_through(self) -> set[float]:
         """The numbers of the valid pixels: 0, 1 and 255, and at least some of the others if there are any."""
@@ -75,7 +65,9 @@ class BinaryMap:
                 left -= count
                 if count:
                     numbers.add(number)
-            if left:
+            if left and counted.dtype == np.uint8:
+                numbers.update(np.flatnonzero(np.bincount(counted)).tolist())
+            elif left:
                 numbers.update(np.unique(counted).tolist())
             if len(bands) == 1:
                 self._at_hand = values, valid
@@ -85,7 +77,7 @@ class BinaryMap:
         """Read a window, or all of it.
 
         Returns:
-            `(h, w)` uint8: 0 background, 1 foreground, 255 ignore.
+            `(h, w)` uint8, 255 where the label is to be ignored, or the mask is invalid.
 
         Raises:
             InputError: the file is damaged.
@@ -95,9 +87,7 @@ class BinaryMap:
             values, valid = self._at_hand[0][part], self._at_hand[1][part]
         else:
             values, valid = self._read(window)
-        result: NDArray[np.uint8] = np.asarray(values == self._foreground).view(np.uint8)
-        if self._undeclared is not None:
-            valid = valid & (values != self._undeclared)
+        result = self._meaning(values)
         result[~valid] = IGNORE
         return result
 
@@ -124,6 +114,39 @@ class BinaryMap:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class BinaryMap(LabelMap):
+    """A label or a mask of two values: read as 0 background, 1 foreground."""
+
+    def __init__(
+        self, raster: Raster, *, nodata: float | None, valid: Raster | None, subject: str, option: str, masks: bool
+    ) -> None:
+        """Look the file through. Closes nothing if that fails.
+
+        Raises:
+            InputError: see `open_label`.
+        """
+        super().__init__(raster, nodata=nodata, valid=valid)
+        self._undeclared: int | None = None
+        if raster.nodata == 0 and nodata is None:
+            # Tools that draw labels like to declare 0 as nodata. Ignoring it would leave a label without background.
+            raise InputError(
+                "declares 0 as nodata, but 0 is also the background",
+                hint=f"say {option} nan to count 0 as background, or {option} 0 to ignore it",
+                path=raster.path,
+            )
+        numbers = self._look_through()
+        if masks and raster.dtype == np.uint8:
+            self._undeclared = undeclared_nodata({int(number) for number in numbers})
+            numbers -= {self._undeclared}
+        self._foreground = _foreground(numbers, raster.path, subject, option)
+
+    def _meaning(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        result: NDArray[np.uint8] = np.asarray(values == self._foreground).view(np.uint8)
+        if self._undeclared is not None:
+            result[values == self._undeclared] = IGNORE
+        return result
 
 
 def open_label(path: str | os.PathLike[str], *, nodata: float | None = None, key: str | None = None) -> BinaryMap:
@@ -232,9 +255,7 @@ def read_mask_or_scores(
 
 
 def _too_many_bands(raster: Raster) -> InputError:
-    return InputError(
-        f"{raster.bands} bands, expected one band of two values", hint="save a single-band label", path=raster.path
-    )
+    return InputError(f"{raster.bands} bands, expected one band", hint="save a single-band label", path=raster.path)
 
 
 def _foreground(numbers: set[float], path: Path, subject: str, option: str) -> int:

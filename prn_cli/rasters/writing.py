@@ -156,6 +156,7 @@ def create_raster(
     like: Raster | None = None,
     downscale: int = 1,
     nodata: float | None = None,
+    soft: bool = False,
     creation_options: Mapping[str, str] | None = None,
 ) -> RasterWriter:
     """Create a single-band raster, in the format that the suffix of its path names.
@@ -170,6 +171,8 @@ def create_raster(
         like: raster whose georeferencing a TIFF gets.
         downscale: side in pixels of `like` of one pixel, for maps with a value a patch.
         nodata: value of invalid pixels: tag 42113 in TIFF, the transparent grey value in PNG; npy cannot hold it.
+        soft: the numbers are float32 probabilities, NaN invalid, and may be rounded as the format wants: PNG gets 8-bit
+            grey, 255 for 1, with an alpha channel if there are invalid pixels. Other formats hold them as they are.
         creation_options: for TIFF, as in GDAL: COMPRESS (DEFLATE, LZW, ZSTD, NONE), TILED (YES, NO), BLOCKXSIZE,
             BLOCKYSIZE, PREDICTOR (1, 2, 3), BIGTIFF (YES, NO, IF_NEEDED, IF_SAFER). Other formats pass them over.
 
@@ -190,6 +193,8 @@ def create_raster(
         geo: GeoTags | None = None if like is None or like.geo is None else like.geo.downscaled(downscale)
         return TiffWriter(path, height, width, kind, geo=geo, nodata=nodata, creation_options=creation_options or {})
     if suffix == ".png":
+        if soft:
+            return _SoftPngWriter(path, height, width, kind, None)
         if kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise UsageError(f"PNG cannot hold {kind}, only uint8 and uint16", hint="write .tif or .npy", path=path)
         return _PngWriter(path, height, width, kind, nodata)
@@ -243,6 +248,17 @@ class _PngWriter(RasterWriter):
 
     def _abort(self) -> None:
         self._pixels = np.empty((0, 0), self.dtype)
+
+
+class _SoftPngWriter(_PngWriter):
+    def _finish(self) -> None:
+        from PIL import Image
+
+        invalid = np.isnan(self._pixels)
+        grey = np.rint(np.where(invalid, 0, self._pixels) * 255).astype(np.uint8)
+        if invalid.any():
+            grey = np.stack((grey, np.where(invalid, 0, 255).astype(np.uint8)), axis=-1)
+        Image.fromarray(grey).save(self._temporary, format="PNG")
 
 
 def _sync(path: Path) -> None:
