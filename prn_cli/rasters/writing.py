@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from prn_cli.errors import OutputError, UsageError
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.raster import Raster, holds, reason
+from prn_cli.temporaries import Temporary
 
 WRITTEN_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
 """Suffixes of the files that `create_raster` writes, in lower case."""
@@ -60,13 +61,12 @@ class RasterWriter(ABC):
         self.width = width
         self.dtype = dtype
         self.rows_written = 0
-        # Hidden, and in the same folder: a rename within a file system is atomic, and listings leave it out.
-        name = f".{path.stem[:60]}.{os.getpid()}-{os.urandom(4).hex()}.tmp{path.suffix}"
-        self._temporary = path.with_name(name)
+        self._place = Temporary(path)
+        self._temporary = self._place.name
 
     @abstractmethod
     def _start(self) -> None:
-        """Create the temporary file."""
+        """Open the temporary file, which is there, and empty."""
 
     @abstractmethod
     def _append(self, rows: NDArray[Any]) -> None:
@@ -105,7 +105,7 @@ class RasterWriter(ABC):
         if self.path.is_dir():
             raise OutputError("is a folder, expected a file to write", hint="give another output", path=self.path)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._place.create()
             self._start()
         except BaseException as error:  # an interrupt, too, may come when the file is there already
             self._discard()
@@ -123,8 +123,7 @@ class RasterWriter(ABC):
                 if self.rows_written != self.height:
                     raise ValueError(f"{self.rows_written} rows written of {self.height}")
                 self._finish()
-                _sync(self._temporary)
-                self._temporary.replace(self.path)
+                self._place.replace()
                 done = True
         except OSError as failure:
             raise self._failed(failure) from failure
@@ -134,10 +133,10 @@ class RasterWriter(ABC):
 
     def _discard(self) -> None:
         try:
-            self._abort()
+            with suppress(OSError):  # what is left in a buffer finds the disk as full as before
+                self._abort()
         finally:
-            with suppress(OSError):
-                self._temporary.unlink(missing_ok=True)
+            self._place.discard()
 
     def _failed(self, error: BaseException) -> OutputError:
         return OutputError(
@@ -234,7 +233,6 @@ class _PngWriter(RasterWriter):
         self._nodata = nodata
 
     def _start(self) -> None:
-        self._temporary.touch()  # a folder that cannot be written to shows before the work, not after it
         self._pixels = np.empty((self.height, self.width), self.dtype)
 
     def _append(self, rows: NDArray[Any]) -> None:
@@ -259,11 +257,3 @@ class _SoftPngWriter(_PngWriter):
         if invalid.any():
             grey = np.stack((grey, np.where(invalid, 0, 255).astype(np.uint8)), axis=-1)
         Image.fromarray(grey).save(self._temporary, format="PNG")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

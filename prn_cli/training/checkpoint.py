@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from prn_cli.errors import InputError
+from prn_cli.errors import InputError, OutputError
+from prn_cli.temporaries import write_whole
 from prn_cli.training.loop import Epoch, State
 
 _GROUPS = ("network", "average", "best")
@@ -26,6 +26,9 @@ def save_state(path: Path, state: State, *, fingerprint: str) -> None:
         path: of the file; replaced only when the new one is whole.
         state: to write.
         fingerprint: of the settings and data, which `load_state` compares.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written to.
     """
     tensors: dict[str, Tensor] = {}
     for group in _GROUPS:
@@ -39,10 +42,13 @@ def save_state(path: Path, state: State, *, fingerprint: str) -> None:
         "seconds": state.seconds,
         "history": [asdict(epoch) for epoch in state.history],
     }
-    temporary = path.with_name(f".{path.name}.tmp")
     record["fingerprint"] = fingerprint
-    temporary.write_bytes(save(tensors, metadata={"prn": json.dumps(record)}))
-    os.replace(temporary, path)
+    try:
+        write_whole(path, save(tensors, metadata={"prn": json.dumps(record)}))
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror}", hint="check the folder and the free space", path=path
+        ) from error
 
 
 def load_state(path: Path, *, fingerprint: str) -> State:

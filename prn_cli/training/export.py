@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -18,7 +17,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from prn_cli.errors import MissingExtraError
+from prn_cli.errors import MissingExtraError, OutputError
+from prn_cli.temporaries import write_whole
 from prn_cli.training.networks import Network
 from prn_cli.training.networks.fast import FastNetwork
 
@@ -63,21 +63,24 @@ def export(network: Network, folder: Path, *, stem: str = "model", card: Mapping
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     description = describe(network)
     files = {}
-    for suffix in ("safetensors", "onnx"):
+    # One entry of metadata: the library writes several in an order that changes from run to run.
+    contents = {"safetensors": save(tensors, metadata={"prn": json.dumps(description)}), "onnx": to_onnx(network)}
+    for suffix, content in contents.items():
         path = folder / f"{stem}.{suffix}"
-        temporary = folder / f".{stem}.tmp.{suffix}"
-        if suffix == "safetensors":
-            # One entry of metadata: the library writes several in an order that changes from run to run.
-            temporary.write_bytes(save(tensors, metadata={"prn": json.dumps(description)}))
-        else:
-            temporary.write_bytes(to_onnx(network))
-        files[suffix] = {"file": path.name, "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest()}
-        os.replace(temporary, path)
+        files[suffix] = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+        _write(path, content)
     written = {"files": files, **{key.removeprefix("prn."): value for key, value in description.items()}, **card}
-    temporary = folder / f".{stem}.tmp.json"
-    temporary.write_text(json.dumps(written, indent=2) + "\n")
-    os.replace(temporary, folder / f"{stem}.json")
+    _write(folder / f"{stem}.json", f"{json.dumps(written, indent=2)}\n".encode())
     return written
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror}", hint="check the folder and the free space", path=path
+        ) from error
 
 
 def describe(network: Network) -> dict[str, str]:

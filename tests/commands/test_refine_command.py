@@ -399,7 +399,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_half_done(folder, random_
         np.save(folder / "big" / f"{number}.npy", np.tile(tile, (10, 3)))
     run = process(folder, "big", "-o", "masks", "--tta", "--format", "tif", "--bias", "masks/bias")
     started = time.monotonic()
-    while not list((folder / "masks").glob(".*.tmp.*")) and time.monotonic() - started < 60:
+    while not list((folder / "masks").glob(".*.prn-tmp.*")) and time.monotonic() - started < 60:
         assert run.poll() is None, run.communicate()
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)

@@ -1,0 +1,158 @@
+"""Files that take their name only when they are whole, and the removal of what killed runs left behind.
+
+A temporary file lies beside the file that it will be, hidden, and is locked for as long as its run writes it. The lock
+goes with the process, however that ends and on whichever machine it runs, so an unlocked one is nobody's any more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, which does not let go of open files and needs no locks for it
+    fcntl = None  # type: ignore[assignment]
+
+_NAME = re.compile(r"\..{0,40}\.[0-9a-f]{16}\.prn-(tmp|new)(\.\w{1,12})?", re.DOTALL)
+_STEM = 40  # characters, so that no name grows longer than file systems allow
+_JUST_MADE = 60.0  # seconds: a new one may be about to be locked
+_SURELY_LEFT = 86400.0  # seconds: for file systems without locks
+
+
+class Temporary:
+    """A file on its way.
+
+    Attributes:
+        path: the file that will be there.
+        name: the temporary file, to be written to by its name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # In the same folder: a rename within a file system is atomic. Hidden, so that listings leave it out.
+        start = f".{path.stem[:_STEM]}.{os.urandom(8).hex()}"
+        self.name = path.with_name(f"{start}.prn-tmp{path.suffix}")
+        self._new = path.with_name(f"{start}.prn-new{path.suffix}")
+        self._descriptor: int | None = None
+
+    def create(self) -> None:
+        """Create and lock the temporary file, and its folder if need be.
+
+        Raises:
+            OSError: that cannot be done.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(self._new, flags, 0o666)
+        if fcntl is None:
+            os.close(descriptor)
+        else:
+            self._descriptor = descriptor
+            lock(descriptor, wait=False)
+        os.replace(self._new, self.name)  # what has this name has been locked, see `_is_stale`
+
+    def replace(self) -> None:
+        """Give the finished file its name, in place of what had it.
+
+        Raises:
+            OSError: that cannot be done; the temporary file is still there.
+        """
+        _sync(self.name)
+        os.replace(self.name, self.path)
+        self._release()
+
+    def discard(self) -> None:
+        """Remove the temporary file, if it is there."""
+        with suppress(OSError):
+            self.name.unlink(missing_ok=True)
+        self._release()
+
+    def _release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole, or as it was before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = Temporary(path)
+    try:
+        temporary.create()
+        temporary.name.write_bytes(content)
+        temporary.replace()
+    finally:
+        temporary.discard()
+
+
+def lock(descriptor: int, *, wait: bool) -> bool | None:
+    """Lock a file for this process, until the descriptor is closed.
+
+    Returns:
+        Whether it is locked; False if another process has it and `wait` is off; None if there are no locks here.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def remove_stale(folders: Iterable[Path]) -> int:
+    """Remove the temporary files that runs which were killed left in these folders.
+
+    Only files named as `Temporary` names them are touched, and none that a run still writes: not on this machine, nor,
+    where the file system shares its locks, on another. Without locks, those older than a day go.
+
+    Returns:
+        How many were removed.
+    """
+    removed = 0
+    for folder in set(folders):
+        try:
+            with os.scandir(folder) as entries:
+                found = [(entry.path, match[1]) for entry in entries if (match := _NAME.fullmatch(entry.name))]
+        except OSError:  # not there yet, or not to be listed: nothing to remove
+            continue
+        for path, state in found:
+            with suppress(OSError):
+                if _is_stale(path, was_locked=state == "tmp"):
+                    os.unlink(path)  # noqa: PTH108
+                    removed += 1
+    return removed
+
+
+def _is_stale(path: str, *, was_locked: bool) -> bool:
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        status = os.fstat(descriptor)
+        age = time.time() - status.st_mtime
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        free = lock(descriptor, wait=False)
+        if free is None:
+            return age > _SURELY_LEFT
+        return free and (was_locked or age > _JUST_MADE)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

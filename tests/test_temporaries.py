@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prn_cli.temporaries import Temporary, remove_stale, write_whole
+
+fcntl = pytest.importorskip("fcntl")
+
+# Makes a temporary file, says so, and waits to be killed.
+WRITER = """
+import sys, time
+from pathlib import Path
+from prn_cli.temporaries import Temporary
+temporary = Temporary(Path(sys.argv[1]))
+temporary.create()
+temporary.name.write_bytes(b"half")
+print(temporary.name, flush=True)
+time.sleep(60)
+"""
+
+
+def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
+    path = tmp_path / "map.tif"
+    run = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    name = Path(run.stdout.readline().strip())
+    mine = Temporary(tmp_path / "other.png")
+    mine.create()
+    assert remove_stale([tmp_path, tmp_path, tmp_path / "nowhere"]) == 0
+    assert name.exists()
+    run.kill()
+    run.wait()
+    assert remove_stale([tmp_path]) == 1
+    assert list(tmp_path.iterdir()) == [mine.name]
+    mine.replace()
+    assert list(tmp_path.iterdir()) == [tmp_path / "other.png"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "map.tif",
+        ".map.tif",
+        ".map.123.tmp.tif",
+        "map.0123456789abcdef.prn-tmp.tif",
+        ".map.0123456789abcdeg.prn-tmp.tif",
+        ".map.0123456789abcdef.prn-tmp.tif.bak",
+        ".map.0123456789abcdef.prn-new.tif",  # just made: its run may be about to lock it
+    ],
+)
+def test_what_is_not_ours_stays(tmp_path, name):
+    (tmp_path / name).write_bytes(b"precious")
+    assert remove_stale([tmp_path]) == 0
+    assert (tmp_path / name).read_bytes() == b"precious"
+
+
+def test_links_and_folders_that_are_named_so_stay(tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / ".a.0123456789abcdef.prn-tmp.tif").symlink_to("precious")
+    (tmp_path / ".b.0123456789abcdef.prn-tmp.tif").mkdir()
+    os.mkfifo(tmp_path / ".c.0123456789abcdef.prn-tmp.tif")
+    assert remove_stale([tmp_path]) == 0
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_new_ones_go_when_they_are_old(tmp_path):
+    path = tmp_path / ".map.0123456789abcdef.prn-new.tif"
+    path.touch()
+    os.utime(path, (time.time() - 100,) * 2)
+    assert remove_stale([tmp_path]) == 1
+
+
+def test_names_fit_file_systems_and_may_be_anything(tmp_path):
+    for stem in ("界" * 80, "a\nb", "..", "x" * 250):
+        path = tmp_path / f"{stem}.tif"
+        write_whole(path, b"content")
+        assert path.read_bytes() == b"content"
+        temporary = Temporary(path)
+        temporary.create()
+        os.close(os.dup(temporary._descriptor))
+        temporary._release()
+    assert remove_stale([tmp_path]) == 4
+
+
+def test_write_whole_leaves_the_old_file_when_it_fails(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
+    with pytest.raises(OSError, match="directory"):
+        write_whole(tmp_path / "folder", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
