@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
+import io
+import math
+import operator
+import os
 import threading
 import warnings
 import zipfile
-from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,72 +25,81 @@ warnings.filterwarnings("ignore", "Reading `.npy` or `.npz` file required additi
 
 _NNUNET_KEY = "probabilities"
 _MOST_CHANNELS_LAST = 32
+_LONGEST_HEADER = 10_000  # bytes, as NumPy has it
 
 
 class NpyRaster(Raster):
-    """An array in a `.npy` file of either memory order, read by window."""
+    """An array in a `.npy` file of either memory order, read by window.
+
+    A memory map would end the process if the file is cut while it is read; reading ends in an error.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with ExitStack() as stack:
-            self._file = stack.enter_context(path.open("rb", buffering=0))
-            shape, self._stored, fortran, size = _read_header(self._file, path)
-            _check_shape(shape, path)
-            self._start = self._file.tell()
-            found = path.stat().st_size
-            if found < self._start + size:
-                raise InputError(
-                    f"truncated: {found} bytes, and an array of shape {shape} and type {self._stored} needs "
-                    f"{self._start + size}",
-                    hint="write or copy it again",
-                    path=path,
-                )
-            self.dtype = check_dtype(self._stored, path)
-            try:
-                self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-                order: Literal["C", "F"] = "F" if fortran else "C"
-                array = np.ndarray(shape, self._stored, self._map, self._start, order=order)
-            except (ValueError, OverflowError) as error:
-                raise _broken(path, error) from error
-            stack.pop_all()
-        self._array = _bands_first(array)
+        self._file = path.open("rb", buffering=0)
+        try:
+            self._open()
+        except (ValueError, OverflowError) as error:
+            self._file.close()
+            raise _broken(path, error) from error
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> None:
+        shape, fortran, dtype, size = _read_header(self._file, self.path)
+        _check_shape(shape, self.path)
+        self._start = self._file.tell()
+        found = os.fstat(self._file.fileno()).st_size
+        if found < self._start + size:
+            raise InputError(
+                f"truncated: {found} bytes, and an array of shape {shape} and type {dtype} needs {self._start + size}",
+                hint="write or copy it again",
+                path=self.path,
+            )
+        self.dtype = check_dtype(dtype, self.path)
+        self._stored = dtype
         self._lock = threading.Lock()
-        self.bands, self.height, self.width = self._array.shape
+        # Where each pixel lies, as the strides of a view say it, without the array.
+        steps = list(accumulate([dtype.itemsize, *(shape[:-1] if fortran else shape[:0:-1])], operator.mul))
+        strides = steps if fortran else steps[::-1]
+        view = _bands_first(np.lib.stride_tricks.as_strided(np.empty(0, dtype), shape, strides))
+        self.bands, self.height, self.width = view.shape
+        self._strides = view.strides
 
     def _read(self, window: Window) -> NDArray[Any]:
-        if self._array.strides[2] == self._stored.itemsize:
-            return self._read_rows(window).astype(self.dtype, copy=False)
-        values = np.array(self._array[:, *window.slices], dtype=self.dtype, order="C")
-        if hasattr(mmap, "MADV_DONTNEED"):
-            # What was looked at counts as this process's memory until the map is let go of: here, not at the end.
-            self._map.madvise(mmap.MADV_DONTNEED)
-        return values
+        starts = (0, window.y, window.x)
+        counts = (self.bands, window.height, window.width)
+        sizes = (self.bands, self.height, self.width)
+        # From the axis whose neighbours lie furthest apart to the one whose lie side by side.
+        outer, middle, inner = sorted(range(3), key=lambda axis: (sizes[axis] == 1, self._strides[axis]), reverse=True)
+        result = np.empty((counts[outer], counts[middle], counts[inner]), self._stored)
+        whole = counts[inner] == sizes[inner]
+        first = self._start + sum(start * stride for start, stride in zip(starts, self._strides, strict=True))
+        for i in range(counts[outer]):
+            at = first + i * self._strides[outer]
+            if whole:
+                self._fill(result[i], at)
+                continue
+            for j in range(counts[middle]):
+                self._fill(result[i, j], at + j * self._strides[middle])
+        return np.ascontiguousarray(result.transpose(np.argsort([outer, middle, inner])), self.dtype)
 
-    def _read_rows(self, window: Window) -> NDArray[Any]:
-        """Read rows that lie in the file as they do in the result: faster than the memory map, and takes no more."""
-        result = np.empty((self.bands, window.height, window.width), self._stored)
-        of_band, of_row, _ = self._array.strides
-        whole = window.width == self.width and of_row == self.width * self._stored.itemsize
+    def _fill(self, part: NDArray[Any], offset: int) -> None:
+        """Read the bytes of a contiguous array."""
+        left = part.reshape(-1).view(np.uint8).data
         with self._lock:
-            for band in range(self.bands):
-                at = self._start + band * of_band + window.y * of_row + window.x * self._stored.itemsize
-                parts = [result[band]] if whole else result[band]
-                for number, part in enumerate(parts):
-                    self._fill(part.view(np.uint8).reshape(-1), at + number * of_row)
-        return result
-
-    def _fill(self, target: NDArray[np.uint8], at: int) -> None:
-        self._file.seek(at)
-        done = 0
-        while done < target.size:
-            count = self._file.readinto(target[done:].data)
-            if not count:
-                raise InputError("truncated while it was read", hint="write or copy it again", path=self.path)
-            done += count
+            self._file.seek(offset)
+            while left:
+                count = self._file.readinto(left)
+                if not count:
+                    raise InputError(
+                        "truncated while it was read", hint="run again when it is complete", path=self.path
+                    )
+                left = left[count:]
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._array = np.empty((0, 0, 0), self.dtype)
+        """Close the file."""
         self._file.close()
 
 
@@ -104,7 +116,7 @@ class NpzRaster(Raster):
             with zipfile.ZipFile(path) as archive:
                 self._member = _choose(archive, key, path)
                 with archive.open(self._member) as file:
-                    shape, dtype, _, size = _read_header(file, path)
+                    shape, _, dtype, size = _read_header(file, path)
                     header = file.tell()
                 found = archive.getinfo(self._member).file_size
         except (PrnError, OSError):
@@ -142,20 +154,27 @@ class NpzRaster(Raster):
         self._loaded = None
 
 
-def _read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
-    """Shape, type, whether in Fortran order, and number of bytes of the array whose `.npy` header begins here."""
+def _read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, Fortran order, type and number of bytes of the array whose `.npy` header begins here."""
     try:
         version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-        else:  # written for structured types only
+        if version not in ((1, 0), (2, 0)):  # 3.0 is written for structured types only
             raise InputError(
                 f".npy of version {version[0]}.{version[1]}, expected 1.0 or 2.0",
                 hint="save a float32 array",
                 path=path,
             )
+        length = file.read(2 if version == (1, 0) else 4)
+        size = int.from_bytes(length, "little")
+        if size > _LONGEST_HEADER:
+            raise InputError(
+                f"damaged: a header of {size} bytes, expected at most {_LONGEST_HEADER}",
+                hint="write it again",
+                path=path,
+            )
+        header = io.BytesIO(length + file.read(size))
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(header)
     except InputError:
         raise
     except Exception as error:
@@ -167,10 +186,7 @@ def _read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype
             path=path,
         )
     check_dtype(dtype, path)
-    size = dtype.itemsize
-    for length in shape:
-        size *= length
-    return shape, dtype, fortran, size
+    return shape, fortran, dtype, dtype.itemsize * math.prod(shape)
 
 
 def _choose(archive: zipfile.ZipFile, key: str | None, path: Path) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -161,4 +162,26 @@ def test_damaged_npz(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("note.txt", "no array")
     with pytest.raises(InputError, match="no array in it"):
+        open_raster(path)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_an_error_and_not_the_end(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((300, 400), np.float32))
+    with open_raster(tmp_path / "a.npy") as raster:
+        os.truncate(tmp_path / "a.npy", 200_000)
+        assert raster.read(Window(0, 0, 100, 400)).all()
+        with pytest.raises(InputError, match="truncated while it was read"):
+            raster.read()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_header_of_gigabytes_is_not_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    content = b"\x93NUMPY\x02\x00" + (3 << 30).to_bytes(4, "little") + b" " * 1000
+    if suffix == ".npy":
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.npy", content)
+    with pytest.raises(InputError, match="header of 3221225472 bytes"):
         open_raster(path)
