@@ -3,8 +3,8 @@
 The manifest makes each output traceable, and lets a run that was stopped at any point go on where it stopped: an
 output is done if it is whole and was made from the same inputs with the same settings. It also tells prn's files from
 those of others, which are never written over: a short line, `{"begun": [names]}`, is there before a file takes its
-name, and the entry itself after it. Lines are only ever appended, each in one write; the last entry of an output
-counts, and a torn line is none.
+name, and the entry itself after it. Lines are only ever appended, each in one write and under a lock, so that several
+runs may share a folder; the last entry of an output counts, and a line that is torn or not ours is none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +22,25 @@ from typing import Any
 
 from prn_cli import __version__
 from prn_cli.errors import InputError, OutputError, UsageError
+from prn_cli.temporaries import lock
 
 MANIFEST_NAME = "prn-manifest.jsonl"
+
+_LONGEST_LINE = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells a file from what it was: its number in the file system, size in bytes, modification time in ns."""
+
+    path: Path
+    inode: int
+    size: int
+    mtime_ns: int
+
+    def record(self) -> dict[str, Any]:
+        """What a manifest keeps: files that were copied or moved back are the same, if their time was kept."""
+        return {"path": os.path.abspath(self.path), "size": self.size, "mtime_ns": self.mtime_ns}  # noqa: PTH100
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +48,13 @@ class Job:
     """One file's work: what it reads, how, and what it writes. Made before the work begins.
 
     Attributes:
+        stamps: role → what was known of each input then.
         inputs: role → path, size in bytes and modification time in ns of each file read.
         settings: everything else on which the outputs depend, as JSON has it.
         outputs: role → path of each file written.
     """
 
+    stamps: Mapping[str, Stamp]
     inputs: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
     outputs: Mapping[str, Path]
@@ -53,27 +73,37 @@ class Manifest:
         self._entries: dict[str, dict[str, Any]] = {}
         self._begun: set[str] = set()
         self._lock = threading.Lock()
-        if self.path.exists():
-            self._load()
+        self._load()
 
     def _load(self) -> None:
+        self._entries.clear()
+        self._begun.clear()
         try:
             with self.path.open("rb") as file:
-                for line in file:
-                    try:
-                        entry = json.loads(line)
-                        if "begun" in entry:
-                            self._begun.update(entry["begun"])
-                            continue
-                        names = [output["path"] for output in entry["outputs"].values()]
-                    except (ValueError, KeyError, TypeError, AttributeError):
-                        continue  # torn by a kill, or not ours: what it may have recorded is done again
-                    for name in names:
-                        self._entries[name] = entry
+                while line := file.readline(_LONGEST_LINE):
+                    self._take(line)
+        except (FileNotFoundError, NotADirectoryError):  # `start` makes it, or says why it cannot
+            return
         except OSError as error:
             raise OutputError(
                 f"cannot be read: {error.strerror}", hint="check its permissions, or move it away", path=self.path
             ) from error
+
+    def _take(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            return  # torn by a kill, or not ours: what it may have recorded is done again
+        if not isinstance(entry, dict):
+            return
+        begun, outputs = entry.get("begun"), entry.get("outputs")
+        if isinstance(begun, list):
+            self._begun.update(name for name in begun if isinstance(name, str))
+        elif isinstance(outputs, dict) and isinstance(entry.get("figures"), dict):
+            paths = [output.get("path") for output in outputs.values() if isinstance(output, dict)]
+            names = [path for path in paths if isinstance(path, str)]
+            if len(names) == len(outputs):
+                self._entries.update((name, entry) for name in names)
 
     def job(self, *, inputs: Mapping[str, Path], settings: Mapping[str, Any], outputs: Mapping[str, Path]) -> Job:
         """Note down the inputs as they are now: if one changes during the work, the next run sees that it did.
@@ -86,8 +116,9 @@ class Manifest:
         Raises:
             InputError: an input is not there.
         """
-        stamps = {role: _stamp(path) for role, path in inputs.items()}
-        return Job(stamps, json.loads(json.dumps(settings)), dict(outputs))
+        stamps = stamp_inputs(inputs)
+        records = {role: stamp.record() for role, stamp in stamps.items()}
+        return Job(stamps, records, json.loads(json.dumps(settings)), dict(outputs))
 
     def finished(self, job: Job) -> dict[str, Any] | None:
         """The entry of a job that was done before; None if its outputs are missing, not whole, or made otherwise."""
@@ -131,13 +162,19 @@ class Manifest:
             UsageError: naming the first that is there and not in the manifest.
         """
         for path in outputs:
-            name = self._name(path)
-            if name not in self._entries and name not in self._begun and os.path.lexists(path):
+            if not self._knows(path) and os.path.lexists(path):
+                self._load()  # another run may have begun it since
+                if self._knows(path):
+                    continue
                 raise UsageError(
                     f"is there already, and no {MANIFEST_NAME} says that prn wrote it",
                     hint="choose another folder, or --overwrite",
                     path=path,
                 )
+
+    def _knows(self, path: Path) -> bool:
+        name = self._name(path)
+        return name in self._entries or name in self._begun
 
     def start(self) -> None:
         """Create the folder and, if there is none, an empty manifest, so that what stands in the way shows now.
@@ -148,14 +185,16 @@ class Manifest:
         self._append(b"")
 
     def begin(self, job: Job) -> None:
-        """Note that the outputs of a job are about to take their names.
+        """Check that the inputs are still those of the job, and note that its outputs are about to take their names.
 
         A run that is killed before it can `record` them then leaves no file behind that the next run takes for
         someone else's.
 
         Raises:
+            InputError: an input has changed or vanished since the job was noted down.
             OutputError: the manifest cannot be written.
         """
+        check_unchanged(job.stamps)
         names = [self._name(path) for path in job.outputs.values()]
         self._append(json.dumps({"begun": names}).encode() + b"\n")
         self._begun.update(names)
@@ -201,6 +240,7 @@ class Manifest:
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
+            lock(descriptor, wait=True)  # appending is atomic on local file systems, but not on NFS
             end = os.lseek(descriptor, 0, os.SEEK_END)
             if line and end:
                 os.lseek(descriptor, end - 1, os.SEEK_SET)
@@ -226,13 +266,49 @@ def _differing(before: object, now: Mapping[str, Any]) -> str:
     return f": {', '.join(names)}"
 
 
-def _stamp(path: Path) -> dict[str, Any]:
+def stamp_inputs(inputs: Mapping[str, Path]) -> dict[str, Stamp]:
+    """What is known of files that are about to be read, for `check_unchanged` to compare afterwards.
+
+    Raises:
+        InputError: one is not there.
+    """
+    return {role: _stamp(path) for role, path in inputs.items()}
+
+
+def check_unchanged(stamps: Mapping[str, Stamp]) -> None:
+    """Check, after files were read, that they are still those that they were before.
+
+    Raises:
+        InputError: one has changed or vanished, so that what was read may be a mixture.
+    """
+    for stamp in stamps.values():
+        try:
+            same = _stamp(stamp.path) == stamp
+        except InputError as error:
+            raise InputError("vanished while it was read", hint="run again", path=stamp.path) from error
+        if not same:
+            raise InputError("changed while it was read", hint="run again when it is complete", path=stamp.path)
+
+
+@contextmanager
+def unchanged(*paths: Path | None) -> Iterator[None]:
+    """Check that files stay as they are while they are read. None stands for a file that there is not.
+
+    Raises:
+        InputError: one is not there, or has changed or vanished at the end.
+    """
+    stamps = stamp_inputs({str(path): path for path in paths if path is not None})
+    yield
+    check_unchanged(stamps)
+
+
+def _stamp(path: Path) -> Stamp:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"cannot be read: {reason}".lower(), hint="check the path", path=path) from error
-    return {"path": os.path.abspath(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}  # noqa: PTH100
+    return Stamp(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _size(path: Path) -> int:

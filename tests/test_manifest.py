@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prn_cli.errors import InputError, OutputError, UsageError
-from prn_cli.manifest import MANIFEST_NAME, Manifest, check_outputs
+from prn_cli.manifest import MANIFEST_NAME, Manifest, check_outputs, check_unchanged
 
 SETTINGS = {"threshold": 0.5, "values": [0, 255]}
 
@@ -198,3 +198,57 @@ def test_one_input_may_not_write_two_outputs_to_one_file(tmp_path):
     mask = tmp_path / "out" / "a.tif"
     with pytest.raises(UsageError, match=r"would be written twice for .*a\.tif.*own folder"):
         check_outputs([([tmp_path / "in" / "a.tif"], [mask, mask])])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"outputs": {"mask": {"path": ["a.png"]}}, "figures": {}}',
+        '{"outputs": {"mask": {"path": {}}}, "figures": {}}',
+        '{"outputs": {"mask": {"path": "a.png"}}}',
+        '{"outputs": {"mask": {"path": "a.png"}}, "figures": []}',
+        '{"outputs": [], "figures": {}}',
+        '{"begun": "a.png"}',
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "9" * 10_000,
+        "NaN",
+        '"' + "x" * (3 << 20) + '"',
+        "\ud800",
+    ],
+)
+def test_hostile_lines_neither_stop_a_run_nor_pass_for_entries(folder, source, line):
+    folder.mkdir()
+    (folder / MANIFEST_NAME).write_bytes(line.encode("utf-8", "surrogatepass") + b"\n")
+    (folder / "a.png").write_bytes(b"mask")
+    assert not is_finished(folder, source)
+    with pytest.raises(UsageError, match="already"):
+        Manifest(folder).refuse_strangers([folder / "a.png"])
+    finish(folder, source)
+    assert is_finished(folder, source)
+
+
+def test_what_another_run_has_begun_since_is_no_stranger(folder, source):
+    manifest = Manifest(folder)
+    finish(folder, source)
+    manifest.refuse_strangers([folder / "a.png"])
+
+
+@pytest.mark.parametrize(("change", "cause"), [("touch", "changed"), ("replace", "changed"), ("remove", "vanished")])
+def test_an_input_that_changes_before_its_outputs_are_there_is_an_error(folder, source, change, cause):
+    manifest = Manifest(folder)
+    manifest.start()
+    job = job_of(manifest, source)
+    check_unchanged(job.stamps)
+    if change == "touch":
+        os.utime(source, ns=(1, 1))
+    elif change == "replace":
+        status = source.stat()
+        source.with_name("other").write_bytes(b"wrongs")
+        source.with_name("other").replace(source)
+        os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    else:
+        source.unlink()
+    with pytest.raises(InputError, match=f"{cause} while it was read"):
+        manifest.begin(job)
+    assert (folder / MANIFEST_NAME).read_bytes() == b""

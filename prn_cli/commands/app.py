@@ -7,6 +7,7 @@ Heavy modules are imported inside the commands, so that `prn --help` stays fast.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -108,8 +109,17 @@ def _usage(error: Any) -> int:
     return 2
 
 
+def _stop_cleanly() -> None:
+    """Make a batch system's SIGTERM and a lost terminal's SIGHUP what Ctrl-C is, so that files are cleaned up."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP: so it stays
+            signal.signal(number, signal.default_int_handler)
+
+
 def main() -> None:
     """Entry point of the `prn` command."""
+    _stop_cleanly()
     code = run()
     try:
         sys.stdout.flush()

@@ -135,6 +135,7 @@ def pseudolabel(
     from prn_cli import rasters
     from prn_cli.manifest import Manifest, check_outputs
     from prn_cli.pseudolabels import Headroom
+    from prn_cli.temporaries import remove_stale
 
     inputs = rasters.find_inputs(list(logits or ["logits"]), stdin=sys.stdin, null=null)
     pairs = rasters.pair_by_stem(inputs, labels)
@@ -195,6 +196,7 @@ def pseudolabel(
         show_plan(items, lambda item: _why(item, run, manifest, overwrite=overwrite), verb="search", json=json)
         return
     manifest.start()
+    remove_stale(output.parent for item in items for output in item.outputs.values())
     headroom = Headroom()
     started = time.perf_counter()
     batch = run_batch(
@@ -245,6 +247,7 @@ def _why(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> str:
 
 def _work(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
     """Search one map. Its outputs are kept if they are current; the figures are always counted anew."""
+    from prn_cli.manifest import check_unchanged
     from prn_cli.rasters import open_grey_label, open_label, open_scores
 
     started = time.perf_counter()
@@ -271,7 +274,9 @@ def _work(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Res
                 path=item.inputs["label"],
             )
         result = _search(item, run, scores, label, None if kept else lambda: manifest.begin(job))
-    if not kept:
+    if kept:
+        check_unchanged(job.stamps)
+    else:
         figures = asdict(result.oracle)
         manifest.record(job, seconds=time.perf_counter() - started, figures=figures)
     return result

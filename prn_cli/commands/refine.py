@@ -255,6 +255,7 @@ def refine(
     from prn_cli.manifest import Manifest, check_outputs, refuse_existing
     from prn_cli.refine import check_tile
     from prn_cli.refiners import load_refiner
+    from prn_cli.temporaries import remove_stale
     from prn_cli.weights import find_weights
 
     check_part(num_parts, part_id)
@@ -327,6 +328,7 @@ def refine(
         return
     if manifest is not None:
         manifest.start()
+    remove_stale(output.parent for item in items for output in item.outputs.values())
     started = time.perf_counter()
     batch = run_batch(
         items,
@@ -412,9 +414,12 @@ def _why(item: Item, run: _Run, manifest: Manifest | None, masks: Partners, *, o
 
 def _refine_item(item: Item, run: _Run, manifest: Manifest | None, *, overwrite: bool) -> _Result:
     """Refine one map, unless that was done before."""
+    from prn_cli.manifest import check_unchanged, stamp_inputs
+
     started = time.perf_counter()
     if manifest is None:
-        figures = _refine_file(item, run).as_dict()
+        stamps = stamp_inputs(item.inputs)
+        figures = _refine_file(item, run, on_written=lambda: check_unchanged(stamps)).as_dict()
         return _Result("refined", time.perf_counter() - started, figures)
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
     entry = None if overwrite else manifest.finished(job)
@@ -426,7 +431,7 @@ def _refine_item(item: Item, run: _Run, manifest: Manifest | None, *, overwrite:
     return _Result("refined", seconds, figures)
 
 
-def _refine_file(item: Item, run: _Run, on_written: Callable[[], None] = lambda: None) -> _Figures:
+def _refine_file(item: Item, run: _Run, on_written: Callable[[], None]) -> _Figures:
     """Read, refine and write one map, band by band. Its outputs take their names when all of it is done.
 
     `on_written` is called just before they do.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -173,6 +172,7 @@ def score(
     Prints the mean over images and the pooled figure of every metric, with 95 % bootstrap intervals over images.
     """
     from prn_cli import rasters
+    from prn_cli.manifest import unchanged
     from prn_cli.saliency import score_soft_map
     from prn_cli.score import ImageCounter
 
@@ -238,9 +238,13 @@ def score(
             )
             return _score_rows(counter, label, opened, stop)
 
+    def checked(image: _Image) -> ImageScore:
+        with unchanged(image.masks, image.label, image.baseline, *valid_masks.role(image.masks).values()):
+            return work(image)
+
     batch = run_batch(
         images,
-        work,
+        checked,
         name=lambda image: str(image.masks),
         label="Scoring",
         fail_fast=fail_fast,
@@ -397,13 +401,11 @@ def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) ->
 
 
 def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    from prn_cli.temporaries import write_whole
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"cannot be written: {error.strerror}", hint="choose another --csv", path=path) from error
 
 

@@ -406,21 +406,21 @@ class _Reader:
     ) -> tuple[_Place, _Place, _Place]:
         import numpy as np
 
+        from prn_cli.manifest import unchanged
         from prn_cli.pixels import IGNORE
         from prn_cli.pseudolabels import apply_thresholds, best_thresholds
         from prn_cli.rasters import open_scores, read_grey_label, read_label
 
-        with open_scores(
-            path,
-            kind=kind,
-            nodata=self.nodata,
-            valid_mask=masks.of(path),
-            band=self.band,
-            key=self.key,
-        ) as scores:
+        valid_mask = masks.of(path)
+        with (
+            unchanged(path, label_path, valid_mask),
+            open_scores(
+                path, kind=kind, nodata=self.nodata, valid_mask=valid_mask, band=self.band, key=self.key
+            ) as scores,
+        ):
             logits, probabilities = scores.logits(), scores.probabilities()
-        read = read_grey_label if self.task is options.TaskChoice.saliency else read_label
-        label = read(label_path, nodata=self.label_nodata)
+            read = read_grey_label if self.task is options.TaskChoice.saliency else read_label
+            label = read(label_path, nodata=self.label_nodata)
         if label.shape != logits.shape:
             raise InputError(f"label has shape {label.shape}, its logit map {logits.shape}", path=label_path)
         label[np.isnan(logits)] = IGNORE  # what no base model scored, no network is to answer for
@@ -506,12 +506,15 @@ def _fit(
     from contextlib import ExitStack
     from dataclasses import asdict
 
+    from prn_cli.temporaries import remove_stale, write_whole
     from prn_cli.training import parallel
     from prn_cli.training.checkpoint import load_state, save_state
     from prn_cli.training.loop import base_counts, fit, pooled, steps_per_epoch
     from prn_cli.training.runtime import tensorboard_log
 
     first = parallel.rank() == 0
+    if first:
+        remove_stale([out])
     path, log = out / "state.safetensors", out / "log.jsonl"
     state = load_state(path, fingerprint=fingerprint) if first and resume and path.exists() else None
     state = parallel.agreed(state)
@@ -521,7 +524,11 @@ def _fit(
 
     def write_log(reached: State) -> None:
         # The whole of it, after the state: a kill may come between the two, and the state is what counts.
-        log.write_text("".join(json.dumps(asdict(epoch)) + "\n" for epoch in reached.history))
+        lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in reached.history)
+        try:
+            write_whole(log, lines.encode())
+        except OSError as error:
+            raise OutputError(f"cannot be written: {error.strerror}", hint="check the free space", path=log) from error
 
     history = list(state.history) if state else []
     if first and state is not None:

@@ -1,0 +1,349 @@
+"""Runs that are killed, that meet a full disk, or whose files change under them."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prn_cli.manifest import MANIFEST_NAME
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks are a matter of POSIX")
+
+# Runs command lines in forks of one interpreter that has imported all of it, and kills them at random moments. After
+# each it prints what was recorded as finished, so that the test can see that nothing of that is done again.
+KILLER = """
+import json, os, random, shutil, signal, sys, time
+import onnxruntime, tifffile, PIL.Image
+from prn_cli.commands import app
+import prn_cli.commands.refine, prn_cli.manifest, prn_cli.pseudolabels, prn_cli.rasters.npy, prn_cli.rasters.png
+import prn_cli.rasters.tiff, prn_cli.rasters.tiff_writing, prn_cli.refine, prn_cli.refiners.fast
+import prn_cli.refiners.session, prn_cli.temporaries, prn_cli.weights
+
+line, out, kills, seed = json.loads(sys.argv[1])
+draw = random.Random(seed)
+
+def start():
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(app.run(line))
+    return child
+
+def state():
+    found = {}
+    for folder, _, names in os.walk(out):
+        for name in names:
+            status = os.stat(os.path.join(folder, name))
+            found[os.path.relpath(os.path.join(folder, name), out)] = [status.st_ino, status.st_mtime_ns]
+    recorded = []
+    if size():
+        for text in open(manifest, "rb"):
+            try:
+                recorded += [output["path"] for output in json.loads(text)["outputs"].values()]
+            except (ValueError, KeyError):
+                pass
+    return {"files": found, "recorded": recorded}
+
+def size():
+    return os.path.getsize(manifest) if os.path.exists(manifest) else 0
+
+def done(child, seconds, progress):
+    # Waits for the time or the progress, whichever is longer; says whether the run ended before.
+    until, least = time.monotonic() + seconds, size() + progress
+    while time.monotonic() < until or size() < least:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.0005)
+    return False
+
+manifest = os.path.join(out, "prn-manifest.jsonl")
+began = time.monotonic()
+assert os.waitpid(start(), 0)[1] == 0
+whole = time.monotonic() - began
+killed = 0
+while killed < kills:
+    shutil.rmtree(out)  # a round: start, be killed, start again, until it is done
+    while True:
+        child = start()
+        # At any time while it starts, or anywhere in the work of the next three files or so.
+        moment = (draw.uniform(0, whole / 2), 0) if draw.random() < 0.2 else (0, draw.randint(1, 2000))
+        if done(child, *moment):
+            print(json.dumps({"done": True} | state()), flush=True)
+            break
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        killed += 1
+        print(json.dumps({"done": False} | state()), flush=True)
+        if killed == kills:
+            break
+for folder, _, names in os.walk(out):  # those that were not even locked yet go when they are a minute old
+    for name in names:
+        if ".prn-new" in name:
+            os.utime(os.path.join(folder, name), (time.time() - 100,) * 2)
+assert os.waitpid(start(), 0)[1] == 0
+print(json.dumps({"done": True} | state()), flush=True)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, make_onnx, random_logits, monkeypatch) -> Path:
+    """`logits/` with small maps in three formats, their labels, and `model.onnx`; the working folder."""
+    make_onnx()
+    for name in ("logits", "labels"):
+        (tmp_path / name).mkdir()
+    draw = np.random.default_rng(5)
+    for number in range(12):
+        logits = random_logits(60 + 5 * number, 90, seed=number)
+        label = (logits + draw.standard_normal(logits.shape) > 0).astype(np.uint8)
+        write(tmp_path / "logits" / f"{number}.{('npy', 'tif')[number % 2]}", logits)
+        write(tmp_path / "labels" / f"{number}.png", label)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(path: Path, array: np.ndarray) -> None:
+    from prn_cli.rasters import create_raster
+
+    with create_raster(path, height=array.shape[0], width=array.shape[1], dtype=array.dtype) as writer:
+        writer.write(array)
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder but the manifest, by its name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != MANIFEST_NAME
+    }
+
+
+def prn(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "prn_cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+REFINE = ["refine", "logits", "-w", "model.onnx", "-j", "1", "-q", "--probabilities", "out/p", "-o"]
+PSEUDOLABEL = ["pseudolabel", "--patch", "16", "-j", "2", "-q", "-o"]
+
+
+@pytest.mark.parametrize(("line", "kills"), [(REFINE, 20), (PSEUDOLABEL, 8)], ids=["refine", "pseudolabel"])
+def test_killed_at_random_moments_it_ends_as_if_it_never_was(folder, line, kills):
+    assert prn(*line, "out").returncode == 0
+    unbroken = outputs(folder / "out")
+    shutil.rmtree(folder / "out")
+    setting = json.dumps([[*line, "out"], "out", kills, 11])
+    run = subprocess.run([sys.executable, "-c", KILLER, setting], stdout=subprocess.PIPE, text=True, timeout=200)
+    assert run.returncode == 0
+    states = [json.loads(text) for text in run.stdout.splitlines()]
+    assert sum(not state["done"] for state in states) == kills
+    partly = 0
+    for before, after in pairwise(states):
+        if before["done"]:
+            continue
+        partly += 0 < len(before["recorded"]) < len(unbroken)
+        for name in before["recorded"]:
+            assert after["files"][name] == before["files"][name], f"{name} was finished, and done again"
+    assert partly >= kills // 5, "too few of the kills came while files were being done"
+    assert outputs(folder / "out") == unbroken
+
+
+# Disks
+
+
+def full_after(size: int) -> Callable[[], None]:
+    """Let no file of a process grow beyond so many bytes, as a quota does."""
+
+    def limit() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+def obey_permissions() -> None:
+    """Take from root the right to write where the permissions forbid it."""
+    if os.geteuid() == 0:
+        drop_from_bounding_set, dac_override = 24, 1
+        if ctypes.CDLL(None).prctl(drop_from_bounding_set, dac_override, 0, 0, 0) != 0:
+            os._exit(77)
+
+
+def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
+    assert "Traceback" not in done.stderr
+    return [line for line in done.stderr.splitlines() if line.startswith("prn: error:")]
+
+
+def test_a_file_that_finds_no_space_costs_no_other(folder, random_logits):
+    write(folder / "logits" / "big.npy", random_logits(700, 600))
+    done = prn(*REFINE, "out", preexec_fn=full_after(100_000))
+    assert done.returncode == 1
+    [found, total] = errors(done)
+    assert "out/p/big.npy: cannot be written: file too large" in found
+    assert "1 of 13 failed; the rest is done" in total
+    names = outputs(folder / "out")
+    assert len(names) == 24
+    assert not any("tmp" in name for name in names)
+    assert prn(*REFINE, "out").returncode == 0
+    assert len(outputs(folder / "out")) == 26
+
+
+def test_a_full_file_system_is_a_line_a_file(folder):
+    (folder / "out").mkdir()
+    inside = f"mount -t tmpfs -o size=56k none out && {sys.executable} -m prn_cli " + " ".join([*REFINE, "out"])
+    line = ["unshare", "-rm", "sh", "-c", f"{inside}; code=$?; cp -r out copy; exit $code"]
+    if shutil.which("unshare") is None or subprocess.run([*line[:2], "mount", "-t", "tmpfs", "none", "out"]).returncode:
+        pytest.skip("no file system of its own for this test")
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    found = errors(done)
+    assert 2 <= len(found) <= 13
+    assert all("no space left on device" in text for text in found[:-1]), found
+    assert not any("tmp" in name for name in outputs(folder / "copy"))
+
+
+@pytest.mark.parametrize("line", [REFINE, PSEUDOLABEL], ids=["refine", "pseudolabel"])
+def test_a_folder_that_is_read_only_is_one_line(folder, line):
+    (folder / "out").mkdir(mode=0o555)
+    done = prn(*line, "out", preexec_fn=obey_permissions)
+    if done.returncode == 77:
+        pytest.skip("runs as root, who cannot give up writing everywhere")
+    assert done.returncode == 1
+    [found] = errors(done)
+    assert "prn-manifest.jsonl: cannot be written: permission denied" in found.lower()
+
+
+def test_a_subfolder_that_is_read_only_is_a_line_a_file(folder):
+    (folder / "out" / "p").mkdir(parents=True)
+    (folder / "out" / "p").chmod(0o555)
+    done = prn(*REFINE, "out", preexec_fn=obey_permissions)
+    if done.returncode == 77:
+        pytest.skip("runs as root, who cannot give up writing everywhere")
+    assert done.returncode == 1
+    assert len(errors(done)) == 13
+    assert list(outputs(folder / "out")) == []
+
+
+# Inputs that do not keep still
+
+
+@pytest.fixture
+def meanwhile() -> Iterator[Callable[[Path, Callable[[], object]], None]]:
+    """Do something as soon as a run writes the output of a stem: `meanwhile(out / "stem", work)`."""
+    threads = []
+
+    def start(output: Path, work: Callable[[], object]) -> None:
+        def watch() -> None:
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                if list(output.parent.glob(f".{output.name}.*.prn-tmp*")):
+                    work()
+                    return
+                time.sleep(0.001)
+
+        threads.append(threading.Thread(target=watch))
+        threads[-1].start()
+
+    yield start
+    for thread in threads:
+        thread.join()
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+@pytest.mark.parametrize(
+    ("happens", "cause"),
+    [
+        (lambda path: os.truncate(path, 1000), "truncated while it was read|changed while it was read"),
+        (append, "changed while it was read"),
+        (Path.unlink, "vanished while it was read"),
+        (lambda path: shutil.copy(path, "copy.npy") and os.replace("copy.npy", path), "changed while it was read"),
+    ],
+    ids=["cut", "appended", "removed", "replaced"],
+)
+def test_an_input_that_changes_while_it_is_read_fails_alone(folder, random_logits, meanwhile, happens, cause):
+    from re import search
+
+    big = folder / "logits" / "big.npy"
+    write(big, np.tile(random_logits(600, 600), (2, 1)))
+    meanwhile(folder / "out" / "big", lambda: happens(big))
+    done = prn(*REFINE, "out", "--tta")
+    assert done.returncode == 1
+    [found, total] = errors(done)
+    assert search(f"logits/big.npy: ({cause})", found)
+    assert "1 of 13 failed; the rest is done" in total
+    assert len(outputs(folder / "out")) == 24
+
+
+def test_an_input_that_vanishes_before_its_turn_fails_alone(folder):
+    (folder / "list").write_text("".join(f"logits/{n}.{('npy', 'tif')[n % 2]}\n" for n in range(13)))
+    with (folder / "list").open() as names:
+        done = prn("refine", "-", *REFINE[2:], "out", stdin=names)
+    assert done.returncode == 1
+    [found, _] = errors(done)
+    assert "logits/12.npy" in found
+
+
+# Signals and neighbours
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_batch_system_that_ends_a_run_leaves_nothing_half_done(folder, random_logits, number):
+    write(folder / "logits" / "big.npy", np.tile(random_logits(700, 700), (10, 3)))
+    command = [sys.executable, "-m", "prn_cli", *REFINE, "out", "--tta", "--format", "tif"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not list((folder / "out").glob(".big.*.prn-tmp.*")) and time.monotonic() < until:
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.01)
+    run.send_signal(number)
+    _, error = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "interrupted; what was finished is kept" in error
+    assert "Traceback" not in error
+    assert not any("tmp" in name for name in outputs(folder / "out"))
+
+
+def test_nohup_stays_nohup(folder):
+    code = "import signal, prn_cli.commands.app as a; a._stop_cleanly(); print(signal.getsignal(signal.SIGHUP).name)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+        check=True,
+    )
+    assert done.stdout == "SIG_IGN\n"
+
+
+def test_several_runs_into_one_folder(folder):
+    """Two with the same files, and two with a half each: every file is whole, and every line of the manifest."""
+    names = sorted(str(path) for path in Path("logits").iterdir())
+    shares = [names, names, names[::2], names[1::2]]
+    command = [sys.executable, "-m", "prn_cli", "refine", "-w", "model.onnx", "-q", "-j", "1", "-o", "out"]
+    assert prn(*command[3:-1], "alone", *names).returncode == 0
+    runs = [subprocess.Popen([*command, *share], stderr=subprocess.PIPE, text=True) for share in shares]
+    for run in runs:
+        assert run.communicate(timeout=120)[1] == ""
+        assert run.returncode == 0
+    assert outputs(folder / "out") == outputs(folder / "alone")
+    lines = [json.loads(line) for line in (folder / "out" / MANIFEST_NAME).read_text().splitlines()]
+    assert sum("outputs" in line for line in lines) >= len(names)
+    again = prn(*command[3:], *names, "--json")
+    assert {json.loads(line)["status"] for line in again.stdout.splitlines()} == {"kept"}
