@@ -56,6 +56,21 @@ def check_tile(tile: int, refiner: Refiner) -> None:
         )
 
 
+def check_image(refiner: Refiner, *, given: bool) -> None:
+    """Check that a refiner that takes an image beside the logits gets one, and no other.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if refiner.image_channels and not given:
+        raise UsageError(
+            f"these weights take an image of {refiner.image_channels} bands beside the logits, and there is none",
+            hint="give --images, the folder of the images, or other weights",
+        )
+    if given and not refiner.image_channels:
+        raise UsageError("these weights take no image", hint="leave the image out")
+
+
 def refine_rows(
     read_logits: Callable[[Window], FloatMap],
     height: int,
@@ -67,6 +82,7 @@ def refine_rows(
     batch: int = 1,
     shift: int = 0,
     on_run: Callable[[], None] | None = None,
+    read_image: Callable[[Window], FloatMap] | None = None,
 ) -> Iterator[Rows]:
     """Refine a map of any size.
 
@@ -83,45 +99,60 @@ def refine_rows(
         batch: windows in one run of the network.
         shift: moves the borders of the windows, see `plan_axis`.
         on_run: called before each run of the network; what it raises ends the work.
+        read_image: gives the image of a window, `(refiner.image_channels, h, w)` float32, NaN where invalid; for
+            refiners that take one.
 
     Yields:
         Bands of consecutive rows, from the top, that together are the map.
 
     Raises:
-        UsageError: the tile is too small.
+        UsageError: the tile is too small, or an image is missing or not wanted.
         PrnError: the network failed, or gave numbers that are not finite.
     """
     side = tile or refiner.tile
     check_tile(side, refiner)
+    check_image(refiner, given=read_image is not None)
+
+    def read(window: Window) -> FloatMap:
+        logits = read_logits(window)[np.newaxis]
+        return logits if read_image is None else np.concatenate([logits, read_image(window)])
+
     plans = [
         plan_axis(size, tile=side, halo=refiner.halo, multiple=refiner.multiple, shift=shift)
         for size in (height, width)
     ]
     rows, columns = plans
     below = RowBlender(rows)
-    logits = np.empty((0, width), np.float32)
-    top = bottom = 0  # the rows of the map that `logits` holds
+    planes = np.empty((1 + refiner.image_channels, 0, width), np.float32)  # logits, and the bands of the image
+    top = bottom = 0  # the rows of the map that `planes` holds
     for span in rows.spans:
         fresh = Window(bottom, 0, min(span.end, height) - bottom, width)
-        kept = logits[span.start - top :]
-        logits = np.concatenate([kept, read_logits(fresh)]) if len(kept) else read_logits(fresh)
+        kept = planes[:, span.start - top :]
+        planes = np.concatenate([kept, read(fresh)], axis=1) if kept.shape[1] else read(fresh)
         top, bottom = span.start, fresh.bottom
-        field = below.add(span, _refine_strip(logits, span, columns, refiner, tta=tta, batch=batch, on_run=on_run))
+        field = below.add(span, _refine_strip(planes, span, columns, refiner, tta=tta, batch=batch, on_run=on_run))
         first = span.keep - top
-        base = logits[first : first + len(field)]
+        base = planes[0, first : first + len(field)]
         refined = refiner.refined(base, field)
         _check_finite(base, refined, span.keep)
         yield Rows(span.keep, base, refined)
 
 
 def refine_map(
-    logits: FloatMap, refiner: Refiner, *, tile: int | None = None, tta: bool = False, shift: int = 0
+    logits: FloatMap,
+    refiner: Refiner,
+    *,
+    image: FloatMap | None = None,
+    tile: int | None = None,
+    tta: bool = False,
+    shift: int = 0,
 ) -> FloatMap:
     """Refine a map in memory, see `refine_rows`.
 
     Args:
         logits: `(H, W)` float32, NaN where invalid.
         refiner: the method.
+        image: `(refiner.image_channels, H, W)` float32, NaN where invalid, for refiners that take one.
         tile: side of a window, px; the refiner's own if None.
         tta: test-time augmentation by flips and quarter turns.
         shift: moves the borders of the windows.
@@ -130,7 +161,16 @@ def refine_map(
         Refined logits, `(H, W)` float32, NaN where invalid.
     """
     height, width = logits.shape
-    bands = refine_rows(lambda window: logits[window.slices], height, width, refiner, tile=tile, tta=tta, shift=shift)
+    bands = refine_rows(
+        lambda window: logits[window.slices],
+        height,
+        width,
+        refiner,
+        tile=tile,
+        tta=tta,
+        shift=shift,
+        read_image=None if image is None else lambda window: image[:, *window.slices],
+    )
     return np.concatenate([rows.refined for rows in bands])
 
 
@@ -153,7 +193,7 @@ def cut(refined: FloatMap, threshold: float) -> NDArray[np.uint8]:
 
 
 def _refine_strip(
-    logits: FloatMap,
+    planes: FloatMap,
     span: Span,
     columns: AxisPlan,
     refiner: Refiner,
@@ -176,8 +216,8 @@ def _refine_strip(
         waiting.clear()
 
     for column in columns.spans:
-        window = logits[:, column.start : column.end]
-        if np.isnan(window).all():
+        window = planes[:, :, column.start : column.end]
+        if np.isnan(window[0]).all():
             # Nothing to refine, and no valid pixel in reach of the ramps: borders of mosaics are full of these.
             if waiting:
                 run()
@@ -194,8 +234,8 @@ def _refine_strip(
 
 def _pad(window: FloatMap, height: int, width: int, refiner: Refiner) -> FloatMap:
     """The window with what lies beyond the map, below and to the right, made up."""
-    missing = ((0, height - window.shape[0]), (0, width - window.shape[1]))
-    if missing == ((0, 0), (0, 0)):
+    missing = ((0, 0), (0, height - window.shape[1]), (0, width - window.shape[2]))
+    if missing == ((0, 0), (0, 0), (0, 0)):
         return window
     if refiner.padding == "mirror":
         return np.pad(window, missing, mode="symmetric")
@@ -203,13 +243,16 @@ def _pad(window: FloatMap, height: int, width: int, refiner: Refiner) -> FloatMa
 
 
 def _field(refiner: Refiner, windows: FloatMap, tta: bool) -> FloatMap:
+    def field_of(view: FloatMap) -> FloatMap:
+        return refiner.field(view[:, 0]) if view.shape[1] == 1 else refiner.field(view[:, 0], view[:, 1:])
+
     if not tta:
-        return refiner.field(windows)
-    total = np.zeros(windows.shape, np.float32)
+        return field_of(windows)
+    total = np.zeros(windows[:, 0].shape, np.float32)
     for flipped in (False, True):
         for turns in range(4):
-            view = np.rot90(windows[:, :, ::-1] if flipped else windows, turns, axes=(1, 2))
-            field = np.rot90(refiner.field(np.ascontiguousarray(view)), -turns, axes=(1, 2))
+            view = np.rot90(windows[..., ::-1] if flipped else windows, turns, axes=(2, 3))
+            field = np.rot90(field_of(np.ascontiguousarray(view)), -turns, axes=(1, 2))
             total += field[:, :, ::-1] if flipped else field
     total /= 8
     return total

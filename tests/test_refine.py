@@ -22,6 +22,7 @@ class Pointwise:
     tile = 64
     threshold = 0.5
     padding = "nan"
+    image_channels = 0
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

@@ -102,6 +102,16 @@ ValidMask = Annotated[
         show_default=False,
     ),
 ]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        metavar="DIR",
+        help="Folder of the images that the maps were made from, paired by stem: the refiner sees them, too.",
+        rich_help_panel=_INPUT,
+        show_default=False,
+    ),
+]
 Band = Annotated[
     int | None,
     typer.Option("--bidx", min=1, help="Band (class) of a multi-band map, counted from 1.", rich_help_panel=_INPUT),

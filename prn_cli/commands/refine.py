@@ -24,6 +24,7 @@ from prn_cli.commands.options import (
     DeviceChoice,
     DryRun,
     FailFast,
+    Images,
     InputKind,
     InputKindChoice,
     Json,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.manifest import Manifest
-    from prn_cli.rasters import Partners, RasterWriter, ScoreMap
+    from prn_cli.rasters import MapImage, Partners, RasterWriter, ScoreMap
     from prn_cli.refine import Rows
     from prn_cli.refiners import Refiner
 
@@ -175,6 +176,7 @@ class _Run:
     task: TaskChoice
     values: tuple[int, int]
     open_scores: Callable[[Item], ScoreMap]
+    open_image: Callable[[Item, ScoreMap], MapImage | None]
     options: Mapping[str, str]
     settings: Mapping[str, Any]
     stop: threading.Event = field(default_factory=threading.Event)
@@ -234,6 +236,7 @@ def refine(
     input_kind: InputKind = InputKindChoice.auto,
     nodata: Nodata = None,
     valid_mask: ValidMask = None,
+    images: Images = None,
     band: Band = None,
     key: Key = None,
     device: Device = DeviceChoice.auto,
@@ -253,7 +256,7 @@ def refine(
     """
     from prn_cli import rasters
     from prn_cli.manifest import Manifest, check_outputs, refuse_existing
-    from prn_cli.refine import check_tile
+    from prn_cli.refine import check_image, check_tile
     from prn_cli.refiners import load_refiner
     from prn_cli.temporaries import remove_stale
     from prn_cli.weights import find_weights
@@ -262,12 +265,19 @@ def refine(
     if task is TaskChoice.saliency and threshold is not None:
         raise UsageError("--threshold with --task saliency: soft maps are not cut", hint="leave it out")
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
+    found = find_weights(weights)
+    refiner = load_refiner(found, device=device.value, threads=thread_count(threads))
+    if images is not None and not refiner.image_channels:
+        console.note("the weights take no image: --images is left aside")
+        images = None
+    check_image(refiner, given=images is not None)
+    pictures = rasters.find_images(inputs, images)
     single = _is_single_file(inputs, out, format)
     masks = rasters.find_valid_masks(inputs, valid_mask)
     items = [
         Item(
             path,
-            {"logits": path} | masks.role(path),
+            {"logits": path} | masks.role(path) | pictures.role(path),
             _outputs(path, out, single, format, {"probabilities": probabilities, "bias": bias}),
         )
         for path in inputs
@@ -285,8 +295,6 @@ def refine(
         refuse = refuse_existing if manifest is None else manifest.refuse_strangers
         refuse(output for item in items for output in item.outputs.values())
 
-    found = find_weights(weights)
-    refiner = load_refiner(found, device=device.value, threads=thread_count(threads))
     side = tile or refiner.tile
     check_tile(side, refiner)
     kind: Any = input_kind.value
@@ -299,6 +307,10 @@ def refine(
         mask = masks.of(item.path)
         return rasters.open_scores(item.path, kind=kind, nodata=nodata, valid_mask=mask, band=band, key=key)
 
+    def open_image(item: Item, like: ScoreMap) -> MapImage | None:
+        image = pictures.of(item.path)
+        return None if image is None else rasters.open_image(image, like=like.raster, bands=refiner.image_channels)
+
     cut_at = refiner.threshold if threshold is None else threshold
     run = _Run(
         refiner,
@@ -308,6 +320,7 @@ def refine(
         task,
         mask_values(values),
         open_scores,
+        open_image,
         options,
         settings={
             **({} if task is TaskChoice.binary else {"task": task.value}),
@@ -324,7 +337,12 @@ def refine(
         },
     )
     if dry_run:
-        show_plan(items, lambda item: _why(item, run, manifest, masks, overwrite=overwrite), verb="refine", json=json)
+        show_plan(
+            items,
+            lambda item: _why(item, run, manifest, (masks, pictures), overwrite=overwrite),
+            verb="refine",
+            json=json,
+        )
         return
     if manifest is not None:
         manifest.start()
@@ -403,9 +421,10 @@ def _content(role: str, task: TaskChoice, nodata: int | None) -> dict[str, Any]:
     return {"dtype": "float32", "nodata": float("nan"), "soft": role == "mask"}
 
 
-def _why(item: Item, run: _Run, manifest: Manifest | None, masks: Partners, *, overwrite: bool) -> str:
+def _why(item: Item, run: _Run, manifest: Manifest | None, partners: Sequence[Partners], *, overwrite: bool) -> str:
     """Why `_refine_item` would refine a map; empty if it would keep its outputs."""
-    masks.of(item.path)
+    for kind in partners:
+        kind.of(item.path)
     if manifest is None:
         return "--overwrite" if overwrite else "no mask yet"
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
@@ -458,6 +477,9 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None]) -> _Figu
                 creation_options=run.options,
             )
             writers[role] = stack.enter_context(writer)
+        image = run.open_image(item, scores)
+        if image is not None:
+            stack.enter_context(image)
         figures = _Figures(scores.height, scores.width)
         for rows in refine_rows(
             scores.logits,
@@ -468,6 +490,7 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None]) -> _Figu
             tta=run.tta,
             batch=_WINDOWS_IN_A_RUN[run.refiner.device],
             on_run=run.check_stop,
+            read_image=None if image is None else image.read,
         ):
             mask = cut(rows.refined, run.threshold)
             figures.add(mask, cut(rows.logits, run.threshold))

@@ -43,6 +43,7 @@ def _option(name: str, help: str, panel: str, **more: Any) -> Any:
 def train(
     logits: options.OptionalLogits = None,
     labels: options.Labels = Path("labels"),
+    images: options.Images = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", rich_help_panel="Output")] = Path(
         "run"
     ),
@@ -67,6 +68,9 @@ def train(
         Path | None, _option("--validation-labels", "Folder of their labels. Default: --labels", _DATA)
     ] = None,
     task: options.Task = options.TaskChoice.binary,
+    validation_images: Annotated[
+        Path | None, _option("--validation-images", "Folder of their images. Default: --images", _DATA)
+    ] = None,
     network: Annotated[
         NetworkChoice, _option("--network", "fast: ours; paper: as published.", _METHOD)
     ] = NetworkChoice.fast,
@@ -192,7 +196,10 @@ def train(
         raise UsageError(f"--patch {patch} with --network paper, expected a multiple of 8")
     if keep_level and network is not NetworkChoice.fast:
         raise UsageError("--keep-level is for --network fast")
-    net = build(settings.network, patch=patch, keep_level=keep_level)
+    if images is not None and network is not NetworkChoice.fast:
+        raise UsageError("--images is for --network fast")
+    bands = _image_bands(images)
+    net = build(settings.network, patch=patch, keep_level=keep_level, image_channels=bands)
     if crop % net.multiple:
         raise UsageError(f"--crop {crop}, expected a multiple of {net.multiple} for --network {network.value}")
     if validation_stems is not None and validation_logits is not None:
@@ -206,6 +213,7 @@ def train(
         nodata=nodata,
         label_nodata=label_nodata,
         valid_mask=valid_mask,
+        image_bands=bands,
         band=bidx,
         key=key,
         patch=patch,
@@ -213,10 +221,10 @@ def train(
         threads=thread_count,
         fail_fast=fail_fast,
     )
-    found = reader.read(list(logits or ["logits"]), labels, null=null)
+    found = reader.read(list(logits or ["logits"]), labels, images, null=null)
     failures = found.failures
     if validation_logits is not None:
-        held = reader.read([str(validation_logits)], validation_labels or labels)
+        held = reader.read([str(validation_logits)], validation_labels or labels, validation_images or images)
         both = set(found.paths) & set(held.paths)
         if both:
             raise UsageError(
@@ -241,6 +249,9 @@ def train(
         "valid_mask": None if valid_mask is None else str(valid_mask),
         "bidx": bidx,
     }
+    if images is not None:
+        conditions["images"] = str(images)
+        _see_images(net, learn)
     fingerprint = _fingerprint(learn, hold, settings, conditions)
     parallel.check_same(fingerprint, "maps or options")
     if overwrite and parallel.rank() == 0:
@@ -258,6 +269,22 @@ def train(
     if failures:
         console.error(f"{len(failures)} of {len(failures) + len(learn) + len(hold)} maps could not be used")
         raise typer.Exit(1)
+
+
+def _image_bands(images: Path | None) -> int:
+    """How many bands the images of a folder have; 0 without a folder."""
+    from prn_cli.rasters import common_bands, image_files
+
+    return 0 if images is None else common_bands(image_files(images))
+
+
+def _see_images(net: Network, learn: Sequence[TrainingMap]) -> None:
+    """Give the network the statistics of the images that it learns from."""
+    from prn_cli.rasters import band_statistics
+
+    path = getattr(net, "image_path", None)
+    if path is not None:
+        path.set_statistics(*band_statistics(m.image for m in learn if m.image is not None))
 
 
 def _seconds(text: str) -> float:
@@ -352,6 +379,7 @@ class _Reader:
     nodata: float | None
     label_nodata: float | None
     valid_mask: Path | None
+    image_bands: int
     band: int | None
     key: str | None
     patch: int
@@ -359,11 +387,11 @@ class _Reader:
     threads: int
     fail_fast: bool
 
-    def read(self, arguments: Sequence[str], labels: Path, *, null: bool = False) -> _Set:
+    def read(self, arguments: Sequence[str], labels: Path, images: Path | None, *, null: bool = False) -> _Set:
         """All maps of a set; failures are named and passed over."""
         import sys
 
-        from prn_cli.rasters import detect_kind, find_inputs, find_valid_masks, pair_by_stem
+        from prn_cli.rasters import detect_kind, find_images, find_inputs, find_valid_masks, pair_by_stem
         from prn_cli.training.augment import TrainingMap
 
         inputs = find_inputs(arguments, stdin=sys.stdin, null=null)
@@ -378,10 +406,11 @@ class _Reader:
             kind = detect_kind([path for path, _ in pairs.matched], nodata=self.nodata, key=self.key)
             console.note(f"input kind: {kind}")
         masks = find_valid_masks([path for path, _ in pairs.matched], self.valid_mask)
+        pictures = find_images([path for path, _ in pairs.matched], images)
         store = _Store(self.folder)
         batch = run_batch(
             pairs.matched,
-            lambda pair: self._read_map(*pair, kind=kind, masks=masks, store=store),
+            lambda pair: self._read_map(*pair, kind=kind, masks=masks, pictures=pictures, store=store),
             name=lambda pair: str(pair[0]),
             label="reading",
             fail_fast=self.fail_fast,
@@ -402,18 +431,18 @@ class _Reader:
         )
 
     def _read_map(
-        self, path: Path, label_path: Path, *, kind: Any, masks: Partners, store: _Store
-    ) -> tuple[_Place, _Place, _Place]:
+        self, path: Path, label_path: Path, *, kind: Any, masks: Partners, pictures: Partners, store: _Store
+    ) -> tuple[_Place, ...]:
         import numpy as np
 
         from prn_cli.manifest import unchanged
         from prn_cli.pixels import IGNORE
         from prn_cli.pseudolabels import apply_thresholds, best_thresholds
-        from prn_cli.rasters import open_scores, read_grey_label, read_label
+        from prn_cli.rasters import open_image, open_scores, read_grey_label, read_label
 
-        valid_mask = masks.of(path)
+        valid_mask, picture = masks.of(path), pictures.of(path)
         with (
-            unchanged(path, label_path, valid_mask),
+            unchanged(path, label_path, valid_mask, picture),
             open_scores(
                 path, kind=kind, nodata=self.nodata, valid_mask=valid_mask, band=self.band, key=self.key
             ) as scores,
@@ -421,6 +450,10 @@ class _Reader:
             logits, probabilities = scores.logits(), scores.probabilities()
             read = read_grey_label if self.task is options.TaskChoice.saliency else read_label
             label = read(label_path, nodata=self.label_nodata)
+            image = None
+            if picture is not None:
+                with open_image(picture, like=scores.raster, bands=self.image_bands) as opened:
+                    image = opened.read()
         if label.shape != logits.shape:
             raise InputError(f"label has shape {label.shape}, its logit map {logits.shape}", path=label_path)
         label[np.isnan(logits)] = IGNORE  # what no base model scored, no network is to answer for
@@ -429,7 +462,7 @@ class _Reader:
         thresholds = best_thresholds(probabilities, label, patch=self.patch, grid=self.grid)
         pseudo = apply_thresholds(probabilities, thresholds, patch=self.patch)
         pseudo[label == IGNORE] = IGNORE
-        return store.put(logits), store.put(label), store.put(pseudo)
+        return tuple(store.put(array) for array in (logits, label, pseudo, image) if array is not None)
 
 
 @dataclass(frozen=True)
@@ -485,8 +518,9 @@ def _fingerprint(
     for role, maps in (("learn", learn), ("hold", hold)):
         for training_map in maps:
             digest.update(f"{role} {training_map.name} {training_map.label.shape}".encode())
-            for array in (training_map.logits, training_map.label, training_map.pseudo):
-                digest.update(array.tobytes())
+            for array in (training_map.logits, training_map.label, training_map.pseudo, training_map.image):
+                if array is not None:
+                    digest.update(array.tobytes())
     return digest.hexdigest()
 
 

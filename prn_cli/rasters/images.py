@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,15 +71,11 @@ class MapImage:
         width: columns of the map.
     """
 
-    def __init__(self, raster: Raster, rows: _Axis, columns: _Axis, height: int, width: int) -> None:
+    def __init__(self, raster: Raster, rows: _Axis, columns: _Axis, height: int, width: int, bands: int) -> None:
         self.path = raster.path
-        self.height, self.width = height, width
+        self.height, self.width, self.bands = height, width, bands
         self._raster = raster
         self._rows, self._columns = rows, columns
-        if raster.palette is not None and raster.bands == 1:
-            self.bands = 3
-        else:
-            self.bands = raster.bands - raster.alpha_last
 
     def read(self, window: Window | None = None) -> NDArray[np.float32]:
         """Read the image under a window of the map.
@@ -124,17 +121,9 @@ class MapImage:
                 # A pixel that is mostly nodata is nodata; the others are made of what is valid in them.
                 share = np.where(seen >= 0.5, seen, 0)
             with np.errstate(divide="ignore", invalid="ignore"):
+                # A grey image of one band fills all.
                 result[:, first : first + count] = np.where(share > 0, part / share if not whole else part, np.nan)
         return result
-
-    def sample(self) -> NDArray[np.float32]:
-        """Valid pixels spread over the map, `(bands, n)` float32, for statistics."""
-        step = max(math.ceil(math.sqrt(self.height * self.width / _SAMPLE_PIXELS)), 1)
-        parts = []
-        for y in range(step // 2, self.height, step):
-            row = self.read(Window(y, 0, 1, self.width))[:, 0, step // 2 :: step]
-            parts.append(row[:, np.isfinite(row).all(axis=0)])
-        return np.concatenate(parts, axis=1)
 
     def _colours(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """`(bands, h, w)` numbers of the image's own pixels, and `(h, w)` where they are valid."""
@@ -173,6 +162,7 @@ def open_image(
     *,
     like: Raster | None = None,
     shape: tuple[int, int] | None = None,
+    bands: int | None = None,
 ) -> MapImage:
     """Open an image: 8-bit PNG and JPEG, 16-bit PNG, TIFF and NumPy arrays of any type and number of bands.
 
@@ -184,6 +174,7 @@ def open_image(
             system, the georeference says where the image lies; pixels need not coincide, nor be of one size.
             Otherwise both are taken to cover the same ground, and the image is resampled to the map's size.
         shape: rows and columns to resample to, in place of a map; neither: the image's own.
+        bands: how many there must be; a grey image of one band stands for as many equal ones. None: its own.
 
     Returns:
         The open image; use it in a `with` statement.
@@ -194,6 +185,9 @@ def open_image(
     path = Path(path)
     raster = _open(path)
     try:
+        found = _bands(raster)
+        if bands is not None and found not in (1, bands):
+            raise InputError(f"image of {found} bands, expected {bands}", hint="give images of one kind", path=path)
         if like is None:
             height, width = shape or (raster.height, raster.width)
             rows, columns = (
@@ -205,20 +199,42 @@ def open_image(
     except BaseException:
         raster.close()
         raise
-    return MapImage(raster, rows, columns, height, width)
+    return MapImage(raster, rows, columns, height, width, bands or found)
 
 
-def band_statistics(samples: Iterable[NDArray[np.float32]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def common_bands(paths: Iterable[str | os.PathLike[str]]) -> int:
+    """How many bands the images of a set have: the most common number but 1, since grey ones may be among others.
+
+    Files that cannot be read are passed over: they fail on their own when their turn comes.
+
+    Raises:
+        InputError: none can be read.
+    """
+    counts: Counter[int] = Counter()
+    failure: InputError | None = None
+    for path in paths:
+        try:
+            with _open(Path(path)) as raster:
+                counts[_bands(raster)] += 1
+        except InputError as error:
+            failure = failure or error
+    if not counts:
+        raise failure or InputError("no images", hint="name files or folders")
+    coloured = Counter({bands: count for bands, count in counts.items() if bands > 1})
+    return (coloured or counts).most_common(1)[0][0]
+
+
+def band_statistics(images: Iterable[NDArray[np.float32]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Centre and spread of each band over a set of images, hardly moved by a few stray numbers.
 
     Args:
-        samples: `(bands, n)` valid pixels of each image, see `MapImage.sample`.
+        images: `(bands, H, W)` float32 each, NaN where invalid; pixels on a grid over each are looked at.
 
     Returns:
         By band the median, and the standard deviation of a normal distribution with the same 2nd and 98th
         percentiles; 1 for a band of one value.
     """
-    pixels = np.concatenate(list(samples), axis=1).astype(np.float64)
+    pixels = np.concatenate([_spread_pixels(image) for image in images], axis=1).astype(np.float64)
     if not pixels.shape[1]:
         return (0.0,) * len(pixels), (1.0,) * len(pixels)
     low, centre, high = np.percentile(pixels, [2, 50, 98], axis=1)
@@ -227,6 +243,18 @@ def band_statistics(samples: Iterable[NDArray[np.float32]]) -> tuple[tuple[float
     spread[spread <= _FEWEST_SPREADS * np.abs(centre)] = 1.0
     spread[spread == 0] = 1.0
     return tuple(centre.astype(np.float32).tolist()), tuple(spread.astype(np.float32).tolist())
+
+
+def _spread_pixels(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Valid pixels on a grid over the image, `(bands, n)`."""
+    bands, height, width = image.shape
+    step = max(math.ceil(math.sqrt(height * width / _SAMPLE_PIXELS)), 1)
+    pixels = image[:, step // 2 :: step, step // 2 :: step].reshape(bands, -1)
+    return pixels[:, np.isfinite(pixels).all(axis=0)]
+
+
+def _bands(raster: Raster) -> int:
+    return 3 if raster.palette is not None and raster.bands == 1 else raster.bands - raster.alpha_last
 
 
 def _open(path: Path) -> Raster:

@@ -81,6 +81,21 @@ def find_images(inputs: Sequence[Path], folder: str | os.PathLike[str] | None) -
     return _find_partners(Partners("image", "image"), inputs, folder, IMAGE_SUFFIXES)
 
 
+def image_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """All images of a folder, by name; or the file itself, if it is one.
+
+    Raises:
+        InputError: the folder is missing or has none.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        return [folder]
+    found = _raster_files(folder, IMAGE_SUFFIXES)
+    if not found:
+        raise InputError("holds no images", hint=f"expected {' '.join(IMAGE_SUFFIXES)}", path=folder)
+    return found
+
+
 def _find_partners(
     kind: Partners, inputs: Sequence[Path], folder: str | os.PathLike[str] | None, suffixes: Sequence[str]
 ) -> Partners:

@@ -33,6 +33,7 @@ class Refiner(Protocol):
         tile: default side of a window, px.
         threshold: probability above which a refined pixel is foreground.
         padding: what surrounds the map where a window reaches beyond it: NaN, or the map mirrored.
+        image_channels: bands of the image that it takes beside the logits; 0 if it takes none.
     """
 
     name: str
@@ -42,12 +43,14 @@ class Refiner(Protocol):
     tile: int
     threshold: float
     padding: Literal["nan", "mirror"]
+    image_channels: int
 
-    def field(self, logits: FloatMap) -> FloatMap:
+    def field(self, logits: FloatMap, image: FloatMap | None = None) -> FloatMap:
         """What the method makes of windows, finite everywhere.
 
         Args:
             logits: `(N, h, w)`, NaN where invalid; h and w are multiples of `multiple`.
+            image: `(N, image_channels, h, w)`, the file's numbers, NaN where invalid; None if there are no channels.
 
         Returns:
             `(N, h, w)`, smooth enough to be averaged with a neighbouring window's.

@@ -19,8 +19,9 @@ class FastRefiner:
     padding: Literal["nan", "mirror"] = "nan"
 
     def __init__(self, session: Session) -> None:
-        """Wrap a session whose model maps `logits` to `bias`, both (N, 1, H, W) float32."""
-        session.expect(["logits"], ["bias"])
+        """Wrap a session whose model maps `logits` (N, 1, H, W), and `image` (N, C, H, W), to `bias`, all float32."""
+        self.image_channels = session.number("prn.image_channels", least=0, default=0)
+        session.expect(["logits", "image"] if self.image_channels else ["logits"], ["bias"])
         self._session = session
         self.device = session.device
         self.multiple = session.number("prn.multiple", least=1)
@@ -28,9 +29,10 @@ class FastRefiner:
         self.tile = session.number("prn.tile", least=1)
         self.threshold = session.probability("prn.threshold", default=0.5)
 
-    def field(self, logits: FloatMap) -> FloatMap:
-        """The bias of `(N, h, w)` logits."""
-        return self._session.run(["bias"], {"logits": logits[:, np.newaxis]})[0][:, 0]
+    def field(self, logits: FloatMap, image: FloatMap | None = None) -> FloatMap:
+        """The bias of `(N, h, w)` logits, and an `(N, C, h, w)` image for weights that take one."""
+        inputs = {"logits": logits[:, np.newaxis]} | ({} if image is None else {"image": image})
+        return self._session.run(["bias"], inputs)[0][:, 0]
 
     def refined(self, logits: FloatMap, field: FloatMap) -> FloatMap:
         """Logits and bias, added."""

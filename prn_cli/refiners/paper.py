@@ -18,6 +18,7 @@ class PaperRefiner:
 
     name = "paper"
     padding: Literal["nan", "mirror"] = "mirror"
+    image_channels = 0
 
     def __init__(self, session: Session) -> None:
         """Wrap a session that maps `probabilities` to `global` and, but for `p0`, `local`: (N, 1, H, W) float32."""
@@ -30,7 +31,7 @@ class PaperRefiner:
         self.tile = session.number("prn.tile", least=1)
         self.threshold = session.probability("prn.threshold", default=0.5)
 
-    def field(self, logits: FloatMap) -> FloatMap:
+    def field(self, logits: FloatMap, image: FloatMap | None = None) -> FloatMap:  # noqa: ARG002
         """The fused probabilities of `(N, h, w)` logits."""
         probabilities = sigmoid(logits)
         probabilities[np.isnan(logits)] = 0

@@ -105,13 +105,13 @@ class Session:
                 path=self.path,
             ) from error
 
-    def number(self, key: str, *, least: int) -> int:
+    def number(self, key: str, *, least: int, default: int | None = None) -> int:
         """A whole number from the metadata.
 
         Raises:
             WeightsError: it is missing, no whole number, or below `least`.
         """
-        text = self.metadata.get(key, "nothing")
+        text = self.metadata.get(key, "nothing" if default is None else str(default))
         try:
             value = int(text)
         except ValueError:

@@ -13,12 +13,16 @@ from prn_cli.pixels import IGNORE
 
 @dataclass(frozen=True)
 class TrainingMap:
-    """One labelled map: logits (H, W) float32, NaN invalid; label and pseudo-label (H, W) uint8, 0, 1, 255 ignore."""
+    """One labelled map: logits (H, W) float32, NaN invalid; label and pseudo-label (H, W) uint8, 0, 1, 255 ignore.
+
+    And its image, (C, H, W) float32, NaN invalid, if there is one.
+    """
 
     name: str
     logits: NDArray[np.float32]
     label: NDArray[np.uint8]
     pseudo: NDArray[np.uint8]
+    image: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Jitter:
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops, each (N, 1, S, S)."""
+    """Crops, each (N, 1, S, S), and with images logits of (N, 1 + C, S, S): the image's bands follow the logits."""
 
     logits: NDArray[np.float32]
     label: NDArray[np.uint8]
@@ -54,11 +58,11 @@ def draw_batch(
     chosen = random.choice(len(maps), size=count, p=roots / roots.sum())
     crops = [_draw_crop(maps[index], side, random) for index in chosen]
     logits = np.stack([crop[0] for crop in crops])
-    shape = (count, 1, 1)
+    shape = (count, 1, 1, 1)
     scale = np.exp(jitter.scale * random.standard_normal(shape))
     shift = jitter.shift * random.standard_normal(shape)
     return Batch(
-        logits=(logits * scale + shift).astype(np.float32)[:, None],
+        logits=np.concatenate([(logits[:, :1] * scale + shift).astype(np.float32), logits[:, 1:]], axis=1),
         label=np.stack([crop[1] for crop in crops])[:, None],
         pseudo=np.stack([crop[2] for crop in crops])[:, None],
     )
@@ -73,15 +77,17 @@ def _draw_crop(
     turns, flip = int(random.integers(4)), bool(random.integers(2))
 
     def cut(plane: NDArray[np.generic], fill: float) -> NDArray[np.generic]:
-        window = plane[y : y + side, x : x + side]
-        missing = (side - window.shape[0], side - window.shape[1])
+        window = plane[..., y : y + side, x : x + side]
+        missing = (side - window.shape[-2], side - window.shape[-1])
         if any(missing):
-            window = np.pad(window, ((0, missing[0]), (0, missing[1])), constant_values=fill)
-        window = np.rot90(window, turns)
-        return window[:, ::-1] if flip else window
+            beside = ((0, 0),) * (window.ndim - 2)
+            window = np.pad(window, (*beside, (0, missing[0]), (0, missing[1])), constant_values=fill)
+        window = np.rot90(window, turns, axes=(-2, -1))
+        return window[..., ::-1] if flip else window
 
+    logits = cut(source.logits[np.newaxis], np.nan)
     return (  # type: ignore[return-value]
-        cut(source.logits, np.nan),
+        logits if source.image is None else np.concatenate([logits, cut(source.image, np.nan)]),
         cut(source.label, IGNORE),
         cut(source.pseudo, IGNORE),
     )

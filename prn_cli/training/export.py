@@ -32,8 +32,8 @@ class _Bias(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, logits: Tensor) -> Tensor:
-        return self.network.bias(logits)
+    def forward(self, *planes: Tensor) -> Tensor:
+        return self.network.bias(planes[0] if len(planes) == 1 else torch.cat(planes, 1))
 
 
 class _Probabilities(nn.Module):
@@ -86,7 +86,7 @@ def _write(path: Path, content: bytes) -> None:
 def describe(network: Network) -> dict[str, str]:
     """What a refiner must know of a network, as the metadata of its files."""
     fast = isinstance(network, FastNetwork)
-    return {
+    described = {
         "prn.format": "1",
         "prn.network": network.name,
         "prn.multiple": str(network.multiple),
@@ -97,6 +97,15 @@ def describe(network: Network) -> dict[str, str]:
         "prn.keep_level": str(int(isinstance(network, FastNetwork) and network.keep_level)),
         "prn.threshold": "0.5",
     }
+    if isinstance(network, FastNetwork) and network.image_path is not None:
+        described["prn.image_channels"] = str(network.image_channels)
+        described["prn.image_mean"] = _numbers(network.image_path.centre)
+        described["prn.image_std"] = _numbers(network.image_path.spread)
+    return described
+
+
+def _numbers(values: Tensor) -> str:
+    return " ".join(f"{value:.9g}" for value in values.flatten().tolist())
 
 
 def to_onnx(network: Network) -> bytes:
@@ -113,19 +122,22 @@ def to_onnx(network: Network) -> bytes:
     fast = isinstance(network, FastNetwork)
     module = (_Bias(network) if isinstance(network, FastNetwork) else _Probabilities(network)).eval()
     side = 2 * network.multiple
-    example = torch.zeros(2, 1, side, 2 * side)
+    examples = [torch.zeros(2, 1, side, 2 * side)]
     outputs = ["bias"] if fast else ["global", "local"][: 1 + bool(network.patch)]
-    name = "logits" if fast else "probabilities"
+    names = ["logits" if fast else "probabilities"]
+    if isinstance(network, FastNetwork) and network.image_channels:
+        names.append("image")
+        examples.append(torch.zeros(2, network.image_channels, side, 2 * side))
     axes = {0: "n", 2: "h", 3: "w"}
     with _silence(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         torch.onnx.export(
             module,
-            (example,),
+            tuple(examples),
             path,
-            input_names=[name],
+            input_names=names,
             output_names=outputs,
-            dynamic_axes=dict.fromkeys([name, *outputs], axes),
+            dynamic_axes=dict.fromkeys([*names, *outputs], axes),
             opset_version=OPSET,
             dynamo=False,
         )

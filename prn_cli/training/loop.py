@@ -188,8 +188,8 @@ def fit(
 def _loss(network: Network, weights: LossWeights, device: torch.device) -> Callable[[Batch], Tensor]:
     """The loss of a batch; where several processes train, each runs the network on its rows of it."""
 
-    def loss(logits: Tensor, pseudo: Tensor, target: Tensor) -> Tensor:
-        pred = [parallel.whole(path) for path in network.supervised(logits)]
+    def loss(planes: Tensor, pseudo: Tensor, target: Tensor) -> Tensor:
+        pred = [parallel.whole(path) for path in network.supervised(planes)]
         return joint_loss(pred=pred, pseudo=pseudo, target=target, weights=weights)
 
     shared = parallel.data_parallel(network, loss)
@@ -233,7 +233,9 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def evaluate(network: Network, maps: Sequence[TrainingMap], device: torch.device | None = None) -> list[RegionCounts]:
     """Counts of each map's refined mask, cut at 0.5, by the road that `prn refine` takes."""
     refiner = NetworkRefiner(network, device or torch.device("cpu"))
-    counts = [count_regions(cut(refine_map(m.logits, refiner), 0.5), m.label) for m in parallel.share(maps)]
+    counts = [
+        count_regions(cut(refine_map(m.logits, refiner, image=m.image), 0.5), m.label) for m in parallel.share(maps)
+    ]
     return parallel.collect(counts, len(maps))
 
 

@@ -30,12 +30,17 @@ class NetworkRefiner:
         self.adds = isinstance(network, FastNetwork)
         self.name, self.device = network.name, device.type
         self.multiple, self.halo, self.tile = network.multiple, network.halo, network.tile
+        self.image_channels = network.image_channels if isinstance(network, FastNetwork) else 0
         self.padding: Literal["nan", "mirror"] = "nan" if self.adds else "mirror"
 
     @torch.no_grad()
-    def field(self, logits: FloatMap) -> FloatMap:
-        """(N, h, w) logits → the bias map of `fast`, or the fused probabilities of `paper`."""
-        windows = torch.from_numpy(np.ascontiguousarray(logits))[:, None].to(self.where)
+    def field(self, logits: FloatMap, image: FloatMap | None = None) -> FloatMap:
+        """The field of (N, h, w) logits and, for a network that takes one, an (N, C, h, w) image.
+
+        It is the bias map of `fast`, or the fused probabilities of `paper`.
+        """
+        planes = logits[:, np.newaxis] if image is None else np.concatenate([logits[:, np.newaxis], image], axis=1)
+        windows = torch.from_numpy(np.ascontiguousarray(planes)).to(self.where)
         if isinstance(self.network, FastNetwork):
             field = self.network.bias(windows)
         else:

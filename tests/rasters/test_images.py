@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 from rasterio.warp import Resampling, reproject
 
 from prn_cli.errors import InputError
-from prn_cli.rasters import band_statistics, find_images, open_image, open_raster
+from prn_cli.rasters import band_statistics, common_bands, find_images, open_image, open_raster
 from prn_cli.tiles import Window
 
 RANDOM = np.random.default_rng(5)
@@ -222,26 +222,31 @@ def test_a_shrunken_pixel_is_made_of_what_is_valid_in_it(tmp_path: Path) -> None
 
 
 def test_statistics_are_hardly_moved_by_stray_numbers() -> None:
-    normal = RANDOM.normal((100, -3), (20, 0.5), (20000, 2)).T.astype(np.float32)
+    normal = RANDOM.normal((100, -3), (20, 0.5), (150, 140, 2)).transpose(2, 0, 1).astype(np.float32)
     stray = normal.copy()
-    stray[0, :50] = 65535
-    for samples in ([normal], [stray], [normal[:, :999], normal[:, 999:]]):
-        centre, spread = band_statistics(samples)
+    stray[0, 0, :50] = 65535
+    stray[:, 7] = np.nan
+    for images in ([normal], [stray], [normal[:, :99], normal[:, 99:]]):
+        centre, spread = band_statistics(images)
         np.testing.assert_allclose(centre, (100, -3), rtol=0.01)
         np.testing.assert_allclose(spread, (20, 0.5), rtol=0.05)
-    assert band_statistics([np.full((1, 9), 5, np.float32)]) == ((5.0,), (1.0,))
-    assert band_statistics([np.empty((2, 0), np.float32)]) == ((0.0, 0.0), (1.0, 1.0))
-    assert band_statistics([np.array([[0] * 99 + [10]], np.float32)])[1][0] > 0
+    assert band_statistics([np.full((1, 3, 3), 5, np.float32)]) == ((5.0,), (1.0,))
+    assert band_statistics([np.full((2, 3, 3), np.nan, np.float32)]) == ((0.0, 0.0), (1.0, 1.0))
+    assert band_statistics([np.eye(40, dtype=np.float32)[np.newaxis] > 0.5])[1][0] > 0
 
 
-def test_samples_are_spread_and_valid(tmp_path: Path) -> None:
-    values = np.broadcast_to(np.arange(700, dtype=np.float32), (1, 600, 700)).copy()
-    values[:, :100] = np.nan
-    with open_image(write_tiff(tmp_path / "a.tif", values)) as image:
-        sample = image.sample()
-    assert np.isfinite(sample).all()
-    assert 10_000 < sample.size < 1 << 17
-    np.testing.assert_allclose(sample.mean(), 349.5, atol=5)
+def test_grey_images_among_coloured_ones(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    for name in "bcd":
+        Image.fromarray(RGB[..., 1]).save(tmp_path / f"{name}.png")
+    (tmp_path / "e.png").write_bytes(b"?")
+    assert common_bands(sorted(tmp_path.iterdir())) == 3
+    assert common_bands([tmp_path / "b.png"]) == 1
+    with pytest.raises(InputError, match="not a PNG"):
+        common_bands([tmp_path / "e.png"])
+    np.testing.assert_array_equal(read(tmp_path / "b.png", bands=3), [RGB[..., 1]] * 3)
+    with pytest.raises(InputError, match="image of 3 bands, expected 4"):
+        open_image(tmp_path / "a.png", bands=4)
 
 
 def test_damaged_and_missing(tmp_path: Path) -> None:

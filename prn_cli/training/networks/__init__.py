@@ -10,19 +10,20 @@ from prn_cli.training.networks.paper import PaperNetwork
 Network = FastNetwork | PaperNetwork
 
 
-def build(name: str, *, patch: int = 64, keep_level: bool = False) -> Network:
+def build(name: str, *, patch: int = 64, keep_level: bool = False, image_channels: int = 0) -> Network:
     """An untrained network.
 
     Args:
         name: `fast` or `paper`.
         patch: side of the patches of `paper`'s local decoder, px; `fast` has none of a fixed size.
         keep_level: of `fast`, see there.
+        image_channels: of `fast`, see there.
 
     Raises:
         KeyError: for another name.
     """
     builders: dict[str, Callable[[], Network]] = {
-        "fast": lambda: FastNetwork(keep_level=keep_level),
+        "fast": lambda: FastNetwork(keep_level=keep_level, image_channels=image_channels),
         "paper": lambda: PaperNetwork(patch),
     }
     return builders[name]()
@@ -37,5 +38,9 @@ def from_description(description: Mapping[str, str]) -> Network:
     """
     name = description["prn.network"]
     if name == "fast":
-        return FastNetwork(int(description["prn.width"]), keep_level=description["prn.keep_level"] == "1")
+        return FastNetwork(
+            int(description["prn.width"]),
+            keep_level=description["prn.keep_level"] == "1",
+            image_channels=int(description.get("prn.image_channels", "0")),
+        )
     return build(name, patch=int(description["prn.patch"]))

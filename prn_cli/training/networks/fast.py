@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prn_cli.training.networks.image import ImagePath
+
 STRIDE = 4
 """Pixels a side that the stem folds into channels."""
 DEPTH = 3
@@ -78,11 +80,14 @@ class BilinearUp(nn.Module):
 class FastNetwork(nn.Module):
     """(N, 1, H, W) logits, NaN invalid, H and W multiples of 16 → a bias map of the same shape.
 
+    With an image, its bands follow the logits: (N, 1 + C, H, W), NaN invalid in either.
+
     Args:
         width: channels at 1/4 of the resolution; doubled at 1/8 and at 1/16.
         keep_level: take the bias's own mean over 272 px out of it, so that it moves scores against their
             neighbourhood and never the neighbourhood as a whole. How high a base model's scores run overall is a
             matter of that model and that scene; weights that are to carry over must not have learned it.
+        image_channels: bands of an image that the network sees beside the logits; 0 for none.
     """
 
     name = "fast"
@@ -90,7 +95,7 @@ class FastNetwork(nn.Module):
     halo = 128
     tile = 1024
 
-    def __init__(self, width: int = 32, *, keep_level: bool = False) -> None:
+    def __init__(self, width: int = 32, *, keep_level: bool = False, image_channels: int = 0) -> None:
         super().__init__()
         self.width, self.keep_level = width, keep_level
         widths = [width * 2**level for level in range(DEPTH)]
@@ -108,14 +113,27 @@ class FastNetwork(nn.Module):
         for head in (self.global_head, self.local_head):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+        # Last, so that all else begins with the weights that it has without an image.
+        self.image_path = ImagePath(image_channels, width) if image_channels else None
 
-    def biases(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1, H, W) logits → the global and the local bias map, each (N, 1, H, W)."""
+    @property
+    def image_channels(self) -> int:
+        """Bands of the image that it takes; 0 for none."""
+        return 0 if self.image_path is None else len(self.image_path.centre)
+
+    def _logits(self, planes: Tensor) -> Tensor:
+        return planes if self.image_path is None else planes[:, :1]
+
+    def biases(self, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1 + C, H, W) logits and image → the global and the local bias map, each (N, 1, H, W)."""
+        logits = self._logits(planes)
         folded = F.pixel_unshuffle(logits, STRIDE)
         valid = ~torch.isnan(folded)
         weight = valid.to(logits.dtype)
         clean = torch.where(valid, folded, torch.zeros_like(folded)).clamp(-12, 12)
         x = self.stem(torch.cat([clean / 4, torch.tanh(clean / 2), weight], 1))
+        if self.image_path is not None:
+            x = x + self.image_path(planes[:, 1:])
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(self.down[level - 1](x) if level else x)
@@ -140,16 +158,17 @@ class FastNetwork(nn.Module):
         level_of_pixels: Tensor = self.to_pixels(level)
         return bias - level_of_pixels
 
-    def supervised(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1, H, W) base logits → refined logits after the global path alone, and after both."""
-        smooth, fine = self.biases(logits)
+    def supervised(self, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1 + C, H, W) base logits and image → refined logits after the global path alone, and after both."""
+        smooth, fine = self.biases(planes)
+        logits = self._logits(planes)
         return logits + smooth, logits + smooth + fine
 
-    def bias(self, logits: Tensor) -> Tensor:
-        """(N, 1, H, W) base logits → the bias map, finite everywhere."""
-        smooth, fine = self.biases(logits)
+    def bias(self, planes: Tensor) -> Tensor:
+        """(N, 1 + C, H, W) base logits and image → the bias map, (N, 1, H, W), finite everywhere."""
+        smooth, fine = self.biases(planes)
         return smooth + fine
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """(N, 1, H, W) base logits, NaN invalid → refined logits, NaN where the input is."""
-        return logits + self.bias(logits)
+    def forward(self, planes: Tensor) -> Tensor:
+        """(N, 1 + C, H, W) base logits and image, NaN invalid → refined logits, NaN where the base logits are."""
+        return self._logits(planes) + self.bias(planes)
