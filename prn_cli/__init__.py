@@ -10,6 +10,7 @@ The modules, in the order in which data passes through them:
 - `refiners`: one file a method, run by onnxruntime
 - `blend`, `refine`: windows put back together; logits to a mask
 - `metrics`, `score`: masks against labels, with intervals
+- `classes`, `multiclass`: a softmax as binary maps and back; every class refined and scored
 - `saliency`: soft maps against labels
 - `commands`: the command line
 """

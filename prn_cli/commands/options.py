@@ -43,6 +43,7 @@ class TaskChoice(StrEnum):
 
     binary = "binary"
     saliency = "saliency"
+    multiclass = "multiclass"
 
 
 _INPUT = "Input"
@@ -201,8 +202,28 @@ Task = Annotated[
     TaskChoice,
     typer.Option(
         "--task",
-        help="binary: masks; saliency: soft maps, and labels that may be grey.",
+        help="binary: masks; saliency: soft maps, and labels that may be grey; multiclass: maps of class numbers.",
         rich_help_panel="Method",
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="NAMES",
+        help="Names of the classes of --task multiclass, separated by commas.",
+        rich_help_panel="Method",
+        show_default="their numbers",
+    ),
+]
+PaletteFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--palette",
+        metavar="FILE",
+        help="Colours of the classes: a PNG or TIFF with a palette, or a text file of NUMBER RED GREEN BLUE NAME.",
+        rich_help_panel=_OUTPUT,
+        show_default=False,
     ),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from prn_cli.commands import console
 from prn_cli.commands.batch import Batch, Item, run_batch
 from prn_cli.commands.options import (
     Band,
+    Classes,
     CreationOptions,
     Device,
     DeviceChoice,
@@ -34,6 +35,7 @@ from prn_cli.commands.options import (
     Null,
     NumParts,
     Overwrite,
+    PaletteFile,
     PartId,
     Quiet,
     Settings,
@@ -57,9 +59,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.manifest import Manifest
+    from prn_cli.multiclass import ClassRows
     from prn_cli.rasters import MapImage, Partners, RasterWriter, ScoreMap
     from prn_cli.refine import Rows
     from prn_cli.refiners import Refiner
+    from prn_cli.tiles import Window
 
 _OUTPUT = "Output"
 _METHOD = "Method"
@@ -174,6 +178,8 @@ class _Run:
     tile: int
     tta: bool
     task: TaskChoice
+    classes: Sequence[str]
+    palette: NDArray[np.uint8] | None
     values: tuple[int, int]
     open_scores: Callable[[Item], ScoreMap]
     open_image: Callable[[Item, ScoreMap], MapImage | None]
@@ -189,25 +195,30 @@ class _Run:
 
 @dataclass(slots=True)
 class _Figures:
-    """Counts of pixels over the finished rows."""
+    """Counts of pixels over the finished rows; `pixels` by class."""
 
     height: int
     width: int
-    valid: int = 0
-    foreground: int = 0
+    classes: Sequence[str]
     changed: int = 0
+    pixels: list[int] = field(default_factory=list)
 
     def add(self, mask: NDArray[np.uint8], base: NDArray[np.uint8]) -> None:
-        """Count rows of a refined and a base mask, uint8 0/1/255."""
+        """Count rows of a refined and a base mask, uint8, 255 invalid."""
         import numpy as np
 
-        self.valid += mask.size - int(np.count_nonzero(mask == IGNORE))
-        self.foreground += int(np.count_nonzero(mask == 1))
+        found = np.bincount(mask[mask != IGNORE], minlength=max(len(self.classes), 2)).tolist()
+        self.pixels = [a + b for a, b in zip(self.pixels, found, strict=True)] if self.pixels else found
         self.changed += int(np.count_nonzero(mask != base))
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         """For the manifest and for JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        figures: dict[str, Any] = {"height": self.height, "width": self.width, "valid": sum(self.pixels)}
+        if self.classes:
+            figures["classes"] = dict(zip(self.classes, self.pixels, strict=True))
+        else:
+            figures["foreground"] = self.pixels[1]
+        return figures | {"changed": self.changed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +235,12 @@ def refine(
     bias: BiasOut = None,
     format: Format = FormatChoice.auto,
     values: Values = "0,255",
+    palette_file: PaletteFile = None,
     co: CreationOptions = None,
     overwrite: Overwrite = False,
     json: Json = False,
     task: Task = TaskChoice.binary,
+    classes: Classes = None,
     weights: WeightsName = "fast",
     threshold: Threshold = None,
     tile: Tile = None,
@@ -262,8 +275,7 @@ def refine(
     from prn_cli.weights import find_weights
 
     check_part(num_parts, part_id)
-    if task is TaskChoice.saliency and threshold is not None:
-        raise UsageError("--threshold with --task saliency: soft maps are not cut", hint="leave it out")
+    _check_task(task, threshold=threshold, values=values, band=band, classes=classes, palette=palette_file)
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
     found = find_weights(weights)
     refiner = load_refiner(found, device=device.value, threads=thread_count(threads))
@@ -274,11 +286,17 @@ def refine(
     pictures = rasters.find_images(inputs, images)
     single = _is_single_file(inputs, out, format)
     masks = rasters.find_valid_masks(inputs, valid_mask)
+    names: list[str] = []
+    palette = None if palette_file is None else rasters.read_palette(palette_file)
+    more = {"probabilities": probabilities, "bias": bias}
+    if task is TaskChoice.multiclass:
+        names = rasters.class_names(rasters.count_bands(inputs, key=key), classes, palette)
+        more = {f"{role}/{name}": place and place / name for role, place in more.items() for name in names}
     items = [
         Item(
             path,
             {"logits": path} | masks.role(path) | pictures.role(path),
-            _outputs(path, out, single, format, {"probabilities": probabilities, "bias": bias}),
+            _outputs(path, out, single, format, more),
         )
         for path in inputs
     ]
@@ -305,6 +323,8 @@ def refine(
 
     def open_scores(item: Item) -> ScoreMap:
         mask = masks.of(item.path)
+        if task is TaskChoice.multiclass:
+            return rasters.open_class_scores(item.path, kind=kind, nodata=nodata, valid_mask=mask, key=key)
         return rasters.open_scores(item.path, kind=kind, nodata=nodata, valid_mask=mask, band=band, key=key)
 
     def open_image(item: Item, like: ScoreMap) -> MapImage | None:
@@ -318,12 +338,16 @@ def refine(
         side,
         tta,
         task,
+        names,
+        None if palette is None else palette.colours,
         mask_values(values),
         open_scores,
         open_image,
         options,
         settings={
             **({} if task is TaskChoice.binary else {"task": task.value}),
+            **({} if task is not TaskChoice.multiclass else {"classes": names}),
+            **({} if palette is None else {"palette": palette.colours.tobytes().hex()}),
             "weights": found.sha256,
             "threshold": cut_at,
             "tile": side,
@@ -414,11 +438,37 @@ def _check_creation(item: Item, options: Mapping[str, str], task: TaskChoice) ->
         create_raster(path, height=1, width=1, **_content(role, task, nodata=None), creation_options=options)
 
 
-def _content(role: str, task: TaskChoice, nodata: int | None) -> dict[str, Any]:
+def _content(
+    role: str, task: TaskChoice, *, nodata: int | None, palette: NDArray[np.uint8] | None = None
+) -> dict[str, Any]:
     """What an output holds, for `create_raster`."""
-    if role == "mask" and task is TaskChoice.binary:
-        return {"dtype": "uint8", "nodata": nodata}
-    return {"dtype": "float32", "nodata": float("nan"), "soft": role == "mask"}
+    if role != "mask" or task is TaskChoice.saliency:
+        return {"dtype": "float32", "nodata": float("nan"), "soft": role == "mask"}
+    return {"dtype": "uint8", "nodata": nodata, "palette": palette}
+
+
+def _check_task(
+    task: TaskChoice,
+    *,
+    threshold: float | None,
+    values: str,
+    band: int | None,
+    classes: str | None,
+    palette: Path | None,
+) -> None:
+    """Refuse options that have no part in a task."""
+    if task is TaskChoice.saliency and threshold is not None:
+        raise UsageError("--threshold with --task saliency: soft maps are not cut", hint="leave it out")
+    if task is TaskChoice.multiclass:
+        for option, given in (
+            ("--threshold", threshold is not None),
+            ("--values", mask_values(values) != (0, 255)),
+            ("--bidx", band is not None),
+        ):
+            if given:
+                raise UsageError(f"{option} with --task multiclass, which takes all classes", hint="leave it out")
+    elif classes is not None or palette is not None:
+        raise UsageError("--classes and --palette are for --task multiclass")
 
 
 def _why(item: Item, run: _Run, manifest: Manifest | None, partners: Sequence[Partners], *, overwrite: bool) -> str:
@@ -458,13 +508,14 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None]) -> _Figu
     import numpy as np
 
     from prn_cli.rasters import can_tell_invalid, create_raster, mask_nodata
-    from prn_cli.refine import cut, refine_rows
+    from prn_cli.refine import Rows, cut
 
-    soft = run.task is TaskChoice.saliency
-    may_be_invalid = soft or can_tell_invalid(item.outputs["mask"], run.values)
-    nodata = mask_nodata(run.values)
-    written = np.full(256, nodata, np.uint8)
-    written[:2] = run.values
+    nodata, written = IGNORE, np.arange(256, dtype=np.uint8)
+    may_be_invalid = True
+    if run.task is TaskChoice.binary:
+        may_be_invalid = can_tell_invalid(item.outputs["mask"], run.values)
+        nodata = mask_nodata(run.values)
+        written[:2], written[IGNORE] = run.values, nodata
     with run.open_scores(item) as scores, ExitStack() as stack:
         writers: dict[str, RasterWriter] = {}
         for role, path in item.outputs.items():
@@ -472,7 +523,7 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None]) -> _Figu
                 path,
                 height=scores.height,
                 width=scores.width,
-                **_content(role, run.task, nodata),
+                **_content(role, run.task, nodata=nodata, palette=run.palette),
                 like=scores.raster,
                 creation_options=run.options,
             )
@@ -480,9 +531,38 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None]) -> _Figu
         image = run.open_image(item, scores)
         if image is not None:
             stack.enter_context(image)
-        figures = _Figures(scores.height, scores.width)
-        for rows in refine_rows(
-            scores.logits,
+        figures = _Figures(scores.height, scores.width, run.classes)
+        for rows in _refined_rows(scores, image, run):
+            if isinstance(rows, Rows):
+                mask, base = cut(rows.refined, run.threshold), cut(rows.logits, run.threshold)
+            else:
+                mask, base = rows.mask, rows.base
+            figures.add(mask, base)
+            if not may_be_invalid and (mask == IGNORE).any():
+                raise InputError(
+                    "has invalid pixels, and in a .npy mask of 0 and 1 nothing tells them from foreground",
+                    hint="give --values 0,255, or --format tif or png",
+                    path=item.path,
+                )
+            soft = run.task is TaskChoice.saliency
+            writers["mask"].write(rows.probabilities if soft else written[mask])
+            _write_maps(rows, writers, run.classes)
+        scores.check_valid()
+        on_written()
+    return figures
+
+
+def _refined_rows(scores: ScoreMap, image: MapImage | None, run: _Run) -> Iterator[Rows | ClassRows]:
+    """The refined map, band by band."""
+    from prn_cli.multiclass import hold, refine_class_rows
+    from prn_cli.rasters import ClassScoreMap
+    from prn_cli.refine import refine_rows
+
+    read_image = None if image is None else hold(image.read)
+
+    def refine_one(read: Callable[[Window], NDArray[np.float32]]) -> Iterator[Rows]:
+        return refine_rows(
+            read,
             scores.height,
             scores.width,
             run.refiner,
@@ -490,28 +570,26 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None]) -> _Figu
             tta=run.tta,
             batch=_WINDOWS_IN_A_RUN[run.refiner.device],
             on_run=run.check_stop,
-            read_image=None if image is None else image.read,
-        ):
-            mask = cut(rows.refined, run.threshold)
-            figures.add(mask, cut(rows.logits, run.threshold))
-            if not may_be_invalid and (mask == IGNORE).any():
-                raise InputError(
-                    "has invalid pixels, and in a .npy mask of 0 and 1 nothing tells them from foreground",
-                    hint="give --values 0,255, or --format tif or png",
-                    path=item.path,
-                )
-            writers["mask"].write(rows.probabilities if soft else written[mask])
-            _write_maps(rows, writers)
-        scores.check_valid()
-        on_written()
-    return figures
+            read_image=read_image,
+        )
+
+    if not isinstance(scores, ClassScoreMap):
+        return refine_one(scores.logits)
+    if scores.classes != len(run.classes):
+        raise InputError(
+            f"{scores.classes} classes, expected {len(run.classes)}", hint="name maps of one model", path=scores.path
+        )
+    return refine_class_rows(scores.logits, scores.classes, refine_one)
 
 
-def _write_maps(rows: Rows, writers: Mapping[str, RasterWriter]) -> None:
-    if "probabilities" in writers:
-        writers["probabilities"].write(rows.probabilities)
-    if "bias" in writers:
-        writers["bias"].write(rows.bias)
+def _write_maps(rows: Rows | ClassRows, writers: Mapping[str, RasterWriter], classes: Sequence[str]) -> None:
+    """Write what stands beside the mask; of several classes, one map each."""
+    for kind in ("probabilities", "bias"):
+        if kind in writers:
+            writers[kind].write(getattr(rows, kind))
+        elif any(role.startswith(f"{kind}/") for role in writers):
+            for name, values in zip(classes, getattr(rows, kind), strict=True):
+                writers[f"{kind}/{name}"].write(values)
 
 
 def _print_record(item: Item, result: _Result) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from prn_cli.commands import console
 from prn_cli.commands.batch import Batch, run_batch
 from prn_cli.commands.options import (
     Band,
+    Classes,
     FailFast,
     InputKind,
     InputKindChoice,
@@ -46,8 +48,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from prn_cli.metrics.intervals import Estimate
-    from prn_cli.rasters import BinaryMap, ScoreMap
+    from prn_cli.multiclass import ClassCounter
+    from prn_cli.rasters import LabelMap, ScoreMap
     from prn_cli.score import Figure, ImageCounter, ImageScore, Metric, Summary
+    from prn_cli.tiles import Window
+
+    Prediction = LabelMap | ScoreMap
 
 _INPUT = "Input"
 _BASELINE = "Baseline"
@@ -55,6 +61,7 @@ _METHOD = "Method"
 _OUTPUT = "Output"
 
 _EXAMPLES = 3
+_NUMBERS = "classes"  # kind of input beside the kinds of score maps and masks
 
 Baseline = Annotated[
     Path | None,
@@ -155,6 +162,7 @@ def score(
     baseline_nodata: BaselineNodata = None,
     baseline_band: BaselineBand = None,
     task: Task = TaskChoice.binary,
+    classes: Classes = None,
     threshold: Threshold = 0.5,
     buffer: Buffer = 3.0,
     resamples: Resamples = 2000,
@@ -173,6 +181,7 @@ def score(
     """
     from prn_cli import rasters
     from prn_cli.manifest import unchanged
+    from prn_cli.multiclass import ClassCounter
     from prn_cli.saliency import score_soft_map
     from prn_cli.score import ImageCounter
 
@@ -183,21 +192,31 @@ def score(
     inputs = rasters.find_inputs(masks, stdin=sys.stdin, null=null)
     images = _pair(inputs, labels, baseline)
     valid_masks = rasters.find_valid_masks(inputs, valid_mask)
-    kind: Any = input_kind.value
-    if kind == "auto":
-        scored = [image.masks for image in images if image.label is not None]
-        kind = rasters.detect_mask_or_kind(scored, nodata=nodata, key=key)
+
+    def detect(files: list[Path], given: str, value: float | None) -> Any:
+        if given != "auto" or not files:
+            return given
+        if task is not TaskChoice.multiclass:
+            return rasters.detect_mask_or_kind(files, nodata=value, key=key)
+        if rasters.count_bands(files, key=key) == 1:
+            return _NUMBERS
+        return rasters.detect_kind(files, nodata=value, key=key)
+
+    kind = detect([image.masks for image in images if image.label is not None], input_kind.value, nodata)
     base_nodata = nodata if baseline_nodata is None else baseline_nodata
     base_band = band if baseline_band is None else baseline_band
     base_files = [image.baseline for image in images if image.baseline is not None]
-    base_kind: Any = baseline_input_kind.value
-    if base_kind == "auto" and base_files:
-        base_kind = rasters.detect_mask_or_kind(base_files, nodata=base_nodata, key=key)
+    base_kind = detect(base_files, baseline_input_kind.value, base_nodata)
+    names = None if classes is None else rasters.class_names(classes.count(",") + 1, classes, None)
     console.detail(f"masks read as {kind}" + (f", baseline as {base_kind}" if base_files else ""))
 
     def open_prediction(
         path: Path, what: Any, value: float | None, number: int | None, valid: Path | None
-    ) -> BinaryMap | ScoreMap:
+    ) -> Prediction:
+        if what == _NUMBERS:
+            return rasters.open_class_numbers(path, nodata=value, valid_mask=valid, key=key)
+        if task is TaskChoice.multiclass:
+            return rasters.open_class_scores(path, kind=what, nodata=value, valid_mask=valid, key=key)
         if what == "mask":
             return rasters.open_mask(path, nodata=value, valid_mask=valid, key=key)
         return rasters.open_scores(path, kind=what, nodata=value, valid_mask=valid, band=number, key=key)
@@ -222,13 +241,17 @@ def score(
                 else whole(image.baseline, base_kind, base_nodata, base_band, valid),
             )
         with ExitStack() as stack:
-            label = stack.enter_context(rasters.open_label(image.label, nodata=label_nodata))
-            opened: list[BinaryMap | ScoreMap] = []
+            open_truth = rasters.open_class_numbers if task is TaskChoice.multiclass else rasters.open_label
+            label: LabelMap = stack.enter_context(open_truth(image.label, nodata=label_nodata))
+            opened: list[Prediction] = []
             opened.append(open_prediction(image.masks, kind, nodata, band, valid))
             stack.callback(opened[0].close)
             if image.baseline is not None:
                 opened.append(open_prediction(image.baseline, base_kind, base_nodata, base_band, valid))
                 stack.callback(opened[1].close)
+            if task is TaskChoice.multiclass:
+                _check_classes([label, *opened], names)
+                return _score_rows(ClassCounter(label.height, label.width), label, opened, stop)
             counter = ImageCounter(
                 label.height,
                 label.width,
@@ -252,7 +275,7 @@ def score(
         stop=stop,
     )
     results = [result for _, result in batch.results]
-    figures = _figures_of(task)
+    figures = _figures_of(task, results, names)
     summary = figures.summarise(results, resamples=resamples, seed=seed) if results else None
     if csv_file is not None:
         _write_csv(batch, csv_file, figures)
@@ -279,12 +302,33 @@ def score(
     batch.finish()
 
 
+def _check_classes(opened: Sequence[Prediction], names: Sequence[str] | None) -> None:
+    """Check that a label and its predictions have the same classes, as far as they tell."""
+    from prn_cli.rasters import ClassNumbers, ClassScoreMap
+
+    known = [scores.classes for scores in opened if isinstance(scores, ClassScoreMap)]
+    known += [] if names is None else [len(names)]
+    if not known:
+        return
+    for each in opened:
+        if isinstance(each, ClassNumbers):
+            each.check_below(min(known))
+        elif isinstance(each, ClassScoreMap) and each.classes != min(known):
+            raise InputError(f"{each.classes} classes, expected {min(known)}", hint="check --classes", path=each.path)
+
+
 def _score_rows(
-    counter: ImageCounter, label: BinaryMap, predictions: Sequence[BinaryMap | ScoreMap], stop: threading.Event
+    counter: ImageCounter | ClassCounter, label: LabelMap, predictions: Sequence[Prediction], stop: threading.Event
 ) -> ImageScore:
     """Count a mask, and a baseline if there is one, against their label, some rows at a time."""
-    from prn_cli.rasters import BinaryMap
+    from prn_cli.classes import choose
+    from prn_cli.rasters import ClassScoreMap, LabelMap
     from prn_cli.tiles import row_bands
+
+    def rows_of(opened: Prediction, window: Window) -> Any:
+        if isinstance(opened, LabelMap):
+            return opened.read(window)
+        return choose(opened.scores(window)) if isinstance(opened, ClassScoreMap) else opened.probabilities(window)
 
     for name, opened in zip(("shape", "the baseline's shape"), predictions, strict=False):
         if (opened.height, opened.width) != (label.height, label.width):
@@ -295,13 +339,10 @@ def _score_rows(
     for window in row_bands(label.height, label.width):
         if stop.is_set():
             raise CancelledError
-        rows = [
-            opened.read(window) if isinstance(opened, BinaryMap) else opened.probabilities(window)
-            for opened in predictions
-        ]
+        rows = [rows_of(opened, window) for opened in predictions]
         counter.add(rows[0], label.read(window), *rows[1:])
     for opened in predictions:
-        if not isinstance(opened, BinaryMap):
+        if not isinstance(opened, LabelMap):
             opened.check_valid()
     return counter.score()
 
@@ -323,9 +364,14 @@ class _Figures:
     counts: Sequence[str] = ()
 
 
-def _figures_of(task: TaskChoice) -> _Figures:
-    from prn_cli import saliency, score
+def _figures_of(task: TaskChoice, results: Sequence[ImageScore], names: Sequence[str] | None) -> _Figures:
+    from prn_cli import multiclass, saliency, score
 
+    if task is TaskChoice.multiclass:
+        named = names or [str(number) for number in range(multiclass.classes_of(results))]
+        ways = [("pooled", "All pixels pooled", "Pooled"), ("mean", "Per image (mean)", "Per image")]
+        metrics = multiclass.class_metrics(named)
+        return _Figures(metrics, partial(score.summarise, metrics=metrics), ways)
     if task is TaskChoice.saliency:
         means = ("mean", "Mean over images", "Mean over images")
         return _Figures(saliency.METRICS, saliency.summarise_saliency, [means])
@@ -336,6 +382,8 @@ def _figures_of(task: TaskChoice) -> _Figures:
 def _described(kind: str, threshold: float, task: TaskChoice) -> str:
     if kind == "mask":
         return "masks"
+    if kind == _NUMBERS:
+        return "class numbers"
     return f"{kind} cut at {threshold:g}" if task is TaskChoice.binary else kind
 
 

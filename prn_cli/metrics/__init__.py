@@ -8,6 +8,7 @@ counts of many images give the pooled figure; one image's counts give its own. A
 - `calibration`: mean absolute error and expected calibration error of soft maps
 - `intervals`: the bootstrap over images
 - `saliency`: what the field of salient object detection measures soft maps by: S-, E-, F- and weighted F-measure
+- `classes`: mIoU and the IoU of every class
 - `distance`: the nearest foreground pixel of every pixel
 - `bitmaps`: dilation of big masks, 64 pixels at a time
 """

@@ -7,6 +7,16 @@ masks are uint8 `(H, W)`: 0 background, 1 foreground, 255 ignore or invalid.
 from __future__ import annotations
 
 from prn_cli.probabilities import logit, sigmoid
+from prn_cli.rasters.classes import (
+    ClassNumbers,
+    ClassScoreMap,
+    Palette,
+    class_names,
+    count_bands,
+    open_class_numbers,
+    open_class_scores,
+    read_palette,
+)
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, band_statistics, common_bands, open_image
 from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
@@ -31,11 +41,14 @@ __all__ = [
     "SUFFIXES",
     "WRITTEN_SUFFIXES",
     "BinaryMap",
+    "ClassNumbers",
+    "ClassScoreMap",
     "GeoTags",
     "InputKind",
     "LabelMap",
     "MapImage",
     "Pairs",
+    "Palette",
     "Partners",
     "Raster",
     "RasterWriter",
@@ -43,7 +56,9 @@ __all__ = [
     "band_statistics",
     "can_tell_invalid",
     "check_file",
+    "class_names",
     "common_bands",
+    "count_bands",
     "create_raster",
     "detect_kind",
     "detect_mask_or_kind",
@@ -53,6 +68,8 @@ __all__ = [
     "image_files",
     "logit",
     "mask_nodata",
+    "open_class_numbers",
+    "open_class_scores",
     "open_grey_label",
     "open_image",
     "open_label",
@@ -63,5 +80,6 @@ __all__ = [
     "read_grey_label",
     "read_label",
     "read_mask_or_scores",
+    "read_palette",
     "sigmoid",
 ]

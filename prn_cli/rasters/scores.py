@@ -102,10 +102,8 @@ class ScoreMap:
             valid &= read_valid_mask(self._valid, window)
         self._check_range(values, valid, full)
         with np.errstate(over="ignore", invalid="ignore"):  # of invalid pixels
-            scores = (
-                _class_logits(values, self._band) if full is None else self._class_probabilities(values, valid, full)
-            )
-        scores[~valid] = np.nan
+            scores = self._logits_of(values) if full is None else self._probabilities_of(values, valid, full)
+        scores[..., ~valid] = np.nan
         if valid.any():
             self._seen_valid = True
         elif window is None:
@@ -127,7 +125,10 @@ class ScoreMap:
                 path=self.path,
             )
 
-    def _class_probabilities(self, values: NDArray[Any], valid: NDArray[np.bool_], full: float) -> NDArray[np.float32]:
+    def _logits_of(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        return _class_logits(values, self._band)
+
+    def _probabilities_of(self, values: NDArray[Any], valid: NDArray[np.bool_], full: float) -> NDArray[np.float32]:
         if self._band is not None:
             chosen = values[self._band - 1]
         elif len(values) == 2:
@@ -205,7 +206,9 @@ def open_scores(
             raise UsageError(f"band {band} of {raster.bands}", hint="give another --bidx", path=path)
         if raster.bands > 2 and band is None:
             raise UsageError(
-                f"{raster.bands} bands, expected 1, or 2 of a softmax", hint="choose the class with --bidx", path=path
+                f"{raster.bands} bands, expected 1, or 2 of a softmax",
+                hint="choose one class with --bidx, or all with --task multiclass",
+                path=path,
             )
         valid = None
         if valid_mask is not None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import UsageError
 from prn_cli.rasters.geo import ASCII, TAG_TYPES, GeoTags
-from prn_cli.rasters.writing import RasterWriter
+from prn_cli.rasters.writing import RasterWriter, full_palette
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
@@ -98,10 +98,13 @@ class TiffWriter(RasterWriter):
         *,
         geo: GeoTags | None,
         nodata: float | None,
+        palette: NDArray[np.uint8] | None = None,
         creation_options: Mapping[str, str],
     ) -> None:
         super().__init__(path, height, width, dtype)
         self._layout = tiff_layout(height, width, dtype, creation_options)
+        # 16 bits a colour, as TIFF has it: 255 becomes 65535.
+        self._colours = None if palette is None else full_palette(palette).T.astype(np.uint16) * np.uint16(257)
         self._tags: list[tuple[int, int, int, Any, bool]] = []
         if geo is not None:
             self._tags += [(code, TAG_TYPES[code], 0, value, True) for code, value in geo.tags.items()]
@@ -208,7 +211,8 @@ class TiffWriter(RasterWriter):
                     self._segments(),
                     shape=shape,
                     dtype=self.dtype,
-                    photometric="minisblack",
+                    photometric="minisblack" if self._colours is None else "palette",
+                    colormap=self._colours,
                     compression=layout.compression,
                     predictor=layout.predictor if layout.predictor > 1 else None,
                     tile=(layout.block_height, layout.block_width) if layout.tiled else None,

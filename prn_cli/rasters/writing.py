@@ -156,6 +156,7 @@ def create_raster(
     downscale: int = 1,
     nodata: float | None = None,
     soft: bool = False,
+    palette: NDArray[np.uint8] | None = None,
     creation_options: Mapping[str, str] | None = None,
 ) -> RasterWriter:
     """Create a single-band raster, in the format that the suffix of its path names.
@@ -172,6 +173,7 @@ def create_raster(
         nodata: value of invalid pixels: tag 42113 in TIFF, the transparent grey value in PNG; npy cannot hold it.
         soft: the numbers are float32 probabilities, NaN invalid, and may be rounded as the format wants: PNG gets 8-bit
             grey, 255 for 1, with an alpha channel if there are invalid pixels. Other formats hold them as they are.
+        palette: `(N, 3)` uint8, the colours of the numbers 0 to N - 1, for uint8 maps of classes. npy cannot hold it.
         creation_options: for TIFF, as in GDAL: COMPRESS (DEFLATE, LZW, ZSTD, NONE), TILED (YES, NO), BLOCKXSIZE,
             BLOCKYSIZE, PREDICTOR (1, 2, 3), BIGTIFF (YES, NO, IF_NEEDED, IF_SAFER). Other formats pass them over.
 
@@ -190,13 +192,22 @@ def create_raster(
         from prn_cli.rasters.tiff_writing import TiffWriter
 
         geo: GeoTags | None = None if like is None or like.geo is None else like.geo.downscaled(downscale)
-        return TiffWriter(path, height, width, kind, geo=geo, nodata=nodata, creation_options=creation_options or {})
+        return TiffWriter(
+            path,
+            height,
+            width,
+            kind,
+            geo=geo,
+            nodata=nodata,
+            palette=palette,
+            creation_options=creation_options or {},
+        )
     if suffix == ".png":
         if soft:
-            return _SoftPngWriter(path, height, width, kind, None)
+            return _SoftPngWriter(path, height, width, kind, None, None)
         if kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise UsageError(f"PNG cannot hold {kind}, only uint8 and uint16", hint="write .tif or .npy", path=path)
-        return _PngWriter(path, height, width, kind, nodata)
+        return _PngWriter(path, height, width, kind, nodata, palette)
     if suffix == ".npy":
         return _NpyWriter(path, height, width, kind)
     raise UsageError(
@@ -204,6 +215,13 @@ def create_raster(
         hint="give another name",
         path=path,
     )
+
+
+def full_palette(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A palette of all 256 numbers, `(256, 3)` uint8: black where no colour is given."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(colours)] = colours
+    return palette
 
 
 class _NpyWriter(RasterWriter):
@@ -228,9 +246,18 @@ class _NpyWriter(RasterWriter):
 
 
 class _PngWriter(RasterWriter):
-    def __init__(self, path: Path, height: int, width: int, dtype: np.dtype[Any], nodata: float | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        height: int,
+        width: int,
+        dtype: np.dtype[Any],
+        nodata: float | None,
+        palette: NDArray[np.uint8] | None,
+    ) -> None:
         super().__init__(path, height, width, dtype)
         self._nodata = nodata
+        self._palette = palette
 
     def _start(self) -> None:
         self._pixels = np.empty((self.height, self.width), self.dtype)
@@ -242,7 +269,10 @@ class _PngWriter(RasterWriter):
         from PIL import Image
 
         options = {} if self._nodata is None else {"transparency": int(self._nodata)}
-        Image.fromarray(self._pixels).save(self._temporary, format="PNG", **options)
+        image = Image.fromarray(self._pixels)
+        if self._palette is not None:
+            image.putpalette(full_palette(self._palette).tobytes())
+        image.save(self._temporary, format="PNG", **options)
 
     def _abort(self) -> None:
         self._pixels = np.empty((0, 0), self.dtype)

@@ -1,0 +1,162 @@
+"""Maps of several classes: every class refined against the rest, all put together again; and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.classes import FloatMaps, choose, recombine
+from prn_cli.errors import InputError
+from prn_cli.metrics import classes as counting
+from prn_cli.metrics.regions import FloatArray, require_same_shape
+from prn_cli.pixels import IGNORE
+from prn_cli.refine import Rows
+from prn_cli.score import ImageScore, Metric
+from prn_cli.tiles import Window
+
+ReadWindow = Callable[[Window], FloatMaps]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRows:
+    """Finished rows of a map of several classes, the whole width of it.
+
+    Attributes:
+        y: first row.
+        logits: `(C, h, W)` float32, the base model's one-versus-rest logits, NaN where invalid.
+        refined: the same, refined.
+    """
+
+    y: int
+    logits: FloatMaps
+    refined: FloatMaps
+
+    @property
+    def bias(self) -> FloatMaps:
+        """`(C, h, W)` float32: what was added to the one-versus-rest logits, NaN where invalid."""
+        return self.refined - self.logits
+
+    @property
+    def probabilities(self) -> FloatMaps:
+        """`(C, h, W)` float32: the refined probabilities, which add up to 1; NaN where invalid."""
+        return recombine(self.refined)
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """`(h, W)` uint8: refined class numbers, 255 where invalid."""
+        return choose(self.refined)
+
+    @property
+    def base(self) -> NDArray[np.uint8]:
+        """`(h, W)` uint8: the base model's class numbers, 255 where invalid."""
+        return choose(self.logits)
+
+
+def hold(read: ReadWindow) -> ReadWindow:
+    """A reader that keeps the last window, for classes that ask for the same one after the other."""
+    last: tuple[Window, FloatMaps] | None = None
+
+    def read_or_remember(window: Window) -> FloatMaps:
+        nonlocal last
+        held = last
+        if held is None or held[0] != window:
+            held = last = window, read(window)
+        return held[1]
+
+    return read_or_remember
+
+
+def refine_class_rows(
+    read: ReadWindow, classes: int, refine: Callable[[ReadWindow], Iterator[Rows]]
+) -> Iterator[ClassRows]:
+    """Refine all classes of a map side by side, so that each window is read once and C bands of rows are in memory.
+
+    Args:
+        read: gives the one-versus-rest logits of a window, `(C, h, w)` float32, NaN where invalid.
+        classes: how many there are.
+        refine: from a reader of one class's logits to its refined rows, see `refine.refine_rows`. It must ask for the
+            same windows, and give the same rows, whatever the logits are.
+
+    Yields:
+        Bands of consecutive rows, from the top, that together are the map.
+    """
+    held = hold(read)
+
+    def read_class(number: int, window: Window) -> FloatMaps:
+        one: FloatMaps = held(window)[number]
+        return one
+
+    streams = [refine(partial(read_class, number)) for number in range(classes)]
+    for rows in zip(*streams, strict=True):
+        first = rows[0]
+        yield ClassRows(first.y, np.stack([r.logits for r in rows]), np.stack([r.refined for r in rows]))
+
+
+def class_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
+    """mIoU, accuracy, and the IoU of every class, by number."""
+    everything = slice(0, counting.SUMS)
+    of_classes = (
+        Metric(f"iou_{name}", f"IoU {name}", everything, partial(counting.class_iou, number=number))
+        for number, name in enumerate(names)
+    )
+    return (
+        Metric("miou", "mIoU", everything, counting.mean_iou),
+        Metric("accuracy", "Accuracy", everything, counting.accuracy),
+        *of_classes,
+    )
+
+
+def classes_of(scores: Iterable[ImageScore]) -> int:
+    """One more than the greatest class number that occurs or is predicted."""
+    total = sum((score.counts + (0 if score.baseline is None else score.baseline) for score in scores), np.zeros(1))
+    there = np.flatnonzero(np.broadcast_to(total, counting.SUMS).reshape(3, IGNORE).any(axis=0))
+    return int(there[-1]) + 1 if len(there) else 0
+
+
+class ClassCounter:
+    """Counts what the metrics of classes need of an image that comes in bands of rows.
+
+    Args:
+        height: rows of the image.
+        width: columns of the image.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self._height, self._width = height, width
+        self._counts: list[FloatArray] = []
+        self._pixels = 0
+
+    def add(
+        self, prediction: NDArray[np.uint8], label: NDArray[np.uint8], baseline: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Take the next rows: class numbers, uint8 `(h, W)`, 255 invalid. A pixel counts where all are valid.
+
+        Raises:
+            InputError: shapes that differ.
+        """
+        predictions = [prediction] if baseline is None else [prediction, baseline]
+        valid = label != IGNORE
+        for prediction in predictions:
+            require_same_shape(prediction, label)
+            valid &= prediction != IGNORE
+        counted = np.where(valid, label, np.uint8(IGNORE))
+        self._pixels += int(np.count_nonzero(valid))
+        counts = [counting.count_classes(prediction, counted) for prediction in predictions]
+        self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)] if self._counts else counts
+
+    def score(self) -> ImageScore:
+        """The record of the image, when all its rows have come.
+
+        Raises:
+            InputError: no pixel is valid in all there is.
+        """
+        if not self._pixels:
+            raise InputError(
+                "no pixel is valid in all of map, label and baseline",
+                hint="check --nodata and --label-nodata, or leave it out",
+            )
+        return ImageScore(self._height, self._width, self._pixels, *self._counts)

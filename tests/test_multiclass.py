@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from prn_cli.classes import choose, one_versus_rest
+from prn_cli.errors import InputError
+from prn_cli.metrics.classes import count_classes
+from prn_cli.multiclass import ClassCounter, class_metrics, classes_of, refine_class_rows
+from prn_cli.refine import refine_map, refine_rows
+from prn_cli.refiners import load_refiner
+from prn_cli.score import figures, summarise
+from prn_cli.weights import find_weights
+
+
+@pytest.fixture
+def logits(random_logits):
+    maps = np.stack([random_logits(300, 210, seed=seed) for seed in range(4)])
+    maps[:, 20:60, 30:90] = np.nan
+    return maps
+
+
+def rows_of(logits, refiner, **options):
+    reads = []
+
+    def read(window):
+        reads.append(window)
+        return one_versus_rest(logits[:, *window.slices])
+
+    def refine(read_one):
+        return refine_rows(read_one, *logits.shape[1:], refiner, **options)
+
+    return list(refine_class_rows(read, len(logits), refine)), reads
+
+
+def test_every_class_is_refined_as_a_map_of_its_own(logits, make_onnx):
+    refiner = load_refiner(find_weights(str(make_onnx())), device="cpu")
+    rows, reads = rows_of(logits, refiner, tile=96)
+    assert len(rows) > 1
+    assert sum(window.height for window in reads) == 300  # each row is read once, for all classes
+    apart = one_versus_rest(logits)
+    refined = np.concatenate([r.refined for r in rows], axis=1)
+    for number in range(4):
+        np.testing.assert_array_equal(refined[number], refine_map(apart[number], refiner, tile=96))
+    np.testing.assert_array_equal(np.concatenate([r.logits for r in rows], axis=1), apart)
+    np.testing.assert_array_equal(np.concatenate([r.mask for r in rows]), choose(refined))
+    np.testing.assert_array_equal(np.concatenate([r.base for r in rows]), choose(logits))
+    np.testing.assert_array_equal(np.concatenate([r.bias for r in rows], axis=1), refined - apart)
+    total = np.concatenate([r.probabilities for r in rows], axis=1).sum(axis=0)
+    assert np.array_equal(np.isnan(total), np.isnan(logits[0]))
+    assert total[~np.isnan(total)] == pytest.approx(1, abs=1e-5)
+
+
+def test_without_a_bias_the_classes_stay(logits, make_onnx):
+    refiner = load_refiner(find_weights(str(make_onnx(strength=0.0))), device="cpu")
+    rows, _ = rows_of(logits, refiner, tile=96)
+    np.testing.assert_array_equal(np.concatenate([r.mask for r in rows]), choose(logits))
+
+
+def test_scores_by_bands_pool_mean_and_compare():
+    random = np.random.default_rng(0)
+    label = random.integers(0, 4, (3, 30, 40)).astype(np.uint8)
+    label[:, :3] = 255
+    masks, others = (np.where(random.random(label.shape) < share, label, 2).astype(np.uint8) for share in (0.8, 0.6))
+    scores = []
+    for image in range(3):
+        counter = ClassCounter(30, 40)
+        for rows in (slice(0, 11), slice(11, 30)):
+            counter.add(masks[image, rows], label[image, rows], others[image, rows])
+        scores.append(counter.score())
+        whole = np.where(label[image] == 255, 255, others[image]).astype(np.uint8)
+        assert np.array_equal(scores[-1].baseline, count_classes(whole, label[image]))
+    assert classes_of(scores) == 4
+    metrics = class_metrics(["a", "b", "c", "d"])
+    summary = summarise(scores, metrics=metrics, resamples=100)
+    pooled = figures(sum(score.counts for score in scores), metrics)
+    assert summary.pixels == 3 * 27 * 40
+    for name, figure in summary.pooled.items():
+        assert figure.masks.value == pytest.approx(pooled[name])
+        assert figure.difference.value == pytest.approx(figure.masks.value - figure.baseline.value)
+    ious = [summary.pooled[f"iou_{name}"].masks.value for name in "abcd"]
+    assert summary.pooled["miou"].masks.value == pytest.approx(np.mean(ious))
+
+
+def test_an_image_without_a_valid_pixel_is_refused():
+    counter = ClassCounter(2, 2)
+    counter.add(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8))
+    with pytest.raises(InputError, match="no pixel is valid"):
+        counter.score()
