@@ -95,12 +95,14 @@ class FastNetwork(nn.Module):
     halo = 128
     tile = 1024
 
-    def __init__(self, width: int = 32, *, keep_level: bool = False, image_channels: int = 0) -> None:
+    def __init__(self, width: int = 16, *, keep_level: bool = False, image_channels: int = 0) -> None:
         super().__init__()
         self.width, self.keep_level = width, keep_level
         widths = [width * 2**level for level in range(DEPTH)]
         deepest = widths[-1]
-        self.stem = _conv_norm(3 * STRIDE**2, width)
+        self.stem = nn.Sequential(  # each cell from its own pixels
+            nn.Conv2d(3, width, STRIDE, STRIDE, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
         self.down = nn.ModuleList([_conv_norm(i, o, stride=2) for i, o in pairwise(widths)])
         self.encoder = nn.ModuleList([ResidualBlock(w) for w in widths])
         self.context = nn.ModuleList([_conv_norm(deepest, width, 1) for _ in CONTEXT])
@@ -109,7 +111,7 @@ class FastNetwork(nn.Module):
         self.to_pixels = BilinearUp(self.multiple)
         self.up = nn.ModuleList([nn.Conv2d(widths[i], widths[i - 1], 1) for i in range(DEPTH - 1, 0, -1)])
         self.decoder = nn.ModuleList([ResidualBlock(w) for w in widths[-2::-1]])
-        self.local_head = nn.Conv2d(width, STRIDE**2, 3, padding=1)
+        self.local_head = nn.Conv2d(width, STRIDE**2, 1)
         for head in (self.global_head, self.local_head):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
@@ -127,10 +129,9 @@ class FastNetwork(nn.Module):
     def biases(self, planes: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1 + C, H, W) logits and image → the global and the local bias map, each (N, 1, H, W)."""
         logits = self._logits(planes)
-        folded = F.pixel_unshuffle(logits, STRIDE)
-        valid = ~torch.isnan(folded)
+        valid = ~torch.isnan(logits)
         weight = valid.to(logits.dtype)
-        clean = torch.where(valid, folded, torch.zeros_like(folded)).clamp(-12, 12)
+        clean = torch.where(valid, logits, 0.0).clamp(-12, 12)
         x = self.stem(torch.cat([clean / 4, torch.tanh(clean / 2), weight], 1))
         if self.image_path is not None:
             x = x + self.image_path(planes[:, 1:])
@@ -138,7 +139,7 @@ class FastNetwork(nn.Module):
         for level, block in enumerate(self.encoder):
             x = block(self.down[level - 1](x) if level else x)
             skips.append(x)
-        cells = F.avg_pool2d(weight.mean(1, keepdim=True), self.multiple // STRIDE)
+        cells = F.avg_pool2d(weight, self.multiple)
         context = [box_mean(project(x), cells, side) for project, side in zip(self.context, CONTEXT, strict=True)]
         coarse = self.global_head(self.merge(torch.cat([x, *context], 1)))
         smooth = self.to_pixels(coarse)
@@ -146,7 +147,7 @@ class FastNetwork(nn.Module):
             x = block(F.interpolate(up(x), scale_factor=2.0, mode="nearest") + skip)
         fine = F.pixel_shuffle(self.local_head(x), STRIDE)
         if self.keep_level:
-            doubt = F.pixel_shuffle(weight * torch.sigmoid(clean) * (1 - torch.sigmoid(clean)), STRIDE)
+            doubt = weight * torch.sigmoid(clean) * (1 - torch.sigmoid(clean))
             smooth, fine = self._levelled(smooth, doubt), self._levelled(fine, doubt)
         return smooth, fine
 
