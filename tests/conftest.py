@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# A machine that is busy with other work is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 RADIUS = 6
 MULTIPLE = 8
