@@ -8,6 +8,7 @@ The modules, in the order in which data passes through them:
 - `training`: networks, losses and the loop (the only place that imports torch)
 - `weights`: shipped and trained weights: found, verified, described
 - `refiners`: one file a method, run by onnxruntime
+- `strength`, `drift`: how much of a correction to apply; how far new logits lie from those of training
 - `blend`, `refine`: windows put back together; logits to a mask
 - `metrics`, `score`: masks against labels, with intervals
 - `classes`, `multiclass`: a softmax as binary maps and back; every class refined and scored

@@ -23,7 +23,7 @@ SHARE = "share above 0.5"
 FEATURES = (*(f"{100 * q:.0f} % quantile" for q in QUANTILES), SHARE)
 LIMIT = 12.0
 """Logits beyond ±12 are as good as 12: probabilities below 1e-5."""
-FAR = 3.0
+FAR = 2.0
 """Distance from which on logits count as unlike those of training."""
 _LEAST_SPREAD = np.array([0.25] * len(QUANTILES) + [0.02])
 

@@ -13,6 +13,7 @@ from prn_cli.errors import PrnError, UsageError
 from prn_cli.pixels import IGNORE
 from prn_cli.probabilities import sigmoid
 from prn_cli.refiners import FloatMap, Refiner
+from prn_cli.strength import strengthen
 from prn_cli.tiles import AxisPlan, Span, Window, plan_axis, round_up, smallest_tile
 
 
@@ -81,6 +82,7 @@ def refine_rows(
     tta: bool = False,
     batch: int = 1,
     shift: int = 0,
+    strength: float | None = None,
     on_run: Callable[[], None] | None = None,
     read_image: Callable[[Window], FloatMap] | None = None,
 ) -> Iterator[Rows]:
@@ -98,6 +100,7 @@ def refine_rows(
         tta: test-time augmentation: the mean over the eight flips and quarter turns, at eight times the cost.
         batch: windows in one run of the network.
         shift: moves the borders of the windows, see `plan_axis`.
+        strength: share of the correction that is applied, 0 to 1; what the weights say if None.
         on_run: called before each run of the network; what it raises ends the work.
         read_image: gives the image of a window, `(refiner.image_channels, h, w)` float32, NaN where invalid; for
             refiners that take one.
@@ -122,6 +125,10 @@ def refine_rows(
         for size in (height, width)
     ]
     rows, columns = plans
+    share = refiner.strength if strength is None else strength
+    if share == 0:
+        yield from _unchanged(read_logits, height, width, side)
+        return
     below = RowBlender(rows)
     planes = np.empty((1 + refiner.image_channels, 0, width), np.float32)  # logits, and the bands of the image
     top = bottom = 0  # the rows of the map that `planes` holds
@@ -133,9 +140,15 @@ def refine_rows(
         field = below.add(span, _refine_strip(planes, span, columns, refiner, tta=tta, batch=batch, on_run=on_run))
         first = span.keep - top
         base = planes[0, first : first + len(field)]
-        refined = refiner.refined(base, field)
+        refined = strengthen(base, refiner.refined(base, field), share)
         _check_finite(base, refined, span.keep)
         yield Rows(span.keep, base, refined)
+
+
+def _unchanged(read_logits: Callable[[Window], FloatMap], height: int, width: int, side: int) -> Iterator[Rows]:
+    for y in range(0, height, side):
+        logits = read_logits(Window(y, 0, min(side, height - y), width))
+        yield Rows(y, logits, logits)
 
 
 def refine_map(
@@ -146,6 +159,7 @@ def refine_map(
     tile: int | None = None,
     tta: bool = False,
     shift: int = 0,
+    strength: float | None = None,
 ) -> FloatMap:
     """Refine a map in memory, see `refine_rows`.
 
@@ -156,6 +170,7 @@ def refine_map(
         tile: side of a window, px; the refiner's own if None.
         tta: test-time augmentation by flips and quarter turns.
         shift: moves the borders of the windows.
+        strength: share of the correction that is applied, 0 to 1; what the weights say if None.
 
     Returns:
         Refined logits, `(H, W)` float32, NaN where invalid.
@@ -169,6 +184,7 @@ def refine_map(
         tile=tile,
         tta=tta,
         shift=shift,
+        strength=strength,
         read_image=None if image is None else lambda window: image[:, *window.slices],
     )
     return np.concatenate([rows.refined for rows in bands])

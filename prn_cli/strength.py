@@ -114,7 +114,7 @@ def _threshold(maps: NDArray[np.int64], groups: FloatArray, seed: int) -> int:
         gains = iou(groups) - iou(groups)[:, _HALF, None]
 
         def statistic(weights: FloatArray) -> FloatArray:
-            return weights @ gains / weights.sum(axis=1, keepdims=True)
+            return np.asarray(weights @ gains / weights.sum(axis=1, keepdims=True), np.float64)
 
         count = len(groups)
     else:

@@ -20,7 +20,9 @@ class Pointwise:
     multiple = 4
     halo = 8
     tile = 64
+    strength = 1.0
     threshold = 0.5
+    reference = None
     padding = "nan"
     image_channels = 0
 

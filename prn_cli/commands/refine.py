@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from prn_cli.drift import Reference
     from prn_cli.manifest import Manifest
     from prn_cli.multiclass import ClassRows
     from prn_cli.rasters import MapImage, Partners, RasterWriter, ScoreMap
@@ -151,6 +153,17 @@ Threshold = Annotated[
         show_default="as the weights say",
     ),
 ]
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        "--strength",
+        min=0,
+        max=1,
+        help="Share of the correction that is applied: 0 leaves the base model's masks, 1 applies all of it.",
+        rich_help_panel=_METHOD,
+        show_default="as the weights say",
+    ),
+]
 Tile = Annotated[
     int | None,
     typer.Option(
@@ -174,6 +187,7 @@ class _Run:
     """What is the same for all maps of a run."""
 
     refiner: Refiner
+    strength: float
     threshold: float
     tile: int
     tta: bool
@@ -202,6 +216,7 @@ class _Figures:
     classes: Sequence[str]
     changed: int = 0
     pixels: list[int] = field(default_factory=list)
+    drift: float | None = None
 
     def add(self, mask: NDArray[np.uint8], base: NDArray[np.uint8]) -> None:
         """Count rows of a refined and a base mask, uint8, 255 invalid."""
@@ -218,7 +233,32 @@ class _Figures:
             figures["classes"] = dict(zip(self.classes, self.pixels, strict=True))
         else:
             figures["foreground"] = self.pixels[1]
-        return figures | {"changed": self.changed}
+        return figures | {"changed": self.changed, "drift": self.drift}
+
+
+class _Sample:
+    """Some of a map's logits, every so many rows and columns, to hold against those of training."""
+
+    PIXELS = 1 << 16
+
+    def __init__(self, reference: Reference | None, pixels: int) -> None:
+        self.reference, self.step = reference, max(1, math.isqrt(pixels // self.PIXELS))
+        self.parts: list[NDArray[np.float32]] = []
+
+    def add(self, rows: Rows) -> None:
+        """Take what falls into finished rows."""
+        if self.reference is not None:
+            self.parts.append(rows.logits[-rows.y % self.step :: self.step, :: self.step].ravel())
+
+    def distance(self) -> float | None:
+        """See `prn_cli.drift.Reference.distance`; None if the weights do not say what they were trained on."""
+        import numpy as np
+
+        from prn_cli.drift import describe
+
+        if self.reference is None:
+            return None
+        return round(self.reference.distance(describe(np.concatenate(self.parts)))[0], 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +282,7 @@ def refine(
     task: Task = TaskChoice.binary,
     classes: Classes = None,
     weights: WeightsName = "fast",
+    strength: Strength = None,
     threshold: Threshold = None,
     tile: Tile = None,
     tta: Tta = False,
@@ -332,8 +373,15 @@ def refine(
         return None if image is None else rasters.open_image(image, like=like.raster, bands=refiner.image_channels)
 
     cut_at = refiner.threshold if threshold is None else threshold
+    share = refiner.strength if strength is None else strength
+    if share == 0 and strength is None and cut_at == 0.5:
+        console.note(
+            "these weights leave masks as they are: in training, no correction helped on held-out images (--strength 1 "
+            "applies it nevertheless)"
+        )
     run = _Run(
         refiner,
+        share,
         cut_at,
         side,
         tta,
@@ -349,6 +397,7 @@ def refine(
             **({} if task is not TaskChoice.multiclass else {"classes": names}),
             **({} if palette is None else {"palette": palette.colours.tobytes().hex()}),
             "weights": found.sha256,
+            "strength": share,
             "threshold": cut_at,
             "tile": side,
             "tta": tta,
@@ -532,9 +581,10 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None]) -> _Figu
         if image is not None:
             stack.enter_context(image)
         figures = _Figures(scores.height, scores.width, run.classes)
-        for rows in _refined_rows(scores, image, run):
+        sample = _Sample(run.refiner.reference, scores.height * scores.width)
+        for rows in _refined_rows(scores, image, run, sample):
             if isinstance(rows, Rows):
-                mask, base = cut(rows.refined, run.threshold), cut(rows.logits, run.threshold)
+                mask, base = cut(rows.refined, run.threshold), cut(rows.logits, 0.5)
             else:
                 mask, base = rows.mask, rows.base
             figures.add(mask, base)
@@ -548,11 +598,14 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None]) -> _Figu
             writers["mask"].write(rows.probabilities if soft else written[mask])
             _write_maps(rows, writers, run.classes)
         scores.check_valid()
+        figures.drift = sample.distance()
         on_written()
     return figures
 
 
-def _refined_rows(scores: ScoreMap, image: MapImage | None, run: _Run) -> Iterator[Rows | ClassRows]:
+def _refined_rows(
+    scores: ScoreMap, image: MapImage | None, run: _Run, sample: _Sample
+) -> Iterator[Rows | ClassRows]:
     """The refined map, band by band."""
     from prn_cli.multiclass import hold, refine_class_rows
     from prn_cli.rasters import ClassScoreMap
@@ -561,17 +614,20 @@ def _refined_rows(scores: ScoreMap, image: MapImage | None, run: _Run) -> Iterat
     read_image = None if image is None else hold(image.read)
 
     def refine_one(read: Callable[[Window], NDArray[np.float32]]) -> Iterator[Rows]:
-        return refine_rows(
+        for rows in refine_rows(
             read,
             scores.height,
             scores.width,
             run.refiner,
             tile=run.tile,
             tta=run.tta,
+            strength=run.strength,
             batch=_WINDOWS_IN_A_RUN[run.refiner.device],
             on_run=run.check_stop,
             read_image=read_image,
-        )
+        ):
+            sample.add(rows)
+            yield rows
 
     if not isinstance(scores, ClassScoreMap):
         return refine_one(scores.logits)
@@ -604,6 +660,21 @@ def _print_record(item: Item, result: _Result) -> None:
     )
 
 
+def _warn_of_drift(batch: Batch[Item, _Result]) -> None:
+    """Say which maps are unlike those that the weights were trained on: there, nothing is known of the correction."""
+    from prn_cli.drift import FAR
+
+    far = [(result.figures.get("drift") or 0.0, item.path.name) for item, result in batch.results]
+    far = [found for found in far if found[0] > FAR]
+    if far:
+        distance, name = max(far)
+        console.warning(
+            f"{len(far)} of {len(batch.results)} maps have logits unlike those that the weights were trained on "
+            f"(furthest: {name}, {distance:.1f} standard deviations outside): check a few by 'prn score', train on "
+            "such maps, or weaken the correction by --strength"
+        )
+
+
 def _summarise(batch: Batch[Item, _Result], out: Path, seconds: float) -> None:
     """One line on stderr: how many, how fast, how much changed."""
     if not batch.results:
@@ -618,3 +689,4 @@ def _summarise(batch: Batch[Item, _Result], out: Path, seconds: float) -> None:
         parts.append(f"{changed / max(valid, 1):.2%} of the pixels changed")
         parts.append(f"{pixels / 1e6 / seconds:.3g} Mpx/s")
     console.note("; ".join(parts))
+    _warn_of_drift(batch)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,17 +14,19 @@ import typer
 
 from prn_cli.commands import console, options
 from prn_cli.commands.batch import run_batch
-from prn_cli.errors import InputError, MissingExtraError, OutputError, PrnError, UsageError
+from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from prn_cli.metrics.regions import RegionCounts
+    from prn_cli.commands.training_run import Outcome
     from prn_cli.rasters import Partners
+    from prn_cli.strength import Choice
     from prn_cli.training.augment import TrainingMap
-    from prn_cli.training.loop import Epoch, Settings, State
+    from prn_cli.training.loop import Settings
     from prn_cli.training.networks import Network
+    from prn_cli.training.validation import Box, Fold
 
 
 class NetworkChoice(StrEnum):
@@ -32,6 +35,9 @@ class NetworkChoice(StrEnum):
     fast = "fast"
     paper = "paper"
 
+
+FOLDS, FEW_MAPS = 4, 60
+_FEW_GROUPS = 8
 
 _DATA, _METHOD, _LOSS, _SCHEDULE = "Held-out images", "Method", "Loss", "Schedule"
 
@@ -55,8 +61,38 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write a TensorBoard log too.", rich_help_panel="Output")
     ] = False,
+    folds: Annotated[
+        int | None,
+        _option(
+            "--folds",
+            "Hold out each of this many parts in turn, then learn from all maps; 1 holds out one part only. "
+            f"Default: {FOLDS} for fast with fewer than {FEW_MAPS} maps, else 1.",
+            _DATA,
+            min=1,
+        ),
+    ] = None,
+    groups: Annotated[
+        str | None,
+        _option(
+            "--groups",
+            "Keep maps of one scene together: a pattern on their stems whose first group names the scene, such as "
+            "'^(tile[0-9]+)'. With few scenes, each is held out once.",
+            _DATA,
+            metavar="PATTERN",
+        ),
+    ] = None,
+    group_distance: Annotated[
+        float | None,
+        _option(
+            "--group-distance",
+            "Keep georeferenced maps together that lie within this distance, in units of their reference system.",
+            _DATA,
+            min=0,
+        ),
+    ] = None,
     validation_fraction: Annotated[
-        float, _option("--validation-fraction", "Share of the images held out.", _DATA, min=0.01, max=0.9)
+        float,
+        _option("--validation-fraction", "Share of the images held out, with --folds 1.", _DATA, min=0.01, max=0.9),
     ] = 0.2,
     validation_stems: Annotated[
         Path | None, _option("--validation-stems", "Text file of the stems held out, one a line.", _DATA)
@@ -146,17 +182,20 @@ def train(
 ) -> None:
     """Learn where a base model's scores run too high or too low, from a few labelled logit maps.
 
-    In a folder that holds logits/ and labels/, no argument is needed. Some images are held out; the best epoch is
-    chosen on them, and the figures before and after, with their interval, are theirs. Writes model.onnx,
-    model.safetensors and model.json into the run's folder: `prn refine LOGITS -o MASKS --weights run`.
+    In a folder that holds logits/ and labels/, no argument is needed. Every part of a small set is held out in turn; of
+    a large one, some images. How strong the correction is to be, down to nothing, is chosen on what was held out, and
+    the figures before and after, with their interval, are its. Writes model.onnx, model.safetensors and model.json
+    into the run's folder: `prn refine LOGITS -o MASKS --weights run`.
     """
     try:
+        from prn_cli.commands.training_run import TrainingRun
         from prn_cli.training import parallel
         from prn_cli.training.augment import Jitter
         from prn_cli.training.loop import Settings
         from prn_cli.training.losses import LossWeights
         from prn_cli.training.networks import build
         from prn_cli.training.runtime import set_up
+        from prn_cli.training.validation import make_folds
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "prn train") from error
 
@@ -199,11 +238,30 @@ def train(
     if images is not None and network is not NetworkChoice.fast:
         raise UsageError("--images is for --network fast")
     bands = _image_bands(images)
-    net = build(settings.network, patch=patch, keep_level=keep_level, image_channels=bands)
-    if crop % net.multiple:
-        raise UsageError(f"--crop {crop}, expected a multiple of {net.multiple} for --network {network.value}")
-    if validation_stems is not None and validation_logits is not None:
-        raise UsageError("--validation-stems and --validation-logits exclude each other")
+
+    def make(maps: Sequence[TrainingMap]) -> Network:
+        built = build(settings.network, patch=patch, keep_level=keep_level, image_channels=bands, seed=seed)
+        if bands:
+            _see_images(built, maps)
+        return built
+
+    multiple = build(settings.network, patch=patch).multiple
+    if crop % multiple:
+        raise UsageError(f"--crop {crop}, expected a multiple of {multiple} for --network {network.value}")
+    given = [
+        name
+        for name, value in (
+            ("--validation-stems", validation_stems),
+            ("--validation-logits", validation_logits),
+            ("--groups", groups),
+            ("--group-distance", group_distance),
+        )
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} exclude each other")
+    if given and given[0].startswith("--validation") and (folds or 1) > 1:
+        raise UsageError(f"--folds {folds} and {given[0]} exclude each other")
     _check_folder(out, resume=resume, overwrite=overwrite)
 
     reader = _Reader(
@@ -223,6 +281,13 @@ def train(
     )
     found = reader.read(list(logits or ["logits"]), labels, images, null=null)
     failures = found.failures
+    if validation_logits is None and len({m.name for m in found.maps}) < 2:
+        raise InputError(
+            "1 labelled map, expected at least 2: one to learn from, one to hold out",
+            hint="label more maps, or cut the map into several",
+        )
+    scenes = _scenes(found, groups, group_distance)
+    parts: list[Fold] = []
     if validation_logits is not None:
         held = reader.read([str(validation_logits)], validation_labels or labels, validation_images or images)
         both = set(found.paths) & set(held.paths)
@@ -233,10 +298,23 @@ def train(
             )
         learn, hold, how = found.maps, held.maps, f"given: {validation_logits}"
         failures = failures + held.failures
+    elif validation_stems is None and (count := _fold_count(folds, found.maps, scenes, network)) > 1:
+        parts = make_folds(scenes or {m.name: m.name for m in found.maps}, count, seed=seed)
+        learn, hold = found.maps, []
+        kind = (
+            f"each of {len(parts)} scenes in turn"
+            if scenes and len(parts) == len(set(scenes.values()))
+            else (f"each of {len(parts)} parts in turn, drawn with seed {seed}")
+        )
+        how = f"{kind}; then all maps are learned from"
+        settings = replace(settings, choose_epoch=False)
     else:
-        learn, hold, how = _split(found.maps, validation_fraction, validation_stems, seed)
+        learn, hold, how = _split(found.maps, scenes, validation_fraction, validation_stems, seed)
     processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
-    console.note(f"{len(learn)} maps to learn from, {len(hold)} held out ({how}); device {where.type}{processes}")
+    held_out = f"{len(hold)} held out ({how})" if hold else f"held out: {how}"
+    console.note(f"{len(learn)} maps to learn from, {held_out}; device {where.type}{processes}")
+    if not scenes and validation_logits is None:
+        _hint_at_scenes([m.name for m in found.maps])
     conditions = {
         "task": task.value,
         "device": where.type,
@@ -248,18 +326,18 @@ def train(
         "label_nodata": label_nodata,
         "valid_mask": None if valid_mask is None else str(valid_mask),
         "bidx": bidx,
+        "folds": [sorted(part.held_out) for part in parts],
     }
     if images is not None:
         conditions["images"] = str(images)
-        _see_images(net, learn)
     fingerprint = _fingerprint(learn, hold, settings, conditions)
     parallel.check_same(fingerprint, "maps or options")
     if overwrite and parallel.rank() == 0:
         _clear(out)
-    state = _fit(net, learn, hold, settings, where, out, fingerprint, resume=resume, tensorboard=tensorboard)
-    net.load_state_dict(state.best)
+    run = TrainingRun(make, settings, where, out, fingerprint, resume=resume, tensorboard=tensorboard)
+    outcome = run.cross_validated(learn, parts) if parts else run.held_out(learn, hold)
     about = {"held_out_how": how, "left_out": [name for name, _ in failures], "conditions": conditions}
-    card = _conclude(net, learn, hold, settings, where, out, state, about)
+    card = _conclude(outcome, learn, scenes, settings, out, about)
     if card is None:
         return
     if json:
@@ -298,7 +376,8 @@ def _seconds(text: str) -> float:
     return value
 
 
-_WRITTEN = ("state.safetensors", "model.json", "model.onnx", "model.safetensors", "log.jsonl", "tensorboard")
+_STATES = ("state.safetensors", "folds.json", "fold.safetensors")
+_WRITTEN = (*_STATES, "model.json", "model.onnx", "model.safetensors", "log.jsonl", "tensorboard")
 
 
 def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -309,11 +388,11 @@ def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
         raise UsageError("is a file, expected a folder", hint="give another --out", path=out)
     found = [name for name in _WRITTEN if (out / name).exists()]
     # A run that was killed in its first epoch may have begun its TensorBoard log, and has written nothing else.
-    if resume and "state.safetensors" not in found and set(found) - {"tensorboard"}:
+    if resume and not set(found) & set(_STATES) and set(found) - {"tensorboard"}:
         raise UsageError(f"{out} holds {found[0]}, but no state to go on from", hint="give the folder of the run")
     if found and not resume and not overwrite:
         hint = "--resume to go on with it, --overwrite to start anew"
-        raise UsageError(f"{out} holds a run" if "state.safetensors" in found else f"{out} holds {found[0]}", hint=hint)
+        raise UsageError(f"{out} holds a run" if set(found) & set(_STATES) else f"{out} holds {found[0]}", hint=hint)
 
 
 def _clear(out: Path) -> None:
@@ -475,16 +554,76 @@ class _Set:
     failures: list[tuple[str, str]]
 
 
-def _split(
-    maps: list[TrainingMap], fraction: float, stems: Path | None, seed: int
-) -> tuple[list[TrainingMap], list[TrainingMap], str]:
+def _scenes(found: _Set, pattern: str | None, distance: float | None) -> dict[str, str]:
+    """The scene of each map by its name; empty where none were asked for."""
+    from prn_cli.training.validation import groups_by_distance, groups_by_pattern
+
+    if pattern is not None:
+        return groups_by_pattern([m.name for m in found.maps], pattern)
+    if distance is not None:
+        return groups_by_distance(_boxes(found), distance)
+    return {}
+
+
+def _boxes(found: _Set) -> dict[str, Box]:
+    """Where the maps lie on the ground."""
     import numpy as np
 
-    if len(maps) < 2:
+    from prn_cli.rasters import open_raster
+
+    boxes: dict[str, Box] = {}
+    systems: dict[object, Path] = {}
+    for training_map, path in zip(found.maps, found.paths, strict=True):
+        with open_raster(path) as raster:
+            affine = None if raster.geo is None else raster.geo.affine()
+            if raster.geo is None or affine is None:
+                raise InputError("has no georeference, which --group-distance needs", hint="use --groups", path=path)
+            systems[raster.geo.reference_system()] = path
+            corners = affine @ np.array(
+                [[0, raster.width, 0, raster.width], [0, 0, raster.height, raster.height], [1, 1, 1, 1]]
+            )
+        (west, south), (east, north) = corners.min(axis=1), corners.max(axis=1)
+        boxes[training_map.name] = (float(west), float(south), float(east), float(north))
+    if len(systems) > 1:
+        first, second, *_ = systems.values()
         raise InputError(
-            f"{len(maps)} labelled map(s), expected at least 2: one to learn from, one to hold out",
-            hint="label more maps, or cut the map into several",
+            f"lies in another reference system than {first.name}", hint="use --groups, or reproject", path=second
         )
+    return boxes
+
+
+def _fold_count(folds: int | None, maps: list[TrainingMap], scenes: dict[str, str], network: NetworkChoice) -> int:
+    """How many folds: as asked; each of few scenes; else by the number of maps. `paper` is too slow for more than 1."""
+    if folds is not None:
+        return folds
+    count = len(set(scenes.values()))
+    if scenes and count <= _FEW_GROUPS:
+        return max(count, 2)  # one scene is refused where the folds are made
+    few = len({m.name for m in maps}) < FEW_MAPS
+    return FOLDS if few and network is NetworkChoice.fast else 1
+
+
+def _hint_at_scenes(names: list[str]) -> None:
+    """Say so where stems look like the tiles of a few scenes, which a random split would let leak."""
+    heads: dict[str, int] = {}
+    for name in names:
+        head = re.split(r"[_-](?=[^_-]*$)", name)[0]
+        heads[head] = heads.get(head, 0) + 1
+    if 2 <= len(heads) <= len(names) // 3 and min(heads.values()) > 1:
+        console.note(
+            f"these look like tiles of {len(heads)} scenes ({', '.join(sorted(heads)[:3])}, …): to know what new "
+            "scenes will gain, keep scenes together with --groups '^(.*)[_-]'"
+        )
+
+
+def _split(
+    maps: list[TrainingMap], scenes: dict[str, str], fraction: float, stems: Path | None, seed: int
+) -> tuple[list[TrainingMap], list[TrainingMap], str]:
+    """One part to learn from, one held out."""
+    import numpy as np
+
+    from prn_cli.training.validation import make_folds
+
     if stems is not None:
         try:
             wanted = {line.strip() for line in stems.read_text().splitlines() if line.strip()}
@@ -495,6 +634,10 @@ def _split(
             raise UsageError(f"{len(unknown)} stems name no map, such as {min(unknown)!r}", path=stems)
         held = wanted
         how = f"by {stems}"
+    elif scenes:
+        fold = make_folds(scenes, max(round(1 / fraction), 2), seed=seed)[0]
+        held = set(fold.held_out)
+        how = f"scenes {', '.join(sorted({scenes[name] for name in held}))}"
     else:
         count = min(max(round(len(maps) * fraction), 1), len(maps) - 1)
         order = np.random.default_rng(seed).permutation(len(maps))
@@ -524,149 +667,15 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-def _fit(
-    net: Network,
-    learn: list[TrainingMap],
-    hold: list[TrainingMap],
-    settings: Settings,
-    where: Any,
-    out: Path,
-    fingerprint: str,
-    *,
-    resume: bool,
-    tensorboard: bool,
-) -> State:
-    import json
-    from contextlib import ExitStack
-    from dataclasses import asdict
-
-    from prn_cli.temporaries import remove_stale, write_whole
-    from prn_cli.training import parallel
-    from prn_cli.training.checkpoint import load_state, save_state
-    from prn_cli.training.loop import base_counts, fit, pooled, steps_per_epoch
-    from prn_cli.training.runtime import tensorboard_log
-
-    first = parallel.rank() == 0
-    if first:
-        remove_stale([out])
-    path, log = out / "state.safetensors", out / "log.jsonl"
-    state = load_state(path, fingerprint=fingerprint) if first and resume and path.exists() else None
-    state = parallel.agreed(state)
-    if resume and state is None:
-        console.note(f"no state in {out}: starting anew")
-    before = pooled(base_counts(hold)).iou()
-
-    def write_log(reached: State) -> None:
-        # The whole of it, after the state: a kill may come between the two, and the state is what counts.
-        lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in reached.history)
-        try:
-            write_whole(log, lines.encode())
-        except OSError as error:
-            raise OutputError(f"cannot be written: {error.strerror}", hint="check the free space", path=log) from error
-
-    history = list(state.history) if state else []
-    if first and state is not None:
-        write_log(state)
-    with ExitStack() as stack:
-        report = stack.enter_context(_Report(before, settings, history))
-        board = stack.enter_context(tensorboard_log(out / "tensorboard")) if first and tensorboard else None
-        console.detail(f"{steps_per_epoch(learn, settings)} steps an epoch")
-        for epoch, reached in _until_interrupted(fit(net, learn, hold, settings, device=where, state=state), out):
-            state = reached
-            if not first:
-                continue
-            save_state(path, reached, fingerprint=fingerprint)
-            write_log(reached)
-            if board is not None:
-                board.add_scalar("loss", epoch.loss, epoch.number)
-                board.add_scalar("iou/after", epoch.iou, epoch.number)
-                board.add_scalar("iou/before", before, epoch.number)
-            report.add(epoch)
-    if state is None:
-        raise RuntimeError("no epoch was run")
-    return state
-
-
-def _until_interrupted(epochs: Iterator[tuple[Epoch, State]], out: Path) -> Iterator[tuple[Epoch, State]]:
-    from prn_cli.training import parallel
-
-    try:
-        yield from epochs
-    except KeyboardInterrupt:
-        if (out / "state.safetensors").exists():
-            console.note("finished epochs are kept: the same line with --resume goes on from there")
-        raise
-    except RuntimeError as error:
-        if not parallel.lost(error):
-            raise
-        raise PrnError(
-            "another process of this run has ended", hint="see its error; the same line with --resume goes on"
-        ) from error
-
-
-class _Report:
-    """The live table on a terminal, or a line an epoch elsewhere; on stderr."""
-
-    ROWS = 12
-
-    def __init__(self, before: float, settings: Settings, history: list[Epoch]) -> None:
-        self.before, self.settings, self.history = before, settings, history
-        self.live: Any = None
-
-    def __enter__(self) -> _Report:
-        if console.stderr().is_terminal and not console.quiet():
-            from rich.live import Live
-
-            self.live = Live(self._table(), console=console.stderr(), refresh_per_second=4)
-            self.live.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.live is not None:
-            self.live.__exit__(*exception)
-
-    def add(self, epoch: Epoch) -> None:
-        """Show one more epoch."""
-        self.history.append(epoch)
-        if self.live is not None:
-            self.live.update(self._table())
-        else:
-            console.note(
-                f"epoch {epoch.number + 1}/{self.settings.epochs}  loss {epoch.loss:.4f}  "
-                f"IoU {self.before:.4f} → {epoch.iou:.4f}{'  best' if epoch.best else ''}"
-            )
-
-    def _table(self) -> Any:
-        from rich.table import Table
-
-        table = Table(title="held-out images, pooled IoU", title_justify="left")
-        for heading in ("epoch", "loss", "before", "after", "change", "seconds"):
-            table.add_column(heading, justify="right")
-        best = max((e.number for e in self.history if e.best), default=-1)
-        for epoch in self.history[-self.ROWS :]:
-            table.add_row(
-                f"{epoch.number + 1}/{self.settings.epochs}",
-                f"{epoch.loss:.4f}",
-                f"{self.before:.4f}",
-                f"{epoch.iou:.4f}",
-                f"{100 * (epoch.iou - self.before):+.2f}",
-                f"{epoch.seconds:.0f}",
-                style="bold green" if epoch.number == best else None,
-            )
-        return table
-
-
 def _conclude(
-    net: Network,
+    outcome: Outcome,
     learn: list[TrainingMap],
-    hold: list[TrainingMap],
+    scenes: dict[str, str],
     settings: Settings,
-    where: Any,
     out: Path,
-    state: State,
     about: dict[str, Any],
 ) -> dict[str, Any] | None:
-    """Score before and after on the held-out images, and write the three files; by the first process, if many train.
+    """Choose strength and threshold on the held-out maps, and write the three files; by the first process, if many.
 
     Returns:
         The card; None in the other processes.
@@ -676,58 +685,77 @@ def _conclude(
     import numpy as np
 
     from prn_cli import __version__
+    from prn_cli.drift import describe, reference
     from prn_cli.metrics.intervals import compare
     from prn_cli.metrics.regions import iou
+    from prn_cli.strength import STRENGTHS, THRESHOLDS, choose
     from prn_cli.training import parallel
     from prn_cli.training.export import export
-    from prn_cli.training.loop import base_counts, evaluate
 
-    def stacked(counts: Sequence[RegionCounts]) -> NDArray[np.float64]:
-        return np.stack([c.array() for c in counts])
-
-    before, after = stacked(base_counts(hold)), stacked(evaluate(net, hold, where))
     first = parallel.rank() == 0
     parallel.leave()
     if not first:
         return None
+    choice = choose(outcome.counts, [scenes.get(name, "") for name in outcome.maps], seed=settings.seed)
+    chosen = STRENGTHS.index(choice.strength), THRESHOLDS.index(choice.threshold)
+    before = outcome.counts[:, 0, THRESHOLDS.index(0.5)].astype(np.float64)
+    after = outcome.counts[:, chosen[0], chosen[1]].astype(np.float64)
     figures = {}
     for name, pool in (("pooled_iou", True), ("mean_iou", False)):
         comparison = compare(before, after, iou, pool=pool, seed=settings.seed)
         figures[name] = {
             part: [_number(value) for value in getattr(comparison, part)] for part in ("before", "after", "difference")
         }
+    known = reference([describe(m.logits) for m in learn])
     return export(
-        net,
+        outcome.network,
         out,
+        metadata={
+            "prn.strength": f"{choice.strength:g}",
+            "prn.threshold": f"{choice.threshold:g}",
+            "prn.reference": known.to_json(),
+        },
         card={
             "prn_version": __version__,
             "data": {
                 "learned_from": [m.name for m in learn],
-                "held_out": [m.name for m in hold],
+                "held_out": list(outcome.maps),
                 "held_out_how": about["held_out_how"],
+                "scenes": len(set(scenes.values())),
                 "left_out": about["left_out"],
                 "pixels": int(sum(m.label.size for m in learn)),
             },
             "patch": settings.patch,
             "settings": asdict(settings),
             "conditions": about["conditions"],
-            "epochs": state.epoch,
-            "best_epoch": state.best_epoch + 1,
-            "seconds": round(state.seconds, 1),
+            "epochs": outcome.state.epoch,
+            "best_epoch": outcome.state.best_epoch + 1,
+            "seconds": round(outcome.seconds, 1),
+            "choice": {key: _rounded(value) for key, value in asdict(choice).items()},
             "held_out_figures": figures,
-            "verdict": _verdict(figures["pooled_iou"]["difference"]),
+            "verdict": _verdict(choice, figures["pooled_iou"]["difference"], len(set(scenes.values()))),
         },
     )
+
+
+def _rounded(value: Any) -> Any:
+    return {name: _number(gain) for name, gain in value.items()} if isinstance(value, dict) else _number(value)
 
 
 def _number(value: float) -> float | None:
     return None if value != value else round(float(value), 6)
 
 
-def _verdict(difference: list[float | None]) -> str:
+def _verdict(choice: Choice, difference: list[float | None], scenes: int) -> str:
     change, low, high = difference
     if change is None or change <= 0:
         return "refinement does not help on the held-out images"
+    losers = [name for name, gain in choice.groups.items() if gain < 0]
+    if losers and scenes > 1:
+        return (
+            f"refinement helps on the mean of the held-out scenes, and harms {len(losers)} of {scenes}: "
+            f"{', '.join(losers[:3])}"
+        )
     if low is None or high is None:
         return "one held-out image gains, which says little; hold out more"
     if low <= 0:
@@ -747,7 +775,14 @@ def _show(card: dict[str, Any], out: Path) -> None:
         interval = "–" if low is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
         table.add_row(label, f"{row['before'][0]:.4f}", f"{row['after'][0]:.4f}", f"{100 * change:+.2f}", interval)
     console.show(table)
-    console.show(f"{card['verdict']}.")
+    choice = card["choice"]
+    gains = ", ".join(f"{strength}: {100 * gain:+.2f}" for strength, gain in choice["strengths"].items())
     console.show(
-        f"Weights: {out / card['files']['onnx']['file']} (best epoch {card['best_epoch']} of {card['epochs']})"
+        f"Strength {choice['strength']:g}, cut at {choice['threshold']:g} (expected gain by strength: {gains})."
     )
+    if card["data"]["scenes"] > 1:
+        console.show("By scene: " + ", ".join(f"{name} {100 * gain:+.2f}" for name, gain in choice["groups"].items()))
+    console.show(f"{card['verdict'][0].upper()}{card['verdict'][1:]}.")
+    if card["data"]["scenes"] < 2:
+        console.show("New images of the same scenes can expect as much; of other scenes, this says nothing (--groups).")
+    console.show(f"Weights: {out / card['files']['onnx']['file']} (epoch {card['best_epoch']} of {card['epochs']})")

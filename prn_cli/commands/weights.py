@@ -81,6 +81,7 @@ def export_weights(
     """Write model.onnx anew from model.safetensors."""
     try:
         from prn_cli.training.checkpoint import load_weights
+        from prn_cli.training.export import LEARNED
         from prn_cli.training.networks import from_description
     except ImportError as error:
         raise _missing(error) from error
@@ -95,14 +96,15 @@ def export_weights(
             hint="give a model.safetensors that prn train or prn weights import wrote",
             path=file,
         ) from error
-    _write(network, out or file.parent / f"{file.stem}-export", {"exported_from": file.name})
+    learned = {key: value for key, value in description.items() if key in LEARNED}
+    _write(network, out or file.parent / f"{file.stem}-export", {"exported_from": file.name}, learned)
 
 
 def _missing(error: ImportError) -> MissingExtraError:
     return MissingExtraError(error.name or "torch", "train", "prn weights import and export")
 
 
-def _write(network: Network, folder: Path, card: dict[str, str]) -> None:
+def _write(network: Network, folder: Path, card: dict[str, str], metadata: dict[str, str] | None = None) -> None:
     from prn_cli.training.export import export
 
     found = [name for name in ("model.json", "model.onnx", "model.safetensors") if (folder / name).exists()]
@@ -112,5 +114,5 @@ def _write(network: Network, folder: Path, card: dict[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder ({error.strerror})", path=folder) from error
-    written = export(network, folder, card=card)
+    written = export(network, folder, card=card, metadata=metadata)
     console.show(f"{folder / 'model.onnx'}  {written['network']}, patch {written['patch']} px")

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.drift import Reference
 from prn_cli.errors import WeightsError
 from prn_cli.weights import Weights
 
@@ -31,7 +32,9 @@ class Refiner(Protocol):
         multiple: window sides and positions are multiples of this, px.
         halo: context that a pixel needs on each side, px.
         tile: default side of a window, px.
+        strength: share of the correction that training found to be best, 0 to 1.
         threshold: probability above which a refined pixel is foreground.
+        reference: of the logits that the weights were trained on, if they say.
         padding: what surrounds the map where a window reaches beyond it: NaN, or the map mirrored.
         image_channels: bands of the image that it takes beside the logits; 0 if it takes none.
     """
@@ -41,7 +44,9 @@ class Refiner(Protocol):
     multiple: int
     halo: int
     tile: int
+    strength: float
     threshold: float
+    reference: Reference | None
     padding: Literal["nan", "mirror"]
     image_channels: int
 

@@ -29,7 +29,9 @@ class PaperRefiner:
         self.multiple = session.number("prn.multiple", least=1)
         self.halo = session.number("prn.halo", least=0)
         self.tile = session.number("prn.tile", least=1)
+        self.strength = session.probability("prn.strength", default=1.0)
         self.threshold = session.probability("prn.threshold", default=0.5)
+        self.reference = session.reference()
 
     def field(self, logits: FloatMap, image: FloatMap | None = None) -> FloatMap:  # noqa: ARG002
         """The fused probabilities of `(N, h, w)` logits."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.cores import core_count
+from prn_cli.drift import Reference
 from prn_cli.errors import DeviceError, PrnError, WeightsError
 
 if TYPE_CHECKING:
@@ -136,6 +137,18 @@ class Session:
         if not 0 <= value <= 1:
             raise WeightsError(f"its {key} is {text}, expected 0 to 1", hint="export it again", path=self.path)
         return value
+
+    def reference(self) -> Reference | None:
+        """What the metadata say of the logits that the weights were trained on.
+
+        Raises:
+            WeightsError: it cannot be read.
+        """
+        text = self.metadata.get("prn.reference")
+        try:
+            return None if text is None else Reference.from_json(text)
+        except ValueError as error:
+            raise WeightsError(f"its prn.reference is {error}", hint="export it again", path=self.path) from error
 
     def expect(self, inputs: list[str], outputs: list[str]) -> None:
         """Check the names of inputs and outputs.

@@ -23,6 +23,8 @@ from prn_cli.training.networks import Network
 from prn_cli.training.networks.fast import FastNetwork
 
 OPSET = 18
+LEARNED = ("prn.strength", "prn.threshold", "prn.reference")
+"""Metadata that come from training and not from the network."""
 
 
 class _Bias(nn.Module):
@@ -47,7 +49,14 @@ class _Probabilities(nn.Module):
         return self.network.probabilities(probabilities)  # type: ignore[no-any-return,operator]
 
 
-def export(network: Network, folder: Path, *, stem: str = "model", card: Mapping[str, Any]) -> dict[str, Any]:
+def export(
+    network: Network,
+    folder: Path,
+    *,
+    stem: str = "model",
+    card: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Write the network's three files into `folder`, each atomically.
 
     Args:
@@ -55,16 +64,20 @@ def export(network: Network, folder: Path, *, stem: str = "model", card: Mapping
         folder: exists.
         stem: of the files' names.
         card: what to say of the weights: data, settings, figures.
+        metadata: what a refiner must know beyond the network, such as `prn.strength`; in place of the defaults.
 
     Returns:
         The card as written, with the files' names and sha256.
     """
     network = network.cpu().eval()
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    description = describe(network)
+    description = describe(network) | dict(metadata or {})
     files = {}
     # One entry of metadata: the library writes several in an order that changes from run to run.
-    contents = {"safetensors": save(tensors, metadata={"prn": json.dumps(description)}), "onnx": to_onnx(network)}
+    contents = {
+        "safetensors": save(tensors, metadata={"prn": json.dumps(description)}),
+        "onnx": to_onnx(network, description),
+    }
     for suffix, content in contents.items():
         path = folder / f"{stem}.{suffix}"
         files[suffix] = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
@@ -95,6 +108,7 @@ def describe(network: Network) -> dict[str, str]:
         "prn.patch": str(0 if fast else network.patch),
         "prn.width": str(network.width if isinstance(network, FastNetwork) else 0),
         "prn.keep_level": str(int(isinstance(network, FastNetwork) and network.keep_level)),
+        "prn.strength": "1",
         "prn.threshold": "0.5",
     }
     if isinstance(network, FastNetwork) and network.image_path is not None:
@@ -108,8 +122,12 @@ def _numbers(values: Tensor) -> str:
     return " ".join(f"{value:.9g}" for value in values.flatten().tolist())
 
 
-def to_onnx(network: Network) -> bytes:
+def to_onnx(network: Network, description: Mapping[str, str] | None = None) -> bytes:
     """The network as ONNX, for any batch and any size that is a multiple of `network.multiple`.
+
+    Args:
+        network: on the CPU.
+        description: its metadata; `describe(network)` if None.
 
     Raises:
         MissingExtraError: without the extra `train`.
@@ -142,7 +160,7 @@ def to_onnx(network: Network) -> bytes:
             dynamo=False,
         )
         model = onnx.load(path)
-    onnx.helper.set_model_props(model, describe(network))
+    onnx.helper.set_model_props(model, dict(description or describe(network)))
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prn_cli.metrics.regions import RegionCounts, count_regions
 from prn_cli.refine import cut, refine_map
+from prn_cli.strength import tally
 from prn_cli.training import parallel
 from prn_cli.training.augment import Batch, Jitter, TrainingMap, draw_batch
 from prn_cli.training.losses import LossWeights, joint_loss
@@ -38,6 +40,8 @@ class Settings:
     """Decay a step of the moving average of the weights, which is what is validated and kept."""
     patience: int = 8
     """Epochs without a better validation IoU after which training ends."""
+    choose_epoch: bool = True
+    """Keep the epoch with the best validation IoU; if not, the last, and patience has no say."""
     seed: int = 0
     time_budget: float | None = None
     """Seconds after which training ends; the learning rate falls in time for it."""
@@ -47,11 +51,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave. IoUs are pooled over the validation maps, cut at 0.5."""
+    """What one epoch gave. The IoU is pooled over the validation maps, cut at 0.5; None without any."""
 
     number: int
     loss: float
-    iou: float
+    iou: float | None
     best: bool
     seconds: float
 
@@ -89,7 +93,7 @@ def learning_rate(progress: float, peak: float) -> float:
 
 def ended(state: State, settings: Settings) -> bool:
     """Whether a run in this state is at its end: by its epochs, without gain for too long, or out of time."""
-    waited = state.epoch - 1 - state.best_epoch
+    waited = state.epoch - 1 - state.best_epoch if settings.choose_epoch else 0
     late = settings.time_budget is not None and state.seconds >= settings.time_budget
     return state.epoch >= settings.epochs or waited >= settings.patience or late
 
@@ -119,7 +123,8 @@ def fit(
     Args:
         network: trained in place.
         maps: to learn from.
-        validation: to choose the best epoch on, by pooled IoU; of other images than `maps`.
+        validation: to choose the best epoch on, by pooled IoU; of other images than `maps`. May be empty where the
+            settings keep the last epoch.
         settings: of the run.
         device: where to train; the CPU if None.
         state: of an earlier run to go on from. On the CPU, the result is that of an unbroken run.
@@ -130,8 +135,9 @@ def fit(
     device = device or torch.device("cpu")
     if state is None:
         state = start(network)
-        # An untrained `fast` is the identity: an epoch must beat the base model on the validation maps to be kept.
-        state.best_iou = pooled(evaluate(network.to(device), validation, device)).iou()
+        if settings.choose_epoch:
+            # An untrained `fast` is the identity: an epoch must beat the base model on the validation maps to be kept.
+            state.best_iou = pooled(evaluate(network.to(device), validation, device)).iou()
     network.load_state_dict(state.network)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = list(network.parameters())
@@ -170,16 +176,17 @@ def fit(
                 break
         current = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         network.load_state_dict(average)
-        iou = pooled(evaluate(network, validation, device)).iou()
+        iou = pooled(evaluate(network, validation, device)).iou() if validation else None
         network.load_state_dict(current)
-        better = iou > state.best_iou
+        better = not settings.choose_epoch or (iou is not None and iou > state.best_iou)
         state.seconds = parallel.agreed(state.seconds + time.monotonic() - began)
         epoch = Epoch(state.epoch, float(torch.stack(losses).mean()), iou, better, state.seconds)
         state.network = _on_cpu(current)
         state.average = _on_cpu(average)
         state.optimizer = {i: _on_cpu(optimizer.state[p]) for i, p in enumerate(parameters) if p in optimizer.state}
         if better:
-            state.best, state.best_iou, state.best_epoch = _on_cpu(average), iou, state.epoch
+            state.best, state.best_epoch = _on_cpu(average), state.epoch
+            state.best_iou = -1.0 if iou is None else iou
         state.epoch += 1
         state.history.append(epoch)
         yield epoch, state
@@ -237,6 +244,14 @@ def evaluate(network: Network, maps: Sequence[TrainingMap], device: torch.device
         count_regions(cut(refine_map(m.logits, refiner, image=m.image), 0.5), m.label) for m in parallel.share(maps)
     ]
     return parallel.collect(counts, len(maps))
+
+
+@torch.no_grad()
+def tallies(network: Network, maps: Sequence[TrainingMap], device: torch.device | None = None) -> NDArray[np.int64]:
+    """What every strength and threshold would give on each map, `(maps, S, T, 4)`: see `prn_cli.strength.tally`."""
+    refiner = NetworkRefiner(network, device or torch.device("cpu"))
+    counts = [tally(m.logits, refine_map(m.logits, refiner, image=m.image), m.label) for m in parallel.share(maps)]
+    return np.stack(parallel.collect(counts, len(maps)))
 
 
 def base_counts(maps: Sequence[TrainingMap]) -> list[RegionCounts]:

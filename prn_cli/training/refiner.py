@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prn_cli.drift import Reference
 from prn_cli.probabilities import logit
 from prn_cli.training.networks import Network
 from prn_cli.training.networks.fast import FastNetwork
@@ -23,7 +24,9 @@ class NetworkRefiner:
         device: where it is.
     """
 
+    strength = 1.0
     threshold = 0.5
+    reference: Reference | None = None
 
     def __init__(self, network: Network, device: torch.device) -> None:
         self.network, self.where = network.eval(), device

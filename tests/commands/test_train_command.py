@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SMALL = ("--crop", "64", "--batch", "2", "--epochs", "2", "--steps", "2", "--threads", "1")
+SMALL = ("--crop", "64", "--batch", "2", "--epochs", "2", "--steps", "2", "--threads", "1", "--folds", "1")
+CROSSED = (*SMALL[:-1], "3")
 
 
 def prn(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -23,12 +24,12 @@ def prn(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five labelled maps of blobs, whose scores run too low by 1."""
+    """Six labelled maps of blobs, whose scores run too low by 1."""
     (tmp_path / "logits").mkdir()
     (tmp_path / "labels").mkdir()
     random = np.random.default_rng(0)
     y, x = np.mgrid[:80, :100]
-    for index in range(5):
+    for index in range(6):
         field = np.sin(y / random.uniform(4, 9)) + np.sin(x / random.uniform(4, 9) + index)
         np.save(tmp_path / "logits" / f"tile{index}.npy", (3 * field - 1).astype(np.float32))
         Image.fromarray(((field > 0) * 255).astype(np.uint8)).save(tmp_path / "labels" / f"tile{index}.png")
@@ -40,7 +41,7 @@ def test_trains_in_a_folder_of_logits_and_labels(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     card = json.loads(done.stdout)
     assert json.loads((folder / "run" / "model.json").read_text()) == card
-    assert len(card["data"]["learned_from"]) == 4
+    assert len(card["data"]["learned_from"]) == 5
     assert len(card["data"]["held_out"]) == 1
     assert set(card["held_out_figures"]) == {"pooled_iou", "mean_iou"}
     assert "epoch 2/2" in done.stderr
@@ -55,7 +56,7 @@ def test_trains_in_a_folder_of_logits_and_labels(folder: Path) -> None:
 
     refined = prn(folder, "refine", "logits", "-o", "masks", "--weights", "run")
     assert refined.returncode == 0, refined.stderr
-    assert len(list((folder / "masks").glob("*.png"))) == 5
+    assert len(list((folder / "masks").glob("*.png"))) == 6
 
 
 def test_a_killed_run_resumes_to_the_same_weights(folder: Path) -> None:
@@ -77,6 +78,93 @@ def test_a_killed_run_resumes_to_the_same_weights(folder: Path) -> None:
     other = prn(folder, *options, "-o", "killed", "--resume", "--rate", "0.5")
     assert other.returncode == 1
     assert "other settings or other data" in other.stderr
+
+
+def test_every_map_is_held_out_once_and_all_are_learned_from(folder: Path) -> None:
+    done = prn(folder, "train", *CROSSED, "--json")
+    assert done.returncode == 0, done.stderr
+    card = json.loads(done.stdout)
+    stems = [f"tile{index}" for index in range(6)]
+    assert card["data"]["learned_from"] == stems
+    assert sorted(card["data"]["held_out"]) == stems
+    log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in log[::2]] == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3", "all maps"]
+    assert all((line["iou"] is None) == (line["stage"] == "all maps") for line in log)
+    assert not (folder / "run" / "fold.safetensors").exists()
+    choice = card["choice"]
+    assert float(card["strength"]) == choice["strength"]
+    assert choice["gain"] >= max(choice["strengths"].values()) >= 0
+    assert choice["threshold"] < 0.5  # the scores run too low, everywhere
+
+
+def test_scenes_are_held_out_whole(folder: Path) -> None:
+    for index in range(6):
+        for part, suffix in (("logits", "npy"), ("labels", "png")):
+            (folder / part / f"tile{index}.{suffix}").rename(folder / part / f"town{index // 3}_{index}.{suffix}")
+    free = prn(folder, "train", *SMALL, "-o", "free")
+    assert "these look like tiles of 2 scenes (town0, town1, …)" in free.stderr
+    done = prn(folder, "train", *SMALL[:-2], "--groups", "^(town.)", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "held out: each of 2 scenes in turn" in done.stderr
+    assert set(json.loads(done.stdout)["choice"]["groups"]) == {"town0", "town1"}
+    one = prn(folder, "train", *SMALL, "--groups", "^(town.)", "--json", "-o", "one")
+    assert len({stem[:5] for stem in json.loads(one.stdout)["data"]["held_out"]}) == 1
+    for pattern, message in (("town", "all maps are of one group, 'town'"), ("city", "does not match 6 of 6 stems")):
+        refused = prn(folder, "train", *SMALL, "--groups", pattern, "-o", "none")
+        assert refused.returncode == 2
+        assert message in refused.stderr
+    refused = prn(folder, "train", *SMALL, "--group-distance", "5", "-o", "none")
+    assert refused.returncode == 1
+    assert "has no georeference, which --group-distance needs" in refused.stderr
+
+
+def test_weights_that_do_not_help_leave_masks_alone(folder: Path) -> None:
+    for index in range(6):  # labels that no correction can better
+        logits = np.load(folder / "logits" / f"tile{index}.npy")
+        Image.fromarray(((logits > 0) * 255).astype(np.uint8)).save(folder / "labels" / f"tile{index}.png")
+    done = prn(folder, "train", *CROSSED)
+    assert done.returncode == 0, done.stderr
+    assert "Refinement does not help on the held-out images." in done.stdout
+    refined = prn(folder, "refine", "logits", "-o", "masks", "--weights", "run", "--json")
+    assert "these weights leave masks as they are" in refined.stderr
+    assert {json.loads(line)["changed"] for line in refined.stdout.splitlines()} == {0}
+    forced = prn(folder, "refine", "logits", "-o", "forced", "--weights", "run", "--strength", "1", "--bias", "bias")
+    assert "leave masks as they are" not in forced.stderr
+    assert np.abs(np.load(folder / "bias" / "tile0.npy")).max() > 0
+
+
+def test_maps_unlike_those_of_training_are_named(folder: Path) -> None:
+    assert prn(folder, "train", *SMALL).returncode == 0
+    (folder / "new").mkdir()
+    for index in range(2):
+        np.save(folder / "new" / f"{index}.npy", np.load(folder / "logits" / f"tile{index}.npy") + 6 * index)
+    refined = prn(folder, "refine", "new", "-o", "masks", "--weights", "run", "--json")
+    assert "1 of 2 maps have logits unlike those that the weights were trained on (furthest: 1.npy" in refined.stderr
+    near, far = sorted(json.loads(line)["drift"] for line in refined.stdout.splitlines())
+    assert near < 1 < 2 < far
+    like = prn(folder, "refine", "logits", "-o", "more", "--weights", "run")
+    assert "unlike" not in like.stderr
+
+
+def test_a_cross_validation_killed_in_a_later_fold_resumes_to_the_same_weights(folder: Path) -> None:
+    options = ("train", *CROSSED, "--epochs", "4")
+    whole = prn(folder, *options, "-o", "whole", "--json")
+    assert whole.returncode == 0, whole.stderr
+    line = [sys.executable, "-m", "prn_cli", *options, "-o", "killed"]
+    with subprocess.Popen(line, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (folder / "killed" / "folds.json").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    resumed = prn(folder, *options, "-o", "killed", "--resume", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "fold 1 of 3" not in resumed.stderr
+    first, second = json.loads(whole.stdout), json.loads(resumed.stdout)
+    assert first["files"] == second["files"]
+    assert first["choice"] == second["choice"]
+    logs = [[json.loads(line) for line in (folder / run / "log.jsonl").open()] for run in ("whole", "killed")]
+    assert [(e["stage"], e["number"], e["loss"]) for e in logs[0]] == [
+        (e["stage"], e["number"], e["loss"]) for e in logs[1]
+    ]
 
 
 def test_a_run_killed_in_its_first_epoch_resumes_too(folder: Path) -> None:
@@ -172,18 +260,18 @@ def test_a_run_at_its_end_is_not_trained_further(folder: Path) -> None:
 def test_held_out_images_are_others(folder: Path) -> None:
     done = prn(folder, "train", *SMALL, "--validation-logits", "logits")
     assert done.returncode == 2
-    assert "5 of the held-out maps are among those to learn from, such as tile0.npy" in done.stderr
+    assert "6 of the held-out maps are among those to learn from, such as tile0.npy" in done.stderr
 
 
 def test_a_map_without_its_validity_mask_fails(folder: Path) -> None:
     (folder / "valid").mkdir()
-    for index in range(4):
+    for index in range(5):
         Image.new("L", (100, 80), 255).save(folder / "valid" / f"tile{index}.png")
     done = prn(folder, "train", *SMALL, "--valid-mask", "valid", "--json")
     assert done.returncode == 1
-    assert "tile4.npy: no validity mask with this stem in valid" in done.stderr
+    assert "tile5.npy: no validity mask with this stem in valid" in done.stderr
     card = json.loads(done.stdout)
-    assert card["data"]["left_out"] == ["logits/tile4.npy"]
+    assert card["data"]["left_out"] == ["logits/tile5.npy"]
     assert card["conditions"]["valid_mask"] == "valid"
 
 

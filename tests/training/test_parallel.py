@@ -87,7 +87,20 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_the_command_under_torchrun(folder: Path) -> None:
     """It speaks with one voice, gives the figures of one process, and resumes after an interrupt that ends all."""
-    options = ("train", "--crop", "64", "--batch", "4", "--steps", "4", "--threads", "1", "--ground-truth-only")
+    options = (
+        "train",
+        "--crop",
+        "64",
+        "--batch",
+        "4",
+        "--steps",
+        "4",
+        "--threads",
+        "1",
+        "--ground-truth-only",
+        "--folds",
+        "1",
+    )
     one = prn(folder, *options, "--epochs", "4", "-o", "one", "--json")
     two = prn(folder, *options, "--epochs", "4", "-o", "two", "--json", processes=2)
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr

@@ -13,9 +13,7 @@ from prn_cli.training.validation import groups_by_distance, groups_by_pattern, m
     count=st.integers(2, 6),
     seed=st.integers(0, 9),
 )
-def test_folds_hold_every_map_out_once_and_never_divide_a_group(
-    groups: dict[str, str], count: int, seed: int
-) -> None:
+def test_folds_hold_every_map_out_once_and_never_divide_a_group(groups: dict[str, str], count: int, seed: int) -> None:
     if len(set(groups.values())) < 2:
         with pytest.raises(UsageError, match="one group"):
             make_folds(groups, count, seed=seed)
@@ -67,9 +65,7 @@ def test_neighbours_and_their_neighbours_are_one_group() -> None:
     corners=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=2, max_size=12),
     distance=st.floats(0, 4),
 )
-def test_groups_by_distance_are_the_connected_components(
-    corners: list[tuple[int, int]], distance: float
-) -> None:
+def test_groups_by_distance_are_the_connected_components(corners: list[tuple[int, int]], distance: float) -> None:
     boxes = {str(i): (float(x), float(y), x + 1.0, y + 1.0) for i, (x, y) in enumerate(corners)}
     groups = groups_by_distance(boxes, distance)
 

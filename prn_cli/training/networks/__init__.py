@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
+
 from prn_cli.training.networks.fast import FastNetwork
 from prn_cli.training.networks.paper import PaperNetwork
 
 Network = FastNetwork | PaperNetwork
 
 
-def build(name: str, *, patch: int = 64, keep_level: bool = False, image_channels: int = 0) -> Network:
+def build(
+    name: str, *, patch: int = 64, keep_level: bool = False, image_channels: int = 0, seed: int | None = None
+) -> Network:
     """An untrained network.
 
     Args:
@@ -18,10 +22,13 @@ def build(name: str, *, patch: int = 64, keep_level: bool = False, image_channel
         patch: side of the patches of `paper`'s local decoder, px; `fast` has none of a fixed size.
         keep_level: of `fast`, see there.
         image_channels: of `fast`, see there.
+        seed: of the random weights; None to go on with torch's generator as it is.
 
     Raises:
         KeyError: for another name.
     """
+    if seed is not None:
+        torch.manual_seed(seed)
     builders: dict[str, Callable[[], Network]] = {
         "fast": lambda: FastNetwork(keep_level=keep_level, image_channels=image_channels),
         "paper": lambda: PaperNetwork(patch),

@@ -1,0 +1,94 @@
+"""What the finished folds of a cross-validation found, on disk, so that a killed run need not repeat them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError, OutputError
+from prn_cli.strength import STRENGTHS, THRESHOLDS
+from prn_cli.temporaries import write_whole
+from prn_cli.training.loop import Epoch
+
+
+@dataclass(frozen=True)
+class FinishedFold:
+    """A fold that was trained to its end.
+
+    Attributes:
+        name: of the fold.
+        maps: names of its held-out maps.
+        counts: `(maps, S, T, 4)` int64, see `prn_cli.strength.tally`.
+        history: its epochs.
+    """
+
+    name: str
+    maps: tuple[str, ...]
+    counts: NDArray[np.int64]
+    history: tuple[Epoch, ...]
+
+
+def save_folds(path: Path, folds: list[FinishedFold], *, fingerprint: str) -> None:
+    """Write all finished folds, atomically.
+
+    Args:
+        path: of the file.
+        folds: in their order.
+        fingerprint: of the settings and data, which `load_folds` compares.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    record = {
+        "fingerprint": fingerprint,
+        "folds": [
+            {
+                "name": fold.name,
+                "maps": fold.maps,
+                "counts": fold.counts.tolist(),
+                "history": [asdict(epoch) for epoch in fold.history],
+            }
+            for fold in folds
+        ],
+    }
+    try:
+        write_whole(path, json.dumps(record).encode())
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror}", hint="check the free space", path=path) from error
+
+
+def load_folds(path: Path, *, fingerprint: str) -> list[FinishedFold]:
+    """Read what `save_folds` wrote; nothing if there is no such file.
+
+    Raises:
+        InputError: the file is damaged, or belongs to a run with other settings or data.
+    """
+    if not path.exists():
+        return []
+    try:
+        record = json.loads(path.read_text())
+        written_for = record["fingerprint"]
+        folds = [
+            FinishedFold(
+                name=fold["name"],
+                maps=tuple(fold["maps"]),
+                counts=np.array(fold["counts"], np.int64).reshape(-1, len(STRENGTHS), len(THRESHOLDS), 4),
+                history=tuple(Epoch(**epoch) for epoch in fold["history"]),
+            )
+            for fold in record["folds"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"not the folds of a training run ({error})", hint="start anew without --resume", path=path
+        ) from error
+    if written_for != fingerprint:
+        raise InputError(
+            "this run was started with other settings or other data",
+            hint="give the same ones to go on, or start anew without --resume",
+            path=path,
+        )
+    return folds
