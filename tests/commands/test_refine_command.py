@@ -259,6 +259,7 @@ def test_json_lines_carry_paths_and_counts(prn):
         "valid": 6300,
         "foreground": int(mask.sum()),
         "changed": int((mask != base).sum()),
+        "drift": None,
     }
 
 
