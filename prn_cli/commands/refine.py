@@ -603,9 +603,7 @@ def _refine_file(item: Item, run: _Run, on_written: Callable[[], None]) -> _Figu
     return figures
 
 
-def _refined_rows(
-    scores: ScoreMap, image: MapImage | None, run: _Run, sample: _Sample
-) -> Iterator[Rows | ClassRows]:
+def _refined_rows(scores: ScoreMap, image: MapImage | None, run: _Run, sample: _Sample) -> Iterator[Rows | ClassRows]:
     """The refined map, band by band."""
     from prn_cli.multiclass import hold, refine_class_rows
     from prn_cli.rasters import ClassScoreMap

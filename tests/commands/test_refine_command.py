@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import signal
 import subprocess
@@ -288,7 +289,8 @@ def test_fail_fast_stops_at_the_first(prn, folder):
     code, _, err = prn("logits", "-o", "masks", "--fail-fast")
     assert code == 1
     assert "logits/0.npy: empty file" in err
-    assert "1 of 4 failed; stopped at the first failure, 3 not tried" in err
+    # A map that was begun beside it may be finished.
+    assert re.search("1 of 4 failed; stopped at the first failure, [23] not tried", err)
     assert len(files(folder / "masks")) < 4
 
 
