@@ -13,6 +13,7 @@ The modules, in the order in which data passes through them:
 - `metrics`, `score`: masks against labels, with intervals
 - `classes`, `multiclass`: a softmax as binary maps and back; every class refined and scored
 - `saliency`: soft maps against labels
+- `report`: figures and small pictures to a page for the browser
 - `commands`: the command line
 """
 

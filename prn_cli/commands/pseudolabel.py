@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prn_cli.commands import console
+from prn_cli.commands import console, reporting
 from prn_cli.commands.batch import Batch, Item, run_batch
 from prn_cli.commands.options import (
     Band,
@@ -88,6 +88,7 @@ class _Run:
     values: tuple[int, int]
     options: Mapping[str, str]
     settings: Mapping[str, Any]
+    page: reporting.HeadroomReport | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
 
@@ -112,6 +113,8 @@ def pseudolabel(
     co: CreationOptions = None,
     overwrite: Overwrite = False,
     json: Json = False,
+    report: reporting.Report = None,
+    page_images: reporting.PageImages = None,
     null: Null = False,
     input_kind: InputKind = InputKindChoice.auto,
     nodata: Nodata = None,
@@ -163,6 +166,12 @@ def pseudolabel(
     manifest = Manifest(out)
     if not overwrite:
         manifest.refuse_strangers(output for item in items for output in item.outputs.values())
+    page = None
+    if report is not None:
+        files = [path for item in items for path in (*item.inputs.values(), *item.outputs.values())]
+        page = reporting.HeadroomReport(report, paths, files, images=page_images, patch=patch, grid=grid.value)
+    elif page_images is not None:
+        raise UsageError("--images are for the report, and there is none", hint="add --report FILE")
     kind: Any = input_kind.value
     if kind == "auto":
         kind = rasters.detect_kind(paths, nodata=nodata, key=key)
@@ -191,6 +200,7 @@ def pseudolabel(
             "key": key,
             "creation_options": options,
         },
+        page=page,
     )
     if dry_run:
         show_plan(items, lambda item: _why(item, run, manifest, overwrite=overwrite), verb="search", json=json)
@@ -214,6 +224,11 @@ def pseudolabel(
         console.json_line(_document(headroom, run, out, batch.failures))
     elif headroom.images:
         _show(headroom, run)
+    if page is not None:
+        from prn_cli.report import Searched
+
+        source = " ".join(logits or ["logits"])
+        page.finish(Searched(source, str(labels), patch, grid.value), batch.failures)
     batch.finish()
 
 
@@ -274,6 +289,8 @@ def _work(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Res
                 path=item.inputs["label"],
             )
         result = _search(item, run, scores, label, None if kept else lambda: manifest.begin(job))
+        if run.page is not None:
+            run.page.look(scores, label, run.stop)
     if kept:
         check_unchanged(job.stamps)
     else:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prn_cli.commands import console
+from prn_cli.commands import console, reporting
 from prn_cli.commands.batch import Batch, run_batch
 from prn_cli.commands.options import (
     Band,
@@ -42,7 +42,7 @@ from prn_cli.commands.options import (
     Verbose,
     thread_count,
 )
-from prn_cli.errors import InputError, OutputError, UsageError
+from prn_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -169,6 +169,9 @@ def score(
     seed: Seed = 0,
     json: Json = False,
     csv_file: Csv = None,
+    report: reporting.Report = None,
+    page_images: reporting.PageImages = None,
+    bias: reporting.PageBias = None,
     threads: Threads = 0,
     fail_fast: FailFast = False,
     settings_file: Settings = None,
@@ -226,6 +229,22 @@ def score(
 
     stop = threading.Event()
 
+    page = None
+    if report is not None:
+        if task is not TaskChoice.binary:
+            raise UsageError(f"--report shows masks, not --task {task.value}", hint="leave --report out")
+        page = reporting.ScoreReport(
+            report,
+            inputs,
+            [path for image in images for path in (image.label, image.baseline)],
+            images=page_images,
+            bias=bias,
+            threshold=threshold,
+            baseline_threshold=None if baseline is None else baseline_threshold,
+        )
+    elif bias is not None or page_images is not None:
+        raise UsageError("--images and --bias are for the report, and there is none", hint="add --report FILE")
+
     def work(image: _Image) -> ImageScore:
         if image.label is None:
             raise InputError(f"no label with this stem in {labels}", hint="add it, or leave this file out")
@@ -259,7 +278,10 @@ def score(
                 buffer=buffer,
                 baseline_threshold=baseline_threshold,
             )
-            return _score_rows(counter, label, opened, stop)
+            result = _score_rows(counter, label, opened, stop)
+            if page is not None:
+                page.look(image.masks, label, opened, stop)
+            return result
 
     def checked(image: _Image) -> ImageScore:
         with unchanged(image.masks, image.label, image.baseline, *valid_masks.role(image.masks).values()):
@@ -277,6 +299,8 @@ def score(
     results = [result for _, result in batch.results]
     figures = _figures_of(task, results, names)
     summary = figures.summarise(results, resamples=resamples, seed=seed) if results else None
+    order = {str(image.masks): position for position, image in enumerate(images)}
+    failures = sorted(batch.failures, key=lambda failure: order[failure[0]])  # threads finish in any order
     if csv_file is not None:
         _write_csv(batch, csv_file, figures)
     if json:
@@ -289,8 +313,6 @@ def score(
             settings["baseline_input_kind"] = base_kind
             if task is TaskChoice.binary:
                 settings["baseline_threshold"] = None if base_kind == "mask" else baseline_threshold
-        order = {str(image.masks): position for position, image in enumerate(images)}
-        failures = sorted(batch.failures, key=lambda failure: order[failure[0]])  # threads finish in any order
         console.json_line(_document(summary, settings, failures))
     elif summary is not None and csv_file != "-":
         _show(
@@ -299,6 +321,18 @@ def score(
             _described(kind, threshold, task),
             None if baseline is None else _described(base_kind, baseline_threshold, task),
         )
+    if page is not None and summary is not None:
+        from prn_cli.report import Scored
+
+        what = Scored(
+            masks=" ".join(masks),
+            labels=str(labels),
+            baseline=None if baseline is None else str(baseline),
+            masks_cut=_described(kind, threshold, task),
+            baseline_cut=None if baseline is None else _described(base_kind, baseline_threshold, task),
+            cut=page.cut,
+        )
+        page.finish(summary, what, failures)
     batch.finish()
 
 

@@ -30,6 +30,7 @@ class LabelMap(ABC):
         path: the file.
         height: rows.
         width: columns.
+        raster: the open file.
     """
 
     def __init__(self, raster: Raster, *, nodata: float | None, valid: Raster | None) -> None:
@@ -41,7 +42,7 @@ class LabelMap(ABC):
         self.path = raster.path
         self.height = raster.height
         self.width = raster.width
-        self._raster = raster
+        self.raster = raster
         self._valid = valid
         self._nodata = nodata
         self._at_hand: tuple[NDArray[Any], NDArray[np.bool_]] | None = None
@@ -92,10 +93,10 @@ class LabelMap(ABC):
         return result
 
     def _read(self, window: Window | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        values = self._raster.read(window)
-        if self._raster.bands == 3 and not (values[0] == values[1:]).all():
-            raise _too_many_bands(self._raster)
-        valid = valid_pixels(self._raster, values[:1], window, self._nodata, None)
+        values = self.raster.read(window)
+        if self.raster.bands == 3 and not (values[0] == values[1:]).all():
+            raise _too_many_bands(self.raster)
+        valid = valid_pixels(self.raster, values[:1], window, self._nodata, None)
         if self._valid is not None:
             valid &= read_valid_mask(self._valid, window)
         return values[0], valid
@@ -103,7 +104,7 @@ class LabelMap(ABC):
     def close(self) -> None:
         """Let go of the files."""
         self._at_hand = None
-        self._raster.close()
+        self.raster.close()
         if self._valid is not None:
             self._valid.close()
 
