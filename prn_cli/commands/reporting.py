@@ -63,11 +63,14 @@ class _Page:
     ) -> None:
         from prn_cli.rasters import find_images
         from prn_cli.report import Totals
+        from prn_cli.report.gallery import MOST_PICTURED
+        from prn_cli.report.glimpses import picture_room
 
         self._images = find_images(inputs, images).found
         _name_missing(inputs, self._images, images, "image", "their scores are shown")
         _refuse_strangers(path, [*inputs, *files, *self._images.values()])
         self._path = path
+        self._room = picture_room(len(inputs), pictured=MOST_PICTURED)
         self._totals = Totals()
         self._lock = threading.Lock()
 
@@ -147,7 +150,9 @@ class ScoreReport(_Page):
             probabilities = opened.probabilities(window)
             return Prediction(cut(probabilities, threshold), probabilities)
 
-        viewer = Viewer(path.stem, label.height, label.width, cut=self.cut, paired=len(predictions) > 1)
+        viewer = Viewer(
+            path.stem, label.height, label.width, cut=self.cut, paired=len(predictions) > 1, room=self._room
+        )
         with ExitStack() as stack:
             image = stack.enter_context(self._open_image(path, predictions[-1].raster))
             bias = None
@@ -216,7 +221,7 @@ class HeadroomReport(_Page):
 
         name = scores.path.stem
         choice = Choice.start(self._patch)
-        viewer = Viewer(name, label.height, label.width, cut=HALF, patch=self._patch, grid=self._grid)
+        viewer = Viewer(name, label.height, label.width, cut=HALF, patch=self._patch, grid=self._grid, room=self._room)
         with self._open_image(scores.path, scores.raster) as image:
             for window in _bands(label.height, label.width, max(choice.oracles), stop):
                 probabilities, truth = scores.probabilities(window), label.read(window)

@@ -19,8 +19,8 @@ from prn_cli.report.shrinking import Cells, Mean, Shares
 from prn_cli.thresholds import PAPER_GRID, Grid, search_thresholds
 
 PICTURE_SIDE = 256
-PICTURE_ROOM = 30_000
-"""Bytes that the pictures of one image may take where there are many."""
+_ROOM = 2_800_000  # bytes of all pictures
+_MOST_ROOM = 60_000  # of one image
 _SHARES = {"image": 0.34, "scores": 0.34, "label": 0.12, "before": 0.14, "after": 0.14, "change": 0.26}
 MAP_SIDE = 96
 PATCH = 64
@@ -32,6 +32,16 @@ _INVALID = 8
 _LABEL = (0, 1, 0, 1, 0, 1, 0, 1)
 _BEFORE = (0, 0, 1, 1, 0, 0, 1, 1)
 _AFTER = (0, 0, 0, 0, 1, 1, 1, 1)
+
+
+def picture_room(images: int, *, pictured: int) -> int:
+    """Bytes that the pictures of one image may take, so that the page stays below 5 MB.
+
+    Args:
+        images: how many there are.
+        pictured: of how many the page has pictures at most.
+    """
+    return min(_MOST_ROOM, _ROOM // max(1, min(images, pictured)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +198,7 @@ class Viewer:
         patch: int = PATCH,
         grid: Grid = "paper",
         paired: bool = True,
-        room: int = PICTURE_ROOM,
+        room: int = _MOST_ROOM,
     ) -> None:
         self._name, self._height, self._width = name, height, width
         self._cut, self._patch, self._grid, self._paired = cut, patch, grid, paired

@@ -1,0 +1,172 @@
+"""The page in a real browser: its looks follow the system, and all of it can be reached from the keyboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prn_cli.report import Prediction, Scored, Totals, Viewer, score_page
+from prn_cli.score import cut, score_image, summarise
+
+IMAGES = 14
+HOSTILE = "<img src=x onerror=document.title='taken'>"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A page of fourteen images, one of them with a name that is a trap."""
+    rows, columns = np.mgrid[:64, :80]
+    totals, scores = Totals(), []
+    for i in range(IMAGES):
+        label = (np.hypot(rows - 32, columns - 40) < 20).astype(np.uint8)
+        base = (1 / (1 + np.exp((np.hypot(rows - 32, columns - 44) - 17) / 3))).astype(np.float32)
+        after = (1 / (1 + np.exp((np.hypot(rows - 32, columns - 40) - 14 - i / 2) / 3))).astype(np.float32)
+        viewer = Viewer(HOSTILE if i == 3 else f"map {i}", *label.shape)
+        viewer.add(0, label, Prediction(cut(after, 0.5), after), Prediction(cut(base, 0.5), base), bias=after - base)
+        totals.add(viewer.finish(), viewer.before, viewer.after)
+        scores.append(score_image(after, label, baseline=base))
+    what = Scored("masks", "labels", "logits", "probabilities cut at 0.5", "logits cut at 0.5", 0.5)
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(score_page(summarise(scores, resamples=100), totals, what), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def page(chromium, report):
+    """The page, freshly loaded, in light; it must have nothing to complain about, and load nothing."""
+    chromium.media(prefers_color_scheme="light", prefers_reduced_motion="reduce")
+    chromium.show(report)
+    chromium.run("localStorage.clear()")
+    chromium.show(report)
+    yield chromium
+    assert chromium.complaints() == []
+    assert chromium.requests() == [report.resolve().as_uri()]
+
+
+FOCUSED = "document.activeElement"
+GROUND = "getComputedStyle(document.body).backgroundColor"
+SHOWN = "[...document.querySelectorAll('article')].filter((a) => a.getClientRects().length).length"
+WHO = f"{FOCUSED}.closest('article').querySelector('h3 bdi').textContent"
+
+
+def tab_to(page, selector, most=40):
+    for _ in range(most):
+        page.press("Tab")
+        if page.run(f"{FOCUSED}.matches({selector!r})"):
+            return
+    raise AssertionError(f"the Tab key does not lead to {selector}")
+
+
+def test_every_picture_is_whole_and_names_are_text(page):
+    sizes = "[...document.querySelectorAll('article img')].map((i) => i.complete && i.naturalWidth)"
+    assert (
+        min(page.run(f"Promise.all([...document.images].map((i) => i.decode().catch(() => 0))).then(() => {sizes})"))
+        > 0
+    )
+    assert page.run("document.title") == "prn score: base and refined"
+    assert HOSTILE in page.run("[...document.querySelectorAll('article h3 bdi')].map((b) => b.textContent)")
+
+
+def test_light_dark_and_the_choice_between_them(page):
+    assert page.run(GROUND) == "rgb(255, 255, 255)"
+    page.media(prefers_color_scheme="dark")
+    dark = page.run(GROUND)
+    assert dark == "rgb(16, 20, 24)"
+    tab_to(page, "#theme")
+    page.press("Enter")
+    assert page.run("theme.textContent") == "Theme: light"
+    assert page.run(GROUND) == "rgb(255, 255, 255)"
+    page.press("Enter")
+    page.media(prefers_color_scheme="light")
+    assert page.run("theme.textContent") == "Theme: dark"
+    assert page.run(GROUND) == dark
+    page.call("Page.reload")
+    page.show(Path(page.run("decodeURI(location.pathname)")))
+    assert page.run(GROUND) == dark  # the choice is kept
+
+
+def test_the_gallery_from_the_keyboard(page):
+    assert page.run(SHOWN) == 9
+    tab_to(page, "#all")
+    page.press("Enter")
+    assert page.run(SHOWN) == IMAGES
+    assert page.run("document.querySelector('#all').getAttribute('aria-expanded')") == "true"
+    page.press("Tab")
+    names = page.run("[...document.querySelectorAll('article h3 bdi')].map((b) => b.textContent)")
+    assert page.run(WHO) == names[0]
+    page.press("ArrowRight", "ArrowRight", "ArrowDown")
+    assert page.run(WHO) == names[1]
+    assert page.run(f"{FOCUSED}.dataset.title") == "Base mask"
+    page.press("ArrowUp", "ArrowUp")
+    assert page.run(WHO) == names[0]  # no way beyond the first
+    # The gallery is one stop: the next Tab leaves it.
+    page.press("Tab")
+    assert page.run(f"{FOCUSED}.closest('#images')") is None
+
+
+def test_a_picture_large_and_back(page):
+    tab_to(page, ".panel")
+    page.press("ArrowRight", "Enter")
+    assert page.run("viewer.open") is True
+    assert page.run("document.querySelector('#viewer-title').textContent").startswith("Label: ")
+    page.press("ArrowRight", "ArrowRight", "ArrowRight", "ArrowDown")
+    title = page.run("document.querySelector('#viewer-title').textContent")
+    shown = page.run("[...document.querySelectorAll('article h3 bdi')].map((b) => b.textContent)")
+    assert title == f"Won and lost: {shown[1]}"
+    assert page.run("document.querySelector('#viewer-image').naturalWidth") == 80
+    assert "won" in page.run("document.querySelector('#viewer-line').textContent")
+    page.press("Escape")
+    assert page.run("viewer.open") is False
+    assert page.run(WHO) == shown[1]
+    assert page.run(f"{FOCUSED}.dataset.title") == "Won and lost"
+
+
+def test_the_bars_lead_to_the_pictures(page):
+    tab_to(page, ".gains a")
+    page.press("End", "ArrowUp", "ArrowUp", "ArrowUp", "ArrowUp")
+    name = page.run(f"{FOCUSED}.querySelector('bdi').textContent")
+    rank = page.run(f"{FOCUSED}.hash")
+    assert page.run(f"document.querySelector('{rank}').getClientRects().length") == 0  # behind the control
+    page.press("Enter")
+    page.run("new Promise((resolve) => setTimeout(resolve, 100))")
+    assert page.run(WHO) == name
+
+
+def test_focus_can_be_seen(page):
+    for selector in ("nav a", "#theme", ".gains a", ".panel", "summary"):
+        page.show(Path(page.run("decodeURI(location.pathname)")))
+        tab_to(page, selector)
+        assert page.run(f"getComputedStyle({FOCUSED}).outlineStyle") == "solid", selector
+        assert page.run(f"getComputedStyle({FOCUSED}).outlineWidth") == "3px", selector
+
+
+def test_nothing_moves_where_motion_is_not_wanted(page):
+    assert page.run("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+    page.media(prefers_reduced_motion="no-preference")
+    assert page.run("getComputedStyle(document.documentElement).scrollBehavior") == "smooth"
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1200, 2000])
+def test_no_width_needs_scrolling_sideways(page, width):
+    page.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
+    try:
+        assert page.run("document.documentElement.scrollWidth") <= width
+    finally:
+        page.call("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
+
+
+def test_every_control_has_a_name(page):
+    """As assistive tools see the page: what can be focused has a name, and each picture is described."""
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    named = {"button", "link", "image", "dialog", "region"}
+    missing = [
+        node
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in named and not node.get("name", {}).get("value")
+    ]
+    assert missing == []
+    roles = [node["role"]["value"] for node in nodes if not node["ignored"]]
+    assert roles.count("article") == 9
+    assert {"main", "navigation", "banner", "contentinfo", "heading", "table"} <= set(roles)
