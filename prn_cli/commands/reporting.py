@@ -16,7 +16,7 @@ from prn_cli.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from prn_cli.pseudolabels import Grid
-    from prn_cli.rasters import BinaryMap, MapImage, Raster, ScoreMap
+    from prn_cli.rasters import BinaryMap, LabelMap, MapImage, Raster, ScoreMap
     from prn_cli.report import Choice, Scored, Searched
     from prn_cli.score import Summary
     from prn_cli.tiles import Window
@@ -136,7 +136,7 @@ class ScoreReport(_Page):
         return self._thresholds[-1]
 
     def look(
-        self, path: Path, label: BinaryMap, predictions: Sequence[BinaryMap | ScoreMap], stop: threading.Event
+        self, path: Path, label: LabelMap, predictions: Sequence[BinaryMap | ScoreMap], stop: threading.Event
     ) -> None:
         """Look at an image: a mask or soft map and the base's, if there is one, all open and of the label's size."""
         from prn_cli.rasters import BinaryMap, logit, open_scores
@@ -212,7 +212,7 @@ class HeadroomReport(_Page):
         self._patch, self._grid = patch, grid
         self._choices: dict[str, Choice] = {}
 
-    def look(self, scores: ScoreMap, label: BinaryMap, stop: threading.Event) -> None:
+    def look(self, scores: ScoreMap, label: LabelMap, stop: threading.Event) -> None:
         """Look at an image: a score map and its label, both open and of one size."""
         from prn_cli.pseudolabels import make_pseudolabels
         from prn_cli.report import Choice, Prediction, Viewer

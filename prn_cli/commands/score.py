@@ -42,7 +42,7 @@ from prn_cli.commands.options import (
     Verbose,
     thread_count,
 )
-from prn_cli.errors import InputError, UsageError
+from prn_cli.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table

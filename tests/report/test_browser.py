@@ -82,7 +82,6 @@ def test_light_dark_and_the_choice_between_them(page):
     page.media(prefers_color_scheme="light")
     assert page.run("theme.textContent") == "Theme: dark"
     assert page.run(GROUND) == dark
-    page.call("Page.reload")
     page.show(Path(page.run("decodeURI(location.pathname)")))
     assert page.run(GROUND) == dark  # the choice is kept
 
