@@ -194,6 +194,7 @@ def test_hostile_names_are_shown_as_they_are(tmp_path, prn, monkeypatch):
         assert not {tag for tag, _ in page.elements} & {"i", "b"} - {"b"}
 
 
+@pytest.mark.slow
 def test_a_hundred_images_take_less_than_five_megabytes(tmp_path, prn, monkeypatch):
     """Images as busy as aerial photographs; ten of them, ten times each."""
     write_folder(tmp_path, [f"tile_{i}" for i in range(10)], shape=(288, 320))

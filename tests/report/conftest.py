@@ -135,7 +135,7 @@ class Browser:
             os.close(self._answers)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser; a test that asks for it is skipped where there is none."""
     executable = find_browser()
