@@ -16,7 +16,7 @@ from prn_cli.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from prn_cli.pseudolabels import Grid
-    from prn_cli.rasters import BinaryMap, LabelMap, MapImage, Raster, ScoreMap
+    from prn_cli.rasters import LabelMap, MapImage, Raster, ScoreMap
     from prn_cli.report import Choice, Scored, Searched
     from prn_cli.score import Summary
     from prn_cli.tiles import Window
@@ -136,16 +136,16 @@ class ScoreReport(_Page):
         return self._thresholds[-1]
 
     def look(
-        self, path: Path, label: LabelMap, predictions: Sequence[BinaryMap | ScoreMap], stop: threading.Event
+        self, path: Path, label: LabelMap, predictions: Sequence[LabelMap | ScoreMap], stop: threading.Event
     ) -> None:
         """Look at an image: a mask or soft map and the base's, if there is one, all open and of the label's size."""
-        from prn_cli.rasters import BinaryMap, logit, open_scores
+        from prn_cli.rasters import ScoreMap, logit, open_scores
         from prn_cli.report import Prediction, Viewer
         from prn_cli.report.glimpses import PATCH
         from prn_cli.score import cut
 
-        def read(opened: BinaryMap | ScoreMap, window: Window, threshold: float) -> Prediction:
-            if isinstance(opened, BinaryMap):
+        def read(opened: LabelMap | ScoreMap, window: Window, threshold: float) -> Prediction:
+            if not isinstance(opened, ScoreMap):
                 return Prediction(opened.read(window))
             probabilities = opened.probabilities(window)
             return Prediction(cut(probabilities, threshold), probabilities)
