@@ -161,7 +161,7 @@ def _names(names: list[str]) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"cannot be read as JSON: {error}", hint="get the file again", path=path) from error
     if not isinstance(content, dict):
         raise WeightsError(f"holds a {type(content).__name__}, expected an object", hint="get it again", path=path)

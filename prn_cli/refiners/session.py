@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from prn_cli.cores import core_count
 from prn_cli.drift import Reference
 from prn_cli.errors import DeviceError, PrnError, WeightsError
+from prn_cli.refiners.onnx_file import refuse_external_data
 
 if TYPE_CHECKING:
     import onnxruntime
 
+_LARGEST_NUMBER = 1 << 16  # px, of tiles and halos
 _SILENT = 4  # onnxruntime's "fatal only": what goes wrong is raised, and said once, by us
 
 
@@ -56,6 +58,7 @@ class Session:
             model = path.read_bytes()
         except OSError as error:
             raise WeightsError(f"cannot be read: {error.strerror}", hint="check the file", path=path) from error
+        refuse_external_data(model, path)
         cause = "" if device == "cpu" else _cuda_obstacle(runtime)
         session = None
         if device != "cpu" and not cause:
@@ -64,9 +67,12 @@ class Session:
             raise DeviceError(f"CUDA cannot be used: {cause}", hint="check the driver, or use --device cpu")
         self._session = session or self._create(runtime, model, ["CPUExecutionProvider"], threads)
         self.device = "cpu" if session is None else "cuda"
-        self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.inputs = [node.name for node in self._session.get_inputs()]
-        self.outputs = [node.name for node in self._session.get_outputs()]
+        try:
+            self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+            self.inputs = [node.name for node in self._session.get_inputs()]
+            self.outputs = [node.name for node in self._session.get_outputs()]
+        except UnicodeDecodeError as error:
+            raise self._damaged(error) from error
 
     def _on_cuda(self, runtime: Any, model: bytes, threads: int) -> tuple[onnxruntime.InferenceSession | None, str]:
         # Maps differ in size, so an exhaustive search of algorithms for each size would cost more than it gains.
@@ -93,10 +99,14 @@ class Session:
             # The fallback of the Python layer prints to stdout, which belongs to results.
             with contextlib.redirect_stdout(io.StringIO()):
                 return runtime.InferenceSession(model, options, providers=providers)
-        except (state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument, state.NoModel) as error:
-            raise WeightsError(
-                f"not an ONNX model, or a damaged one: {_first_line(error)}", hint="get it again", path=self.path
-            ) from error
+        except (
+            state.InvalidProtobuf,
+            state.InvalidGraph,
+            state.InvalidArgument,
+            state.NoModel,
+            UnicodeDecodeError,
+        ) as error:
+            raise self._damaged(error) from error
         except (state.Fail, state.RuntimeException, state.NotImplemented, state.EPFail) as error:
             if providers != ["CPUExecutionProvider"]:
                 raise
@@ -106,20 +116,27 @@ class Session:
                 path=self.path,
             ) from error
 
+    def _damaged(self, error: BaseException) -> WeightsError:
+        return WeightsError(
+            f"not an ONNX model, or a damaged one: {_first_line(error)}", hint="get it again", path=self.path
+        )
+
     def number(self, key: str, *, least: int, default: int | None = None) -> int:
         """A whole number from the metadata.
 
         Raises:
-            WeightsError: it is missing, no whole number, or below `least`.
+            WeightsError: it is missing, no whole number, below `least`, or absurdly great.
         """
         text = self.metadata.get(key, "nothing" if default is None else str(default))
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
+        if not least <= value <= _LARGEST_NUMBER:
             raise WeightsError(
-                f"its {key} is {text}, expected a whole number from {least}", hint="export it again", path=self.path
+                f"its {key} is {text[:40]}, expected a whole number from {least} to {_LARGEST_NUMBER}",
+                hint="export it again",
+                path=self.path,
             )
         return value
 

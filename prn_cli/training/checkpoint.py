@@ -63,7 +63,7 @@ def load_state(path: Path, *, fingerprint: str) -> State:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         record = json.loads(metadata["prn"])
         written_for = record.pop("fingerprint")
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"not a state of a training run ({error})", hint="start anew without --resume", path=path
         ) from error
@@ -102,9 +102,12 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {}).get("prn", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, description  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"not a safetensors file ({error})", path=path) from error
+    if not isinstance(description, dict) or not all(isinstance(value, str) for value in description.values()):
+        raise InputError("its description of the network is damaged", hint="get the file again", path=path)
+    return tensors, description
 
 
 def load_published(path: Path) -> dict[str, Tensor]:
