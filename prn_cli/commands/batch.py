@@ -99,8 +99,8 @@ def run_batch(
             except (PrnError, OSError, MemoryError) as error:
                 batch.fail(name(item), _cause(error))
             except Exception as error:  # a defect in one file's path must not cost the others
-                if console.verbose():
-                    traceback.print_exc()
+                for line in traceback.format_exc().splitlines():
+                    console.detail(line)
                 batch.fail(name(item), f"unexpected {type(error).__name__}: {error}")
             else:
                 batch.results.append((item, result))

@@ -100,8 +100,16 @@ def show(renderable: RenderableType) -> None:
 
 
 def json_line(record: Any) -> None:
-    """One JSON document on one line of stdout, unbuffered."""
-    print(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str), flush=True)
+    """One JSON document on one line of stdout, unbuffered.
+
+    What cannot be shown is escaped: file names may hold what steers a terminal, and bytes that are no text at all.
+    """
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False, default=str)
+    print(text if text.isprintable() else "".join(map(_json_character, text)), flush=True)
+
+
+def _json_character(character: str) -> str:
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 class Advance(Protocol):

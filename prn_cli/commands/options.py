@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -116,6 +117,28 @@ Images = Annotated[
 Band = Annotated[
     int | None,
     typer.Option("--bidx", min=1, help="Band (class) of a multi-band map, counted from 1.", rich_help_panel=_INPUT),
+]
+
+
+def _limit_pixels(value: int | None) -> int | None:
+    """Option callback: how many pixels a map may have, in this process."""
+    if value is not None or "prn_cli.rasters.limits" in sys.modules:
+        from prn_cli.rasters.limits import set_max_pixels
+
+        set_max_pixels(value)
+    return value
+
+
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        callback=_limit_pixels,
+        help="Most pixels of a map, all bands together; trusts files up to there.",
+        rich_help_panel=_INPUT,
+        show_default="what a file's bytes can honestly hold",
+    ),
 ]
 Key = Annotated[str | None, typer.Option("--key", help="Name of the array in .npz files.", rich_help_panel=_INPUT)]
 Overwrite = Annotated[

@@ -30,6 +30,7 @@ from prn_cli.commands.options import (
     LabelNodata,
     Labels,
     Masks,
+    MaxPixels,
     Nodata,
     Null,
     Quiet,
@@ -42,7 +43,7 @@ from prn_cli.commands.options import (
     Verbose,
     thread_count,
 )
-from prn_cli.errors import InputError, OutputError, UsageError
+from prn_cli.errors import InputError, OutputError, UsageError, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -156,6 +157,7 @@ def score(
     valid_mask: ValidMask = None,
     band: Band = None,
     key: Key = None,
+    max_pixels: MaxPixels = None,
     baseline: Baseline = None,
     baseline_input_kind: BaselineKind = InputKindChoice.auto,
     baseline_threshold: BaselineThreshold = 0.5,
@@ -472,7 +474,7 @@ def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) ->
         sets = [result.counts] if result.baseline is None else [result.counts, result.baseline]
         values = [value for counts in sets for value in figures(counts, task.metrics).values()]
         writer.writerow(
-            [image.masks, image.label, result.height, result.width, result.pixels]
+            [one_line(str(image.masks)), one_line(str(image.label)), result.height, result.width, result.pixels]
             + [int(count) for count in result.counts[: len(task.counts)]]
             + [f"{value:.6f}" if math.isfinite(value) else "" for value in values]
         )

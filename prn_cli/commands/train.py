@@ -171,6 +171,7 @@ def train(
     valid_mask: options.ValidMask = None,
     bidx: options.Band = None,
     key: options.Key = None,
+    max_pixels: options.MaxPixels = None,
     null: options.Null = False,
     device: options.Device = options.DeviceChoice.auto,
     threads: options.Threads = 0,

@@ -37,6 +37,8 @@ TAG_TYPES = {
 NUMPY_TYPES: dict[int, np.dtype[Any]] = {ASCII: np.dtype("u1"), SHORT: np.dtype("<u2"), DOUBLE: np.dtype("<f8")}
 """The TIFF data types as NumPy reads them, in little-endian order."""
 
+_LONGEST_METADATA = 1 << 20  # bytes
+_LONGEST_WORLD_FILE = 1000  # characters
 _RASTER_TYPE_KEY, _PIXEL_IS_POINT = 1025, 2
 _MODEL_TYPE_KEY, _GEOGRAPHIC_KEY, _PROJECTED_KEY, _USER_DEFINED = 1024, 2048, 3072, 32767
 
@@ -144,9 +146,15 @@ def from_world_file(tags: GeoTags, image: Path) -> GeoTags:
         return tags
     suffix = image.suffix
     for ending in (f"{suffix[:2]}{suffix[-1]}w", f"{suffix}w", ".wld"):
+        place = image.with_suffix(ending)
+        if not place.is_file():
+            continue
         try:
-            a, d, b, e, c, f = map(float, image.with_suffix(ending).read_text("ascii").split())
+            with place.open(encoding="ascii") as file:
+                a, d, b, e, c, f = map(float, file.read(_LONGEST_WORLD_FILE).split())
         except (OSError, ValueError):
+            continue
+        if not np.isfinite([a, d, b, e, c, f]).all():
             continue
         if not tags.pixel_is_point:
             c, f = c - (a + b) / 2, f - (d + e) / 2
@@ -163,9 +171,12 @@ def dataset_metadata(xml: bytes) -> bytes | None:
     """
     from xml.etree import ElementTree  # few files need it
 
+    text = xml.rstrip(b"\0").strip()
+    if len(text) > _LONGEST_METADATA or b"<!DOCTYPE" in text or b"\0" in text:  # entities that grow without end
+        return None
     try:
-        root = ElementTree.fromstring(xml.rstrip(b"\0").strip())
-    except ElementTree.ParseError:
+        root = ElementTree.fromstring(text)
+    except (ElementTree.ParseError, LookupError, ValueError, RecursionError):
         return None
     items = root.findall("Item")
     kept = [

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from prn_cli.errors import InputError
-from prn_cli.rasters.raster import Raster, check_memory, reason
+from prn_cli.rasters.limits import check_block
+from prn_cli.rasters.raster import Raster, reason
 from prn_cli.tiles import Window
 
 
@@ -38,7 +39,8 @@ class JpegRaster(Raster):
 
     def _read(self, window: Window) -> NDArray[Any]:
         if self._pixels is None:
-            check_memory(2 * self.height * self.width * self.bands, self.path)
+            size = 2 * self.height * self.width * self.bands
+            check_block(size, stored=self.path.stat().st_size, path=self.path)
             try:
                 with self._open() as image:
                     pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))

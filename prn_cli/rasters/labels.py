@@ -19,6 +19,8 @@ from prn_cli.rasters.raster import Raster, open_raster
 from prn_cli.rasters.scores import check_same_size, open_scores, read_valid_mask
 from prn_cli.tiles import Window, row_bands
 
+_EXAMPLES = 16  # of numbers that are no label's: a map of floats by mistake has billions
+
 
 class LabelMap(ABC):
     """A label or a mask: numbers that stand for something, and what to ignore. A context manager.
@@ -69,7 +71,7 @@ class LabelMap(ABC):
             if left and counted.dtype == np.uint8:
                 numbers.update(np.flatnonzero(np.bincount(counted)).tolist())
             elif left:
-                numbers.update(np.unique(counted).tolist())
+                numbers.update(np.unique(counted)[:_EXAMPLES].tolist())
             if len(bands) == 1:
                 self._at_hand = values, valid
         return numbers

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, PrnError, UsageError
-from prn_cli.rasters.raster import Raster, check_dtype, check_memory, reason
+from prn_cli.rasters.limits import check_block
+from prn_cli.rasters.raster import Raster, check_dtype, reason
 from prn_cli.tiles import Window
 
 # Files of Python 2 are read like all others.
@@ -137,7 +138,7 @@ class NpzRaster(Raster):
 
     def _read(self, window: Window) -> NDArray[Any]:
         if self._loaded is None:
-            check_memory(self._size, self.path)
+            check_block(self._size, stored=self.path.stat().st_size, path=self.path)
             try:
                 with zipfile.ZipFile(self.path) as archive, archive.open(self._member) as file:
                     array = np.lib.format.read_array(file, allow_pickle=False)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from prn_cli.errors import InputError
-from prn_cli.rasters.raster import Raster, check_memory, reason
+from prn_cli.rasters.limits import check_block
+from prn_cli.rasters.raster import Raster, reason
 from prn_cli.tiles import Window
 
 # Sizes are checked here, against the file and the memory, for every file alike.
@@ -73,13 +74,18 @@ class PngRaster(Raster):
 
     def _open(self) -> Image.Image:
         try:
-            return Image.open(self.path, formats=["PNG"])
+            image = Image.open(self.path, formats=["PNG"])
         except Exception as error:  # Pillow raises SyntaxError, ValueError, struct.error and others
             raise _broken(self.path, error) from error
+        if image.size != (self.width, self.height):  # a second header may follow the first, and Pillow takes the last
+            image.close()
+            raise InputError("damaged PNG: two headers", hint="write it again", path=self.path)
+        return image
 
     def _decoded(self) -> NDArray[Any]:
         if self._pixels is None:
-            check_memory(2 * self.height * self.width * (self.bands + self._alpha) * self.dtype.itemsize, self.path)
+            size = 2 * self.height * self.width * (self.bands + self._alpha) * self.dtype.itemsize
+            check_block(size, stored=self.path.stat().st_size, path=self.path)
             try:
                 pixels = self._decoded_16_bit_colours() if self._depth == 16 and not self._grey else self._by_pillow()
             except (MemoryError, InputError):

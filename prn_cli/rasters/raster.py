@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
 from prn_cli.rasters.geo import GeoTags
+from prn_cli.rasters.limits import check_memory, check_pixels
 from prn_cli.tiles import Window
 
 SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".png")
@@ -89,9 +90,7 @@ class Raster(ABC):
 
     def _inside(self, window: Window | None) -> Window:
         if window is None:
-            whole = Window(0, 0, self.height, self.width)
-            check_memory(self.bands * self.height * self.width * self.dtype.itemsize, self.path)
-            return whole
+            window = Window(0, 0, self.height, self.width)
         if (
             min(window.y, window.x) < 0
             or min(window.height, window.width) < 1
@@ -99,6 +98,7 @@ class Raster(ABC):
             or window.x + window.width > self.width
         ):
             raise ValueError(f"{window} is not inside a raster of {self.height}×{self.width}")
+        check_memory(self.bands * window.height * window.width * self.dtype.itemsize, self.path)
         return window
 
     def __enter__(self) -> Self:
@@ -121,7 +121,8 @@ def open_raster(path: str | os.PathLike[str], *, key: str | None = None) -> Rast
         The open raster; use it in a `with` statement.
 
     Raises:
-        InputError: the file is missing, empty, damaged, of an unknown format or of an unsupported shape or type.
+        InputError: the file is missing, empty, damaged, of an unknown format or of an unsupported shape or type, or
+            claims more than its bytes can honestly hold (see `prn_cli.rasters.limits`).
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -133,24 +134,35 @@ def open_raster(path: str | os.PathLike[str], *, key: str | None = None) -> Rast
             path=path,
         )
     try:
-        # The format modules pull in their libraries, so each is imported when a file needs it.
-        if suffix in (".tif", ".tiff"):
-            from prn_cli.rasters.tiff import TiffRaster
-
-            return TiffRaster(path)
-        if suffix == ".png":
-            from prn_cli.rasters.png import PngRaster
-
-            return PngRaster(path)
-        if suffix == ".npz":
-            from prn_cli.rasters.npy import NpzRaster
-
-            return NpzRaster(path, key)
-        from prn_cli.rasters.npy import NpyRaster
-
-        return NpyRaster(path)
+        raster = _open(path, suffix, key)
+        try:
+            stored = path.stat().st_size
+            check_pixels(raster.height, raster.width, raster.bands, stored=stored, path=path)
+        except BaseException:
+            raster.close()
+            raise
     except OSError as error:
         raise InputError(f"cannot be read: {reason(error)}", hint="check the file", path=path) from error
+    return raster
+
+
+def _open(path: Path, suffix: str, key: str | None) -> Raster:
+    # The format modules pull in their libraries, so each is imported when a file needs it.
+    if suffix in (".tif", ".tiff"):
+        from prn_cli.rasters.tiff import TiffRaster
+
+        return TiffRaster(path)
+    if suffix == ".png":
+        from prn_cli.rasters.png import PngRaster
+
+        return PngRaster(path)
+    if suffix == ".npz":
+        from prn_cli.rasters.npy import NpzRaster
+
+        return NpzRaster(path, key)
+    from prn_cli.rasters.npy import NpyRaster
+
+    return NpyRaster(path)
 
 
 def check_file(path: Path) -> None:
@@ -192,24 +204,6 @@ def holds(dtype: np.dtype[Any], value: float) -> bool:
     """Whether a type of integers or booleans has a value."""
     least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     return least <= value <= most and value == int(value)
-
-
-def check_memory(size: int, path: Path) -> None:
-    """Check that so many bytes fit into this machine's memory.
-
-    Raises:
-        InputError: they do not.
-    """
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        memory = 64 << 30
-    if size > memory:
-        raise InputError(
-            f"needs {size / 2**30:.1f} GiB of memory at once, and this machine has {memory / 2**30:.1f} GiB",
-            hint="save the map as a tiled TIFF or as .npy, which are read by window",
-            path=path,
-        )
 
 
 def reason(error: BaseException) -> str:

@@ -15,7 +15,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
+from prn_cli.rasters.coded import CLAIMED
+from prn_cli.rasters.directories import check_directories
 from prn_cli.rasters.geo import GDAL_METADATA, NUMPY_TYPES, TAG_TYPES, GeoTags, dataset_metadata, from_world_file
+from prn_cli.rasters.limits import check_block
 from prn_cli.rasters.raster import Raster, check_dtype, holds, reason
 from prn_cli.tiles import Window
 
@@ -26,10 +29,12 @@ logging.getLogger("tifffile").propagate = False
 _NODATA = 42113
 _TAGS_THAT_MATTER = {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, *range(322, 326), 338, 339, _NODATA}
 _TAGS_THAT_MATTER |= set(TAG_TYPES)
+_MOST_PADDING = 4  # coders of pictures fill up to whole blocks
 _OVERVIEW, _MASK = 1, 4  # bits of NewSubfileType
 _CACHE_BYTES = 64 << 20
-_LARGEST_SEGMENT = 4 << 30
-_MOST_PAGES = 4096
+# Uncompressed, CCITT, LZW, JPEG, deflate, PackBits, LERC, LZMA, ZSTD, WebP. The others are for pictures, rare, and each
+# has a decoder of its own that would have to be trusted with whatever comes.
+_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34887, 34925, 50000, 50001}
 
 
 class TiffRaster(Raster):
@@ -37,6 +42,7 @@ class TiffRaster(Raster):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_directories(path)
         try:
             self._file = tifffile.TiffFile(path)
         except OSError:
@@ -123,6 +129,12 @@ class _Page:
         self.dtype = check_dtype(np.dtype(page.dtype), self.path)
         if self.dtype.kind == "b":
             self.dtype = np.dtype(np.uint8)
+        if int(page.compression) not in _COMPRESSIONS:
+            raise InputError(
+                f"compression {int(page.compression)}, which prn does not read",
+                hint="write it again (gdal_translate -co COMPRESS=DEFLATE)",
+                path=self.path,
+            )
         planes, depth, self._height, self._width, self._contiguous = page.shaped
         if min(self._height, self._width) < 1:
             raise InputError(f"no pixels: {self._height}×{self._width}", hint="write it again", path=self.path)
@@ -178,12 +190,8 @@ class _Page:
         size = min(self._segment_height, self._height) * self._segment_width * self._contiguous * self.dtype.itemsize
         if page.is_tiled:
             size = self._segment_height * self._segment_width * self._contiguous * self.dtype.itemsize
-        if size > _LARGEST_SEGMENT:
-            raise InputError(
-                f"one strip or tile is {size / 2**30:.1f} GiB, expected at most {_LARGEST_SEGMENT >> 30} GiB",
-                hint="write it again with tiles (gdal_translate -co TILED=YES)",
-                path=self.path,
-            )
+        self._segment_bytes = size
+        check_block(size, stored=int(counts.max()), path=self.path)
         # At least a row of tiles, so that bands of rows that end within it need not decode it twice.
         self._cache_bytes = max(_CACHE_BYTES, self._across * size)
         self._decode = page.decode  # made here, once: making it is not thread-safe
@@ -252,6 +260,14 @@ class _Page:
 
     def _decoded(self, index: int) -> NDArray[Any]:
         data = self._bytes(index, 0, self._page.databytecounts[index])
+        check_block(self._segment_bytes, stored=len(data), path=self.path)
+        claim = CLAIMED.get(int(self._page.compression))
+        if claim is not None and not 0 < claim(data) * self.dtype.itemsize <= _MOST_PADDING * self._segment_bytes:
+            raise InputError(
+                f"strip or tile {index} says that it has {claim(data)} pixels, which its place cannot hold",
+                hint="write or copy it again",
+                path=self.path,
+            )
         tables = {"jpegtables": self._page.jpegtables} if self._page.jpegtables else {}
         try:
             segment, _, _ = self._decode(data, index, **tables)
@@ -292,9 +308,7 @@ class _Page:
 def _full_size_pages(file: tifffile.TiffFile, path: Path) -> list[Any]:
     pages = []
     following = 0
-    for number, page in enumerate(file.pages):
-        if number >= _MOST_PAGES:
-            raise InputError(f"more than {_MOST_PAGES} pages, expected one map", hint="save one map a file", path=path)
+    for page in file.pages:
         whole = page if isinstance(page, tifffile.TiffPage) else page.aspage()
         following = _check_directory(file, whole, path)
         if not whole.subfiletype & _OVERVIEW:

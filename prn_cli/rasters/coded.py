@@ -1,0 +1,60 @@
+"""The sizes that coded pictures claim in their own headers: tiles of a TIFF may hold JPEG, WebP or LERC.
+
+Their decoders make room for what the picture says of itself, whatever the TIFF around it says, so it is asked first.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+
+
+def jpeg_pixels(data: bytes) -> int:
+    """Pixels that a JPEG claims, by the largest frame before its first scan; 0 if none is found."""
+    most, at = 0, 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # filling
+            at += 1
+            continue
+        if marker in (_START_OF_SCAN, _END_OF_IMAGE):
+            break
+        if marker in _STANDALONE:
+            at += 2
+            continue
+        if marker in _FRAMES and at + 9 <= len(data):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            most = max(most, (height or 65535) * width)  # a height of 0 is told later
+        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return most
+
+
+def webp_pixels(data: bytes) -> int:
+    """Pixels that a WebP claims; 0 if it is none."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return 0
+    if data[12:16] == b"VP8X":
+        return (int.from_bytes(data[24:27], "little") + 1) * (int.from_bytes(data[27:30], "little") + 1)
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return int((width & 0x3FFF) * (height & 0x3FFF))
+
+
+def lerc_pixels(data: bytes) -> int:
+    """Pixels that a LERC 2 claims, times its numbers a pixel; 0 if it is none."""
+    if data[:6] != b"Lerc2 " or len(data) < 30:
+        return 0
+    (version,) = struct.unpack_from("<i", data, 6)
+    at = 14 if version >= 3 else 10  # a checksum comes between since version 3
+    height, width, depth = (max(int(number), 0) for number in struct.unpack_from("<iii", data, at))
+    return height * width * (depth if version >= 4 else 1)
+
+
+CLAIMED: Mapping[int, Callable[[bytes], int]] = {7: jpeg_pixels, 34887: lerc_pixels, 50001: webp_pixels}
+"""By TIFF compression (tag 259): JPEG, LERC and WebP."""
