@@ -30,6 +30,11 @@ def mix(before: FloatMap, after: FloatMap, weights: FloatMap) -> FloatMap:
     return before + weights * (after - before)
 
 
+def mix_rows(before: FloatMap, after: FloatMap) -> FloatMap:
+    """Two results `(ramp, W)` for the rows of a ramp, the upper window's and the lower one's, as one."""
+    return mix(before, after, rising_weights(len(before))[:, np.newaxis])
+
+
 class ColumnBlender:
     """Puts the windows of one row of tiles side by side.
 
@@ -65,8 +70,12 @@ class RowBlender:
 
     def __init__(self, plan: AxisPlan) -> None:
         self._plan = plan
-        self._weights = rising_weights(plan.ramp)[:, np.newaxis]
         self._open: FloatMap | None = None
+
+    @property
+    def open(self) -> FloatMap | None:
+        """`(ramp, W)`: the rows that the next row of tiles will change; None after the last."""
+        return self._open
 
     def add(self, span: Span, strip: FloatMap) -> FloatMap:
         """Blend in the next row of tiles.
@@ -80,7 +89,7 @@ class RowBlender:
         """
         ramp = self._plan.ramp
         if self._open is not None:
-            strip[:ramp] = mix(self._open, strip[:ramp], self._weights)
+            strip[:ramp] = mix_rows(self._open, strip[:ramp])
         if span.stop == self._plan.size:
             self._open = None
             return strip

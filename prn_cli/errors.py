@@ -69,3 +69,4 @@ class MissingExtraError(UsageError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}, which is not installed", hint=f"pip install 'prn-cli[{extra}]'")
+        self.args = (package, extra, purpose)  # what a copy in another process is made from

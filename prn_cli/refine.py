@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.blend import ColumnBlender, RowBlender
+from prn_cli.blend import ColumnBlender, RowBlender, mix_rows
 from prn_cli.errors import PrnError, UsageError
 from prn_cli.pixels import IGNORE
 from prn_cli.probabilities import sigmoid
 from prn_cli.refiners import FloatMap, Refiner
 from prn_cli.strength import strengthen
 from prn_cli.tiles import AxisPlan, Span, Window, plan_axis, round_up, smallest_tile
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,19 @@ class Rows:
     def probabilities(self) -> FloatMap:
         """`(h, W)` float32 in [0, 1]: the refined probabilities, NaN where invalid."""
         return sigmoid(self.refined)
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """Rows at the edge of a section, whose result waits for the neighbouring section's.
+
+    Attributes:
+        y: first row.
+        field: `(ramp, W)` float32, of this section's windows alone.
+    """
+
+    y: int
+    field: FloatMap
 
 
 def check_tile(tile: int, refiner: Refiner) -> None:
@@ -112,42 +128,140 @@ def refine_rows(
         UsageError: the tile is too small, or an image is missing or not wanted.
         PrnError: the network failed, or gave numbers that are not finite.
     """
-    side = tile or refiner.tile
-    check_tile(side, refiner)
+    pieces = refine_section(
+        read_logits,
+        height,
+        width,
+        refiner,
+        tile=tile,
+        tta=tta,
+        strength=strength,
+        batch=batch,
+        shift=shift,
+        on_run=on_run,
+        read_image=read_image,
+    )
+    for piece in pieces:
+        if isinstance(piece, Rows):
+            yield piece
+
+
+def refine_section(
+    read_logits: Callable[[Window], FloatMap],
+    height: int,
+    width: int,
+    refiner: Refiner,
+    *,
+    section: slice = slice(None),
+    tile: int | None = None,
+    tta: bool = False,
+    strength: float | None = None,
+    batch: int = 1,
+    shift: int = 0,
+    on_run: Callable[[], None] | None = None,
+    read_image: Callable[[Window], FloatMap] | None = None,
+) -> Iterator[Rows | Ramp]:
+    """Refine some of the rows of windows of a map, see `refine_rows`; `join_sections` puts sections together.
+
+    Args:
+        section: of the rows of windows, as `window_rows` counts them.
+
+    Yields:
+        The finished rows of the section; before them, if there is a section above, and after them, if there is one
+        below, the rows that the two share.
+    """
+    rows, columns = _plans(height, width, refiner, tile, shift)
     check_image(refiner, given=read_image is not None)
 
     def read(window: Window) -> FloatMap:
         logits = read_logits(window)[np.newaxis]
         return logits if read_image is None else np.concatenate([logits, read_image(window)])
 
-    plans = [
-        plan_axis(size, tile=side, halo=refiner.halo, multiple=refiner.multiple, shift=shift)
-        for size in (height, width)
-    ]
-    rows, columns = plans
+    spans = rows.spans[section]
     share = refiner.strength if strength is None else strength
     if share == 0:
-        yield from _unchanged(read_logits, height, width, side)
+        end = height if spans[-1].stop == height else spans[-1].stop - rows.ramp
+        yield from _unchanged(read_logits, spans[0].keep, end, width, tile or refiner.tile)
         return
     below = RowBlender(rows)
     planes = np.empty((1 + refiner.image_channels, 0, width), np.float32)  # logits, and the bands of the image
-    top = bottom = 0  # the rows of the map that `planes` holds
-    for span in rows.spans:
+    top = bottom = spans[0].start  # the rows of the map that `planes` holds
+    for span in spans:
         fresh = Window(bottom, 0, min(span.end, height) - bottom, width)
         kept = planes[:, span.start - top :]
         planes = np.concatenate([kept, read(fresh)], axis=1) if kept.shape[1] else read(fresh)
         top, bottom = span.start, fresh.bottom
         field = below.add(span, _refine_strip(planes, span, columns, refiner, tta=tta, batch=batch, on_run=on_run))
-        first = span.keep - top
-        base = planes[0, first : first + len(field)]
-        refined = strengthen(base, refiner.refined(base, field), share)
-        _check_finite(base, refined, span.keep)
-        yield Rows(span.keep, base, refined)
+        y = span.keep
+        if span is spans[0] and y > 0:
+            yield Ramp(y, field[: rows.ramp])
+            y, field = y + rows.ramp, field[rows.ramp :]
+        yield _finished(refiner, share, y, planes[0, y - top : y - top + len(field)], field)
+    if below.open is not None:
+        yield Ramp(spans[-1].stop - rows.ramp, below.open)
 
 
-def _unchanged(read_logits: Callable[[Window], FloatMap], height: int, width: int, side: int) -> Iterator[Rows]:
-    for y in range(0, height, side):
-        logits = read_logits(Window(y, 0, min(side, height - y), width))
+def window_rows(
+    height: int, width: int, refiner: Refiner, *, tile: int | None = None, shift: int = 0
+) -> tuple[Span, ...]:
+    """The rows of windows that `refine_rows` cuts a map into, of which sections are made."""
+    rows, _ = _plans(height, width, refiner, tile, shift)
+    return rows.spans
+
+
+def join_sections(
+    pieces: Iterable[Rows | Ramp | T],
+    read_logits: Callable[[Window], FloatMap],
+    refiner: Refiner,
+    *,
+    strength: float | None = None,
+) -> Iterator[Rows | T]:
+    """Finish the rows that sections share.
+
+    Args:
+        pieces: all that `refine_section` gave for each section of a map, from the top; anything may stand for rows.
+        read_logits: gives the logits of a window, as there.
+        refiner: the method.
+        strength: as there.
+
+    Yields:
+        The pieces, with rows in the place of ramps, the same as `refine_rows` gives them.
+    """
+    share = refiner.strength if strength is None else strength
+    above: Ramp | None = None
+    for piece in pieces:
+        if not isinstance(piece, Ramp):
+            yield piece
+        elif above is None:
+            above = piece
+        else:
+            count, width = piece.field.shape
+            base = read_logits(Window(piece.y, 0, count, width))
+            yield _finished(refiner, share, piece.y, base, mix_rows(above.field, piece.field))
+            above = None
+
+
+def _plans(height: int, width: int, refiner: Refiner, tile: int | None, shift: int) -> tuple[AxisPlan, AxisPlan]:
+    side = tile or refiner.tile
+    check_tile(side, refiner)
+    rows, columns = (
+        plan_axis(size, tile=side, halo=refiner.halo, multiple=refiner.multiple, shift=shift)
+        for size in (height, width)
+    )
+    return rows, columns
+
+
+def _finished(refiner: Refiner, share: float, y: int, base: FloatMap, field: FloatMap) -> Rows:
+    refined = strengthen(base, refiner.refined(base, field), share)
+    _check_finite(base, refined, y)
+    return Rows(y, base, refined)
+
+
+def _unchanged(
+    read_logits: Callable[[Window], FloatMap], start: int, end: int, width: int, side: int
+) -> Iterator[Rows]:
+    for y in range(start, end, side):
+        logits = read_logits(Window(y, 0, min(side, end - y), width))
         yield Rows(y, logits, logits)
 
 

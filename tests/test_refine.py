@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prn_cli.errors import PrnError, UsageError
-from prn_cli.refine import check_tile, cut, refine_map, refine_rows
+from prn_cli.refine import check_tile, cut, join_sections, refine_map, refine_rows, refine_section, window_rows
 from prn_cli.refiners import load_refiner
 from prn_cli.tiles import Window, plan_axis, smallest_tile
 from prn_cli.weights import find_weights, shipped
@@ -37,6 +37,14 @@ class Pointwise:
 
     def refined(self, logits, field):
         return logits + field
+
+
+class Positional(Pointwise):
+    """One whose windows disagree: the field grows with the place in the window, so that ramps are real mixtures."""
+
+    def field(self, logits):
+        y, x = np.mgrid[: logits.shape[1], : logits.shape[2]]
+        return np.broadcast_to((y * 0.37 + x * 0.11).astype(np.float32), logits.shape).copy()
 
 
 @pytest.fixture
@@ -73,6 +81,30 @@ def test_any_size_is_covered_each_row_read_once_and_nan_stays(height, width, til
     np.testing.assert_allclose(np.concatenate([band.refined for band in bands]), 1.5 * logits, rtol=1e-6)
     assert all(shape[0] <= batch for shape in refiner.shapes)
     assert all(side % 4 == 0 for shape in refiner.shapes for side in shape[1:])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 90), st.integers(48, 80), st.integers(1, 4), st.integers(0, 99))
+def test_sections_joined_are_the_map_bit_for_bit(height, width, tile, share, seed):
+    draw = np.random.default_rng(seed)
+    logits = draw.standard_normal((height, width)).astype(np.float32)
+    logits[draw.random((height, width)) < 0.2] = np.nan
+    refiner = Positional()
+
+    def read(window: Window) -> np.ndarray:
+        return logits[window.slices]
+
+    count = len(window_rows(height, width, refiner, tile=tile))
+    pieces = [
+        piece
+        for first in range(0, count, share)
+        for piece in refine_section(read, height, width, refiner, tile=tile, section=slice(first, first + share))
+    ]
+    joined = list(join_sections(pieces, read, refiner))
+    assert [rows.y for rows in joined] == list(np.cumsum([0, *(len(rows.refined) for rows in joined)]))[:-1]
+    whole = refine_map(logits, refiner, tile=tile)
+    np.testing.assert_array_equal(np.concatenate([rows.refined for rows in joined]), whole)
+    np.testing.assert_array_equal(np.concatenate([rows.logits for rows in joined]), logits)
 
 
 def test_memory_is_flat_in_the_height():

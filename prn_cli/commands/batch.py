@@ -29,6 +29,14 @@ class Item:
     inputs: Mapping[str, Path]
     outputs: Mapping[str, Path]
 
+    def absolute(self) -> Item:
+        """The same item, by paths that hold in any working folder."""
+        return Item(
+            self.path.absolute(),
+            {role: path.absolute() for role, path in self.inputs.items()},
+            {role: path.absolute() for role, path in self.outputs.items()},
+        )
+
 
 @dataclass
 class Batch(Generic[T, R]):

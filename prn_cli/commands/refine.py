@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,23 +54,25 @@ from prn_cli.commands.options import (
 )
 from prn_cli.commands.parts import check_part, select_part
 from prn_cli.commands.plan import show_plan
-from prn_cli.errors import InputError, UsageError
+from prn_cli.errors import InputError, PrnError, UsageError
 from prn_cli.pixels import IGNORE
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from prn_cli.commands.cluster import Cluster
     from prn_cli.drift import Reference
     from prn_cli.manifest import Manifest
     from prn_cli.multiclass import ClassRows
-    from prn_cli.rasters import MapImage, Partners, RasterWriter, ScoreMap
-    from prn_cli.refine import Rows
+    from prn_cli.rasters import Partners, RasterWriter, ScoreMap
+    from prn_cli.refine import Ramp, Rows
     from prn_cli.refiners import Refiner
     from prn_cli.tiles import Window
 
 _OUTPUT = "Output"
 _METHOD = "Method"
+_CLUSTER = "Cluster"
 
 _FLOAT_SUFFIXES = (".npy", ".tif", ".tiff")
 _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
@@ -77,6 +80,10 @@ _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
 _WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
 # While the network runs on one map, the next is read and the last one is written.
 _MAPS_AT_ONCE = 2
+# On a cluster, so that workers that come later find work.
+_LEAST_CALLS = 32
+_READ_BY_WINDOW = (".npy", ".tif", ".tiff")
+_SECTION_PIXELS = 64e6
 
 
 class FormatChoice(StrEnum):
@@ -182,6 +189,35 @@ Tta = Annotated[
     ),
 ]
 
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        metavar="local|local:N|ADDRESS",
+        help="Refine on a Dask cluster: local, a worker a core; local:N, N workers; or a scheduler's tcp://host:8786.",
+        rich_help_panel=_CLUSTER,
+        show_default=False,
+    ),
+]
+DaskSplit = Annotated[
+    float,
+    typer.Option(
+        "--dask-split",
+        min=0,
+        metavar="MPX",
+        help="Maps of more megapixels are refined in sections, on many workers.",
+        rich_help_panel=_CLUSTER,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """An open map, and what reads its image, if the refiner takes one."""
+
+    scores: ScoreMap
+    read_image: Callable[[Window], NDArray[np.float32]] | None
+
 
 @dataclass(frozen=True, slots=True)
 class _Run:
@@ -196,16 +232,61 @@ class _Run:
     classes: Sequence[str]
     palette: NDArray[np.uint8] | None
     values: tuple[int, int]
-    open_scores: Callable[[Item], ScoreMap]
-    open_image: Callable[[Item, ScoreMap], MapImage | None]
+    open: Callable[[Item], AbstractContextManager[_Map]]
     options: Mapping[str, str]
     settings: Mapping[str, Any]
     stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def written(self) -> NDArray[np.uint8]:
+        """What is written for each value of a mask."""
+        import numpy as np
+
+        from prn_cli.rasters import mask_nodata
+
+        written = np.arange(256, dtype=np.uint8)
+        if self.task is TaskChoice.binary:
+            written[:2], written[IGNORE] = self.values, mask_nodata(self.values)
+        return written
 
     def check_stop(self) -> None:
         """Leave a map where it is, if the run has ended."""
         if self.stop.is_set():
             raise CancelledError
+
+    def refine(self, opened: _Map, section: slice = slice(None)) -> Iterator[Rows | ClassRows | Ramp]:
+        """Refine an open map; or, of a map of one class, a section."""
+        from prn_cli.multiclass import hold, refine_class_rows
+        from prn_cli.rasters import ClassScoreMap
+        from prn_cli.refine import refine_rows, refine_section
+
+        scores = opened.scores
+        options: dict[str, Any] = {
+            "tile": self.tile,
+            "tta": self.tta,
+            "strength": self.strength,
+            "batch": _WINDOWS_IN_A_RUN[self.refiner.device],
+            "on_run": self.check_stop,
+            "read_image": None if opened.read_image is None else hold(opened.read_image),
+        }
+        if not isinstance(scores, ClassScoreMap):
+            return refine_section(scores.logits, scores.height, scores.width, self.refiner, section=section, **options)
+        if scores.classes != len(self.classes):
+            raise InputError(
+                f"{scores.classes} classes, expected {len(self.classes)}",
+                hint="name maps of one model",
+                path=scores.path,
+            )
+        return refine_class_rows(
+            scores.logits,
+            scores.classes,
+            lambda read: refine_rows(read, scores.height, scores.width, self.refiner, **options),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle all but the end of this process's run, which no other sees."""
+        kept = (getattr(self, part.name) for part in fields(self) if part.name != "stop")
+        return _Run, tuple(kept)
 
 
 @dataclass(slots=True)
@@ -219,17 +300,28 @@ class _Figures:
     pixels: list[int] = field(default_factory=list)
     drift: float | None = None
 
-    def add(self, mask: NDArray[np.uint8], base: NDArray[np.uint8]) -> None:
-        """Count rows of a refined and a base mask, uint8, 255 invalid."""
+    @staticmethod
+    def of(mask: NDArray[np.uint8], base: NDArray[np.uint8], classes: Sequence[str]) -> _Figures:
+        """Counts of rows of a refined and a base mask, uint8, 255 invalid."""
         import numpy as np
 
-        found = np.bincount(mask[mask != IGNORE], minlength=max(len(self.classes), 2)).tolist()
-        self.pixels = [a + b for a, b in zip(self.pixels, found, strict=True)] if self.pixels else found
-        self.changed += int(np.count_nonzero(mask != base))
+        found = np.bincount(mask[mask != IGNORE], minlength=max(len(classes), 2)).tolist()
+        height, width = mask.shape
+        return _Figures(height, width, classes, int(np.count_nonzero(mask != base)), found)
+
+    @property
+    def valid(self) -> int:
+        """How many pixels are valid."""
+        return sum(self.pixels)
+
+    def add(self, more: _Figures) -> None:
+        """Add the counts of further rows."""
+        self.pixels = [a + b for a, b in zip(self.pixels, more.pixels, strict=True)] if self.pixels else more.pixels
+        self.changed += more.changed
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest and for JSON."""
-        figures: dict[str, Any] = {"height": self.height, "width": self.width, "valid": sum(self.pixels)}
+        figures: dict[str, Any] = {"height": self.height, "width": self.width, "valid": self.valid}
         if self.classes:
             figures["classes"] = dict(zip(self.classes, self.pixels, strict=True))
         else:
@@ -246,10 +338,13 @@ class _Sample:
         self.reference, self.step = reference, max(1, math.isqrt(pixels // self.PIXELS))
         self.parts: list[NDArray[np.float32]] = []
 
-    def add(self, rows: Rows) -> None:
-        """Take what falls into finished rows."""
-        if self.reference is not None:
-            self.parts.append(rows.logits[-rows.y % self.step :: self.step, :: self.step].ravel())
+    def of(self, rows: Rows | ClassRows) -> NDArray[np.float32]:
+        """What falls into finished rows."""
+        import numpy as np
+
+        if self.reference is None:
+            return np.empty(0, np.float32)
+        return rows.logits[..., -rows.y % self.step :: self.step, :: self.step].ravel()
 
     def distance(self) -> float | None:
         """See `prn_cli.drift.Reference.distance`; None if the weights do not say what they were trained on."""
@@ -260,6 +355,15 @@ class _Sample:
         if self.reference is None:
             return None
         return round(self.reference.distance(describe(np.concatenate(self.parts)))[0], 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """Finished rows, as they are written, by role; what they count; and some of their logits."""
+
+    outputs: Mapping[str, NDArray[Any]]
+    figures: _Figures
+    sample: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +404,8 @@ def refine(
     num_parts: NumParts = None,
     part_id: PartId = None,
     dry_run: DryRun = False,
+    dask: Dask = None,
+    dask_split: DaskSplit = 100,
     fail_fast: FailFast = False,
     settings_file: Settings = None,
     quiet: Quiet = False,
@@ -321,7 +427,8 @@ def refine(
     _check_task(task, threshold=threshold, values=values, band=band, classes=classes, palette=palette_file)
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
     found = find_weights(weights)
-    refiner = load_refiner(found, device=device.value, threads=thread_count(threads))
+    # On a cluster, each worker's threads are its own.
+    refiner = load_refiner(found, device=device.value, threads=thread_count(threads) if dask is None else 0)
     if images is not None and not refiner.image_channels:
         console.note("the weights take no image: --images is left aside")
         images = None
@@ -364,16 +471,6 @@ def refine(
         console.note(f"inputs read as {kind}")
     console.detail(f"{found.path} ({refiner.name}) on {refiner.device}, tile {side}, halo {refiner.halo}")
 
-    def open_scores(item: Item) -> ScoreMap:
-        mask = masks.of(item.path)
-        if task is TaskChoice.multiclass:
-            return rasters.open_class_scores(item.path, kind=kind, nodata=nodata, valid_mask=mask, key=key)
-        return rasters.open_scores(item.path, kind=kind, nodata=nodata, valid_mask=mask, band=band, key=key)
-
-    def open_image(item: Item, like: ScoreMap) -> MapImage | None:
-        image = pictures.of(item.path)
-        return None if image is None else rasters.open_image(image, like=like.raster, bands=refiner.image_channels)
-
     cut_at = refiner.threshold if threshold is None else threshold
     share = refiner.strength if strength is None else strength
     if share == 0 and strength is None and cut_at == 0.5:
@@ -391,8 +488,7 @@ def refine(
         names,
         None if palette is None else palette.colours,
         mask_values(values),
-        open_scores,
-        open_image,
+        partial(_open_map, task=task, channels=refiner.image_channels, kind=kind, nodata=nodata, band=band, key=key),
         options,
         settings={
             **({} if task is TaskChoice.binary else {"task": task.value}),
@@ -419,22 +515,43 @@ def refine(
             json=json,
         )
         return
-    if manifest is not None:
-        manifest.start()
-    remove_stale(output.parent for item in items for output in item.outputs.values())
-    started = time.perf_counter()
-    batch = run_batch(
-        items,
-        lambda item: _refine_item(item, run, manifest, overwrite=overwrite),
-        name=lambda item: str(item.path),
-        label="Refining",
-        fail_fast=fail_fast,
-        threads=min(_MAPS_AT_ONCE, len(items)),
-        stop=run.stop,
-        on_done=_print_record if json else None,
-    )
+    with _workers(dask, dask_split, cores=thread_count(threads), stop=run.stop) as (refine_file, maps_at_once):
+
+        def work(item: Item) -> _Result:
+            for kind in (masks, pictures):
+                kind.of(item.path)  # a map without its partner fails, alone
+            return _refine_item(item, run, manifest, refine_file, overwrite=overwrite)
+
+        if manifest is not None:
+            manifest.start()
+        remove_stale(output.parent for item in items for output in item.outputs.values())
+        started = time.perf_counter()
+        batch = run_batch(
+            items,
+            work,
+            name=lambda item: str(item.path),
+            label="Refining",
+            fail_fast=fail_fast,
+            threads=min(maps_at_once, len(items)),
+            stop=run.stop,
+            on_done=_print_record if json else None,
+        )
     _summarise(batch, out, time.perf_counter() - started)
     batch.finish()
+
+
+@contextmanager
+def _open_map(item: Item, *, task: TaskChoice, channels: int, band: int | None, **options: Any) -> Iterator[_Map]:
+    from prn_cli.rasters import open_class_scores, open_image, open_scores
+
+    open_map = open_class_scores if task is TaskChoice.multiclass else partial(open_scores, band=band)
+    with ExitStack() as stack:
+        scores = stack.enter_context(open_map(item.path, valid_mask=item.inputs.get("valid_mask"), **options))
+        read_image = None
+        if "image" in item.inputs:
+            image = open_image(item.inputs["image"], like=scores.raster, bands=channels)
+            read_image = stack.enter_context(image).read
+        yield _Map(scores, read_image)
 
 
 def _is_single_file(inputs: Sequence[Path], out: Path, format: FormatChoice) -> bool:
@@ -532,120 +649,177 @@ def _why(item: Item, run: _Run, manifest: Manifest | None, partners: Sequence[Pa
     return manifest.why(job) or ("--overwrite" if overwrite else "")
 
 
-def _refine_item(item: Item, run: _Run, manifest: Manifest | None, *, overwrite: bool) -> _Result:
+def _refine_item(
+    item: Item, run: _Run, manifest: Manifest | None, refine_file: Callable[..., _Figures], *, overwrite: bool
+) -> _Result:
     """Refine one map, unless that was done before."""
     from prn_cli.manifest import check_unchanged, stamp_inputs
 
     started = time.perf_counter()
     if manifest is None:
         stamps = stamp_inputs(item.inputs)
-        figures = _refine_file(item, run, on_written=lambda: check_unchanged(stamps)).as_dict()
+        figures = refine_file(item, run, on_written=lambda: check_unchanged(stamps)).as_dict()
         return _Result("refined", time.perf_counter() - started, figures)
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
     entry = None if overwrite else manifest.finished(job)
     if entry is not None:
         return _Result("kept", 0.0, entry["figures"])
-    figures = _refine_file(item, run, on_written=lambda: manifest.begin(job)).as_dict()
+    figures = refine_file(item, run, on_written=lambda: manifest.begin(job)).as_dict()
     seconds = time.perf_counter() - started
     manifest.record(job, seconds=seconds, figures=figures)
     return _Result("refined", seconds, figures)
 
 
-def _refine_file(item: Item, run: _Run, on_written: Callable[[], None]) -> _Figures:
+def _refine_file(
+    item: Item,
+    run: _Run,
+    on_written: Callable[[], None],
+    bands_of: Callable[[Item, _Run, _Map], Iterator[_Band]] | None = None,
+) -> _Figures:
     """Read, refine and write one map, band by band. Its outputs take their names when all of it is done.
 
-    `on_written` is called just before they do.
+    `on_written` is called just before they do. `bands_of` refines; it is `_bands_of` unless others do the work.
     """
-    import numpy as np
 
-    from prn_cli.rasters import can_tell_invalid, create_raster, mask_nodata
-    from prn_cli.refine import Rows, cut
+    from prn_cli.rasters import can_tell_invalid, create_raster
 
-    nodata, written = IGNORE, np.arange(256, dtype=np.uint8)
-    may_be_invalid = True
-    if run.task is TaskChoice.binary:
-        may_be_invalid = can_tell_invalid(item.outputs["mask"], run.values)
-        nodata = mask_nodata(run.values)
-        written[:2], written[IGNORE] = run.values, nodata
-    with run.open_scores(item) as scores, ExitStack() as stack:
+    may_be_invalid = run.task is not TaskChoice.binary or can_tell_invalid(item.outputs["mask"], run.values)
+    with run.open(item) as opened, ExitStack() as stack:
+        scores = opened.scores
         writers: dict[str, RasterWriter] = {}
         for role, path in item.outputs.items():
             writer = create_raster(
                 path,
                 height=scores.height,
                 width=scores.width,
-                **_content(role, run.task, nodata=nodata, palette=run.palette),
+                **_content(role, run.task, nodata=int(run.written[IGNORE]), palette=run.palette),
                 like=scores.raster,
                 creation_options=run.options,
             )
             writers[role] = stack.enter_context(writer)
-        image = run.open_image(item, scores)
-        if image is not None:
-            stack.enter_context(image)
         figures = _Figures(scores.height, scores.width, run.classes)
         sample = _Sample(run.refiner.reference, scores.height * scores.width)
-        for rows in _refined_rows(scores, image, run, sample):
-            if isinstance(rows, Rows):
-                mask, base = cut(rows.refined, run.threshold), cut(rows.logits, 0.5)
-            else:
-                mask, base = rows.mask, rows.base
-            figures.add(mask, base)
-            if not may_be_invalid and (mask == IGNORE).any():
+        for band in (bands_of or _bands_of)(item, run, opened):
+            figures.add(band.figures)
+            sample.parts.append(band.sample)
+            if not may_be_invalid and band.figures.valid < band.figures.height * band.figures.width:
                 raise InputError(
                     "has invalid pixels, and in a .npy mask of 0 and 1 nothing tells them from foreground",
                     hint="give --values 0,255, or --format tif or png",
                     path=item.path,
                 )
-            soft = run.task is TaskChoice.saliency
-            writers["mask"].write(rows.probabilities if soft else written[mask])
-            _write_maps(rows, writers, run.classes)
-        scores.check_valid()
+            for role, writer in writers.items():
+                writer.write(band.outputs[role])
+        if not figures.valid:
+            scores.check_valid()
         figures.drift = sample.distance()
         on_written()
     return figures
 
 
-def _refined_rows(scores: ScoreMap, image: MapImage | None, run: _Run, sample: _Sample) -> Iterator[Rows | ClassRows]:
-    """The refined map, band by band."""
-    from prn_cli.multiclass import hold, refine_class_rows
-    from prn_cli.rasters import ClassScoreMap
-    from prn_cli.refine import refine_rows
+def _bands_of(item: Item, run: _Run, opened: _Map) -> Iterator[_Band]:
+    """Refine a map in this process."""
+    from prn_cli.refine import Ramp
 
-    read_image = None if image is None else hold(image.read)
-
-    def refine_one(read: Callable[[Window], NDArray[np.float32]]) -> Iterator[Rows]:
-        for rows in refine_rows(
-            read,
-            scores.height,
-            scores.width,
-            run.refiner,
-            tile=run.tile,
-            tta=run.tta,
-            strength=run.strength,
-            batch=_WINDOWS_IN_A_RUN[run.refiner.device],
-            on_run=run.check_stop,
-            read_image=read_image,
-        ):
-            sample.add(rows)
-            yield rows
-
-    if not isinstance(scores, ClassScoreMap):
-        return refine_one(scores.logits)
-    if scores.classes != len(run.classes):
-        raise InputError(
-            f"{scores.classes} classes, expected {len(run.classes)}", hint="name maps of one model", path=scores.path
-        )
-    return refine_class_rows(scores.logits, scores.classes, refine_one)
+    return (_finish(rows, item, run, opened) for rows in run.refine(opened) if not isinstance(rows, Ramp))
 
 
-def _write_maps(rows: Rows | ClassRows, writers: Mapping[str, RasterWriter], classes: Sequence[str]) -> None:
-    """Write what stands beside the mask; of several classes, one map each."""
+def _finish(rows: Rows | ClassRows, item: Item, run: _Run, opened: _Map) -> _Band:
+    """What is written of finished rows; of several classes, one map each beside the mask."""
+    from prn_cli.refine import Rows, cut
+
+    if isinstance(rows, Rows):
+        mask, base = cut(rows.refined, run.threshold), cut(rows.logits, 0.5)
+    else:
+        mask, base = rows.mask, rows.base
+    soft = run.task is TaskChoice.saliency
+    outputs: dict[str, NDArray[Any]] = {"mask": rows.probabilities if soft else run.written[mask]}
     for kind in ("probabilities", "bias"):
-        if kind in writers:
-            writers[kind].write(getattr(rows, kind))
-        elif any(role.startswith(f"{kind}/") for role in writers):
-            for name, values in zip(classes, getattr(rows, kind), strict=True):
-                writers[f"{kind}/{name}"].write(values)
+        if kind in item.outputs:
+            outputs[kind] = getattr(rows, kind)
+        elif any(role.startswith(f"{kind}/") for role in item.outputs):
+            for name, values in zip(run.classes, getattr(rows, kind), strict=True):
+                outputs[f"{kind}/{name}"] = values
+    sample = _Sample(run.refiner.reference, opened.scores.height * opened.scores.width)
+    return _Band(outputs, _Figures.of(mask, base, run.classes), sample.of(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class _Remote:
+    """Refines files on a cluster: one on one worker, or, above `split` pixels, in sections on many.
+
+    Only a few large maps are in work at once, for their masks are written here.
+    """
+
+    cluster: Cluster
+    split: float
+    turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_MAPS_AT_ONCE))
+
+    def refine_file(self, item: Item, run: _Run, on_written: Callable[[], None]) -> _Figures:
+        """Do on the cluster what `_refine_file` does here; workers see the same files by their absolute paths."""
+        from prn_cli.manifest import check_unchanged, stamp_inputs
+
+        there = item.absolute()
+        names = {str(path.absolute()): str(path) for path in (*item.inputs.values(), *item.outputs.values())}
+        try:
+            sections = self._sections(item, run)
+            if len(sections) > 1:
+                with self.turns:
+                    return _refine_file(item, run, on_written, partial(self._bands_of, there, sections))
+            unchanged = partial(check_unchanged, stamp_inputs(there.inputs))
+            on_written()  # here, and before the worker gives the outputs their names
+            return self.cluster.call(_refine_file, there, run, unchanged)
+        except PrnError as error:
+            if error.path is not None:
+                error.path = names.get(error.path, error.path)
+            raise
+
+    def _sections(self, item: Item, run: _Run) -> list[slice]:
+        """The rows of windows of a map that each call refines; few enough to balance, small enough to send."""
+        from prn_cli.refine import window_rows
+
+        if item.path.suffix.lower() not in _READ_BY_WINDOW or run.task is TaskChoice.multiclass:
+            return []
+        with run.open(item) as opened:
+            height, width = opened.scores.height, opened.scores.width
+        if height * width <= self.split:
+            return []
+        count = len(window_rows(height, width, run.refiner, tile=run.tile))
+        at_once = int(_SECTION_PIXELS / (height * width) * count)
+        share = max(min(at_once, count // (4 * max(self.cluster.slots, 1))), 1)
+        return [slice(first, first + share) for first in range(0, count, share)]
+
+    def _bands_of(self, there: Item, sections: list[slice], item: Item, run: _Run, opened: _Map) -> Iterator[_Band]:
+        from prn_cli.refine import Rows, join_sections
+
+        calls = ((there, run, section) for section in sections)
+        results = self.cluster.calls(_refine_section, calls, ahead=2 * max(self.cluster.slots, 1))
+        pieces = (piece for result in results for piece in result)
+        for band in join_sections(pieces, opened.scores.logits, run.refiner, strength=run.strength):
+            yield _finish(band, item, run, opened) if isinstance(band, Rows) else band
+
+
+@contextmanager
+def _workers(
+    dask: str | None, split: float, *, cores: int, stop: threading.Event
+) -> Iterator[tuple[Callable[..., _Figures], int]]:
+    """Who refines a file, as `_refine_file` does, and how many files at once."""
+    if dask is None:
+        yield _refine_file, _MAPS_AT_ONCE
+        return
+    from prn_cli.commands.cluster import Cluster
+
+    with Cluster(dask, cores=cores, stop=stop) as cluster:
+        yield _Remote(cluster, split * 1e6).refine_file, max(2 * cluster.slots, _LEAST_CALLS)
+
+
+def _refine_section(item: Item, run: _Run, section: slice) -> list[_Band | Ramp]:
+    """Refine some rows of windows of a map, on a worker."""
+    from prn_cli.refine import Ramp
+
+    with run.open(item) as opened:
+        pieces = run.refine(opened, section)
+        return [piece if isinstance(piece, Ramp) else _finish(piece, item, run, opened) for piece in pieces]
 
 
 def _print_record(item: Item, result: _Result) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import io
+import platform
 import re
 import sys
 import threading
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from prn_cli.cores import core_count
 from prn_cli.drift import Reference
 from prn_cli.errors import DeviceError, PrnError, WeightsError
 from prn_cli.refiners.onnx_file import refuse_external_data
+from prn_cli.weights import sha256_of, shipped
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -59,6 +62,7 @@ class Session:
         except OSError as error:
             raise WeightsError(f"cannot be read: {error.strerror}", hint="check the file", path=path) from error
         refuse_external_data(model, path)
+        self._origin = (path.absolute(), hashlib.sha256(model).hexdigest(), device, threads)
         cause = "" if device == "cpu" else _cuda_obstacle(runtime)
         session = None
         if device != "cpu" and not cause:
@@ -73,6 +77,13 @@ class Session:
             self.outputs = [node.name for node in self._session.get_outputs()]
         except UnicodeDecodeError as error:
             raise self._damaged(error) from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what the session was made from: another process loads the file itself, and checks that it is the same.
+
+        The device and the threads are as they were asked for, so `auto` and 0 are those of the other process.
+        """
+        return _same_session, self._origin
 
     def _on_cuda(self, runtime: Any, model: bytes, threads: int) -> tuple[onnxruntime.InferenceSession | None, str]:
         # Maps differ in size, so an exhaustive search of algorithms for each size would cost more than it gains.
@@ -200,6 +211,33 @@ class Session:
                     f"not enough memory on {self.device} for a run on {shape} pixels", hint="use a smaller --tile"
                 ) from error
             raise PrnError(f"the network {self.path.name} failed on {shape} pixels: {_first_line(error)}") from error
+
+
+_loading = threading.Lock()
+
+
+def _same_session(path: Path, sha256: str, device: str, threads: int) -> Session:
+    """The session that was pickled, one a process.
+
+    Raises:
+        WeightsError: neither this path nor the weights shipped with prn have that sha256 here.
+    """
+    with _loading:
+        return _load_same(path, sha256, device, threads)
+
+
+@lru_cache(maxsize=4)
+def _load_same(path: Path, sha256: str, device: str, threads: int) -> Session:
+    here = [weights.path for weights in shipped() if weights.sha256 == sha256]
+    for place in (path, *here):
+        if place.is_file() and sha256_of(place) == sha256:
+            return Session(place, device=device, threads=threads)
+    found = f"sha256 is {sha256_of(path)}" if path.is_file() else "no such file"
+    raise WeightsError(
+        f"{found} on {platform.node()}, expected sha256 {sha256}",
+        hint="put the weights on a file system that all machines share",
+        path=path,
+    )
 
 
 @cache

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import pickle
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import pytest
 from prn_cli.errors import DeviceError, PrnError, WeightsError
 from prn_cli.refiners import load_refiner
 from prn_cli.refiners.session import Session
-from prn_cli.weights import find_weights
+from prn_cli.weights import Weights, find_weights
 
 
 def load(path):
@@ -100,3 +102,28 @@ def test_onnxruntime_is_imported_only_when_a_session_is_made():
     code = "import sys, prn_cli.refine, prn_cli.refiners.session; print('onnxruntime' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_pickled_session_is_the_same_in_another_place_or_an_error(make_onnx, monkeypatch):
+    path = make_onnx()
+    windows = np.linspace(-3, 3, 64 * 64, dtype=np.float32).reshape(1, 1, 64, 64)
+    session = Session(path, device="cpu", threads=1)
+    copy = pickle.loads(pickle.dumps(session))
+    assert (copy.path, copy.metadata) == (path, session.metadata)
+    np.testing.assert_array_equal(*(each.run(["bias"], {"logits": windows})[0] for each in (session, copy)))
+    assert pickle.loads(pickle.dumps(session)) is copy  # loaded once a process
+
+    packed = pickle.dumps(session)
+    module = sys.modules[Session.__module__]
+    module._load_same.cache_clear()
+    elsewhere = path.rename(path.with_name("shipped.onnx"))
+    known = Weights("shipped", elsewhere, hashlib.sha256(elsewhere.read_bytes()).hexdigest())
+    with pytest.raises(WeightsError, match=r"no such file on .*, expected sha256"):
+        pickle.loads(packed)
+    monkeypatch.setattr(module, "shipped", lambda: [known])
+    assert pickle.loads(packed).path == elsewhere
+    module._load_same.cache_clear()
+    make_onnx(strength=3.0)
+    elsewhere.unlink()
+    with pytest.raises(WeightsError, match=r"sha256 is .*, expected sha256"):
+        pickle.loads(packed)

@@ -1,0 +1,184 @@
+"""`--dask`: a run's work on the workers of a Dask cluster. The only module that imports it.
+
+The process that the user started remains the run: it finds the files, keeps the manifest, names failures and counts.
+Only the work on pixels goes to the workers, as calls of functions of this package, by name, with arguments that
+pickle can carry. A call that was lost with its worker is made again on another one.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from prn_cli import __version__
+from prn_cli.commands import console
+from prn_cli.cores import take_cores
+from prn_cli.errors import MissingExtraError, PrnError, UsageError
+
+R = TypeVar("R")
+
+_PATIENCE = "10s"  # for a scheduler to answer
+# A terminal interrupts all processes that it has started; local workers leave it to the one that started them.
+_LEAVE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+
+class Cluster:
+    """Workers that take calls. A context manager.
+
+    Attributes:
+        slots: calls that its workers make at once, as far as that is known.
+    """
+
+    def __init__(self, where: str, *, cores: int, stop: threading.Event) -> None:
+        """Start workers here, or meet those of a scheduler.
+
+        Args:
+            where: `local`, a worker a core; `local:N`, N workers; else the address of a scheduler.
+            cores: of this machine, for local workers to share.
+            stop: when it is set, calls that wait raise `CancelledError`.
+
+        Raises:
+            MissingExtraError: Dask is not installed.
+            UsageError: not a number of workers, not an address, or no scheduler there.
+        """
+        distributed = _distributed()
+        # What matters comes back with the calls. The rest is for those who run a cluster, in its own logs.
+        level = logging.WARNING if console.verbose() else logging.CRITICAL
+        logging.getLogger("distributed").setLevel(level)
+        self._local: Any = None
+        workers = _local_workers(where, cores)
+        if workers:
+            self._local = distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=max(cores // workers, 1),
+                processes=True,
+                dashboard_address=None,
+                silence_logs=level,
+                preload=[_LEAVE_INTERRUPTS],
+            )
+        try:
+            self._client = distributed.Client(self._local or where, timeout=_PATIENCE, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"--dask {where}: no Dask scheduler answers there", hint="check the address, or give local"
+            ) from error
+        workers_there = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        self.slots = sum(worker["nthreads"] for worker in workers_there)
+        console.note(
+            f"{len(workers_there)} workers with {self.slots} threads at {self._client.scheduler.address}"
+            if workers_there
+            else f"no worker has come to {where} yet; waiting for one"
+        )
+        self._waiting: set[Any] = set()
+        self._stop = stop
+        threading.Thread(target=self._cancel_when_stopped, daemon=True).start()
+
+    def _cancel_when_stopped(self) -> None:
+        self._stop.wait()
+        self._client.cancel(list(self._waiting), force=True)
+
+    def call(self, function: Callable[..., R], *arguments: object) -> R:
+        """Call a function on a worker and wait for what it returns. Safe in threads.
+
+        Raises:
+            PrnError: what the function raises, or workers that die of it.
+            CancelledError: `stop` was set.
+        """
+        future = self._submit(function, arguments)
+        try:
+            return self._result(future)  # type: ignore[no-any-return]
+        finally:
+            self._waiting.discard(future)
+
+    def calls(self, function: Callable[..., R], arguments: Iterable[tuple[object, ...]], *, ahead: int) -> Iterator[R]:
+        """Call a function many times, and give the results in order; at most `ahead` calls are made in advance."""
+        queue: deque[Any] = deque()
+        try:
+            for each in arguments:
+                queue.append(self._submit(function, each))
+                if len(queue) > ahead:
+                    yield self._next(queue)
+            while queue:
+                yield self._next(queue)
+        finally:
+            for future in queue:
+                self._waiting.discard(future)
+                future.cancel()
+
+    def _next(self, queue: deque[Any]) -> Any:
+        try:
+            return self._result(queue[0])
+        finally:
+            self._waiting.discard(queue.popleft())
+
+    def _submit(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
+        payload = pickle.dumps((function, arguments))
+        future = self._client.submit(_call, __version__, payload, pure=False)
+        self._waiting.add(future)
+        if self._stop.is_set():
+            future.cancel()
+        return future
+
+    def _result(self, future: Any) -> Any:
+        try:
+            return future.result()
+        except _distributed().KilledWorker as error:
+            raise PrnError(
+                "several workers died over this file, one after another",
+                hint="see their logs; perhaps they have not enough memory",
+            ) from error
+        except Exception as error:
+            # Dask's own is another class in each version; either way, nothing will come of this call.
+            if type(error).__name__.endswith("CancelledError"):
+                if self._stop.is_set():
+                    raise CancelledError from error
+                raise PrnError("the scheduler was lost", hint="see its log, and run again") from error
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+        if self._local is not None:
+            self._local.close()
+
+
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError as error:
+        raise MissingExtraError(error.name or "distributed", "dask", "--dask") from error
+    return distributed
+
+
+def _local_workers(where: str, cores: int) -> int:
+    """How many workers are to be started here; 0 for the address of a scheduler."""
+    local = re.fullmatch(r"local(?::([1-9]\d*))?", where)
+    if local:
+        return int(local[1] or cores)
+    if not re.fullmatch(r"\w+://.+:\d+", where):
+        raise UsageError(f"--dask {where}, expected local, local:2 or an address", hint="as in tcp://host:8786")
+    return 0
+
+
+def _call(version: str, payload: bytes) -> Any:
+    """Make a call, on a worker. Its function comes as bytes, so that another prn is named before it is run."""
+    worker = _distributed().get_worker()
+    if version != __version__:
+        raise PrnError(
+            f"the worker at {worker.address} has prn {__version__}, this run is of prn {version}",
+            hint="install the same version on all machines",
+        )
+    take_cores(worker.state.nthreads)
+    function, arguments = pickle.loads(payload)
+    return function(*arguments)

@@ -1,0 +1,200 @@
+"""`prn refine --dask` on real schedulers and workers: the same work, the same outputs, whoever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prn_cli.commands import app, cluster
+from prn_cli.manifest import MANIFEST_NAME
+from prn_cli.rasters import create_raster
+
+pytest.importorskip("distributed")
+
+
+class Processes:
+    """A scheduler, and workers of one thread each, which nobody starts again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address = ""
+        self._scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1", "--scheduler-file", "s.json")
+        self.workers = [self.add_worker() for _ in range(3)]
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        with (self.folder / "log").open("ab") as log:
+            line = [sys.executable, "-m", "dask", *arguments, "--no-dashboard"]
+            return subprocess.Popen(line, cwd=self.folder, env=environment, stdout=log, stderr=log)
+
+    def add_worker(self) -> subprocess.Popen[bytes]:
+        return self._start("worker", "--scheduler-file", "s.json", "--nthreads", "1", "--no-nanny")
+
+    def wait(self) -> None:
+        import distributed
+
+        file, until = self.folder / "s.json", time.monotonic() + 60
+        while not self.address and time.monotonic() < until:
+            time.sleep(0.05)
+            if file.exists() and file.stat().st_size:
+                self.address = json.loads(file.read_text())["address"]
+        with distributed.Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(3, timeout=60)
+
+    def kill_worker(self) -> None:
+        self.workers.pop().kill()
+
+    def stop(self) -> None:
+        for process in (*self.workers, self._scheduler):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory) -> Iterator[Processes]:
+    processes = Processes(tmp_path_factory.mktemp("dask"))
+    try:
+        processes.wait()
+        yield processes
+    finally:
+        processes.stop()
+
+
+@pytest.fixture
+def folder(tmp_path, make_onnx, monkeypatch) -> Path:
+    make_onnx()
+    (tmp_path / "logits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "prn_cli", "refine", *arguments, "-w", "model.onnx", "-j", "1"]
+
+
+def refine(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files if path.name != MANIFEST_NAME}
+
+
+def write_tiff(path: Path, logits: np.ndarray) -> None:
+    height, width = logits.shape
+    with create_raster(path, height=height, width=width, dtype=np.float32, nodata=np.nan) as writer:
+        writer.write(logits)
+
+
+def test_a_worker_killed_among_many_files_loses_none(folder, workers, random_logits):
+    Path("valid").mkdir()
+    for number in range(20):
+        np.save(f"logits/{number:02}.npy", random_logits(200, 180, seed=number))
+        np.save(f"valid/{number:02}.npy", random_logits(200, 180, seed=99 + number) > -3)
+    options = ("logits", "--tta", "--json", "--valid-mask", "valid")
+    plain = refine(*options, "-o", "plain")
+    assert plain.returncode == 0, plain.stderr
+    dask = (*options, "-o", "masks", "--dask", workers.address)
+    with subprocess.Popen(command(*dask), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        workers.kill_worker()
+        rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "error" not in errors
+    records = [json.loads(line) for line in (first + rest).splitlines()]
+    assert sorted(record["input"] for record in records) == [f"logits/{number:02}.npy" for number in range(20)]
+    assert {record["status"] for record in records} == {"refined"}
+    assert contents(folder / "masks") == contents(folder / "plain")
+
+    again = refine(*options, "-o", "masks")  # without a cluster
+    assert again.returncode == 0
+    assert again.stdout.count('"kept"') == 20
+
+
+def test_a_worker_killed_over_a_mosaic_loses_nothing(folder, workers, random_logits):
+    logits = random_logits(1600, 240)
+    logits[700:1300, 40:200] = np.nan
+    write_tiff(folder / "logits" / "mosaic.tif", logits)
+    np.save("logits/other.npy", random_logits(400, 300))
+    options = ("logits", "--bias", "out/bias", "--probabilities", "out/probabilities", "--tile", "112", "--tta")
+    plain = refine(*options, "-o", "out")
+    assert plain.returncode == 0, plain.stderr
+    (folder / "out").rename("plain")
+    dask = command(*options, "-o", "out", "--dask", workers.address, "--dask-split", "0.05")
+    with subprocess.Popen(dask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(Path("out").glob(".mosaic*")):
+            time.sleep(0.01)
+        workers.kill_worker()
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert contents(folder / "out") == contents(folder / "plain")
+    figures = [json.loads(line) for line in (folder / "out" / MANIFEST_NAME).read_text().splitlines()]
+    wanted = [json.loads(line) for line in (folder / "plain" / MANIFEST_NAME).read_text().splitlines()]
+    assert sorted(str(entry["figures"]) for entry in figures if "figures" in entry) == sorted(
+        str(entry["figures"]) for entry in wanted if "figures" in entry
+    )
+
+
+def test_failures_are_named_as_in_a_plain_run(folder, workers, random_logits):
+    np.save("logits/good.npy", random_logits(90, 80))
+    np.save("logits/nothing.npy", np.full((60, 50), np.nan, np.float32))
+    write_tiff(folder / "logits" / "empty_mosaic.tif", np.full((900, 300), np.nan, np.float32))
+    np.save("logits/wild.npy", np.full((900, 300), 1e9, np.float32))
+    Path("logits/torn.npy").write_bytes(Path("logits/good.npy").read_bytes()[:3000])
+
+    def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
+        return sorted(line for line in done.stderr.splitlines() if "error" in line)
+
+    options = ("logits", "--input-kind", "logits", "-o", "masks", "--overwrite")
+    plain = refine(*options)
+    dask = refine(*options, "--dask", workers.address, "--dask-split", "0.01")
+    assert plain.returncode == dask.returncode == 1
+    assert len(errors(plain)) == 5
+    assert errors(dask) == errors(plain)
+    assert list(contents(folder / "masks")) == ["good.png"]
+
+
+def test_workers_of_its_own(folder, random_logits):
+    np.save("logits/a.npy", random_logits(90, 80))
+    assert refine("logits/a.npy", "-o", "plain.png").returncode == 0
+    done = refine("logits/a.npy", "-o", "mask.png", "--dask", "local:2")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert Path("mask.png").read_bytes() == Path("plain.png").read_bytes()
+    assert "2 workers" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("local:0", "--dask local:0, expected local, local:2 or an address; as in tcp://host:8786"),
+        ("host", "--dask host, expected"),
+        ("tcp://127.0.0.1:1", "no Dask scheduler answers there"),
+    ],
+)
+def test_a_wrong_address_is_one_line_and_costs_nothing(folder, where, message, random_logits, capsys, monkeypatch):
+    monkeypatch.setattr(cluster, "_PATIENCE", "0.5s")
+    np.save("logits/a.npy", random_logits(90, 80))
+    code = app.run(["refine", "logits", "-o", "masks", "-w", "model.onnx", "-q", "--dask", where])
+    errors = capsys.readouterr().err
+    assert code == 2
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert not Path("masks").exists()
+
+
+def test_without_the_extra_it_is_named(folder, random_logits, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    np.save("logits/a.npy", random_logits(90, 80))
+    assert app.run(["refine", "logits", "-o", "masks", "-w", "model.onnx", "-q", "--dask", "local"]) == 2
+    assert "--dask needs distributed, which is not installed; pip install 'prn-cli[dask]'" in capsys.readouterr().err
+    assert not Path("masks").exists()
