@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -99,7 +100,7 @@ class Manifest:
         begun, outputs = entry.get("begun"), entry.get("outputs")
         if isinstance(begun, list):
             self._begun.update(name for name in begun if isinstance(name, str))
-        elif isinstance(outputs, dict) and isinstance(entry.get("figures"), dict):
+        elif isinstance(outputs, dict) and _are_figures(entry.get("figures")):
             paths = [output.get("path") for output in outputs.values() if isinstance(output, dict)]
             names = [path for path in paths if isinstance(path, str)]
             if len(names) == len(outputs):
@@ -205,7 +206,7 @@ class Manifest:
         Args:
             job: as it was noted down before the work.
             seconds: that it took.
-            figures: of the result, such as counts; JSON values.
+            figures: of the result, such as counts: finite numbers by name, None, or such of parts by name.
 
         Returns:
             The entry.
@@ -257,6 +258,18 @@ class Manifest:
         folder = os.path.abspath(self.folder)  # noqa: PTH100
         inside = whole.startswith(folder + os.sep)
         return Path(os.path.relpath(whole, folder) if inside else whole).as_posix()
+
+
+def _are_figures(found: object) -> bool:
+    """Whether these are figures as `record` takes them, which commands print and compare."""
+    if not isinstance(found, dict):
+        return False
+    values = [*found.values()]
+    values += [part for value in found.values() if isinstance(value, dict) for part in value.values()]
+    return all(
+        value is None or isinstance(value, dict) or (isinstance(value, int | float) and abs(value) < math.inf)
+        for value in values
+    )
 
 
 def _differing(before: object, now: Mapping[str, Any]) -> str:

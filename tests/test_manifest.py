@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prn_cli.errors import InputError, OutputError, UsageError
-from prn_cli.manifest import MANIFEST_NAME, Manifest, check_outputs, check_unchanged
+from prn_cli.manifest import MANIFEST_NAME, Manifest, check_outputs, check_unchanged, unchanged
 
 SETTINGS = {"threshold": 0.5, "values": [0, 255]}
 
@@ -208,6 +208,9 @@ def test_one_input_may_not_write_two_outputs_to_one_file(tmp_path):
         '{"outputs": {"mask": {"path": "a.png"}}}',
         '{"outputs": {"mask": {"path": "a.png"}}, "figures": []}',
         '{"outputs": [], "figures": {}}',
+        '{"outputs": {"mask": {"path": "a.png"}}, "figures": {"drift": "far"}}',
+        '{"outputs": {"mask": {"path": "a.png"}}, "figures": {"valid": 1e999}}',
+        '{"outputs": {"mask": {"path": "a.png"}}, "figures": {"classes": {"road": [1]}}}',
         '{"begun": "a.png"}',
         "[" * 100_000,
         '{"a":' * 100_000,
@@ -252,3 +255,14 @@ def test_an_input_that_changes_before_its_outputs_are_there_is_an_error(folder, 
     with pytest.raises(InputError, match=f"{cause} while it was read"):
         manifest.begin(job)
     assert (folder / MANIFEST_NAME).read_bytes() == b""
+
+
+def test_reading_a_file_that_changes_is_an_error(source):
+    with unchanged(source, None):
+        source.read_bytes()
+    with pytest.raises(InputError, match="changed while it was read"), unchanged(source, None):
+        source.write_bytes(b"longer than before")
+    with pytest.raises(InputError, match="vanished while it was read"), unchanged(source, None):
+        source.unlink()
+    with pytest.raises(InputError, match="cannot be read"), unchanged(source, None):
+        pass

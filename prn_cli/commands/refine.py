@@ -838,8 +838,8 @@ def _warn_of_drift(batch: Batch[Item, _Result]) -> None:
     """Say which maps are unlike those that the weights were trained on: there, nothing is known of the correction."""
     from prn_cli.drift import FAR
 
-    far = [(result.figures.get("drift") or 0.0, item.path.name) for item, result in batch.results]
-    far = [found for found in far if found[0] > FAR]
+    drifts = [(result.figures.get("drift"), item.path.name) for item, result in batch.results]
+    far = [(drift, name) for drift, name in drifts if isinstance(drift, float) and drift > FAR]
     if far:
         distance, name = max(far)
         console.warning(
