@@ -161,7 +161,7 @@ def create_raster(
 ) -> RasterWriter:
     """Create a single-band raster, in the format that the suffix of its path names.
 
-    TIFF and npy need memory for a few rows only; PNG is held whole until the end.
+    All formats need memory for a few rows only, but for PNG of probabilities, which is held whole until the end.
 
     Args:
         path: a `.tif`, `.tiff`, `.png` or `.npy` file. Its folder is made if need be.
@@ -204,10 +204,12 @@ def create_raster(
         )
     if suffix == ".png":
         if soft:
-            return _SoftPngWriter(path, height, width, kind, None, None)
+            return _SoftPngWriter(path, height, width, kind)
         if kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise UsageError(f"PNG cannot hold {kind}, only uint8 and uint16", hint="write .tif or .npy", path=path)
-        return _PngWriter(path, height, width, kind, nodata, palette)
+        from prn_cli.rasters.png_writing import PngWriter
+
+        return PngWriter(path, height, width, kind, nodata, palette)
     if suffix == ".npy":
         return _NpyWriter(path, height, width, kind)
     raise UsageError(
@@ -245,19 +247,8 @@ class _NpyWriter(RasterWriter):
             self._file.close()
 
 
-class _PngWriter(RasterWriter):
-    def __init__(
-        self,
-        path: Path,
-        height: int,
-        width: int,
-        dtype: np.dtype[Any],
-        nodata: float | None,
-        palette: NDArray[np.uint8] | None,
-    ) -> None:
-        super().__init__(path, height, width, dtype)
-        self._nodata = nodata
-        self._palette = palette
+class _SoftPngWriter(RasterWriter):
+    """Probabilities as grey values, held until the end: only then is known whether there are invalid ones."""
 
     def _start(self) -> None:
         self._pixels = np.empty((self.height, self.width), self.dtype)
@@ -265,20 +256,9 @@ class _PngWriter(RasterWriter):
     def _append(self, rows: NDArray[Any]) -> None:
         self._pixels[self.rows_written - len(rows) : self.rows_written] = rows
 
-    def _finish(self) -> None:
-        from PIL import Image
-
-        options = {} if self._nodata is None else {"transparency": int(self._nodata)}
-        image = Image.fromarray(self._pixels)
-        if self._palette is not None:
-            image.putpalette(full_palette(self._palette).tobytes())
-        image.save(self._temporary, format="PNG", **options)
-
     def _abort(self) -> None:
         self._pixels = np.empty((0, 0), self.dtype)
 
-
-class _SoftPngWriter(_PngWriter):
     def _finish(self) -> None:
         from PIL import Image
 

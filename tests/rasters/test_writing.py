@@ -229,3 +229,28 @@ def test_big_files_are_bigtiff() -> None:
     assert not tiff_layout(10_000, 10_000, kind, {}).big
     assert tiff_layout(25_000, 25_000, kind, {"BIGTIFF": "IF_SAFER"}).big
     assert not tiff_layout(40_000, 40_000, kind, {"BIGTIFF": "NO"}).big
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.sampled_from(["uint8", "uint16"]), st.data())
+def test_png_of_any_size_in_any_bands(tmp_path: Path, height: int, width: int, rows: int, dtype: str, data) -> None:
+    array = np.repeat(numbers(dtype, height, width)[:, :1], width, axis=1) * data.draw(st.integers(1, 9))
+    array = array.astype(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prn_cli.rasters.png_writing._CHUNK_BYTES", data.draw(st.integers(1, 50)))
+        patch.setattr("prn_cli.rasters.png_writing._ROWS_BYTES", data.draw(st.integers(1, 500)))
+        write(tmp_path / "a.png", array, rows=rows, nodata=data.draw(st.none() | st.just(7)))
+    with Image.open(tmp_path / "a.png") as image:
+        image.verify()
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), array)
+    with rasterio.open(tmp_path / "a.png") as file:
+        np.testing.assert_array_equal(file.read(1), array)
+
+
+def test_png_of_a_mask_is_no_bigger_than_pillow_s(tmp_path: Path) -> None:
+    y, x = np.mgrid[:600, :700]
+    mask = (np.sin(x / 30 + np.sin(y / 17)) + np.cos(y / 23) > 0.4).astype(np.uint8) * 255
+    write(tmp_path / "a.png", mask)
+    Image.fromarray(mask).save(tmp_path / "b.png")
+    assert (tmp_path / "a.png").stat().st_size < 1.1 * (tmp_path / "b.png").stat().st_size
