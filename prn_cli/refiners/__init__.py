@@ -29,6 +29,7 @@ class Refiner(Protocol):
     Attributes:
         name: of the network.
         device: where it runs: `cpu` or `cuda`.
+        runs: how many calls of `field` go on at once; more of them wait.
         multiple: window sides and positions are multiples of this, px.
         halo: context that a pixel needs on each side, px.
         tile: default side of a window, px.
@@ -41,6 +42,7 @@ class Refiner(Protocol):
 
     name: str
     device: str
+    runs: int
     multiple: int
     halo: int
     tile: int
@@ -67,13 +69,14 @@ class Refiner(Protocol):
         ...
 
 
-def load_refiner(weights: Weights, *, device: Device = "auto", threads: int = 0) -> Refiner:
+def load_refiner(weights: Weights, *, device: Device = "auto", threads: int = 0, side_by_side: bool = False) -> Refiner:
     """Load weights into the refiner that their network needs.
 
     Args:
         weights: found and verified, see `prn_cli.weights.find_weights`.
         device: `auto` takes CUDA where it works, else the CPU.
-        threads: of one run on the CPU; 0 for as many as cores.
+        threads: on the CPU; 0 for as many as cores.
+        side_by_side: a run for each of the threads, for callers with several threads, see `Session`.
 
     Raises:
         WeightsError: not an ONNX model, not one of prn, or of a network that this version does not know.
@@ -81,7 +84,7 @@ def load_refiner(weights: Weights, *, device: Device = "auto", threads: int = 0)
     """
     from prn_cli.refiners.session import Session
 
-    session = Session(weights.path, device=device, threads=threads)
+    session = Session(weights.path, device=device, threads=threads, side_by_side=side_by_side)
     if session.metadata.get("prn.format") != "1":
         found = session.metadata.get("prn.format", "nothing")
         raise WeightsError(

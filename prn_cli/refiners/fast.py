@@ -24,6 +24,7 @@ class FastRefiner:
         session.expect(["logits", "image"] if self.image_channels else ["logits"], ["bias"])
         self._session = session
         self.device = session.device
+        self.runs = session.runs
         self.multiple = session.number("prn.multiple", least=1)
         self.halo = session.number("prn.halo", least=0)
         self.tile = session.number("prn.tile", least=1)

@@ -26,6 +26,7 @@ class PaperRefiner:
         self._session = session
         self._outputs = [name for name in ("global", "local") if name in session.outputs]
         self.device = session.device
+        self.runs = session.runs
         self.multiple = session.number("prn.multiple", least=1)
         self.halo = session.number("prn.halo", least=0)
         self.tile = session.number("prn.tile", least=1)

@@ -27,6 +27,7 @@ class NetworkRefiner:
     strength = 1.0
     threshold = 0.5
     reference: Reference | None = None
+    runs = 1
 
     def __init__(self, network: Network, device: torch.device) -> None:
         self.network, self.where = network.eval(), device
