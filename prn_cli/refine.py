@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,7 +18,9 @@ from prn_cli.pixels import IGNORE
 from prn_cli.probabilities import sigmoid
 from prn_cli.refiners import FloatMap, Refiner
 from prn_cli.strength import strengthen
-from prn_cli.tiles import AxisPlan, Span, Window, plan_axis, round_up, smallest_tile
+from prn_cli.tiles import AxisPlan, Span, Window, plan_axis, round_up, row_bands, smallest_tile
+
+_WIDTH_OVER_HEIGHT = 2  # of the windows of maps that need several
 
 T = TypeVar("T")
 
@@ -104,8 +109,9 @@ def refine_rows(
 ) -> Iterator[Rows]:
     """Refine a map of any size.
 
-    The rows that one row of windows needs are read, each row of the map once; the windows are refined and blended;
-    the rows that no later window will change are handed out. So at most two rows of windows are in memory.
+    The rows that one row of windows needs are read, each row of the map once; the windows are refined, as many side by
+    side as the refiner runs at once, and blended; the rows that no later window will change are handed out. So hardly
+    more than the logits and the field of one row of windows are in memory.
 
     Args:
         read_logits: gives the logits of a window inside the map, `(h, w)` float32, NaN where invalid.
@@ -184,19 +190,26 @@ def refine_section(
         yield from _unchanged(read_logits, spans[0].keep, end, width, tile or refiner.tile)
         return
     below = RowBlender(rows)
-    planes = np.empty((1 + refiner.image_channels, 0, width), np.float32)  # logits, and the bands of the image
-    top = bottom = spans[0].start  # the rows of the map that `planes` holds
-    for span in spans:
-        fresh = Window(bottom, 0, min(span.end, height) - bottom, width)
-        kept = planes[:, span.start - top :]
-        planes = np.concatenate([kept, read(fresh)], axis=1) if kept.shape[1] else read(fresh)
-        top, bottom = span.start, fresh.bottom
-        field = below.add(span, _refine_strip(planes, span, columns, refiner, tta=tta, batch=batch, on_run=on_run))
-        y = span.keep
-        if span is spans[0] and y > 0:
-            yield Ramp(y, field[: rows.ramp])
-            y, field = y + rows.ramp, field[rows.ramp :]
-        yield _finished(refiner, share, y, planes[0, y - top : y - top + len(field)], field)
+    # Logits, and the bands of the image: the rows of the map from `top` on.
+    planes = np.empty((1 + refiner.image_channels, min(rows.longest, height), width), np.float32)
+    top = bottom = spans[0].start
+    with _runs_at_once(refiner, len(spans) * len(columns.spans)) as pool:
+        for span in spans:
+            kept = bottom - span.start
+            planes[:, :kept] = planes[:, span.start - top : bottom - top]
+            fresh = Window(bottom, 0, min(span.end, height) - bottom, width)
+            planes[:, kept : kept + fresh.height] = read(fresh)
+            top, bottom = span.start, fresh.bottom
+            held = planes[:, : bottom - top]
+            strip = _refine_strip(held, span, columns, refiner, pool, tta=tta, batch=batch, on_run=on_run)
+            field, y = below.add(span, strip), span.keep
+            if span is spans[0] and y > 0:
+                yield Ramp(y, field[: rows.ramp].copy())
+                y, field = y + rows.ramp, field[rows.ramp :]
+            for band in row_bands(len(field), width):
+                at = y + band.y
+                base = planes[0, at - top : at - top + band.height].copy()
+                yield _finished(refiner, share, at, base, field[band.y : band.bottom])
     if below.open is not None:
         yield Ramp(spans[-1].stop - rows.ramp, below.open)
 
@@ -244,11 +257,26 @@ def join_sections(
 def _plans(height: int, width: int, refiner: Refiner, tile: int | None, shift: int) -> tuple[AxisPlan, AxisPlan]:
     side = tile or refiner.tile
     check_tile(side, refiner)
+    # Memory grows with the height of the windows alone, and wide ones share less of their work with their neighbours.
     rows, columns = (
-        plan_axis(size, tile=side, halo=refiner.halo, multiple=refiner.multiple, shift=shift)
-        for size in (height, width)
+        plan_axis(size, tile=longest, halo=refiner.halo, multiple=refiner.multiple, shift=shift)
+        for size, longest in ((height, side), (width, side * (_WIDTH_OVER_HEIGHT if height > side else 1)))
     )
     return rows, columns
+
+
+@contextmanager
+def _runs_at_once(refiner: Refiner, windows: int) -> Iterator[ThreadPoolExecutor | None]:
+    """Threads for the refiner's runs, if it takes several at once and there are several."""
+    count = min(refiner.runs, windows)
+    if count < 2:
+        yield None
+        return
+    pool = ThreadPoolExecutor(count, thread_name_prefix="refine")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _finished(refiner: Refiner, share: float, y: int, base: FloatMap, field: FloatMap) -> Rows:
@@ -327,6 +355,7 @@ def _refine_strip(
     span: Span,
     columns: AxisPlan,
     refiner: Refiner,
+    pool: ThreadPoolExecutor | None,
     *,
     tta: bool,
     batch: int,
@@ -336,14 +365,28 @@ def _refine_strip(
     used = slice(span.keep - span.start, span.stop - span.start)
     beside = ColumnBlender(span.stop - span.keep, columns)
     waiting: list[tuple[Span, FloatMap]] = []
+    running: deque[tuple[list[Span], Future[FloatMap]]] = deque()
 
     def run() -> None:
         if on_run is not None:
             on_run()
-        fields = _field(refiner, np.stack([window for _, window in waiting]), tta)
-        for (column, _), field in zip(waiting, fields, strict=True):
-            beside.add(column, field[used])
+        spans = [column for column, _ in waiting]
+        windows = np.stack([window for _, window in waiting])
         waiting.clear()
+        if pool is None:
+            put(spans, _field(refiner, windows, tta))
+            return
+        running.append((spans, pool.submit(_field, refiner, windows, tta)))
+        if len(running) > refiner.runs:
+            put_next()
+
+    def put(spans: list[Span], fields: FloatMap) -> None:
+        for column, field in zip(spans, fields, strict=True):
+            beside.add(column, field[used])
+
+    def put_next() -> None:
+        spans, future = running.popleft()
+        put(spans, future.result())
 
     for column in columns.spans:
         window = planes[:, :, column.start : column.end]
@@ -351,6 +394,8 @@ def _refine_strip(
             # Nothing to refine, and no valid pixel in reach of the ramps: borders of mosaics are full of these.
             if waiting:
                 run()
+            while running:
+                put_next()
             beside.add(column, np.zeros((len(beside.strip), column.length), np.float32))
             continue
         padded = _pad(window, span.length, column.length, refiner)
@@ -359,6 +404,8 @@ def _refine_strip(
         waiting.append((column, padded))
     if waiting:
         run()
+    while running:
+        put_next()
     return beside.strip
 
 

@@ -85,6 +85,11 @@ class AxisPlan:
     ramp: int
     spans: tuple[Span, ...]
 
+    @property
+    def longest(self) -> int:
+        """Pixels of the longest window."""
+        return max(span.length for span in self.spans)
+
 
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `value`."""

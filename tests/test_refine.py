@@ -17,6 +17,7 @@ class Pointwise:
 
     name = "pointwise"
     device = "cpu"
+    runs = 1
     multiple = 4
     halo = 8
     tile = 64
@@ -67,6 +68,7 @@ def test_any_size_is_covered_each_row_read_once_and_nan_stays(height, width, til
     if data.draw(st.booleans()):
         logits[: height // 2] = np.nan  # whole windows of nothing
     refiner = Pointwise()
+    refiner.runs = data.draw(st.integers(1, 3))
     reads: list[Window] = []
 
     def read(window: Window) -> np.ndarray:

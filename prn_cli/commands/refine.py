@@ -78,8 +78,11 @@ _FLOAT_SUFFIXES = (".npy", ".tif", ".tiff")
 _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
 # On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
 _WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
-# While the network runs on one map, the next is read and the last one is written.
+# A large map keeps all cores at work and takes memory, so there are few at once: while the network runs on one, the
+# next is read and the last one is written.
 _MAPS_AT_ONCE = 2
+_LARGE_MAP = 1 << 22  # pixels
+_LARGE_FILE = 1 << 22  # bytes
 # On a cluster, so that workers that come later find work.
 _LEAST_CALLS = 32
 _READ_BY_WINDOW = (".npy", ".tif", ".tiff")
@@ -236,6 +239,7 @@ class _Run:
     options: Mapping[str, str]
     settings: Mapping[str, Any]
     stop: threading.Event = field(default_factory=threading.Event)
+    turns: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(_MAPS_AT_ONCE))
 
     @property
     def written(self) -> NDArray[np.uint8]:
@@ -285,7 +289,7 @@ class _Run:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle all but the end of this process's run, which no other sees."""
-        kept = (getattr(self, part.name) for part in fields(self) if part.name != "stop")
+        kept = (getattr(self, part.name) for part in fields(self) if part.name not in ("stop", "turns"))
         return _Run, tuple(kept)
 
 
@@ -428,7 +432,12 @@ def refine(
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
     found = find_weights(weights)
     # On a cluster, each worker's threads are its own.
-    refiner = load_refiner(found, device=device.value, threads=thread_count(threads) if dask is None else 0)
+    refiner = load_refiner(
+        found,
+        device=device.value,
+        threads=thread_count(threads) if dask is None else 0,
+        side_by_side=len(inputs) > 1 or _is_large(inputs[0]),
+    )
     if images is not None and not refiner.image_channels:
         console.note("the weights take no image: --images is left aside")
         images = None
@@ -670,6 +679,14 @@ def _refine_item(
     return _Result("refined", seconds, figures)
 
 
+def _is_large(path: Path) -> bool:
+    """Whether a file surely holds work for several runs of the network side by side."""
+    try:
+        return path.stat().st_size > _LARGE_FILE
+    except OSError:  # it fails on its own when its turn comes
+        return False
+
+
 def _refine_file(
     item: Item,
     run: _Run,
@@ -678,7 +695,8 @@ def _refine_file(
 ) -> _Figures:
     """Read, refine and write one map, band by band. Its outputs take their names when all of it is done.
 
-    `on_written` is called just before they do. `bands_of` refines; it is `_bands_of` unless others do the work.
+    `on_written` is called just before they do. `bands_of` refines; it is `_bands_of` unless others do the work. Large
+    maps take turns.
     """
 
     from prn_cli.rasters import can_tell_invalid, create_raster
@@ -686,6 +704,9 @@ def _refine_file(
     may_be_invalid = run.task is not TaskChoice.binary or can_tell_invalid(item.outputs["mask"], run.values)
     with run.open(item) as opened, ExitStack() as stack:
         scores = opened.scores
+        if scores.height * scores.width > _LARGE_MAP:
+            stack.enter_context(run.turns)
+            run.check_stop()
         writers: dict[str, RasterWriter] = {}
         for role, path in item.outputs.items():
             writer = create_raster(
@@ -746,14 +767,10 @@ def _finish(rows: Rows | ClassRows, item: Item, run: _Run, opened: _Map) -> _Ban
 
 @dataclass(frozen=True, slots=True)
 class _Remote:
-    """Refines files on a cluster: one on one worker, or, above `split` pixels, in sections on many.
-
-    Only a few large maps are in work at once, for their masks are written here.
-    """
+    """Refines files on a cluster: one on one worker, or, above `split` pixels, in sections on many."""
 
     cluster: Cluster
     split: float
-    turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_MAPS_AT_ONCE))
 
     def refine_file(self, item: Item, run: _Run, on_written: Callable[[], None]) -> _Figures:
         """Do on the cluster what `_refine_file` does here; workers see the same files by their absolute paths."""
@@ -764,8 +781,7 @@ class _Remote:
         try:
             sections = self._sections(item, run)
             if len(sections) > 1:
-                with self.turns:
-                    return _refine_file(item, run, on_written, partial(self._bands_of, there, sections))
+                return _refine_file(item, run, on_written, partial(self._bands_of, there, sections))
             unchanged = partial(check_unchanged, stamp_inputs(there.inputs))
             on_written()  # here, and before the worker gives the outputs their names
             return self.cluster.call(_refine_file, there, run, unchanged)
@@ -805,7 +821,8 @@ def _workers(
 ) -> Iterator[tuple[Callable[..., _Figures], int]]:
     """Who refines a file, as `_refine_file` does, and how many files at once."""
     if dask is None:
-        yield _refine_file, _MAPS_AT_ONCE
+        # While some threads wait for the disk, the others keep the cores at work.
+        yield _refine_file, cores + 2
         return
     from prn_cli.commands.cluster import Cluster
 

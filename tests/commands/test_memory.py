@@ -1,0 +1,94 @@
+"""Maps bigger than memory: what the commands hold of them at once does not grow with them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from prn_cli.rasters import create_raster
+
+WIDTH = 2048
+
+# The peak of this process alone: getrusage counts what its parent had when it was started.
+MEASURED = """
+import sys
+from pathlib import Path
+from prn_cli.commands.app import run
+code = run(sys.argv[1:])
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(code, peak.split()[1], file=sys.stderr)
+"""
+
+
+def cheap_network(path: Path) -> Path:
+    """A tenth of each logit as bias: reading and writing are what is measured."""
+    onnx = pytest.importorskip("onnx")
+    helper, tensor = onnx.helper, onnx.TensorProto.FLOAT
+    ends = [helper.make_tensor_value_info(name, tensor, ["n", 1, "h", "w"]) for name in ("logits", "bias")]
+    tenth = onnx.numpy_helper.from_array(np.float32([0.1]), "tenth")
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["logits", "tenth"], ["bias"])], "test", *map(list, zip(ends, strict=True)), [tenth]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    settings = {"format": "1", "network": "fast", "multiple": "8", "halo": "16", "tile": "512", "threshold": "0.5"}
+    helper.set_model_props(model, {f"prn.{name}": value for name, value in settings.items()})
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def write_map(path: Path, height: int, dtype: str) -> None:
+    y, x = np.mgrid[:512, :WIDTH].astype(np.float32)
+    tile = np.sin(x / 40 + np.cos(y / 30)) * 4
+    tile = tile.astype(np.float32) if dtype == "float32" else (tile > 0.5).astype(np.uint8) * 255
+    with create_raster(path, height=height, width=WIDTH, dtype=dtype) as writer:
+        for _ in range(height // 512):
+            writer.write(tile)
+
+
+def megabytes(*arguments: str | Path) -> float:
+    """Peak memory of a command."""
+    line = [sys.executable, "-c", MEASURED, *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    code, kilobytes = done.stderr.split()[-2:]
+    assert code == "0", done.stderr
+    return int(kilobytes) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
+@pytest.mark.parametrize("suffix", [".tif", ".npy"])
+def test_memory_is_flat_in_the_height_of_a_map(tmp_path, suffix):
+    weights = cheap_network(tmp_path / "model.onnx")
+    peaks: dict[str, list[float]] = {"refine": [], "pseudolabel": [], "score": []}
+    for height in (4096, 12288):  # 34 and 101 MB of logits
+        folder = tmp_path / str(height)
+        (folder / "logits").mkdir(parents=True)
+        (folder / "labels").mkdir()
+        write_map(folder / "logits" / f"a{suffix}", height, "float32")
+        write_map(folder / "labels" / f"a{suffix}", height, "uint8")
+        logits, labels, masks = folder / "logits", folder / "labels", folder / "masks"
+        peaks["refine"].append(megabytes("refine", logits, "-o", masks, "--weights", weights, "-q"))
+        if suffix == ".tif":
+            peaks["pseudolabel"].append(megabytes("pseudolabel", logits, "-l", labels, "-o", folder / "p", "-q"))
+            peaks["score"].append(megabytes("score", masks, "-l", labels, "--baseline", logits, "--json"))
+    for figures in peaks.values():
+        assert not figures or figures[1] - figures[0] < 60, peaks
+
+
+def test_a_mask_of_more_than_4_gib_is_a_tiled_compressed_bigtiff(tmp_path):
+    """As what is refined of a map of that size is written; only the header's choice is looked at, on a sparse file."""
+    path = tmp_path / "mask.tif"
+    side = 65_536
+    with create_raster(path, height=side, width=side, dtype=np.uint8, nodata=127) as writer:
+        rows = np.zeros((4096, side), np.uint8)
+        for _ in range(side // len(rows)):
+            writer.write(rows)
+    assert path.read_bytes()[:4] == b"II\x2b\x00"
+    with rasterio.open(path) as file:
+        assert (file.shape, file.nodata) == ((side, side), 127)
+        assert (file.profile["tiled"], file.profile["compress"], file.block_shapes[0]) == (True, "deflate", (256, 256))
+        assert not file.read(1, window=((side - 9, side), (side - 9, side))).any()
