@@ -79,8 +79,9 @@ def test_memory_is_flat_in_the_height_of_a_map(tmp_path, suffix):
         assert not figures or figures[1] - figures[0] < 60, peaks
 
 
+@pytest.mark.slow
 def test_a_mask_of_more_than_4_gib_is_a_tiled_compressed_bigtiff(tmp_path):
-    """As what is refined of a map of that size is written; only the header's choice is looked at, on a sparse file."""
+    """As what is refined of a map of that size is written."""
     path = tmp_path / "mask.tif"
     side = 65_536
     with create_raster(path, height=side, width=side, dtype=np.uint8, nodata=127) as writer:

@@ -1,0 +1,298 @@
+"""Refining at scale: speed of the whole command against the network's own, memory, resuming, workers, and a plan.
+
+    python bench/scale.py [--side 5000] [--areas 1 4 16 64] [--files 128] [--repeats 3] [--folder DIR] [--only PART …]
+
+Parts: `speed`, `memory`, `resume`, `workers` (which the plan is made from). With 64 times the area of the default side
+the largest map has 40,000×40,000 pixels: 6.4 GB of disk, and minutes. Maps are mirror-tiled from a real logit map of
+`examples/`. Peaks of memory are VmHWM of the process, so they need Linux. Nothing is drawn at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from common import machine, markdown
+from make_mosaic import EXAMPLES, mirror_rows, write_mosaic
+
+PARTS = ("speed", "memory", "resume", "workers")
+SMALL, TILE = 512, 1024
+TILES, WORKERS = 1_000_000, 100
+FORMATS = {
+    "npy": (".npy", {}),
+    "TIFF, uncompressed": (".tif", {"COMPRESS": "NONE"}),
+    "TIFF, deflate": (".tif", {"COMPRESS": "DEFLATE", "PREDICTOR": "1"}),
+    "TIFF, deflate, float predictor": (".tif", {"COMPRESS": "DEFLATE", "PREDICTOR": "3"}),
+}
+NETWORK_SECONDS = 3.0
+
+# What the peak of a process is, it alone can tell: getrusage counts what its parent had when it was started.
+MEASURED = """
+import sys
+from pathlib import Path
+from prn_cli.commands.app import run
+code = run(sys.argv[1:])
+peak = next((line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")), "? 0")
+print(peak.split()[1])
+sys.exit(code)
+"""
+
+Row = list[str]
+
+
+def real_map() -> tuple[np.ndarray, np.ndarray, Path]:
+    """A logit map of the examples, its label, and the file."""
+    from prn_cli.rasters import open_raster, read_label
+
+    path = next((EXAMPLES / "buildings_geotiff" / "logits").iterdir())
+    label = next((EXAMPLES / "buildings_geotiff" / "labels").glob(f"{path.stem}.*"))
+    with open_raster(path) as raster:
+        logits = raster.read()[0].astype(np.float32)
+    return logits, np.where(read_label(label) == 1, np.uint8(255), np.uint8(0)), path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "prn_cli", *map(str, arguments)]
+
+
+def refine(inputs: Path, out: Path, *more: object) -> list[str]:
+    return command("refine", inputs, "-o", out, "--device", "cpu", "--overwrite", "-q", *more)
+
+
+def seconds_of(line: Sequence[str], repeats: int) -> float:
+    """The least seconds of a command: others on the machine can only make it slower."""
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def small_maps(folder: Path, count: int, side: int, suffix: str, options: dict[str, str]) -> Path:
+    """A folder of maps, each another window of the plane that the real map fills."""
+    logits, _, like = real_map()
+    folder.mkdir(parents=True)
+    for number in range(count):
+        tile = mirror_rows(np.roll(logits, 37 * number, axis=(0, 1)), 0, side, side)
+        if suffix == ".npy":
+            np.save(folder / f"{number:05}.npy", tile)
+        else:
+            write_mosaic(tile, folder / f"{number:05}{suffix}", side, side, like, options)
+    return folder
+
+
+def network_speed(height: int, width: int, cores: int) -> float:
+    """Mpx/s of the network alone, a run on each core, on a window that is in memory."""
+    from prn_cli.refiners import load_refiner
+    from prn_cli.weights import find_weights
+
+    refiner = load_refiner(find_weights("fast"), device="cpu", threads=cores, side_by_side=True)
+    window = mirror_rows(real_map()[0], 0, height, width)[np.newaxis]
+    refiner.field(window)
+
+    def work(_: int) -> int:
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < NETWORK_SECONDS:
+            refiner.field(window)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(cores) as pool:
+        began = time.perf_counter()
+        count = sum(pool.map(work, range(cores)))
+        return count * height * width / 1e6 / (time.perf_counter() - began)
+
+
+def speeds(folder: Path, files: int, side: int, repeats: int, cores: int) -> list[Row]:
+    """The whole command against the network, on many small maps and on a large one."""
+    rows = []
+    own = network_speed(SMALL, SMALL, cores)
+    rows.append([f"network, {SMALL}×{SMALL}, {cores} runs side by side", f"{own:.1f}", "", "", ""])
+    for name, (suffix, options) in FORMATS.items():
+        inputs = small_maps(folder / name.replace(", ", "_"), files, SMALL, suffix, options)
+        first = inputs / f"00000{suffix}"
+        start = seconds_of(refine(first, folder / "masks"), repeats)
+        whole = seconds_of(refine(inputs, folder / "masks"), repeats)
+        pixels = files * SMALL**2 / 1e6
+        least = 0.8 if name in ("npy", "TIFF, uncompressed") else 0.6
+        share = (pixels - SMALL**2 / 1e6) / (whole - start) / own
+        verdict = f"{'met' if share >= least else 'missed'} ({least:.0%})"
+        rows.append(
+            [f"prn refine, {files} × {SMALL}×{SMALL}, {name}", f"{pixels / whole:.1f}", f"{share:.0%}", verdict, ""]
+        )
+        rows[-1][-1] = f"{start:.2f} s"
+    logits, _, like = real_map()
+    for name in ("TIFF, uncompressed", "TIFF, deflate"):
+        path = folder / "large.tif"
+        write_mosaic(logits, path, side, side, like, FORMATS[name][1])
+        whole = seconds_of(refine(path, folder / "large_mask.tif"), max(repeats // 2, 1))
+        rows.append(
+            [
+                f"prn refine, {side}×{side}, {name}",
+                f"{side**2 / 1e6 / whole:.1f}",
+                f"{side**2 / 1e6 / whole / own:.0%}",
+                "windows overlap",
+                "",
+            ]
+        )
+    return rows
+
+
+def peak(*arguments: object) -> tuple[float, float]:
+    """Peak memory in MB, and seconds, of a command."""
+    began = time.perf_counter()
+    line = [sys.executable, "-c", MEASURED, *map(str, arguments)]
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout.split()[-1]) / 1024, time.perf_counter() - began
+
+
+def memory(folder: Path, side: int, areas: Sequence[int]) -> list[Row]:
+    """Peaks of refine, score and pseudolabel on maps of growing area."""
+    logits, label, like = real_map()
+    rows = []
+    for area in areas:
+        length = round(side * area**0.5)
+        here = folder / f"area_{area}"
+        for name in ("logits", "labels"):
+            (here / name).mkdir(parents=True)
+        write_mosaic(logits, here / "logits" / "map.tif", length, length, like, {"COMPRESS": "DEFLATE"})
+        write_mosaic(label, here / "labels" / "map.tif", length, length, like, {})
+        cells = [f"{length}×{length}", f"{length**2 * 4 / 1e6:.0f}"]
+        masks = here / "masks"
+        for line in (
+            ("refine", here / "logits", "-o", masks, "--device", "cpu", "-q"),
+            ("pseudolabel", here / "logits", "--labels", here / "labels", "-o", here / "pseudolabels", "-q"),
+            ("score", masks, "--labels", here / "labels", "-q"),
+        ):
+            megabytes, taken = peak(*line)
+            cells += [f"{megabytes:.0f}", f"{length**2 / 1e6 / taken:.1f}"]
+        rows.append(cells)
+        print(f"# {' '.join(cells)}", file=sys.stderr, flush=True)
+        subprocess.run(["rm", "-r", str(here)], check=True)
+    return rows
+
+
+def resume(folder: Path, files: int) -> list[Row]:
+    """Seconds of a run, of one that is killed half-way, and of the one that ends it."""
+    inputs = small_maps(folder / "inputs", files, SMALL, ".npy", {})
+    masks = folder / "masks"
+    line = [word for word in refine(inputs, masks) if word != "--overwrite"]
+    unbroken = seconds_of(line, 1)
+    expected = {path.name: path.read_bytes() for path in masks.glob("*.png")}
+    subprocess.run(["rm", "-r", str(masks)], check=True)
+    began = time.perf_counter()
+    process = subprocess.Popen(line)
+    while len(list(masks.glob("[0-9]*.png"))) < files // 2:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    killed = time.perf_counter() - began
+    resumed, again = seconds_of(line, 1), seconds_of(line, 1)
+    same = {path.name: path.read_bytes() for path in masks.glob("*.png")} == expected
+    return [
+        [f"{files} maps of {SMALL}×{SMALL} in one run", f"{unbroken:.2f}"],
+        ["killed when half of them were done", f"{killed:.2f}"],
+        [f"the same line again; the masks are {'the same' if same else 'DIFFERENT'}", f"{resumed:.2f}"],
+        ["and again, with nothing left to do", f"{again:.2f}"],
+    ]
+
+
+def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str, float]]:
+    """Speed of one and of two processes with a core each, and what one map costs a worker."""
+    inputs = small_maps(folder / "tiles", files, TILE, ".tif", FORMATS["TIFF, deflate"][1])
+    rows, pixels = [], files * TILE**2 / 1e6
+    taken = {}
+    for count in (1, 2):
+        best = float("inf")
+        for _ in range(repeats):
+            began = time.perf_counter()
+            parts = [
+                subprocess.Popen(
+                    refine(inputs, folder / f"part_{part}", "-j", 1, "--num-parts", count, "--part-id", part)
+                )
+                for part in range(count)
+            ]
+            if any(process.wait() for process in parts):
+                raise SystemExit("a part failed")
+            best = min(best, time.perf_counter() - began)
+        taken[count] = best
+        ideal = pixels / taken[1] * count
+        rows.append([f"{count} × prn refine --num-parts {count} -j 1", f"{pixels / best:.1f}", f"{ideal:.1f}"])
+        rows[-1].append(f"{taken[1] / best / count:.0%}")
+    start = seconds_of(refine(inputs / "00000.tif", folder / "one", "-j", 1), repeats)
+    masks = folder / "part_0"
+    subprocess.run(refine(inputs, masks, "-j", 1), check=True)
+    megabytes, _ = peak(*refine(inputs, masks, "-j", 1)[3:])
+    return rows, {
+        "start": start,
+        "tile": (taken[1] - start) / (files - 1),
+        "efficiency": taken[1] / taken[2] / 2,
+        "input": sum(path.stat().st_size for path in inputs.iterdir()) / files,
+        "mask": sum(path.stat().st_size for path in masks.glob("*.tif")) / files,
+        "manifest": (masks / "prn-manifest.jsonl").stat().st_size / files / 2,  # it was written twice
+        "memory": megabytes,
+    }
+
+
+def plan(cost: dict[str, float]) -> list[Row]:
+    """A million tiles on a hundred workers, from what one tile costs here."""
+    share = TILES / WORKERS
+    work = share * cost["tile"] / cost["efficiency"]
+    pixels = TILES * TILE**2 / 1e6
+    return [
+        ["tiles of 1024×1024, deflate", f"{TILES:,}", f"{pixels / 1e6:.2f} Tpx"],
+        ["seconds a tile on one core", f"{cost['tile']:.3f}", f"{TILE**2 / 1e6 / cost['tile']:.1f} Mpx/s"],
+        ["tiles a worker", f"{share:,.0f}", f"{work / 3600:.2f} h with the efficiency of two workers here"],
+        ["start of a worker", f"{cost['start']:.2f} s", f"{cost['start'] / (work + cost['start']):.2%} of its time"],
+        ["one worker dies half-way", "nothing lost", f"its part again: {work / 7200:.2f} h more, or less with --dask"],
+        ["read", f"{TILES * cost['input'] / 1e12:.2f} TB", f"{WORKERS * cost['input'] / cost['tile'] / 1e6:.0f} MB/s"],
+        ["written", f"{TILES * cost['mask'] / 1e9:.1f} GB", f"{WORKERS / cost['tile']:.0f} files/s, each synced"],
+        ["manifests", f"{TILES * cost['manifest'] / 1e6:.0f} MB", f"{share * cost['manifest'] / 1e6:.1f} MB a part"],
+        ["memory", f"{WORKERS * cost['memory'] / 1024:.1f} GB", f"{cost['memory']:.0f} MB a worker"],
+    ]
+
+
+def main() -> None:
+    from prn_cli.cores import core_count
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=5000, help="of the smallest large map, px")
+    parser.add_argument("--areas", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--files", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="for the files; a temporary one if left out")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    arguments = parser.parse_args()
+    cores = core_count()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name)
+        if "speed" in arguments.only:
+            rows = speeds(folder / "speed", arguments.files, arguments.side, arguments.repeats, cores)
+            print(markdown(["what", "Mpx/s", "of the network", "target", "one map, from start to exit"], rows), "\n")
+        if "memory" in arguments.only:
+            rows = memory(folder / "memory", arguments.side, arguments.areas)
+            heading = ["map, px", "logits, MB"]
+            for command_name in ("refine", "pseudolabel", "score"):
+                heading += [f"{command_name}, MB at most", "Mpx/s"]
+            print(markdown(heading, rows), "\n")
+        if "resume" in arguments.only:
+            print(markdown(["run", "seconds"], resume(folder / "resume", 4 * arguments.files)), "\n")
+        if "workers" in arguments.only:
+            rows, cost = workers(folder / "workers", max(arguments.files // 4, 8), arguments.repeats)
+            print(markdown(["workers", "Mpx/s", "ideal", "efficiency"], rows), "\n")
+            print(markdown([f"plan for {WORKERS} workers", "", ""], plan(cost)), "\n")
+    print(f"Least of {arguments.repeats} runs; {machine()}.")
+
+
+if __name__ == "__main__":
+    main()
