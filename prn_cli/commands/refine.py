@@ -497,7 +497,16 @@ def refine(
         names,
         None if palette is None else palette.colours,
         mask_values(values),
-        partial(_open_map, task=task, channels=refiner.image_channels, kind=kind, nodata=nodata, band=band, key=key),
+        partial(
+            _open_map,
+            task=task,
+            channels=refiner.image_channels,
+            max_pixels=max_pixels,
+            kind=kind,
+            nodata=nodata,
+            band=band,
+            key=key,
+        ),
         options,
         settings={
             **({} if task is TaskChoice.binary else {"task": task.value}),
@@ -550,8 +559,13 @@ def refine(
 
 
 @contextmanager
-def _open_map(item: Item, *, task: TaskChoice, channels: int, band: int | None, **options: Any) -> Iterator[_Map]:
+def _open_map(
+    item: Item, *, task: TaskChoice, channels: int, max_pixels: int | None, band: int | None, **options: Any
+) -> Iterator[_Map]:
     from prn_cli.rasters import open_class_scores, open_image, open_scores
+    from prn_cli.rasters.limits import set_max_pixels
+
+    set_max_pixels(max_pixels)  # this may be another process than the one that read the option
 
     open_map = open_class_scores if task is TaskChoice.multiclass else partial(open_scores, band=band)
     with ExitStack() as stack:

@@ -155,11 +155,12 @@ def test_failures_are_named_as_in_a_plain_run(folder, workers, random_logits):
     def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
         return sorted(line for line in done.stderr.splitlines() if "error" in line)
 
-    options = ("logits", "--input-kind", "logits", "-o", "masks", "--overwrite")
+    np.save("logits/great.npy", random_logits(1000, 400))
+    options = ("logits", "--input-kind", "logits", "-o", "masks", "--overwrite", "--max-pixels", "300000")
     plain = refine(*options)
     dask = refine(*options, "--dask", workers.address, "--dask-split", "0.01")
     assert plain.returncode == dask.returncode == 1
-    assert len(errors(plain)) == 5
+    assert len(errors(plain)) == 6
     assert errors(dask) == errors(plain)
     assert list(contents(folder / "masks")) == ["good.png"]
 
