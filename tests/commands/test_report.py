@@ -241,6 +241,14 @@ def test_pictures_without_a_page_are_refused(prn, folder):
         assert "--report" in err
 
 
+@pytest.mark.parametrize("task", ["saliency", "multiclass"])
+def test_only_binary_masks_have_a_page(folder, prn, task):
+    code, out, err = prn("score", "better", "-l", "labels", "--task", task, "--report", "report.html")
+    assert (code, out) == (2, "")
+    assert f"not --task {task}" in err
+    assert not (folder / "report.html").exists()
+
+
 def test_images_that_are_missing_or_broken_cost_the_picture_only(folder, prn):
     (folder / "images" / "tile_0.png").unlink()
     (folder / "images" / "tile_1.png").write_bytes(b"no PNG")
