@@ -1,16 +1,21 @@
-"""Quality on real maps: the base model, its best threshold, refiners trained here, the shipped weights, the oracle.
+"""Quality on real maps: the base model, what is simple, refiners trained here, the shipped weights, the oracle.
 
-    python bench/quality.py --work /tmp/prn-quality [--set epfl_roads ...] [--data ../shared/data] [--out table.md]
+    python bench/quality.py --work /tmp/prn-quality [--set epfl_roads ...] [--seeds 0 1 2] [--data ../shared/data]
 
-Everything runs through the commands that users have. For each set: refiners learn on the training split alone (its
-own held-out images choose the epoch), the single threshold is tuned on the training split, and the test split is
-scored once, at the end. Intervals are 95 % paired bootstrap intervals over the test images.
+Everything runs through the commands that users have, but for two baselines: Platt scaling (scikit-learn) and the
+guided filter (OpenCV), whose radius and threshold are tuned on the training split. Refiners learn on the training split
+alone; there they choose their strength, by cross-validation over images, or over scenes where a set has scenes. The
+single threshold is tuned on the training split. The test split is scored once, at the end.
+
+Changes are to the base model cut at 0.5, in points of IoU. Of several seeds, the mean, with the means of the bounds of
+their 95 % paired bootstrap intervals over the test images, and the least and most of the seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -18,9 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import DATA, machine, markdown, prn
 
 SETS = ("epfl_roads", "kvasir_polyp", "nuclei", "dubai_road", "dubai_building")
+SCENES = {"dubai_road": "^(tile[0-9]+)", "dubai_building": "^(tile[0-9]+)"}
 PATCH = 64
 
 
@@ -60,13 +67,24 @@ def refined(split: Path, masks: Path, weights: str) -> dict[str, Any]:
     return scored(split, masks)
 
 
-def cells(result: dict[str, Any]) -> list[str]:
+def differences(results: list[Any], way: str) -> dict[str, float]:
+    """Mean over seeds of the paired change and of its bounds, and the seeds' extremes, in points."""
+    parts = [result[way]["iou"]["difference"] for result in results]
+    found = {key: 100 * float(np.mean([part[key] for part in parts])) for key in ("value", "low", "high")}
+    values = [100 * part["value"] for part in parts]
+    return found | {"least": min(values), "most": max(values)}
+
+
+def cells(*results: Any) -> list[str]:
     """Pooled and mean IoU with their change in points and its interval."""
     out = []
     for way in ("pooled", "mean"):
-        difference = result[way]["iou"]["difference"]
-        change = f"{100 * difference['value']:+.2f} [{100 * difference['low']:+.2f}, {100 * difference['high']:+.2f}]"
-        out += [f"{result[way]['iou']['value']:.4f}", change]
+        found = differences(list(results), way)
+        value = float(np.mean([result[way]["iou"]["value"] for result in results]))
+        change = f"{found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+        if len(results) > 1:
+            change += f" ({found['least']:+.2f} to {found['most']:+.2f})"
+        out += [f"{value:.4f}", change]
     return out
 
 
@@ -76,34 +94,145 @@ def headroom(split: Path, out: Path) -> dict[str, Any]:
     return prn("pseudolabel", *where)  # type: ignore[no-any-return]
 
 
-def bench_set(name: str, logits: Path, work: Path, seed: int) -> list[list[str]]:
+def maps_of(split: Path) -> list[tuple[Path, np.ndarray, np.ndarray, np.ndarray]]:
+    """Logits, label and grey image of every map of a split; `(H, W)` each."""
+    import cv2
+
+    from prn_cli.rasters import open_scores, read_label
+
+    found = []
+    for path in sorted((split / "logits").iterdir()):
+        with open_scores(path, kind="logits") as scores:
+            logits = scores.logits()
+        image = next((split / "images").glob(f"{path.stem}.*"))
+        grey = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2GRAY).astype(np.float32) / 255
+        found.append((path, logits, read_label(split / "labels" / f"{path.stem}.png"), grey))
+    return found
+
+
+def best_threshold(probabilities: list[np.ndarray], labels: list[np.ndarray]) -> tuple[float, float]:
+    """The threshold with the best pooled IoU, of 99, and that IoU."""
+    edges = np.linspace(0.01, 0.99, 99)
+    true, all_ = np.zeros(100), np.zeros(100)
+    for probability, label in zip(probabilities, labels, strict=True):
+        counted = (label != 255) & np.isfinite(probability)
+        reached = np.searchsorted(edges, probability[counted], side="left")
+        all_ += np.bincount(reached, minlength=100)
+        true += np.bincount(reached[label[counted] == 1], minlength=100)
+    tp, predicted = true[::-1].cumsum()[::-1], all_[::-1].cumsum()[::-1]
+    scores = tp[1:] / (predicted[1:] + tp[0] - tp[1:])
+    return float(edges[scores.argmax()]), float(scores.max())
+
+
+def written(folder: Path, maps: list[Any], probabilities: list[np.ndarray]) -> Path:
+    """Soft maps as files, for `prn score`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for (path, *_), probability in zip(maps, probabilities, strict=True):
+        np.save(folder / f"{path.stem}.npy", probability.astype(np.float32))
+    return folder
+
+
+def platt(train: Path, test: Path, out: Path) -> Any:
+    """Logistic regression of the label on the logit, cut at 0.5; tuned, it would be the base at its tuned threshold."""
+    from sklearn.linear_model import LogisticRegression
+
+    random = np.random.default_rng(0)
+    xs, ys = [], []
+    for _, logits, label, _ in maps_of(train):
+        counted = np.flatnonzero((label != 255) & np.isfinite(logits))
+        chosen = random.choice(counted, min(len(counted), 20000), replace=False)
+        xs.append(logits.ravel()[chosen])
+        ys.append(label.ravel()[chosen] == 1)
+    model = LogisticRegression().fit(np.concatenate(xs)[:, None], np.concatenate(ys))
+    scale, shift = float(model.coef_[0, 0]), float(model.intercept_[0])
+    maps = maps_of(test)
+    return scored(test, written(out, maps, [1 / (1 + np.exp(-(scale * logits + shift))) for _, logits, *_ in maps]))
+
+
+def guided(train: Path, test: Path, out: Path) -> Any:
+    """The guided filter of the probabilities by the image; radius and threshold tuned on the training split."""
+    import cv2
+
+    def filtered(maps: list[Any], radius: int) -> list[np.ndarray]:
+        found = []
+        for _, logits, _, grey in maps:
+            probability = 1 / (1 + np.exp(-np.nan_to_num(logits)))
+            smooth = cv2.ximgproc.guidedFilter(grey, probability.astype(np.float32), radius, 1e-3)
+            found.append(np.where(np.isnan(logits), np.nan, np.clip(smooth, 0, 1)))
+        return found
+
+    learn, maps = maps_of(train), maps_of(test)
+    tried = {
+        radius: best_threshold(filtered(learn, radius), [label for _, _, label, _ in learn]) for radius in (2, 4, 8, 16)
+    }
+    radius = max(tried, key=lambda r: tried[r][1])
+    return scored(test, written(out, maps, filtered(maps, radius)), "--threshold", f"{tried[radius][0]:.2f}")
+
+
+def bench_set(name: str, logits: Path, work: Path, seeds: list[int], only: str | None) -> list[dict[str, Any]]:
     """One row a method."""
     train, test = logits / name / "train", logits / name / "test"
     threshold = headroom(train, work / "pseudolabels" / name)["best_single"]["threshold"]
     headroom(test, work / "oracle" / name)
-    options = ("--seed", str(seed), "--threads", "1")  # one thread, so that the sums do not depend on the cores
+    scenes = ("--groups", SCENES[name]) if name in SCENES else ()
 
-    def learned(loss: str, *more: str) -> Any:
-        run = trained(train, work / f"runs-{seed}" / name / loss, *options, *more)
-        return refined(test, work / "masks" / name / loss, str(run))
+    def learned(kind: str, *more: str) -> list[Any]:
+        results = []
+        for seed in seeds:
+            options = ("--seed", str(seed), "--threads", "1", *scenes, *more)  # one thread: sums depend on their order
+            run = trained(train, work / f"runs-{seed}" / name / kind, *options)
+            results.append(refined(test, work / "masks" / name / f"{kind}-{seed}", str(run)))
+        return results
 
-    methods: dict[str, Callable[[], Any]] = {
-        "base at 0.5": lambda: scored(test, test / "logits"),
-        f"base at {threshold:.3g}, tuned on train": lambda: scored(
-            test, test / "logits", "--threshold", str(threshold)
-        ),
+    methods: dict[str, Callable[[], list[Any]]] = {
+        "base at 0.5": lambda: [scored(test, test / "logits")],
+        f"base at {threshold:.3g}, tuned on train": lambda: [
+            scored(test, test / "logits", "--threshold", str(threshold))
+        ],
+        "Platt scaling, cut at 0.5": lambda: [platt(train, test, work / "masks" / name / "platt")],
+        "guided filter by the image, tuned": lambda: [guided(train, test, work / "masks" / name / "guided")],
         "`fast`, the paper's loss": lambda: learned("paper-loss", "--iou-weight", "0"),
-        "`fast`, ground truth only": lambda: learned("ground-truth", "--ground-truth-only"),
+        "`fast`, with pseudo-labels": lambda: learned("pseudo", "--pseudo-weight", "0.7"),
         "`fast`, the default": lambda: learned("default"),
-        "shipped weights": lambda: refined(test, work / "masks" / name / "shipped", "fast"),
-        f"oracle, {PATCH} px patches": lambda: scored(test, work / "oracle" / name / "labels"),
+        "shipped weights": lambda: [refined(test, work / "masks" / name / "shipped", "fast")],
+        f"oracle, {PATCH} px patches": lambda: [scored(test, work / "oracle" / name / "labels")],
     }
     rows = []
     for label, method in methods.items():
+        if only and only not in label:
+            continue
         began = time.monotonic()
-        rows.append([name, label, *cells(method())])
-        print(f"{' | '.join(rows[-1])}  ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
+        results = method()
+        rows.append(
+            {
+                "set": name,
+                "method": label.split(" at 0.")[0] if "tuned on" in label else label,
+                "cells": [name, label, *cells(*results)],
+                **differences(results, "pooled"),
+            }
+        )
+        print(f"{' | '.join(rows[-1]['cells'])}  ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
     return rows
+
+
+def averages(rows: list[dict[str, Any]]) -> str:
+    """Mean change of each method over the sets, and over the tuned threshold, with an interval over sets."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    table = {(row["set"], row["method"]): row["value"] for row in rows}
+    drawn = np.random.default_rng(0).integers(len(sets), size=(2000, len(sets)))
+    lines = []
+    for method in methods:
+        if any((name, method) not in table for name in sets):
+            continue
+        cells_ = [method]
+        for other in ("base at 0.5", "base"):
+            gains = np.array([table[name, method] - table.get((name, other), 0.0) for name in sets])
+            low, high = np.quantile(gains[drawn].mean(axis=1), (0.025, 0.975))
+            cells_.append(f"{gains.mean():+.2f} [{low:+.2f}, {high:+.2f}]")
+        lines.append(cells_)
+    return markdown(["method", f"mean of {len(sets)} sets over the base at 0.5", "over the tuned threshold"], lines)
 
 
 def main() -> None:
@@ -111,16 +240,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--work", type=Path, required=True, help="folder for logits, runs and masks; reused")
     parser.add_argument("--set", action="append", choices=SETS)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", help="methods with this in their name")
     parser.add_argument("--out", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     names = arguments.set or list(SETS)
     logits = make_logits(arguments.data, arguments.work, names)
     rows = []
     for name in names:
-        rows += bench_set(name, logits, arguments.work, arguments.seed)
+        rows += bench_set(name, logits, arguments.work, arguments.seeds, arguments.only)
     heading = ["set (test split)", "method", "pooled IoU", "change, points [95 %]", "mean IoU", "change, points [95 %]"]
-    table = f"{markdown(heading, rows)}\n\nSeed {arguments.seed}; {machine()}."
+    seeds = ", ".join(map(str, arguments.seeds))
+    full = markdown(heading, [row["cells"] for row in rows])
+    table = f"{full}\n\n{averages(rows)}\n\nSeeds {seeds}; {machine()}."
     print(table)
     if arguments.out:
         arguments.out.write_text(table + "\n")

@@ -67,7 +67,7 @@ def refine_speeds(folder: Path, repeats: int) -> list[list[str]]:
     for name, weights in runs.items():
         refiner = load_refiner(find_weights(weights), device="cpu")
         count = repeats if name == "fast" else max(repeats // 3, 2)
-        median, least, most = seconds(lambda refiner=refiner: refine_map(logits, refiner), count)
+        median, least, most = seconds(lambda refiner=refiner: refine_map(logits, refiner, strength=1), count)
         per_map[name] = median
         rows.append(
             [
@@ -98,6 +98,8 @@ def refine_speeds(folder: Path, repeats: int) -> list[list[str]]:
             "-q",
             "--weights",
             runs[name],
+            "--strength",
+            "1",
             "--device",
             "cpu",
         ]

@@ -110,6 +110,12 @@ def train(
     network: Annotated[
         NetworkChoice, _option("--network", "fast: ours; paper: as published.", _METHOD)
     ] = NetworkChoice.fast,
+    width: Annotated[
+        int,
+        _option(
+            "--width", "Channels of fast at a quarter of the resolution; time grows with the square.", _METHOD, min=4
+        ),
+    ] = 16,
     keep_level: Annotated[
         bool,
         _option(
@@ -203,6 +209,7 @@ def train(
     settings = Settings(
         network=network.value,
         patch=patch,
+        width=width,
         keep_level=keep_level,
         crop=crop,
         batch=batch,
@@ -241,7 +248,9 @@ def train(
     bands = _image_bands(images)
 
     def make(maps: Sequence[TrainingMap]) -> Network:
-        built = build(settings.network, patch=patch, keep_level=keep_level, image_channels=bands, seed=seed)
+        built = build(
+            settings.network, patch=patch, width=width, keep_level=keep_level, image_channels=bands, seed=seed
+        )
         if bands:
             _see_images(built, maps)
         return built

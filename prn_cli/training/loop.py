@@ -28,6 +28,7 @@ class Settings:
 
     network: str = "fast"
     patch: int = 64
+    width: int = 16
     keep_level: bool = False
     crop: int = 256
     batch: int = 8

@@ -13,13 +13,20 @@ Network = FastNetwork | PaperNetwork
 
 
 def build(
-    name: str, *, patch: int = 64, keep_level: bool = False, image_channels: int = 0, seed: int | None = None
+    name: str,
+    *,
+    patch: int = 64,
+    width: int = 16,
+    keep_level: bool = False,
+    image_channels: int = 0,
+    seed: int | None = None,
 ) -> Network:
     """An untrained network.
 
     Args:
         name: `fast` or `paper`.
         patch: side of the patches of `paper`'s local decoder, px; `fast` has none of a fixed size.
+        width: of `fast`, see there.
         keep_level: of `fast`, see there.
         image_channels: of `fast`, see there.
         seed: of the random weights; None to go on with torch's generator as it is.
@@ -30,7 +37,7 @@ def build(
     if seed is not None:
         torch.manual_seed(seed)
     builders: dict[str, Callable[[], Network]] = {
-        "fast": lambda: FastNetwork(keep_level=keep_level, image_channels=image_channels),
+        "fast": lambda: FastNetwork(width, keep_level=keep_level, image_channels=image_channels),
         "paper": lambda: PaperNetwork(patch),
     }
     return builders[name]()
