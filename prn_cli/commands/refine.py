@@ -487,6 +487,8 @@ def refine(
             "these weights leave masks as they are: in training, no correction helped on held-out images (--strength 1 "
             "applies it nevertheless)"
         )
+    elif (share, cut_at) != (1, 0.5):
+        console.note(f"strength {share:g}, cut at {cut_at:g}")
     run = _Run(
         refiner,
         share,
