@@ -159,7 +159,7 @@ def train(
     ] = 2.0,
     epochs: Annotated[int, _option("--epochs", "Epochs at most.", _SCHEDULE, min=1)] = 12,
     steps: Annotated[
-        int | None, _option("--steps", "Steps an epoch. Default: every map's area once, 25 to 250.", _SCHEDULE, min=1)
+        int | None, _option("--steps", "Steps an epoch. Default: half the maps' area, 25 to 125.", _SCHEDULE, min=1)
     ] = None,
     batch: Annotated[int, _option("--batch", "Crops a step.", _SCHEDULE, min=1)] = 8,
     rate: Annotated[float, _option("--rate", "Peak learning rate.", _SCHEDULE, min=0)] = 5e-4,

@@ -34,7 +34,7 @@ class Settings:
     batch: int = 8
     epochs: int = 12
     steps: int | None = None
-    """Steps an epoch; None: enough to see every map's area once, between 25 and 250."""
+    """Steps an epoch; None: enough to see half the maps' area, between 25 and 125."""
     rate: float = 5e-4
     weight_decay: float = 0.05
     average: float = 0.99
@@ -81,7 +81,7 @@ def steps_per_epoch(maps: Sequence[TrainingMap], settings: Settings) -> int:
     if settings.steps is not None:
         return settings.steps
     crops = sum(math.ceil(m.label.size / settings.crop**2) for m in maps)
-    return min(max(math.ceil(crops / settings.batch), 25), 250)
+    return min(max(math.ceil(crops / settings.batch / 2), 25), 125)
 
 
 def learning_rate(progress: float, peak: float) -> float:
