@@ -8,6 +8,7 @@ import typer
 
 from prn_cli.commands import console
 from prn_cli.commands.batch import Item
+from prn_cli.commands.objects import PART
 from prn_cli.errors import PrnError, one_line
 
 
@@ -38,11 +39,11 @@ def show_plan(items: Sequence[Item], why: Callable[[Item], str], *, verb: str, j
             action, reason = "fail", error.message
         counts[action] += 1
         reason = reason or "made from the same inputs with the same settings"
+        outputs = {role: str(path) for role, path in item.outputs.items() if role != PART}
         if json:
-            outputs = {role: str(path) for role, path in item.outputs.items()}
             console.json_line({"input": str(item.path), "status": action, **outputs, "why": reason})
         else:
-            fields = (action, item.path, *item.outputs.values(), reason)
+            fields = (action, item.path, *outputs.values(), reason)
             print("\t".join(one_line(str(field)) for field in fields), flush=True)
     console.note(f"dry run, nothing written: {', '.join(f'{count} to {action}' for action, count in counts.items())}")
     if counts["fail"]:

@@ -19,6 +19,7 @@ import typer
 
 from prn_cli.commands import console
 from prn_cli.commands.batch import Batch, Item, run_batch
+from prn_cli.commands.objects import PART, FillHoles, MinArea, Objects, Polygons
 from prn_cli.commands.options import (
     Band,
     Classes,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.commands.cluster import Cluster
+    from prn_cli.components import Runs
     from prn_cli.drift import Reference
     from prn_cli.manifest import Manifest
     from prn_cli.multiclass import ClassRows
@@ -234,6 +236,7 @@ class _Run:
     task: TaskChoice
     classes: Sequence[str]
     palette: NDArray[np.uint8] | None
+    objects: Objects
     values: tuple[int, int]
     open: Callable[[Item], AbstractContextManager[_Map]]
     options: Mapping[str, str]
@@ -323,6 +326,11 @@ class _Figures:
         self.pixels = [a + b for a, b in zip(self.pixels, more.pixels, strict=True)] if self.pixels else more.pixels
         self.changed += more.changed
 
+    def take(self, runs: Runs) -> None:
+        """Count a whole mask."""
+        self.pixels = [int(runs.lengths[runs.values == value].sum()) for value in (0, 1)]
+        self.changed = runs.changed()
+
     def as_dict(self) -> dict[str, Any]:
         """For the manifest and for JSON."""
         figures: dict[str, Any] = {"height": self.height, "width": self.width, "valid": self.valid}
@@ -363,11 +371,15 @@ class _Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Band:
-    """Finished rows, as they are written, by role; what they count; and some of their logits."""
+    """Finished rows, as they are written, by role; what they count; some of their logits.
+
+    Where objects are asked for, the mask is not written yet, and is in `runs`.
+    """
 
     outputs: Mapping[str, NDArray[Any]]
     figures: _Figures
     sample: NDArray[np.float32]
+    runs: Runs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +396,9 @@ def refine(
     bias: BiasOut = None,
     format: Format = FormatChoice.auto,
     values: Values = "0,255",
+    min_area: MinArea = 0,
+    fill_holes: FillHoles = 0,
+    polygons: Polygons = None,
     palette_file: PaletteFile = None,
     co: CreationOptions = None,
     overwrite: Overwrite = False,
@@ -429,6 +444,8 @@ def refine(
 
     check_part(num_parts, part_id)
     _check_task(task, threshold=threshold, values=values, band=band, classes=classes, palette=palette_file)
+    objects = Objects(polygons, min_area, fill_holes)
+    objects.check_task(task)
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
     found = find_weights(weights)
     # On a cluster, each worker's threads are its own.
@@ -455,7 +472,7 @@ def refine(
         Item(
             path,
             {"logits": path} | masks.role(path) | pictures.role(path),
-            _outputs(path, out, single, format, more),
+            _outputs(path, out, single, format, more, objects),
         )
         for path in inputs
     ]
@@ -470,7 +487,8 @@ def refine(
     manifest = None if single else Manifest(out)
     if not overwrite:
         refuse = refuse_existing if manifest is None else manifest.refuse_strangers
-        refuse(output for item in items for output in item.outputs.values())
+        refuse(output for item in items for output in (item.outputs if manifest else _rasters(item)).values())
+        refuse([] if polygons is None or num_parts is not None else [polygons])
 
     side = tile or refiner.tile
     check_tile(side, refiner)
@@ -498,6 +516,7 @@ def refine(
         task,
         names,
         None if palette is None else palette.colours,
+        objects,
         mask_values(values),
         partial(
             _open_map,
@@ -514,6 +533,7 @@ def refine(
             **({} if task is TaskChoice.binary else {"task": task.value}),
             **({} if task is not TaskChoice.multiclass else {"classes": names}),
             **({} if palette is None else {"palette": palette.colours.tobytes().hex()}),
+            **objects.settings(),
             "weights": found.sha256,
             "strength": share,
             "threshold": cut_at,
@@ -557,6 +577,7 @@ def refine(
             on_done=_print_record if json else None,
         )
     _summarise(batch, out, time.perf_counter() - started)
+    _write_layer(batch, objects, manifest, parts=num_parts is not None)
     batch.finish()
 
 
@@ -577,6 +598,24 @@ def _open_map(
             image = open_image(item.inputs["image"], like=scores.raster, bands=channels)
             read_image = stack.enter_context(image).read
         yield _Map(scores, read_image)
+
+
+def _write_layer(batch: Batch[Item, _Result], objects: Objects, manifest: Manifest | None, *, parts: bool) -> None:
+    """Make the layer of polygons of what the maps that are done have left for it."""
+    if objects.layer is None:
+        return
+    if parts:
+        console.note(f"run once without --num-parts to write {objects.layer}")
+        return
+    files = [item.outputs[PART] for item, _ in batch.results]
+    try:
+        if files:
+            objects.write_layer(files, manifest)
+    except PrnError as error:
+        batch.fail(str(objects.layer), str(error))
+    if manifest is None:
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 def _is_single_file(inputs: Sequence[Path], out: Path, format: FormatChoice) -> bool:
@@ -600,7 +639,7 @@ def _is_single_file(inputs: Sequence[Path], out: Path, format: FormatChoice) -> 
 
 
 def _outputs(
-    path: Path, out: Path, single: bool, format: FormatChoice, more: Mapping[str, Path | None]
+    path: Path, out: Path, single: bool, format: FormatChoice, more: Mapping[str, Path | None], objects: Objects
 ) -> dict[str, Path]:
     """The files that are written for one input, by role."""
     tiff = path.suffix.lower() in (".tif", ".tiff")
@@ -620,15 +659,20 @@ def _outputs(
             raise UsageError(f"--{role} names {found}", hint="give a folder, or a .npy or .tif file", path=place)
         suffix = mask.suffix.lower() if mask.suffix.lower() in (".tif", ".tiff") else ".npy"
         outputs[role] = place if names_file else place / (path.stem + suffix)
-    return outputs
+    return outputs | objects.part(mask, single)
 
 
 def _check_creation(item: Item, options: Mapping[str, str], task: TaskChoice) -> None:
     """Find unknown creation options before the work, not in every file."""
     from prn_cli.rasters import create_raster
 
-    for role, path in item.outputs.items():
+    for role, path in _rasters(item).items():
         create_raster(path, height=1, width=1, **_content(role, task, nodata=None), creation_options=options)
+
+
+def _rasters(item: Item) -> dict[str, Path]:
+    """The outputs of a map that are rasters."""
+    return {role: path for role, path in item.outputs.items() if role != PART}
 
 
 def _content(
@@ -724,7 +768,7 @@ def _refine_file(
             stack.enter_context(run.turns)
             run.check_stop()
         writers: dict[str, RasterWriter] = {}
-        for role, path in item.outputs.items():
+        for role, path in _rasters(item).items():
             writer = create_raster(
                 path,
                 height=scores.height,
@@ -736,6 +780,8 @@ def _refine_file(
             writers[role] = stack.enter_context(writer)
         figures = _Figures(scores.height, scores.width, run.classes)
         sample = _Sample(run.refiner.reference, scores.height * scores.width)
+        grid = run.objects.grid(scores.raster.geo, item.path)
+        parts: list[Runs] = []
         for band in (bands_of or _bands_of)(item, run, opened):
             figures.add(band.figures)
             sample.parts.append(band.sample)
@@ -745,12 +791,23 @@ def _refine_file(
                     hint="give --values 0,255, or --format tif or png",
                     path=item.path,
                 )
-            for role, writer in writers.items():
-                writer.write(band.outputs[role])
+            for role, rows in band.outputs.items():
+                writers[role].write(rows)
+            if band.runs is not None:
+                parts.append(band.runs)
         if not figures.valid:
             scores.check_valid()
         figures.drift = sample.distance()
+        if grid is None:
+            on_written()
+            return figures
+        runs, areas = run.objects.clean(parts, grid)
+        for rows in runs.rows():
+            writers["mask"].write(run.written[rows])
+        figures.take(runs)
         on_written()
+        if PART in item.outputs:
+            run.objects.save(item.outputs[PART], runs, grid, areas, item.path)
     return figures
 
 
@@ -763,6 +820,7 @@ def _bands_of(item: Item, run: _Run, opened: _Map) -> Iterator[_Band]:
 
 def _finish(rows: Rows | ClassRows, item: Item, run: _Run, opened: _Map) -> _Band:
     """What is written of finished rows; of several classes, one map each beside the mask."""
+    from prn_cli.components import runs_of
     from prn_cli.refine import Rows, cut
 
     if isinstance(rows, Rows):
@@ -770,7 +828,10 @@ def _finish(rows: Rows | ClassRows, item: Item, run: _Run, opened: _Map) -> _Ban
     else:
         mask, base = rows.mask, rows.base
     soft = run.task is TaskChoice.saliency
-    outputs: dict[str, NDArray[Any]] = {"mask": rows.probabilities if soft else run.written[mask]}
+    runs = runs_of(mask, base, rows.probabilities) if run.objects else None
+    outputs: dict[str, NDArray[Any]] = {}
+    if runs is None:
+        outputs["mask"] = rows.probabilities if soft else run.written[mask]
     for kind in ("probabilities", "bias"):
         if kind in item.outputs:
             outputs[kind] = getattr(rows, kind)
@@ -778,7 +839,7 @@ def _finish(rows: Rows | ClassRows, item: Item, run: _Run, opened: _Map) -> _Ban
             for name, values in zip(run.classes, getattr(rows, kind), strict=True):
                 outputs[f"{kind}/{name}"] = values
     sample = _Sample(run.refiner.reference, opened.scores.height * opened.scores.width)
-    return _Band(outputs, _Figures.of(mask, base, run.classes), sample.of(rows))
+    return _Band(outputs, _Figures.of(mask, base, run.classes), sample.of(rows), runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -860,7 +921,7 @@ def _print_record(item: Item, result: _Result) -> None:
         {
             "input": str(item.path),
             "status": result.status,
-            **{role: str(path) for role, path in item.outputs.items()},
+            **{role: str(path) for role, path in _rasters(item).items()},
             **result.figures,
             "seconds": round(result.seconds, 4),
         }

@@ -1,0 +1,123 @@
+"""Where the pixels of a georeferenced map lie, and how large they are, by the extra `geo`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError, MissingExtraError
+from prn_cli.rasters.geo import PIXEL_SCALE, RPC_COEFFICIENTS, TAG_TYPES, TIEPOINTS, TRANSFORMATION, GeoTags
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The affine grid of a map.
+
+    Attributes:
+        transform: a, b, c, d, e, f of x = a col + b row + c and y = d col + e row + f, from pixel corners.
+        crs: the coordinate system as WKT; None if it is not known.
+        unit: of areas. "m2": square metres, in the plane of a projected system, on the ellipsoid of a geographic one;
+            "px": pixels, where there is no georeference; "map units": of a transform without a system.
+        pixel_area: area of a pixel in that unit; in square radians for a geographic system.
+        ellipsoid: semi-major axis in m and squared eccentricity, for a geographic system only.
+        radians: of one unit of a geographic system.
+    """
+
+    transform: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    crs: str | None = None
+    unit: str = "px"
+    pixel_area: float = 1.0
+    ellipsoid: tuple[float, float] | None = None
+    radians: float = 1.0
+
+    def points(self, columns: NDArray[Any], rows: NDArray[Any]) -> Floats:
+        """Map coordinates of raster coordinates, `(n, 2)`."""
+        a, b, c, d, e, f = self.transform
+        return np.stack([a * columns + b * rows + c, d * columns + e * rows + f], axis=-1).astype(np.float64)
+
+    def areas(self, columns: NDArray[Any], rows: NDArray[Any], pixels: NDArray[Any]) -> Floats:
+        """Areas of stretches of pixels.
+
+        Args:
+            columns: raster columns of their centres.
+            rows: raster rows of their centres.
+            pixels: how many there are in each.
+
+        Returns:
+            `(n,)` areas in `unit`. On the ellipsoid, a² (1 - e²) cos φ / (1 - e² sin² φ)² for a square radian at
+            latitude φ (Snyder 1987, Map Projections: A Working Manual, section 3).
+        """
+        if self.ellipsoid is None:
+            return np.asarray(pixels * self.pixel_area, np.float64)
+        axis, squared = self.ellipsoid
+        latitude = np.clip(self.points(columns, rows)[:, 1] * self.radians, -np.pi / 2, np.pi / 2)
+        scale = axis**2 * (1 - squared) * np.cos(latitude) / (1 - squared * np.sin(latitude) ** 2) ** 2
+        return np.asarray(pixels * self.pixel_area * scale, np.float64)
+
+
+def grid_of(geo: GeoTags | None) -> Grid:
+    """The grid that GDAL finds in the georeferencing of a map; pixels if there is none.
+
+    Raises:
+        InputError: the map is georeferenced by control points or rational polynomials, which is no grid.
+        MissingExtraError: there is a georeference, and rasterio is not installed.
+    """
+    if geo is None or not {PIXEL_SCALE, TIEPOINTS, TRANSFORMATION, RPC_COEFFICIENTS} & set(geo.tags):
+        return Grid()
+    rasterio = import_rasterio("maps with a georeference")
+    import tifffile
+
+    # What GDAL makes of the tags is asked of GDAL, by a file of one pixel that has them.
+    file = BytesIO()
+    tags = [(code, TAG_TYPES[code], 0, value, True) for code, value in geo.tags.items()]
+    with tifffile.TiffWriter(file, byteorder="<") as writer:
+        writer.write(np.zeros((1, 1), np.uint8), photometric="minisblack", metadata=None, extratags=tags)
+    with rasterio.MemoryFile(file.getvalue()) as memory, memory.open() as dataset:
+        transform, crs = dataset.transform, dataset.crs
+        if transform.is_identity and (dataset.gcps[0] or dataset.rpcs is not None):
+            raise InputError(
+                "georeferenced by control points or rational polynomials, expected a grid",
+                hint="warp it first (gdalwarp)",
+            )
+    return _grid(tuple(transform)[:6], crs)
+
+
+def _grid(transform: tuple[float, ...], crs: Any) -> Grid:
+    a, b, _, d, e, _ = transform
+    area = abs(a * e - b * d)
+    if crs is None:
+        return Grid(transform, None, "px" if transform == Grid().transform else "map units", area)
+    wkt = crs.to_wkt()
+    if not crs.is_geographic:
+        return Grid(transform, wkt, "m2", area * crs.linear_units_factor[1] ** 2)
+    radians = crs.units_factor[1]
+    found = re.search(r'SPHEROID\["[^"]*",([\d.eE+-]+),([\d.eE+-]+)', wkt)
+    axis, inverse = (float(found[1]), float(found[2])) if found else (6378137.0, 298.257223563)
+    flattening = 1 / inverse if inverse else 0.0  # 0 stands for a sphere
+    ellipsoid = (axis, flattening * (2 - flattening))
+    return Grid(transform, wkt, "m2", area * radians**2, ellipsoid, radians)
+
+
+def import_rasterio(purpose: str) -> Any:
+    """The module rasterio, with its errors.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import rasterio
+        import rasterio.errors
+        import rasterio.features
+        import rasterio.io
+        import rasterio.shutil
+        import rasterio.warp
+    except ImportError as error:
+        raise MissingExtraError("rasterio", "geo", purpose) from error
+    return rasterio

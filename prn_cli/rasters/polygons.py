@@ -1,0 +1,293 @@
+"""Masks as polygons: the objects of one map in a file of their own, and those of many maps in one layer."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError
+from prn_cli.rasters.grid import Grid, import_rasterio
+from prn_cli.rasters.raster import reason
+from prn_cli.temporaries import write_whole
+
+if TYPE_CHECKING:
+    from prn_cli.components import Runs
+
+DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
+"""The vector formats that are written, by suffix, with the name that GDAL has for each."""
+
+_ARRAYS = ("points", "rings", "polygons", "area", "probability")
+_SCALE = (2, -2)  # of the raster that GDAL polygonises: rasterio warns of one that lies nowhere
+_WGS84 = "EPSG:4326"
+# RFC 7946 finds 6 or 7 digits enough, which is a centimetre: a good part of the pixel of a drone.
+_DIGITS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """The objects of a map as polygons.
+
+    Attributes:
+        points: `(n, 2)` map coordinates of the corners, ring after ring, each closed.
+        rings: `(r + 1,)` where each ring begins in `points`.
+        polygons: `(p + 1,)` where each polygon begins in `rings`; its outer ring is the first.
+        area: `(p,)` area of each.
+        probability: `(p,)` mean refined probability of its pixels.
+        crs: the coordinate system as WKT, or None.
+        unit: of the areas, see `Grid`.
+        source: the map.
+    """
+
+    points: NDArray[np.float64]
+    rings: NDArray[np.int64]
+    polygons: NDArray[np.int64]
+    area: NDArray[np.float64]
+    probability: NDArray[np.float64]
+    crs: str | None
+    unit: str
+    source: str
+
+    def geometries(self) -> NDArray[np.object_]:
+        """Each polygon as well-known binary; outer rings run counterclockwise, inner ones clockwise."""
+        found = np.empty(len(self.area), object)
+        clockwise = _clockwise(self.points, self.rings)
+        for index in range(len(found)):
+            first, last = self.polygons[index : index + 2]
+            parts = [np.array([1], "u1").tobytes(), np.array([3, last - first], "<u4").tobytes()]
+            for ring in range(first, last):
+                points = self.points[self.rings[ring] : self.rings[ring + 1]]
+                if clockwise[ring] == (ring == first):
+                    points = points[::-1]
+                parts += [np.array([len(points)], "<u4").tobytes(), points.astype("<f8").tobytes()]
+            found[index] = b"".join(parts)
+        return found
+
+    def moved(self, crs: str) -> Objects:
+        """In another coordinate system; areas stay."""
+        from dataclasses import replace
+
+        rasterio = import_rasterio("polygons")
+        x, y = rasterio.warp.transform(self.crs, crs, self.points[:, 0], self.points[:, 1])
+        return replace(self, points=np.stack([x, y], axis=1).reshape(-1, 2), crs=crs)
+
+
+def check_layer(path: Path) -> None:
+    """Check that a layer can be written under this name.
+
+    Raises:
+        UsageError: an unknown suffix.
+        MissingExtraError: a library is not installed.
+    """
+    if path.suffix.lower() not in DRIVERS:
+        raise UsageError(
+            f"cannot write polygons as '{path.suffix}', expected {' '.join(DRIVERS)}",
+            hint="give another name",
+            path=path,
+        )
+    import_rasterio("polygons")
+    try:
+        import pyogrio  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("pyogrio", "geo", "polygons") from error
+
+
+def check_grid(path: Path, grid: Grid, source: Path) -> None:
+    """Check that the polygons of a map on this grid can be written to a layer of this name.
+
+    Raises:
+        InputError: GeoJSON is in longitude and latitude, and the map has no coordinate system.
+    """
+    if DRIVERS[path.suffix.lower()] == "GeoJSON" and grid.crs is None:
+        raise InputError(
+            "has no coordinate system, and GeoJSON has longitudes and latitudes only",
+            hint="write .gpkg or .fgb, or give --like",
+            path=source,
+        )
+
+
+def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64], source: str) -> Objects:
+    """The foreground's components as polygons, with their holes.
+
+    Memory grows with the number of corners, not with the map: the components go to GDAL as a compressed raster.
+
+    Args:
+        runs: the mask.
+        grid: of the map.
+        areas: `(n,)` area of each run.
+        source: how the map is named.
+    """
+    rasterio = import_rasterio("polygons")
+    numbers, count = runs.objects()
+    rings: list[NDArray[np.float64]] = []
+    sizes, owners = [], []
+    with ExitStack() as stack:
+        objects = stack.enter_context(_packed(rasterio, runs, numbers.astype(np.int32)))
+        mask = stack.enter_context(_packed(rasterio, runs, (numbers > 0).astype(np.uint8)))
+        for geometry, number in rasterio.features.shapes(
+            rasterio.band(objects, 1), mask=rasterio.band(mask, 1), connectivity=4
+        ):
+            rings += [np.array(ring, np.float64) for ring in geometry["coordinates"]]
+            sizes.append(len(geometry["coordinates"]))
+            owners.append(int(number))
+    if len(owners) != count:
+        raise InputError(f"{len(owners)} polygons of {count} objects", hint="report it", path=source)
+    corners = np.concatenate(rings) / _SCALE if rings else np.empty((0, 2))
+    pixels = np.bincount(numbers, runs.lengths, count + 1)
+    order = np.array(owners, np.int64)
+    return Objects(
+        grid.points(corners[:, 0], corners[:, 1]),
+        _offsets([len(ring) for ring in rings]),
+        _offsets(sizes),
+        np.bincount(numbers, areas, count + 1)[order].astype(np.float64),
+        np.bincount(numbers, runs.probability, count + 1)[order] / np.maximum(pixels[order], 1),
+        grid.crs,
+        grid.unit,
+        source,
+    )
+
+
+def save_objects(path: Path, objects: Objects) -> None:
+    """Write the objects of one map to an `.npz` file of prn's own, of which layers are made.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    about = json.dumps({"crs": objects.crs, "unit": objects.unit, "source": objects.source})
+    arrays = {name: getattr(objects, name) for name in _ARRAYS}
+    content = BytesIO()
+    np.savez_compressed(content, about=np.frombuffer(about.encode(), np.uint8), **arrays)
+    _write(path, content)
+
+
+def load_objects(path: Path) -> Objects:
+    """Read what `save_objects` wrote.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            about = json.loads(arrays["about"].tobytes())
+            values = {name: arrays[name] for name in _ARRAYS}
+    except Exception as error:
+        raise InputError(f"cannot be read: {reason(error)}", hint="remove it and run again", path=path) from error
+    return Objects(**values, **about)
+
+
+def write_layer(path: Path, parts: Sequence[Path]) -> int:
+    """Write the objects of many maps as one layer.
+
+    All stay in the coordinate system that they share; if they share none, and in GeoJSON (RFC 7946), they are in
+    longitude and latitude on WGS 84. Attributes: `source` the map, `area` and `area_unit`, `probability` the mean
+    refined probability.
+
+    Args:
+        path: the file, `.gpkg`, `.geojson` or `.fgb`.
+        parts: files of `save_objects`.
+
+    Returns:
+        How many objects there are.
+
+    Raises:
+        InputError: some maps have a coordinate system and others have none.
+        OutputError: the file cannot be written.
+    """
+    import pyogrio.raw
+
+    everything = [load_objects(part) for part in parts]
+    systems = {objects.crs for objects in everything}
+    if len(systems) > 1:
+        if None in systems:
+            lost = next(objects for objects in everything if objects.crs is None)
+            raise InputError(
+                "has no coordinate system, and other maps of this layer have one",
+                hint="give --like, or write two layers",
+                path=lost.source,
+            )
+        everything = [objects.moved(_WGS84) for objects in everything]
+        systems = {_WGS84}
+    driver = DRIVERS[path.suffix.lower()]
+    options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DIGITS)} if driver == "GeoJSON" else {}
+    count = sum(len(objects.area) for objects in everything)
+    fields: dict[str, NDArray[Any]] = {
+        "source": _strings([objects.source for objects in everything for _ in objects.area]),
+        "area": _joined([objects.area for objects in everything]),
+        "area_unit": _strings([objects.unit for objects in everything for _ in objects.area]),
+        "probability": _joined([objects.probability for objects in everything]),
+    }
+    geometries = np.concatenate([np.empty(0, object), *(objects.geometries() for objects in everything)])
+    content = BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'crs' was not provided")
+        pyogrio.raw.write(
+            content,
+            geometries,
+            list(fields.values()),
+            list(fields),
+            driver=driver,
+            layer=path.stem,
+            geometry_type="Polygon",
+            crs=next(iter(systems), None),
+            layer_options=options,
+        )
+    _write(path, content)
+    return count
+
+
+def _write(path: Path, content: BytesIO) -> None:
+    try:
+        write_whole(path, content.getvalue())
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {reason(error)}", hint="check the folder and the free space", path=path
+        ) from error
+
+
+@contextmanager
+def _packed(rasterio: Any, runs: Runs, values: NDArray[Any]) -> Iterator[Any]:
+    """A compressed raster in memory, of a value for each run."""
+    transform = rasterio.Affine.scale(*_SCALE)
+    size = {"height": runs.height, "width": runs.width, "count": 1, "dtype": values.dtype, "transform": transform}
+    with rasterio.MemoryFile() as memory:
+        with memory.open(driver="GTiff", **size, compress="deflate", zlevel=1, BIGTIFF="IF_SAFER") as raster:
+            top = 0
+            for band in runs.rows(values):
+                raster.write(band, 1, window=((top, top + len(band)), (0, runs.width)))
+                top += len(band)
+        with memory.open() as raster:
+            yield raster
+
+
+def _offsets(sizes: Sequence[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))]).astype(np.int64)
+
+
+def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.concatenate([np.empty(0), *parts])
+
+
+def _strings(values: Sequence[str]) -> NDArray[np.object_]:
+    found = np.empty(len(values), object)
+    found[:] = [value.encode("utf-8", "replace").decode() for value in values]
+    return found
+
+
+def _clockwise(points: NDArray[np.float64], rings: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which rings run clockwise, by twice their signed area, from the first corner lest digits be lost."""
+    if len(rings) < 2:
+        return np.zeros(0, np.bool_)
+    origin = np.repeat(points[rings[:-1]], np.diff(rings), axis=0)
+    x, y = (points - origin).T
+    cross = np.zeros(len(points))
+    cross[:-1] = x[:-1] * y[1:] - x[1:] * y[:-1]
+    cross[rings[1:] - 1] = 0  # between rings
+    return np.asarray(np.add.reduceat(cross, rings[:-1]) < 0)

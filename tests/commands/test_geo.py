@@ -1,0 +1,269 @@
+"""Outputs lie where their inputs lie: masks, polygons, and what GDAL's own tools make of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prn_cli.commands import app
+
+pytest.importorskip("rasterio")
+pyogrio = pytest.importorskip("pyogrio")
+shapely = pytest.importorskip("shapely")
+
+import rasterio  # noqa: E402
+import rasterio.control  # noqa: E402
+import rasterio.features  # noqa: E402
+import rasterio.warp  # noqa: E402
+from rasterio.transform import Affine  # noqa: E402
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "buildings_geotiff" / "logits" / "oam.tif"
+
+GRIDS = {
+    "web mercator": ("EPSG:3857", Affine(0.6, 0, 3_628_312.86, 0, -0.6, 39_135.76)),
+    "utm, 5 cm": ("EPSG:32633", Affine(0.05, 0, 400_000.025, 0, -0.05, 5_000_000.075)),
+    "utm, rotated": ("EPSG:32719", Affine.translation(500_000, 7_000_000) * Affine.rotation(30) * Affine.scale(2, -2)),
+    "feet": ("EPSG:2263", Affine(1.5, 0, 980_000, 0, -1.5, 200_000)),
+    "degrees": ("EPSG:4326", Affine(1e-5, 0, 13.4, 0, -1e-5, 52.5)),
+    "degrees, rotated": ("EPSG:4326", Affine.translation(-70, -33) * Affine.rotation(-20) * Affine.scale(2e-5, -1e-5)),
+    "south up": ("EPSG:32633", Affine(1, 0, 400_000, 0, 1, 5_000_000)),
+}
+
+
+@pytest.fixture
+def folder(tmp_path, make_onnx, monkeypatch) -> Path:
+    make_onnx()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def prn(folder, capsys):
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = app.run(["refine", *arguments, "-w", "model.onnx", "-j", "1"])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def write(folder, random_logits):
+    """Write logits with islands, holes and invalid pixels as GDAL writes them."""
+
+    def make(name: str, crs: str | None, transform: Affine | None, **profile) -> np.ndarray:
+        logits = random_logits(70, 90, seed=len(name)) * 2
+        logits[30:40, 35:50] = np.nan
+        logits[:9, :9] = np.nan
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        grid = {} if transform is None else {"transform": transform}
+        kind = {"driver": "GTiff", "height": 70, "width": 90, "count": 1, "dtype": "float32", "nodata": -9999}
+        with rasterio.open(name, "w", crs=crs, **kind, **grid, **profile) as target:
+            target.write(np.where(np.isnan(logits), -9999, logits).astype(np.float32), 1)
+        return logits
+
+    return make
+
+
+def layer(path: str) -> tuple[dict, list, dict[str, np.ndarray]]:
+    meta, _, geometries, fields = pyogrio.raw.read(path)
+    return meta, list(shapely.from_wkb(geometries)), dict(zip(meta["fields"], fields, strict=True))
+
+
+def burnt(geometries, like) -> np.ndarray:
+    """Polygons back to pixels, by GDAL."""
+    if not len(geometries):
+        return np.zeros(like.shape, bool)
+    return rasterio.features.rasterize(geometries, like.shape, transform=like.transform).astype(bool)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("suffix", ["gpkg", "geojson", "fgb"])
+def test_masks_and_polygons_overlay_their_inputs(prn, write, grid, suffix):
+    crs, transform = GRIDS[grid]
+    logits = write("logits/map.tif", crs, transform)
+    code, _, err = prn("logits", "-o", "masks", "--probabilities", "p", "--polygons", f"layer.{suffix}")
+    assert code == 0, err
+    with (
+        rasterio.open("logits/map.tif") as source,
+        rasterio.open("masks/map.tif") as mask,
+        rasterio.open("p/map.tif") as p,
+    ):
+        for made in (mask, p):
+            assert (made.crs, made.transform, made.bounds) == (source.crs, source.transform, source.bounds)
+        pixels, probabilities = mask.read(1), p.read(1)
+        np.testing.assert_array_equal(mask.dataset_mask() == 0, np.isnan(logits))
+        meta, geometries, fields = layer(f"layer.{suffix}")
+        assert len(geometries) > 3
+        if suffix == "geojson":
+            assert meta["crs"] == "EPSG:4326"
+            moved = rasterio.warp.transform_geom("EPSG:4326", crs, [g.__geo_interface__ for g in geometries])
+            geometries = [shapely.geometry.shape(g) for g in moved]
+        else:
+            assert rasterio.crs.CRS.from_user_input(meta["crs"]) == source.crs
+        np.testing.assert_array_equal(burnt(geometries, mask), pixels == 255)
+        assert all(geometry.is_valid for geometry in geometries)
+        assert any(geometry.interiors for geometry in geometries)
+        assert set(fields["source"]) == {"logits/map.tif"}
+        assert set(fields["area_unit"]) == {"m2"}
+        for geometry, mean in zip(geometries, fields["probability"], strict=True):
+            assert probabilities[burnt([geometry], mask)].mean() == pytest.approx(mean, abs=1e-5)
+        total = (pixels == 255).sum() * abs(transform.determinant)
+        assert sum(geometry.area for geometry in geometries) == pytest.approx(total, rel=1e-4)
+        if source.crs.is_projected:
+            square_metres = total * source.crs.linear_units_factor[1] ** 2
+            assert fields["area"].sum() == pytest.approx(square_metres, rel=1e-9)
+
+
+def test_areas_on_the_ellipsoid_are_geodesic(prn, write):
+    pyproj = pytest.importorskip("pyproj")
+    for name, latitude in (("a.tif", 52.5), ("ab.tif", -3.0), ("abc.tif", 78.0)):
+        write(name, "EPSG:4326", Affine(1e-4, 0, 13.4, 0, -1e-4, latitude))
+        assert prn(name, "-o", "m.tif", "--polygons", "layer.gpkg", "--overwrite")[0] == 0
+        _, geometries, fields = layer("layer.gpkg")
+        for geometry, area in zip(geometries, fields["area"], strict=True):
+            assert abs(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(geometry)[0]) == pytest.approx(area, rel=1e-5)
+
+
+def test_geojson_is_that_of_rfc_7946(prn, folder):
+    code, _, err = prn(str(EXAMPLE), "-o", "mask.tif", "--polygons", "layer.geojson")
+    assert code == 0, err
+    document = json.loads(Path("layer.geojson").read_text())
+    assert document["type"] == "FeatureCollection"
+    assert "crs" not in document
+    assert sorted(path.name for path in folder.iterdir()) == ["layer.geojson", "mask.tif", "model.onnx"]
+    with rasterio.open(EXAMPLE) as source:
+        west, south, east, north = rasterio.warp.transform_bounds(source.crs, "EPSG:4326", *source.bounds)
+    for feature in document["features"]:
+        outer, *inner = feature["geometry"]["coordinates"]
+        assert shapely.LinearRing(outer).is_ccw
+        assert not any(shapely.LinearRing(ring).is_ccw for ring in inner)
+        for x, y in outer:
+            assert west - 1e-8 <= x <= east + 1e-8
+            assert south - 1e-8 <= y <= north + 1e-8
+
+
+def test_many_maps_make_one_layer_and_reruns_keep_it(prn, write, folder):
+    crs, transform = GRIDS["utm, rotated"]
+    for number in range(3):
+        write(f"logits/{'x' * (number + 1)}.tif", crs, transform * Affine.translation(90 * number, 0))
+    line = ["logits", "-o", "masks", "--polygons", "all.gpkg", "--json"]
+    code, out, err = prn(*line)
+    assert code == 0, err
+    assert set(json.loads(out.splitlines()[0])) >= {"input", "mask"}
+    assert "polygons" not in json.loads(out.splitlines()[0])
+    _, first, fields = layer("all.gpkg")
+    assert sorted(set(fields["source"])) == ["logits/x.tif", "logits/xx.tif", "logits/xxx.tif"]
+    (folder / "masks" / ".polygons" / "x.npz").unlink()
+    code, out, _ = prn(*line)
+    assert sorted(json.loads(record)["status"] for record in out.splitlines()) == ["kept", "kept", "refined"]
+    _, second, _ = layer("all.gpkg")
+    assert {g.wkt for g in first} == {g.wkt for g in second}
+    # An array's tasks leave the layer to the run that follows them.
+    for part in range(2):
+        code, _, err = prn(*line[:-2], "parts.fgb", "--num-parts", "2", "--part-id", str(part))
+        assert "run once without --num-parts" in err
+    assert not Path("parts.fgb").exists()
+    assert prn(*line[:-2], "parts.fgb")[0] == 0
+    assert len(layer("parts.fgb")[1]) == len(first)
+
+
+def test_maps_of_two_zones_meet_in_degrees(prn, write):
+    write("logits/a.tif", "EPSG:32632", Affine(1, 0, 700_000, 0, -1, 5_300_000))
+    write("logits/bb.tif", "EPSG:32633", Affine(1, 0, 300_000, 0, -1, 5_300_000))
+    assert prn("logits", "-o", "masks", "--polygons", "all.gpkg")[0] == 0
+    meta, geometries, fields = layer("all.gpkg")
+    assert meta["crs"] == "EPSG:4326"
+    for name, crs in (("logits/a.tif", "EPSG:32632"), ("logits/bb.tif", "EPSG:32633")):
+        mine = [g.__geo_interface__ for g, source in zip(geometries, fields["source"], strict=True) if source == name]
+        back = [shapely.geometry.shape(g) for g in rasterio.warp.transform_geom("EPSG:4326", crs, mine)]
+        with rasterio.open(f"masks/{Path(name).name}") as mask:
+            np.testing.assert_array_equal(burnt(back, mask), mask.read(1) == 255)
+    assert set(fields["area_unit"]) == {"m2"}
+
+
+def test_maps_without_a_reference_are_in_pixels(prn, folder, random_logits):
+    np.save("a.npy", random_logits(50, 60))
+    assert prn("a.npy", "-o", "masks", "--polygons", "layer.gpkg", "--format", "tif")[0] == 0
+    meta, geometries, fields = layer("layer.gpkg")
+    assert meta["crs"] in (None, "") or "Undefined" in str(meta["crs"])
+    assert set(fields["area_unit"]) == {"px"}
+    with rasterio.open("masks/a.tif") as mask:
+        np.testing.assert_array_equal(burnt(geometries, mask), mask.read(1) == 255)
+        assert fields["area"].sum() == (mask.read(1) == 255).sum()
+    code, _, err = prn("a.npy", "-o", "json", "--polygons", "layer.geojson")
+    assert code == 1
+    assert "a.npy: has no coordinate system, and GeoJSON has longitudes and latitudes only" in err
+    assert not Path("layer.geojson").exists()
+
+
+def test_a_mask_without_objects_makes_an_empty_layer(prn, write):
+    write("a.tif", *GRIDS["utm, 5 cm"])
+    for name in ("layer.gpkg", "layer.fgb", "layer.geojson"):
+        assert prn("a.tif", "-o", "m", "--polygons", name, "--threshold", "1")[0] == 0
+        assert pyogrio.read_info(name, force_feature_count=True)["features"] == 0
+
+
+@pytest.mark.parametrize("grid", ["utm, rotated", "feet", "degrees"])
+def test_areas_are_square_metres_where_there_is_a_reference(prn, write, grid):
+    """Against scipy, on the mask without cleaning."""
+    from scipy import ndimage
+
+    crs, transform = GRIDS[grid]
+    write("a.tif", crs, transform)
+    assert prn("a.tif", "-o", "plain", "--polygons", "plain.gpkg")[0] == 0
+    _, _, fields = layer("plain.gpkg")
+    with rasterio.open("plain/a.tif") as source:
+        plain = source.read(1)
+    area = fields["area"].sum() / (plain == 255).sum()
+    limit = float(np.median(fields["area"]))
+    cleaning = ["--min-area", str(limit), "--fill-holes", str(9.5 * area)]
+    assert prn("a.tif", "-o", "clean", "--polygons", "clean.gpkg", *cleaning)[0] == 0
+    with rasterio.open("clean/a.tif") as source:
+        mask = source.read(1)
+        _, geometries, fields = layer("clean.gpkg")
+        np.testing.assert_array_equal(burnt(geometries, source), mask == 255)
+    np.testing.assert_array_equal(mask == 127, plain == 127)
+    assert fields["area"].min() >= limit
+    _, count = ndimage.label(mask == 255)
+    assert count == len(geometries) > 0
+    holes, count = ndimage.label(mask == 0)
+    border = np.unique(np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]]))
+    beside_nodata = np.unique(holes[ndimage.binary_dilation(mask == 127)])
+    for number in set(range(1, count + 1)) - set(border) - set(beside_nodata):
+        # Holes that are left were too big, or are where a small object was.
+        hole = holes == number
+        assert hole.sum() >= 10 or (plain[hole] == 255).any()
+
+
+def test_what_cannot_be_is_said_before_the_work(prn, write, folder):
+    write("a.tif", *GRIDS["degrees"])
+    for arguments, message in (
+        (["--polygons", "layer.shp"], "cannot write polygons as '.shp', expected .gpkg .geojson .fgb"),
+        (["--min-area", "-1"], "--min-area"),
+        (["--min-area", "3", "--task", "saliency"], "objects are of masks of one class"),
+    ):
+        code, _, err = prn("a.tif", "-o", "m", *arguments)
+        assert code == 2
+        assert message in err
+    Path("mine.gpkg").write_bytes(b"not prn's")
+    code, _, err = prn("a.tif", "-o", "m", "--polygons", "mine.gpkg")
+    assert code == 2
+    assert "mine.gpkg: is there already" in err
+    assert not (folder / "m").exists()
+    assert prn("a.tif", "-o", "m", "--polygons", "mine.gpkg", "--overwrite")[0] == 0
+
+
+def test_control_points_are_no_grid(prn, write):
+    write("a.tif", None, None)
+    gcps = [rasterio.control.GroundControlPoint(row, col, 13 + col, 52 - row) for row in (0, 70) for col in (0, 90)]
+    with rasterio.open("a.tif", "r+") as target:
+        target.gcps = (gcps, "EPSG:4326")
+    code, _, err = prn("a.tif", "-o", "m", "--polygons", "layer.gpkg")
+    assert code == 1
+    assert "a.tif: georeferenced by control points or rational polynomials, expected a grid; warp it first" in err
+    assert prn("a.tif", "-o", "m")[0] == 0

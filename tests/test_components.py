@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from prn_cli.components import Runs, join
+from prn_cli.components import runs_of as runs_of_rows
+
+ndimage = pytest.importorskip("scipy.ndimage")
+
+masks = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.sampled_from([0, 1, 1, 0, 255]))
+
+
+def runs_of(mask: np.ndarray, *, base: np.ndarray | None = None, band: int = 3) -> Runs:
+    probabilities = np.where(mask == 255, np.nan, np.linspace(0, 1, mask.size).reshape(mask.shape)).astype(np.float32)
+    base = np.where(mask == 255, 255, 0).astype(np.uint8) if base is None else base
+    bands = [slice(top, top + band) for top in range(0, len(mask), band)]
+    return join([runs_of_rows(mask[rows], base[rows], probabilities[rows]) for rows in bands])
+
+
+def whole(bands) -> np.ndarray:
+    return np.concatenate(list(bands))
+
+
+def cleaned_slowly(mask: np.ndarray, min_area: float, fill_holes: float) -> np.ndarray:
+    """With scipy: holes first, then objects."""
+    mask = mask.copy()
+    label, count = ndimage.label(mask == 0)
+    open_pixels = np.zeros(mask.shape, bool)
+    open_pixels[[0, -1]] = open_pixels[:, [0, -1]] = True
+    open_pixels |= ndimage.binary_dilation(mask == 255)
+    for number in range(1, count + 1):
+        hole = label == number
+        if hole.sum() < fill_holes and not (hole & open_pixels).any():
+            mask[hole] = 1
+    label, count = ndimage.label(mask == 1)
+    for number in range(1, count + 1):
+        if (label == number).sum() < min_area:
+            mask[label == number] = 0
+    return mask
+
+
+@given(masks, st.integers(1, 5))
+def test_components_are_those_of_scipy(mask, band):
+    runs = runs_of(mask, band=band)
+    numbers, count = runs.objects()
+    ours = whole(runs.rows(numbers))
+    theirs, expected = ndimage.label(mask == 1)
+    assert count == expected
+    np.testing.assert_array_equal(ours > 0, theirs > 0)
+    assert len(set(zip(ours.ravel(), theirs.ravel(), strict=True)) - {(0, 0)}) == expected
+    np.testing.assert_array_equal(whole(runs.rows()), mask)
+
+
+@given(masks, st.integers(0, 12), st.integers(0, 12))
+def test_cleaning_is_that_of_scipy(mask, min_area, fill_holes):
+    runs = runs_of(mask)
+    cleaned = runs.cleaned(runs.lengths.astype(float), min_area=min_area, fill_holes=fill_holes)
+    np.testing.assert_array_equal(whole(cleaned.rows()), cleaned_slowly(mask, min_area, fill_holes))
+
+
+@given(masks, masks)
+def test_sums_and_changes(mask, other):
+    base = np.resize(other, mask.shape) == 1
+    base = np.where(mask == 255, 255, base).astype(np.uint8)
+    runs = runs_of(mask, base=base)
+    assert runs.changed() == (mask != base).sum()
+    numbers, count = runs.objects()
+    label = whole(runs.rows(numbers))
+    means = np.bincount(numbers, runs.probability, count + 1) / np.maximum(np.bincount(numbers, runs.lengths), 1)
+    values = np.linspace(0, 1, mask.size).reshape(mask.shape)
+    for number in range(1, count + 1):
+        assert means[number] == pytest.approx(values[label == number].mean(), abs=1e-6)
+
+
+def test_a_spiral_is_one_component():
+    """The worst case for a search that goes by rows: arms that only meet in the middle."""
+    side = 201
+    mask = np.zeros((side, side), np.uint8)
+    y = x = side // 2
+    mask[y, x] = 1
+    step, direction = 2, 0
+    while True:
+        dy, dx = [(0, 1), (1, 0), (0, -1), (-1, 0)][direction % 4]
+        end_y, end_x = y + dy * step, x + dx * step
+        if not (0 <= end_y < side and 0 <= end_x < side):
+            break
+        mask[min(y, end_y) : max(y, end_y) + 1, min(x, end_x) : max(x, end_x) + 1] = 1
+        y, x, direction = end_y, end_x, direction + 1
+        step += 2 * (direction % 2 == 0)
+    assert ndimage.label(mask)[1] == 1
+    assert runs_of(mask).objects()[1] == 1
+
+
+def test_what_a_hole_is():
+    ring = np.zeros((9, 9), np.uint8)
+    ring[2:7, 2:7] = 1
+    ring[3:6, 3:6] = 0
+    area = 9.0
+
+    def filled(mask: np.ndarray, limit: float = area + 1) -> bool:
+        runs = runs_of(mask)
+        return bool((whole(runs.cleaned(runs.lengths * 1.0, fill_holes=limit).rows()) == 1)[4, 4])
+
+    assert filled(ring)
+    assert not filled(ring, area)  # not below it
+    assert not filled(ring[3:])  # it may go on beyond the border
+    unknown = ring.copy()
+    unknown[3, 3] = 255
+    assert not filled(unknown)  # or where nothing is known
+    island = ring.copy()
+    island[4, 4] = 1
+    assert filled(island)
+    assert runs_of(island).objects()[1] == 2
+
+
+def test_a_filled_hole_joins_what_lies_beside_it():
+    """Four arms that touch nothing but the hole between them."""
+    mask = np.zeros((5, 5), np.uint8)
+    mask[[1, 2, 2, 3], [2, 1, 3, 2]] = 1
+    runs = runs_of(mask)
+    kept = runs.cleaned(runs.lengths * 1.0, min_area=5, fill_holes=2)
+    assert kept.objects()[1] == 1
+    assert kept.lengths[kept.values == 1].sum() == 5
+    assert runs.cleaned(runs.lengths * 1.0, min_area=5).objects()[1] == 0
