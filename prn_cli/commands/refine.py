@@ -98,6 +98,7 @@ class FormatChoice(StrEnum):
     tif = "tif"
     png = "png"
     npy = "npy"
+    cog = "cog"
 
 
 def _shipped_names(incomplete: str) -> list[str]:
@@ -140,7 +141,19 @@ BiasOut = Annotated[
 Format = Annotated[
     FormatChoice,
     typer.Option(
-        "--format", help="Format of the masks; auto: TIFF for TIFF, PNG for the others.", rich_help_panel=_OUTPUT
+        "--format",
+        help="Format of the masks; auto: TIFF for TIFF and with --like, PNG for others; cog: cloud-optimised GeoTIFF.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Like = Annotated[
+    Path | None,
+    typer.Option(
+        "--like",
+        metavar="FILE|DIR",
+        help="GeoTIFF of the same size that gives the georeference, or a folder of them, paired by stem.",
+        rich_help_panel=_OUTPUT,
+        show_default=False,
     ),
 ]
 WeightsName = Annotated[
@@ -237,6 +250,7 @@ class _Run:
     classes: Sequence[str]
     palette: NDArray[np.uint8] | None
     objects: Objects
+    cog: bool
     values: tuple[int, int]
     open: Callable[[Item], AbstractContextManager[_Map]]
     options: Mapping[str, str]
@@ -395,6 +409,7 @@ def refine(
     probabilities: ProbabilitiesOut = None,
     bias: BiasOut = None,
     format: Format = FormatChoice.auto,
+    like: Like = None,
     values: Values = "0,255",
     min_area: MinArea = 0,
     fill_holes: FillHoles = 0,
@@ -462,6 +477,9 @@ def refine(
     pictures = rasters.find_images(inputs, images)
     single = _is_single_file(inputs, out, format)
     masks = rasters.find_valid_masks(inputs, valid_mask)
+    references = rasters.find_references(inputs, like)
+    if like is not None and format is FormatChoice.auto:
+        format = FormatChoice.tif
     names: list[str] = []
     palette = None if palette_file is None else rasters.read_palette(palette_file)
     more = {"probabilities": probabilities, "bias": bias}
@@ -471,7 +489,7 @@ def refine(
     items = [
         Item(
             path,
-            {"logits": path} | masks.role(path) | pictures.role(path),
+            {"logits": path} | masks.role(path) | pictures.role(path) | references.role(path),
             _outputs(path, out, single, format, more, objects),
         )
         for path in inputs
@@ -483,7 +501,7 @@ def refine(
         console.note(f"part {part_id} of {num_parts}: {len(items)} of {len(inputs)} inputs")
     options = creation_options(co)
     for item in items[:1]:
-        _check_creation(item, options, task)
+        _check_creation(item, options, task, cog=format is FormatChoice.cog)
     manifest = None if single else Manifest(out)
     if not overwrite:
         refuse = refuse_existing if manifest is None else manifest.refuse_strangers
@@ -517,6 +535,7 @@ def refine(
         names,
         None if palette is None else palette.colours,
         objects,
+        format is FormatChoice.cog,
         mask_values(values),
         partial(
             _open_map,
@@ -534,6 +553,7 @@ def refine(
             **({} if task is not TaskChoice.multiclass else {"classes": names}),
             **({} if palette is None else {"palette": palette.colours.tobytes().hex()}),
             **objects.settings(),
+            **({"cog": True} if format is FormatChoice.cog else {}),
             "weights": found.sha256,
             "strength": share,
             "threshold": cut_at,
@@ -550,7 +570,7 @@ def refine(
     if dry_run:
         show_plan(
             items,
-            lambda item: _why(item, run, manifest, (masks, pictures), overwrite=overwrite),
+            lambda item: _why(item, run, manifest, (masks, pictures, references), overwrite=overwrite),
             verb="refine",
             json=json,
         )
@@ -558,7 +578,7 @@ def refine(
     with _workers(dask, dask_split, cores=thread_count(threads), stop=run.stop) as (refine_file, maps_at_once):
 
         def work(item: Item) -> _Result:
-            for kind in (masks, pictures):
+            for kind in (masks, pictures, references):
                 kind.of(item.path)  # a map without its partner fails, alone
             return _refine_item(item, run, manifest, refine_file, overwrite=overwrite)
 
@@ -585,7 +605,7 @@ def refine(
 def _open_map(
     item: Item, *, task: TaskChoice, channels: int, max_pixels: int | None, band: int | None, **options: Any
 ) -> Iterator[_Map]:
-    from prn_cli.rasters import open_class_scores, open_image, open_scores
+    from prn_cli.rasters import lay_like, open_class_scores, open_image, open_scores
     from prn_cli.rasters.limits import set_max_pixels
 
     set_max_pixels(max_pixels)  # this may be another process than the one that read the option
@@ -593,6 +613,8 @@ def _open_map(
     open_map = open_class_scores if task is TaskChoice.multiclass else partial(open_scores, band=band)
     with ExitStack() as stack:
         scores = stack.enter_context(open_map(item.path, valid_mask=item.inputs.get("valid_mask"), **options))
+        if "like" in item.inputs:
+            lay_like(scores.raster, item.inputs["like"])
         read_image = None
         if "image" in item.inputs:
             image = open_image(item.inputs["image"], like=scores.raster, bands=channels)
@@ -633,9 +655,13 @@ def _is_single_file(inputs: Sequence[Path], out: Path, format: FormatChoice) -> 
         return False
     if len(inputs) > 1:
         raise UsageError(f"names one file for the masks of {len(inputs)} inputs", hint="give a folder", path=out)
-    if format is not FormatChoice.auto and not suffix.startswith(f".{format}"):
+    if format is not FormatChoice.auto and not suffix.startswith(f".{_suffix(format)}"):
         raise UsageError(f"is not named as --format {format} says", hint="leave --format out", path=out)
     return True
+
+
+def _suffix(format: FormatChoice) -> str:
+    return "tif" if format is FormatChoice.cog else format.value
 
 
 def _outputs(
@@ -648,7 +674,7 @@ def _outputs(
     elif format is FormatChoice.auto:
         mask = out / (path.stem + (path.suffix.lower() if tiff else ".png"))
     else:
-        mask = out / f"{path.stem}.{format}"
+        mask = out / f"{path.stem}.{_suffix(format)}"
     outputs = {"mask": mask}
     for role, place in more.items():
         if place is None:
@@ -662,12 +688,12 @@ def _outputs(
     return outputs | objects.part(mask, single)
 
 
-def _check_creation(item: Item, options: Mapping[str, str], task: TaskChoice) -> None:
+def _check_creation(item: Item, options: Mapping[str, str], task: TaskChoice, *, cog: bool) -> None:
     """Find unknown creation options before the work, not in every file."""
     from prn_cli.rasters import create_raster
 
     for role, path in _rasters(item).items():
-        create_raster(path, height=1, width=1, **_content(role, task, nodata=None), creation_options=options)
+        create_raster(path, height=1, width=1, **_content(role, task, nodata=None), cog=cog, creation_options=options)
 
 
 def _rasters(item: Item) -> dict[str, Path]:
@@ -775,6 +801,7 @@ def _refine_file(
                 width=scores.width,
                 **_content(role, run.task, nodata=int(run.written[IGNORE]), palette=run.palette),
                 like=scores.raster,
+                cog=run.cog,
                 creation_options=run.options,
             )
             writers[role] = stack.enter_context(writer)

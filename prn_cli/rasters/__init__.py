@@ -21,9 +21,18 @@ from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, band_statistics, common_bands, open_image
 from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
 from prn_cli.rasters.labels import BinaryMap, LabelMap, open_label, open_mask, read_label, read_mask_or_scores
-from prn_cli.rasters.pairs import Pairs, Partners, find_images, find_inputs, find_valid_masks, image_files, pair_by_stem
+from prn_cli.rasters.pairs import (
+    Pairs,
+    Partners,
+    find_images,
+    find_inputs,
+    find_references,
+    find_valid_masks,
+    image_files,
+    pair_by_stem,
+)
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, Raster, check_file, open_raster
-from prn_cli.rasters.scores import ScoreMap, open_scores
+from prn_cli.rasters.scores import ScoreMap, lay_like, open_scores
 from prn_cli.rasters.truth import open_grey_label, read_grey_label
 from prn_cli.rasters.writing import (
     MASK_VALUES,
@@ -64,8 +73,10 @@ __all__ = [
     "detect_mask_or_kind",
     "find_images",
     "find_inputs",
+    "find_references",
     "find_valid_masks",
     "image_files",
+    "lay_like",
     "logit",
     "mask_nodata",
     "open_class_numbers",

@@ -32,7 +32,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Partners:
-    """The validity masks, or the images, of a set of maps.
+    """The validity masks, the images or the references of a set of maps.
 
     Attributes:
         noun: what they are called in messages.
@@ -70,6 +70,18 @@ def find_valid_masks(inputs: Sequence[Path], folder: str | os.PathLike[str] | No
         InputError: as `pair_by_stem`. A map without its mask is no error until it is asked for.
     """
     return _find_partners(Partners("validity mask", "valid_mask"), inputs, folder, SUFFIXES)
+
+
+def find_references(inputs: Sequence[Path], place: str | os.PathLike[str] | None) -> Partners:
+    """Find the georeferenced raster of each map: the file of `--like` for all of them, or those of a folder by stem.
+
+    Raises:
+        InputError: as `pair_by_stem`. A map without its reference is no error until it is asked for.
+    """
+    partners = Partners("reference", "like")
+    if place is None or Path(place).is_dir():
+        return _find_partners(partners, inputs, place, SUFFIXES)
+    return replace(partners, folder=Path(place), found=dict.fromkeys(inputs, Path(place)))
 
 
 def find_images(inputs: Sequence[Path], folder: str | os.PathLike[str] | None) -> Partners:

@@ -218,6 +218,19 @@ def open_scores(
     return ScoreMap(raster, kind, nodata=nodata, valid=valid, band=band)
 
 
+def lay_like(raster: Raster, path: str | os.PathLike[str]) -> None:
+    """Give an open raster the georeference of another of the same size.
+
+    Raises:
+        InputError: the other has another size, or no georeference.
+    """
+    with open_raster(path) as reference:
+        check_same_size(reference, raster)
+        if reference.geo is None:
+            raise InputError("has no georeference", hint="give another --like", path=path)
+        raster.geo = reference.geo
+
+
 def check_same_size(raster: Raster, other: Raster) -> None:
     """Check that a raster has the height and width of another.
 

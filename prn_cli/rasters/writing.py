@@ -157,6 +157,7 @@ def create_raster(
     nodata: float | None = None,
     soft: bool = False,
     palette: NDArray[np.uint8] | None = None,
+    cog: bool = False,
     creation_options: Mapping[str, str] | None = None,
 ) -> RasterWriter:
     """Create a single-band raster, in the format that the suffix of its path names.
@@ -174,6 +175,7 @@ def create_raster(
         soft: the numbers are float32 probabilities, NaN invalid, and may be rounded as the format wants: PNG gets 8-bit
             grey, 255 for 1, with an alpha channel if there are invalid pixels. Other formats hold them as they are.
         palette: `(N, 3)` uint8, the colours of the numbers 0 to N - 1, for uint8 maps of classes. npy cannot hold it.
+        cog: TIFF is cloud-optimised; needs rasterio, and its creation options are those of GDAL's COG driver.
         creation_options: for TIFF, as in GDAL: COMPRESS (DEFLATE, LZW, ZSTD, NONE), TILED (YES, NO), BLOCKXSIZE,
             BLOCKYSIZE, PREDICTOR (1, 2, 3), BIGTIFF (YES, NO, IF_NEEDED, IF_SAFER). Other formats pass them over.
 
@@ -182,6 +184,7 @@ def create_raster(
 
     Raises:
         UsageError: an unknown format or creation option, or a type that the format cannot hold.
+        MissingExtraError: `cog`, and rasterio is not installed.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -191,8 +194,13 @@ def create_raster(
     if suffix in (".tif", ".tiff"):
         from prn_cli.rasters.tiff_writing import TiffWriter
 
+        writer: type[TiffWriter] = TiffWriter
+        if cog:
+            from prn_cli.rasters.cog import CogWriter
+
+            writer = CogWriter
         geo: GeoTags | None = None if like is None or like.geo is None else like.geo.downscaled(downscale)
-        return TiffWriter(
+        return writer(
             path,
             height,
             width,

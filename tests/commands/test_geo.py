@@ -267,3 +267,104 @@ def test_control_points_are_no_grid(prn, write):
     assert code == 1
     assert "a.tif: georeferenced by control points or rational polynomials, expected a grid; warp it first" in err
     assert prn("a.tif", "-o", "m")[0] == 0
+
+
+# --- cloud-optimised GeoTIFF
+
+
+@pytest.mark.parametrize("grid", ["web mercator", "utm, rotated", "degrees"])
+def test_a_cog_is_valid_and_is_the_mask(prn, folder, random_logits, grid):
+    cogeo = pytest.importorskip("rio_cogeo.cogeo")
+    crs, transform = GRIDS[grid]
+    logits = random_logits(700, 1300)
+    logits[:40, 100:900] = np.nan
+    kind = {"driver": "GTiff", "height": 700, "width": 1300, "count": 1, "dtype": "float32", "nodata": np.nan}
+    with rasterio.open("a.tif", "w", crs=crs, transform=transform, **kind) as target:
+        target.write(logits, 1)
+    assert prn("a.tif", "-o", "plain", "--probabilities", "plain/p")[0] == 0
+    code, _, err = prn("a.tif", "-o", "cog", "--probabilities", "cog/p", "--format", "cog")
+    assert code == 0, err
+    for name in ("a.tif", "p/a.tif"):
+        valid, errors, warnings = cogeo.cog_validate(Path("cog") / name, strict=True)
+        assert (valid, errors, warnings) == (True, [], [])
+        with rasterio.open(Path("plain") / name) as plain, rasterio.open(Path("cog") / name) as made:
+            assert (made.crs, made.transform, made.bounds) == (plain.crs, plain.transform, plain.bounds)
+            assert (made.nodata == plain.nodata) or (np.isnan(made.nodata) and np.isnan(plain.nodata))
+            np.testing.assert_array_equal(made.read(1), plain.read(1))
+            assert made.overviews(1)
+    with rasterio.open("cog/a.tif", overview_level=0) as overview:
+        assert set(np.unique(overview.read(1))) <= {0, 127, 255}
+    assert not list((folder / "cog").rglob(".*"))
+    # A plain mask is not taken for one that is optimised, and prn reads its own.
+    assert "other settings: cog" in prn("a.tif", "-o", "plain", "--format", "cog", "--dry-run")[1]
+    assert prn("cog/p", "-o", "again")[0] == 0
+    with rasterio.open("again/a.tif") as again, rasterio.open("plain/a.tif") as plain:
+        assert again.transform == plain.transform
+
+
+def test_options_of_a_cog(prn, write):
+    write("a.tif", *GRIDS["utm, 5 cm"])
+    code, _, err = prn("a.tif", "-o", "m", "--format", "cog", "--co", "COMPRESS=LZW", "--co", "BLOCKSIZE=128")
+    assert code == 0, err
+    with rasterio.open("m/a.tif") as made:
+        assert (made.compression.name, made.tags(ns="IMAGE_STRUCTURE")["LAYOUT"]) == ("lzw", "COG")
+    for option, message in (
+        ("BLOCKXSIZE=256", "unknown creation option BLOCKXSIZE of cloud-optimised GeoTIFF, expected one of"),
+        ("BLOCKSIZE=100", "BLOCKSIZE=100, expected a multiple of 16, 128 to 4096"),
+        ("COMPRESS=JPEG", "COMPRESS=JPEG, expected one of DEFLATE"),
+    ):
+        code, _, err = prn("a.tif", "-o", "bad", "--format", "cog", "--co", option)
+        assert code == 2
+        assert message in err
+    assert prn("a.tif", "-o", "one.tif", "--format", "cog")[0] == 0
+    assert prn("a.tif", "-o", "one.png", "--format", "cog")[0] == 2
+
+
+# --- references
+
+
+@pytest.mark.parametrize("grid", ["utm, rotated", "degrees"])
+def test_a_reference_lays_a_map_on_the_earth(prn, write, random_logits, grid):
+    crs, transform = GRIDS[grid]
+    write("images/a.tif", crs, transform)
+    np.save("a.npy", random_logits(70, 90))
+    code, _, err = prn("a.npy", "-o", "m", "--like", "images/a.tif", "--bias", "m/b", "--polygons", "layer.geojson")
+    assert code == 0, err
+    with rasterio.open("images/a.tif") as reference:
+        for name in ("m/a.tif", "m/b/a.tif"):
+            with rasterio.open(name) as made:
+                assert (made.crs, made.transform) == (reference.crs, reference.transform)
+    assert layer("layer.geojson")[2]["area_unit"][0] == "m2"
+    # Another reference is another input.
+    write("other.tif", crs, transform * Affine.translation(90, 0))
+    plan = prn("a.npy", "-o", "m", "--like", "other.tif", "--bias", "m/b", "--dry-run")[1]
+    assert plan.startswith("refine")
+
+
+def test_references_pair_by_stem(prn, write, random_logits):
+    crs, transform = GRIDS["utm, 5 cm"]
+    Path("logits").mkdir()
+    for number, name in enumerate("abc"):
+        np.save(f"logits/{name}.npy", random_logits(70, 90, seed=number))
+        if name != "c":
+            write(f"images/{name}.tif", crs, transform * Affine.translation(90 * number, 0))
+    code, _, err = prn("logits", "-o", "m", "--like", "images")
+    assert code == 1
+    assert "logits/c.npy: no reference with this stem in images" in err
+    for name in "ab":
+        with rasterio.open(f"m/{name}.tif") as made, rasterio.open(f"images/{name}.tif") as reference:
+            assert made.transform == reference.transform
+
+
+def test_references_that_cannot_be(prn, write, random_logits):
+    np.save("a.npy", random_logits(70, 90))
+    np.save("small.npy", random_logits(60, 90))
+    write("image.tif", *GRIDS["degrees"])
+    write("nowhere.tif", None, None)
+    code, _, err = prn("small.npy", "-o", "m", "--like", "image.tif")
+    assert code == 1
+    assert "image.tif: 70×90 pixels, expected 60×90 as in small.npy" in err
+    code, _, err = prn("a.npy", "-o", "m", "--like", "nowhere.tif")
+    assert code == 1
+    assert "nowhere.tif: has no georeference; give another --like" in err
+    assert prn("a.npy", "-o", "m", "--like", "none.tif")[0] == 1
