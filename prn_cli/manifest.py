@@ -23,6 +23,7 @@ from typing import Any
 
 from prn_cli import __version__
 from prn_cli.errors import InputError, OutputError, UsageError
+from prn_cli.remote import gdal_name, state_of, without_query
 from prn_cli.temporaries import lock
 
 MANIFEST_NAME = "prn-manifest.jsonl"
@@ -41,7 +42,9 @@ class Stamp:
 
     def record(self) -> dict[str, Any]:
         """What a manifest keeps: files that were copied or moved back are the same, if their time was kept."""
-        return {"path": os.path.abspath(self.path), "size": self.size, "mtime_ns": self.mtime_ns}  # noqa: PTH100
+        remote = gdal_name(self.path) is not None
+        path = without_query(self.path) if remote else os.path.abspath(self.path)  # noqa: PTH100
+        return {"path": path, "size": self.size, "mtime_ns": self.mtime_ns}
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +319,8 @@ def unchanged(*paths: Path | None) -> Iterator[None]:
 
 
 def _stamp(path: Path) -> Stamp:
+    if gdal_name(path) is not None:
+        return Stamp(path, 0, *state_of(path))
     try:
         status = path.stat()
     except (OSError, ValueError) as error:

@@ -113,11 +113,13 @@ def import_rasterio(purpose: str) -> Any:
     """
     try:
         import rasterio
+        import rasterio.enums
         import rasterio.errors
         import rasterio.features
-        import rasterio.io
+        import rasterio.session
         import rasterio.shutil
         import rasterio.warp
+        import rasterio.windows
     except ImportError as error:
         raise MissingExtraError("rasterio", "geo", purpose) from error
     return rasterio

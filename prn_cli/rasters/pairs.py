@@ -11,6 +11,7 @@ from typing import TextIO
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES
+from prn_cli.remote import as_path, gdal_name
 
 _EXAMPLES = 3
 
@@ -81,7 +82,8 @@ def find_references(inputs: Sequence[Path], place: str | os.PathLike[str] | None
     partners = Partners("reference", "like")
     if place is None or Path(place).is_dir():
         return _find_partners(partners, inputs, place, SUFFIXES)
-    return replace(partners, folder=Path(place), found=dict.fromkeys(inputs, Path(place)))
+    path = as_path(os.fspath(place))
+    return replace(partners, folder=path, found=dict.fromkeys(inputs, path))
 
 
 def find_images(inputs: Sequence[Path], folder: str | os.PathLike[str] | None) -> Partners:
@@ -121,7 +123,7 @@ def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: 
 
     Args:
         arguments: files; folders, of which all raster files are taken by name, but no subfolders and no hidden
-            files; globs that the shell has left alone; `-` for paths on `stdin`, one a line.
+            files; globs that the shell has left alone; addresses of remote files; `-` for paths on `stdin`, one a line.
         stdin: where `-` reads.
         null: paths on `stdin` end in NUL, not in a newline.
 
@@ -138,7 +140,7 @@ def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: 
     found: dict[str, Path] = {}
     for argument in arguments:
         for path in _expand(argument, stdin, null):
-            found.setdefault(os.path.normpath(path.absolute()), path)
+            found.setdefault(gdal_name(path) or os.path.normpath(path.absolute()), path)
     if not found:
         raise InputError("no input files", hint="name files or folders, or pipe paths into '-'")
     return list(found.values())
@@ -195,8 +197,10 @@ def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[Path]:
             raise UsageError("'-' reads paths from stdin, and there is none", hint="name files or folders")
         yield from _read_paths(stdin, null)
         return
-    path = Path(argument)
-    if path.is_dir():
+    path = as_path(argument)
+    if gdal_name(argument) is not None:
+        yield path
+    elif path.is_dir():
         files = _raster_files(path)
         if not files:
             raise InputError(
@@ -227,7 +231,7 @@ def _read_paths(stdin: TextIO, null: bool) -> Iterator[Path]:
     for line in text.split("\0" if null else "\n"):
         name = line if null else line.removesuffix("\r")
         if name:
-            yield Path(name)
+            yield as_path(name)
 
 
 def _raster_files(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from prn_cli.errors import InputError
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.limits import check_memory, check_pixels
+from prn_cli.remote import as_path, gdal_name, state_of
 from prn_cli.tiles import Window
 
 SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".png")
@@ -114,7 +115,7 @@ def open_raster(path: str | os.PathLike[str], *, key: str | None = None) -> Rast
     """Open a raster file by the format that its suffix names.
 
     Args:
-        path: a `.npy`, `.npz`, `.tif`, `.tiff` or `.png` file.
+        path: a `.npy`, `.npz`, `.tif`, `.tiff` or `.png` file, or the address of a remote `.tif` or `.tiff`.
         key: name of the array in an `.npz` file; other formats ignore it.
 
     Returns:
@@ -123,10 +124,29 @@ def open_raster(path: str | os.PathLike[str], *, key: str | None = None) -> Rast
     Raises:
         InputError: the file is missing, empty, damaged, of an unknown format or of an unsupported shape or type, or
             claims more than its bytes can honestly hold (see `prn_cli.rasters.limits`).
+        MissingExtraError: a remote file, and rasterio is not installed.
     """
-    path = Path(path)
+    path = as_path(os.fspath(path))
     suffix = path.suffix.lower()
     check_file(path)
+    if gdal_name(path) is not None:
+        if suffix not in (".tif", ".tiff"):
+            raise InputError(
+                f"a remote file that ends in '{path.suffix}', expected .tif or .tiff",
+                hint="download it first",
+                path=path,
+            )
+        from prn_cli.rasters.remote import RemoteRaster
+
+        remote = RemoteRaster(path)
+        size, _ = state_of(path)
+        try:
+            if size:
+                check_pixels(remote.height, remote.width, remote.bands, stored=size, path=path)
+        except InputError:
+            remote.close()
+            raise
+        return remote
     if suffix not in SUFFIXES:
         raise InputError(
             f"unknown format '{path.suffix}', expected one of {' '.join(SUFFIXES)}",
@@ -166,11 +186,13 @@ def _open(path: Path, suffix: str, key: str | None) -> Raster:
 
 
 def check_file(path: Path) -> None:
-    """Check that a path names a regular file with something in it.
+    """Check that a path names a regular file with something in it. What is remote shows when it is opened.
 
     Raises:
         InputError: it does not.
     """
+    if gdal_name(path) is not None:
+        return
     try:
         if not path.exists():
             raise InputError("no such file", hint="check the path", path=path)

@@ -84,7 +84,7 @@ class TiffRaster(Raster):
         self.nodata = _nodata(first, self.path)
         for page in self._pages:
             page.nodata = self.nodata
-        geo = from_world_file(_geo_tags(first), self.path)
+        geo = from_world_file(geo_tags(first), self.path)
         self.geo = geo if geo.tags else None
 
     def _read(self, window: Window) -> NDArray[Any]:
@@ -356,7 +356,8 @@ def _nodata(page: Any, path: Path) -> float | None:
         ) from None
 
 
-def _geo_tags(page: Any) -> GeoTags:
+def geo_tags(page: Any) -> GeoTags:
+    """The georeferencing of a page of a TIFF."""
     tags: dict[int, bytes] = {}
     handle = page.parent.filehandle
     for tag in page.tags:

@@ -1,0 +1,114 @@
+"""GeoTIFF on other machines (`https://`, `s3://`, `/vsi…`), read by window through GDAL: only what a window needs."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError
+from prn_cli.rasters.geo import GeoTags
+from prn_cli.rasters.grid import import_rasterio
+from prn_cli.rasters.raster import Raster, check_dtype, reason
+from prn_cli.rasters.tiff import geo_tags
+from prn_cli.remote import gdal_name
+from prn_cli.tiles import Window
+
+_SETTINGS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no requests for files beside it
+    "GDAL_HTTP_MAX_RETRY": "3",
+    "GDAL_HTTP_RETRY_DELAY": "1",
+    "GDAL_HTTP_TIMEOUT": "60",
+    "GDAL_HTTP_CONNECTTIMEOUT": "20",
+}
+
+
+class RemoteRaster(Raster):
+    """A GeoTIFF that is read through GDAL."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rasterio = import_rasterio("reading remote files")
+        warnings.filterwarnings("ignore", category=self._rasterio.errors.NotGeoreferencedWarning, module="rasterio")
+        self._lock = threading.Lock()
+        try:
+            with self._env():
+                self._file = self._rasterio.open(gdal_name(path), driver="GTiff")
+        except self._rasterio.errors.RasterioError as error:
+            raise self._failed(error) from error
+        try:
+            self._describe()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _env(self) -> Any:
+        # GDAL finds the credentials of buckets itself.
+        return self._rasterio.Env(session=self._rasterio.session.DummySession(), **_SETTINGS)
+
+    def _failed(self, error: BaseException) -> InputError:
+        return InputError(
+            f"cannot be read: {reason(error)}", hint="check the address, the network and the rights", path=self.path
+        )
+
+    def _describe(self) -> None:
+        file = self._file
+        enums = self._rasterio.enums
+        if len(set(file.dtypes)) > 1:
+            raise InputError(f"bands of {', '.join(file.dtypes)}, expected one type", path=self.path)
+        self.dtype = check_dtype(np.dtype(file.dtypes[0]), self.path)
+        self.height, self.width, self.nodata = file.height, file.width, file.nodata
+        self._alpha = file.count == 2 and file.colorinterp[1] == enums.ColorInterp.alpha
+        self._mask = not self._alpha and enums.MaskFlags.per_dataset in file.mask_flag_enums[0]
+        self.bands = 1 if self._alpha else file.count
+        self.geo = self._geo()
+
+    def _geo(self) -> GeoTags | None:
+        """The georeference as tags, from a file of one pixel that has it."""
+        file = self._file
+        where: dict[str, Any] = {}
+        if not file.transform.is_identity:
+            where = {"transform": file.transform, "crs": file.crs}
+        elif file.gcps[0]:
+            where = {"gcps": file.gcps[0], "crs": file.gcps[1]}
+        if file.rpcs is not None:
+            where["rpcs"] = file.rpcs
+        if not where:
+            return None
+        size = {"driver": "GTiff", "height": 1, "width": 1, "count": 1, "dtype": "uint8"}
+        with self._rasterio.MemoryFile() as memory:
+            with memory.open(**size, **where):
+                pass
+            with tifffile.TiffFile(BytesIO(memory.read())) as tiff:
+                return geo_tags(tiff.pages[0])
+
+    def _read(self, window: Window) -> NDArray[Any]:
+        bands = list(range(1, self.bands + 1))
+        values: NDArray[Any] = self._through(lambda area: self._file.read(bands, window=area), window)
+        return values.astype(self.dtype, copy=False)
+
+    def _valid(self, window: Window) -> NDArray[np.bool_] | None:
+        if self._alpha:
+            return np.asarray(self._through(lambda area: self._file.read(2, window=area), window) != 0)
+        if self._mask:
+            return np.asarray(self._through(lambda area: self._file.read_masks(1, window=area), window) != 0)
+        return None
+
+    def _through(self, read: Any, window: Window) -> Any:
+        area = self._rasterio.windows.Window(window.x, window.y, window.width, window.height)
+        try:
+            with self._lock, self._env():  # a file of GDAL's is for one thread at a time
+                return read(area)
+        except self._rasterio.errors.RasterioError as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()

@@ -1,0 +1,71 @@
+"""Addresses of files on other machines: how they are written, how GDAL names them, and what tells that they changed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_ADDRESS = re.compile(r"(/vsi\w+/)?(https?|s3|gs|az):/+(.*)", re.DOTALL)
+_GDAL = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
+_TIMEOUT = 30  # seconds
+
+_LocalPath = type(Path())
+
+
+class RemotePath(_LocalPath):  # type: ignore[misc, valid-type]
+    """An address such as `https://host/a.tif` or `/vsis3/bucket/a.tif`, with the parts of its name that a path has."""
+
+    def __str__(self) -> str:
+        return _unfolded(super().__str__())
+
+    def absolute(self) -> RemotePath:
+        """Itself."""
+        return self
+
+    @property
+    def name(self) -> str:
+        """The last part, without a query."""
+        return str(self).partition("?")[0].rpartition("/")[2]
+
+
+def gdal_name(path: str | Path) -> str | None:
+    """The name by which GDAL opens a remote file; None for a file of this machine."""
+    text = _unfolded(str(path))
+    if text.startswith("/vsi"):
+        return text
+    scheme, separator, rest = text.partition("://")
+    return _GDAL[scheme] + rest if separator and scheme in _GDAL else None
+
+
+def as_path(name: str) -> Path:
+    """A path, local or remote."""
+    return RemotePath(name) if gdal_name(name) is not None else Path(name)
+
+
+def without_query(path: Path) -> str:
+    """The address without its query, which may be a signature: a secret, and another one every day."""
+    return str(path).partition("?")[0]
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """Size in bytes and modification time in ns of a remote file; 0 where its server does not tell."""
+    import urllib.request
+    from email.utils import parsedate_to_datetime
+
+    name = gdal_name(path) or ""
+    if not name.startswith("/vsicurl/"):
+        return 0, 0
+    request = urllib.request.Request(name.removeprefix("/vsicurl/"), method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+            changed = answer.headers.get("Last-Modified")
+            time = int(parsedate_to_datetime(changed).timestamp() * 1e9) if changed else 0
+            return int(answer.headers.get("Content-Length") or 0), time
+    except (OSError, ValueError):  # whoever opens the file will say what is wrong
+        return 0, 0
+
+
+def _unfolded(text: str) -> str:
+    """With the two slashes of an address, which a path folds into one."""
+    found = _ADDRESS.fullmatch(text)
+    return f"{found[1] or ''}{found[2]}://{found[3]}" if found else text

@@ -1,0 +1,242 @@
+"""Remote inputs, from a server on this machine that knows byte ranges."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prn_cli.errors import InputError
+from prn_cli.rasters import open_raster
+from prn_cli.remote import RemotePath, as_path, gdal_name, without_query
+from prn_cli.tiles import Window
+
+rasterio = pytest.importorskip("rasterio")
+
+
+# A process of its own: GDAL may wait for it with Python's lock in its hand.
+SERVER = """
+import re
+from contextlib import suppress
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+served = 0
+
+
+class Ranges(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        global served
+        if self.path == "/served":
+            self.answer(200, str(served).encode())
+            return
+        path = Path(self.translate_path(self.path.partition("?")[0]))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        asked = re.fullmatch(r"bytes=(\\d+)-(\\d*)", self.headers.get("Range", ""))
+        first, last = (int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)) if asked else (0, len(data) - 1)
+        if first >= len(data):
+            self.send_error(416)
+            return
+        served += last + 1 - first
+        changed = self.date_time_string(path.stat().st_mtime)
+        place = {"Content-Range": f"bytes {first}-{last}/{len(data)}"} if asked else {}
+        headers = place | {"Accept-Ranges": "bytes", "Last-Modified": changed}
+        self.answer(206 if asked else 200, data[first : last + 1], headers)
+
+    def answer(self, code, body, headers={}):
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with suppress(ConnectionError):  # GDAL may have enough
+            self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"""
+
+
+@dataclass
+class Server:
+    root: Path
+    url: str
+
+    def served(self) -> int:
+        """Bytes of files that were sent so far."""
+        with urllib.request.urlopen(f"{self.url}/served") as answer:
+            return int(answer.read())
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A server that knows byte ranges; it serves the files of its `root`."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    root = tmp_path / "server"
+    root.mkdir()
+    with subprocess.Popen([sys.executable, "-c", SERVER], cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        yield Server(root, f"http://127.0.0.1:{int(process.stdout.readline())}")
+        process.terminate()
+
+
+def write(path: Path, values: np.ndarray, **profile) -> None:
+    bands = values if values.ndim == 3 else values[None]
+    kind = {"driver": "GTiff", "height": bands.shape[1], "width": bands.shape[2], "count": len(bands)}
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0.1, 4e5, 0.1, -0.5, 5e6)}
+    with rasterio.open(path, "w", dtype=bands.dtype, **kind, **(place | profile)) as target:
+        target.write(bands)
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "prn_cli", "refine", *arguments, "-w", "model.onnx", "-j", "1", "--json"]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("https://host/a/b.tif", "/vsicurl/https://host/a/b.tif"),
+        ("http://host:80/b.tif?sig=x/y.z", "/vsicurl/http://host:80/b.tif?sig=x/y.z"),
+        ("s3://bucket/key/b.tif", "/vsis3/bucket/key/b.tif"),
+        ("gs://bucket/b.tif", "/vsigs/bucket/b.tif"),
+        ("az://box/b.tif", "/vsiaz/box/b.tif"),
+        ("/vsicurl/https://host/b.tif", "/vsicurl/https://host/b.tif"),
+        ("/vsizip/data/maps.zip/b.tif", "/vsizip/data/maps.zip/b.tif"),
+        ("data/b.tif", None),
+        ("/data/b.tif", None),
+        ("ftp://host/b.tif", None),
+    ],
+)
+def test_names(name, expected):
+    path = as_path(name)
+    assert gdal_name(name) == gdal_name(path) == gdal_name(Path(name)) == expected
+    assert isinstance(path, RemotePath) == (expected is not None)
+    if expected is not None:
+        assert str(path) == os.fspath(path) == name
+        assert (path.stem, path.suffix) == ("b", ".tif")
+        assert without_query(path) == name.partition("?")[0]
+
+
+def test_windows_are_those_of_the_file_and_cost_what_they_need(server, random_logits):
+    logits = random_logits(2048, 2048)
+    path = server.root / "a.tif"
+    write(path, logits, tiled=True, blockxsize=256, blockysize=256)
+    window = Window(700, 900, 200, 300)
+    with open_raster(f"{server.url}/a.tif") as remote, open_raster(path) as local:
+        assert (remote.height, remote.width, remote.bands, remote.dtype) == (2048, 2048, 1, np.float32)
+        np.testing.assert_array_equal(remote.read(window), local.read(window))
+        assert server.served() < path.stat().st_size / 5
+        with pytest.raises(ValueError, match="not inside"):
+            remote.read(Window(2000, 0, 100, 10))
+
+
+@pytest.mark.parametrize("case", ["nodata", "bands", "alpha", "mask", "nowhere", "points"])
+def test_what_a_remote_file_says_is_what_the_same_file_says_here(server, random_logits, case):
+    logits = random_logits(60, 70)
+    path = server.root / f"{case}.tif"
+    invalid = np.zeros((60, 70), bool)
+    invalid[5:20, 8:30] = True
+    if case == "nodata":
+        write(path, np.where(invalid, -9999, logits).astype(np.float32), nodata=-9999)
+    elif case == "bands":
+        write(path, np.stack([logits, -logits]).astype(np.float16).astype(np.float32), interleave="band")
+    elif case == "alpha":
+        grey = np.stack([np.full((60, 70), 9), np.where(invalid, 0, 255)]).astype(np.uint8)
+        write(path, grey, photometric="minisblack", alpha="unspecified")
+    elif case == "mask":
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            write(path, logits)
+            with rasterio.open(path, "r+") as target:
+                target.write_mask(~invalid)
+    elif case == "nowhere":
+        write(path, logits, crs=None, transform=None)
+    else:
+        write(path, logits, crs=None, transform=None)
+        points = [rasterio.control.GroundControlPoint(y, x, 13 + x, 52 - y) for y in (0, 60) for x in (0, 70)]
+        with rasterio.open(path, "r+") as target:
+            target.gcps = (points, "EPSG:4326")
+    with open_raster(f"{server.url}/{case}.tif") as remote, open_raster(path) as local:
+        assert (remote.bands, remote.nodata, remote.dtype) == (local.bands, local.nodata, local.dtype)
+        np.testing.assert_array_equal(remote.read(), local.read())
+        ours, theirs = remote.valid(), local.valid()
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            np.testing.assert_array_equal(ours, theirs)
+            np.testing.assert_array_equal(ours, ~invalid)
+        assert (remote.geo is None) == (local.geo is None)
+
+
+def test_refining_remote_maps(server, tmp_path, make_onnx, random_logits):
+    make_onnx()
+    for number in range(2):
+        write(
+            server.root / f"map{number}.tif",
+            random_logits(90, 80, seed=number),
+            tiled=True,
+            blockxsize=64,
+            blockysize=64,
+        )
+    addresses = [f"{server.url}/map{number}.tif" for number in range(2)]
+    here = run(tmp_path, "server", "-o", "here")
+    assert here.returncode == 0, here.stderr
+    done = run(tmp_path, *addresses, f"{addresses[0]}x/none.tif", "-o", "masks", "--polygons", "layer.gpkg")
+    assert done.returncode == 1
+    assert "none.tif: cannot be read: " in done.stderr
+    assert "check the address, the network and the rights" in done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(record["input"] for record in records) == addresses
+    for number in range(2):
+        with (
+            rasterio.open(tmp_path / f"masks/map{number}.tif") as ours,
+            rasterio.open(tmp_path / f"here/map{number}.tif") as theirs,
+        ):
+            assert (ours.crs, ours.transform) == (theirs.crs, theirs.transform)
+            np.testing.assert_array_equal(ours.read(1), theirs.read(1))
+    # What has not changed on the server is kept.
+    write(server.root / "map1.tif", random_logits(91, 80))
+    again = run(tmp_path, *addresses, "-o", "masks", "--polygons", "layer.gpkg")
+    statuses = {record["input"]: record["status"] for record in map(json.loads, again.stdout.splitlines())}
+    assert statuses == {addresses[0]: "kept", addresses[1]: "refined"}
+
+
+def test_signed_addresses_leave_no_signature(server, tmp_path, make_onnx, random_logits):
+    make_onnx()
+    write(server.root / "a.tif", random_logits(50, 60))
+    for secret in ("?sig=first%2F", "?sig=second"):
+        done = run(tmp_path, f"{server.url}/a.tif{secret}", "-o", "masks")
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "kept"
+    assert (tmp_path / "masks" / "a.tif").is_file()
+    assert "sig" not in (tmp_path / "masks" / "prn-manifest.jsonl").read_text()
+
+
+def test_what_cannot_be_read_is_one_line(server):
+    (server.root / "text.tif").write_text("not a TIFF")
+    for name, message in (
+        ("none.tif", "check the address"),
+        ("text.tif", "check the address"),
+        ("map.npy", "a remote file that ends in '.npy', expected .tif or .tiff; download it first"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)) as failure:
+            open_raster(f"{server.url}/{name}")
+        assert "\n" not in str(failure.value)
+        assert str(failure.value).startswith(f"{server.url}/{name}: ")
