@@ -345,8 +345,10 @@ def cut(refined: FloatMap, threshold: float) -> NDArray[np.uint8]:
     # In logits, where probabilities close to 0 and 1 are still apart.
     with np.errstate(divide="ignore"):
         least = np.float32(np.log(threshold) - np.log1p(-threshold))
-    mask = (refined > least).astype(np.uint8)
-    mask[np.isnan(refined)] = IGNORE
+    mask: NDArray[np.uint8] = np.asarray(refined > least).view(np.uint8)
+    invalid = np.isnan(refined)
+    if invalid.any():
+        mask[invalid] = IGNORE
     return mask
 
 
@@ -436,7 +438,10 @@ def _field(refiner: Refiner, windows: FloatMap, tta: bool) -> FloatMap:
 
 
 def _check_finite(logits: FloatMap, refined: FloatMap, y: int) -> None:
-    broken = ~np.isfinite(refined) & ~np.isnan(logits)
+    finite = np.isfinite(refined)
+    if finite.all():
+        return
+    broken = ~finite & ~np.isnan(logits)
     if broken.any():
         row, column = np.argwhere(broken)[0]
         raise PrnError(

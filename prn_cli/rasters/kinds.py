@@ -230,7 +230,7 @@ def _sample_of(raster: Raster, nodata: float | None) -> _Sample:
     for window in _sample_windows(raster.height, raster.width, sample):
         values = raster.read(window)
         usable = valid_pixels(raster, values, window, nodata, full=None)
-        sample.add(values[:, usable])
+        sample.add(values if usable.all() else values[:, usable])
     if sample.high < sample.low:
         raise no_valid_pixel(raster.path)
     return sample

@@ -103,7 +103,8 @@ class ScoreMap:
         self._check_range(values, valid, full)
         with np.errstate(over="ignore", invalid="ignore"):  # of invalid pixels
             scores = self._logits_of(values) if full is None else self._probabilities_of(values, valid, full)
-        scores[..., ~valid] = np.nan
+        if not valid.all():
+            scores[..., ~valid] = np.nan
         if valid.any():
             self._seen_valid = True
         elif window is None:

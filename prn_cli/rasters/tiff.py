@@ -7,6 +7,8 @@ import math
 import struct
 import threading
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from prn_cli.cores import core_count
 from prn_cli.errors import InputError
 from prn_cli.rasters.coded import CLAIMED
 from prn_cli.rasters.directories import check_directories
@@ -32,6 +35,7 @@ _TAGS_THAT_MATTER |= set(TAG_TYPES)
 _MOST_PADDING = 4  # coders of pictures fill up to whole blocks
 _OVERVIEW, _MASK = 1, 4  # bits of NewSubfileType
 _CACHE_BYTES = 16 << 20
+_WORTH_THREADS = 1 << 21  # bytes to decode
 # Uncompressed, CCITT, LZW, JPEG, deflate, PackBits, LERC, LZMA, ZSTD, WebP. The others are for pictures, rare, and each
 # has a decoder of its own that would have to be trusted with whatever comes.
 _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34887, 34925, 50000, 50001}
@@ -102,6 +106,12 @@ class TiffRaster(Raster):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+@cache
+def _decoders() -> ThreadPoolExecutor:
+    """Threads that decode; the codecs let go of the interpreter."""
+    return ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
 
 
 class _Page:
@@ -186,6 +196,7 @@ class _Page:
         if self._rows_by_themselves:
             self._row_bytes = self._width * self._contiguous * self.dtype.itemsize
             self._stored = self.dtype.newbyteorder(page.parent.byteorder)
+            self._rows_together = 1
             return
         size = min(self._segment_height, self._height) * self._segment_width * self._contiguous * self.dtype.itemsize
         if page.is_tiled:
@@ -194,6 +205,7 @@ class _Page:
         check_block(size, stored=int(counts.max()), path=self.path)
         # At least a row of tiles, so that bands of rows that end within it need not decode it twice.
         self._cache_bytes = max(_CACHE_BYTES, self._across * size)
+        self._rows_together = self._cache_bytes // (self._across * size)
         self._decode = page.decode  # made here, once: making it is not thread-safe
 
     def read(self, window: Window) -> NDArray[Any]:
@@ -201,16 +213,21 @@ class _Page:
         result = np.empty((self.samples, window.height, window.width), self.dtype)
         top, left = window.y, window.x
         bottom, right = top + window.height, left + window.width
+        columns = range(left // self._segment_width, math.ceil(right / self._segment_width))
+        first, last = top // self._segment_height, math.ceil(bottom / self._segment_height)
         for plane in range(self._planes):
             bands = result[plane : plane + 1] if self._planes > 1 else result
-            for row in range(top // self._segment_height, math.ceil(bottom / self._segment_height)):
+            for row in range(first, last):
                 y = row * self._segment_height
                 y0, y1 = max(top, y), min(bottom, y + self._segment_height)
-                for column in range(left // self._segment_width, math.ceil(right / self._segment_width)):
+                start = (plane * self._down + row) * self._across
+                if (row - first) % self._rows_together == 0:
+                    together = range(min(self._rows_together, last - row))
+                    self._decode_ahead([start + i * self._across + column for i in together for column in columns])
+                for column in columns:
                     x = column * self._segment_width
                     x0, x1 = max(left, x), min(right, x + self._segment_width)
-                    index = (plane * self._down + row) * self._across + column
-                    rows = self._segment_rows(index, y0 - y, y1 - y)
+                    rows = self._segment_rows(start + column, y0 - y, y1 - y)
                     part = rows[:, x0 - x : x1 - x]
                     bands[:, y0 - top : y1 - top, x0 - left : x1 - left] = part.transpose(2, 0, 1)
         return result
@@ -229,6 +246,17 @@ class _Page:
             segment = self._decoded(index)
             self._keep(index, segment)
         return segment[start:stop]
+
+    def _decode_ahead(self, indices: list[int]) -> None:
+        """Decode strips or tiles side by side, if that is worth it. No more of them than fit into the cache."""
+        if self._rows_by_themselves or core_count() < 2:
+            return
+        counts, offsets = self._page.databytecounts, self._page.dataoffsets
+        with self._lock:
+            missing = [i for i in indices if i not in self._cache and counts[i] and offsets[i]]
+        if len(missing) > 1 and len(missing) * self._segment_bytes > _WORTH_THREADS:
+            for index, segment in zip(missing, _decoders().map(self._decoded, missing), strict=True):
+                self._keep(index, segment)
 
     def _keep(self, index: int, segment: NDArray[Any]) -> None:
         # Windows overlap, and share strips: what was decoded last is likely to be needed again.

@@ -375,3 +375,26 @@ def test_detection_of_a_big_tiff_looks_at_a_few_windows(tmp_path: Path) -> None:
     ) as file:
         file.write(np.full((1, 8, 8), 0.5, np.float32), window=rasterio.windows.Window(10_000, 10_000, 8, 8))
     assert detect_kind([tmp_path / "a.tif"]) == "probabilities"
+
+
+@pytest.mark.parametrize("layout", [{"tile": (32, 48)}, {"rowsperstrip": 7}])
+def test_strips_and_tiles_are_decoded_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: dict[str, object]
+) -> None:
+    monkeypatch.setattr("prn_cli.rasters.tiff._WORTH_THREADS", 0)
+    monkeypatch.setattr("prn_cli.rasters.tiff._CACHE_BYTES", 50_000)
+    monkeypatch.setattr("prn_cli.rasters.tiff.core_count", lambda: 3)
+    array = np.random.default_rng(0).random((300, 200), np.float32)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, array, compression="deflate", **layout)  # type: ignore[arg-type]
+    with open_raster(path) as raster:
+        np.testing.assert_array_equal(raster.read()[0], array)
+        for window in (Window(3, 5, 250, 190), Window(100, 0, 200, 200), Window(299, 199, 1, 1)):
+            np.testing.assert_array_equal(raster.read(window)[0], array[window.slices])
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[0].dataoffsets[5]  # type: ignore[union-attr]
+    data[at : at + 20] = b"\xff" * 20
+    path.write_bytes(data)
+    with open_raster(path) as raster, pytest.raises(InputError, match="strip or tile 5 cannot be decoded"):
+        raster.read()
