@@ -29,16 +29,18 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores{memory}, Python {platform.python_version()}"
 
 
-def prn(*arguments: str | Path) -> Any:
+def prn(*arguments: str | Path, as_json: bool = True) -> Any:
     """Run a `prn` command with `--json` and give what it prints.
 
     Raises:
         SystemExit: if the command fails.
     """
-    line = [sys.executable, "-m", "prn_cli", *map(str, arguments), "--json"]
+    line = [sys.executable, "-m", "prn_cli", *map(str, arguments), *(["--json"] if as_json else [])]
     done = subprocess.run(line, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(line)} failed with exit code {done.returncode}")
+    if not as_json:
+        return done.stdout
     lines = [json.loads(text) for text in done.stdout.splitlines() if text.strip()]
     return lines[0] if len(lines) == 1 else lines
 

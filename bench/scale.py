@@ -91,12 +91,12 @@ def small_maps(folder: Path, count: int, side: int, suffix: str, options: dict[s
     return folder
 
 
-def network_speed(height: int, width: int, cores: int) -> float:
+def network_speed(height: int, width: int, cores: int, weights: str = "fast") -> float:
     """Mpx/s of the network alone, a run on each core, on a window that is in memory."""
     from prn_cli.refiners import load_refiner
     from prn_cli.weights import find_weights
 
-    refiner = load_refiner(find_weights("fast"), device="cpu", threads=cores, side_by_side=True)
+    refiner = load_refiner(find_weights(weights), device="cpu", threads=cores, side_by_side=True)
     window = mirror_rows(real_map()[0], 0, height, width)[np.newaxis]
     refiner.field(window)
 

@@ -24,7 +24,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @cache
 def options_of(command: str) -> set[str]:
-    names = [command] if command != "weights" else ["weights list", "weights import", "weights export"]
+    names = (
+        [command] if command != "weights" else ["weights list", "weights import", "weights export", "weights quantize"]
+    )
     text = ""
     for name in names:
         line = [sys.executable, "-m", "prn_cli", *name.split(), "--help"]

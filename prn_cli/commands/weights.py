@@ -1,9 +1,11 @@
-"""`prn weights`: what there is, published checkpoints brought in, and trained ones exported anew."""
+"""`prn weights`: what there is, published checkpoints brought in, trained ones exported anew or quantised."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -100,6 +102,54 @@ def export_weights(
     _write(network, out or file.parent / f"{file.stem}-export", {"exported_from": file.name}, learned)
 
 
+@weights.command("quantize")
+def quantize_weights(
+    name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Shipped weights, an .onnx file, or a run.")],
+    logits: options.Logits,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")],
+    input_kind: options.InputKind = options.InputKindChoice.auto,
+    nodata: options.Nodata = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Write weights of `fast` that run in 8-bit integers: faster on many CPUs, and a little less exact.
+
+    LOGITS are some maps such as the weights will be used on; their range is what the integers cover.
+    """
+    from prn_cli import rasters
+    from prn_cli.refiners import load_refiner
+    from prn_cli.tiles import Window
+    from prn_cli.training.quantize import LARGEST_SIDE, MOST_MAPS, quantize
+    from prn_cli.weights import find_weights
+
+    found = find_weights(name)
+    multiple = load_refiner(found, device="cpu").multiple
+    _check_folder(out, ("model.json", "model.onnx"))
+    paths = rasters.find_inputs(logits, stdin=sys.stdin, null=False)
+    kind: Any = input_kind.value
+    if kind == "auto":
+        kind = rasters.detect_kind(paths, nodata=nodata)
+    step = max(len(paths) // MOST_MAPS, 1)
+    maps = []
+    for path in paths[::step][:MOST_MAPS]:
+        with rasters.open_scores(path, kind=kind, nodata=nodata) as scores:
+            sides = min(scores.height, LARGEST_SIDE), min(scores.width, LARGEST_SIDE)
+            maps.append(scores.logits(Window(0, 0, *sides)))
+    written = quantize(found, maps, out, multiple=multiple)
+    console.show(f"{written}  int8, calibrated on {len(maps)} maps")
+
+
+def _check_folder(folder: Path, names: Sequence[str]) -> None:
+    """Make a folder for files of these names, none of which may be there."""
+    found = [name for name in names if (folder / name).exists()]
+    if found:
+        raise UsageError(f"holds {found[0]} already", hint="choose another folder with --out", path=folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder ({error.strerror})", path=folder) from error
+
+
 def _missing(error: ImportError) -> MissingExtraError:
     return MissingExtraError(error.name or "torch", "train", "prn weights import and export")
 
@@ -107,12 +157,6 @@ def _missing(error: ImportError) -> MissingExtraError:
 def _write(network: Network, folder: Path, card: dict[str, str], metadata: dict[str, str] | None = None) -> None:
     from prn_cli.training.export import export
 
-    found = [name for name in ("model.json", "model.onnx", "model.safetensors") if (folder / name).exists()]
-    if found:
-        raise UsageError(f"holds {found[0]} already", hint="choose another folder with --out", path=folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make the folder ({error.strerror})", path=folder) from error
+    _check_folder(folder, ("model.json", "model.onnx", "model.safetensors"))
     written = export(network, folder, card=card, metadata=metadata)
     console.show(f"{folder / 'model.onnx'}  {written['network']}, patch {written['patch']} px")
