@@ -197,9 +197,11 @@ def refine_section(
         for span in spans:
             kept = bottom - span.start
             planes[:, :kept] = planes[:, span.start - top : bottom - top]
-            fresh = Window(bottom, 0, min(span.end, height) - bottom, width)
-            planes[:, kept : kept + fresh.height] = read(fresh)
-            top, bottom = span.start, fresh.bottom
+            top, end = span.start, min(span.end, height)
+            for band in row_bands(end - bottom, width):
+                window = Window(bottom + band.y, 0, band.height, width)
+                planes[:, window.y - top : window.bottom - top] = read(window)
+            bottom = end
             held = planes[:, : bottom - top]
             strip = _refine_strip(held, span, columns, refiner, pool, tta=tta, batch=batch, on_run=on_run)
             field, y = below.add(span, strip), span.keep

@@ -839,7 +839,7 @@ def _refine_file(
             return figures
         runs, areas = run.objects.clean(parts, grid)
         for rows in runs.rows():
-            writers["mask"].write(run.written[rows])
+            writers["mask"].write(run.written(rows.astype("uint8", copy=False)))
         figures.take(runs)
         on_written()
         if PART in item.outputs:

@@ -76,7 +76,7 @@ def load_refiner(weights: Weights, *, device: Device = "auto", threads: int = 0,
         weights: found and verified, see `prn_cli.weights.find_weights`.
         device: `auto` takes CUDA where it works, else the CPU.
         threads: on the CPU; 0 for as many as cores.
-        side_by_side: a run for each of the threads, for callers with several threads, see `Session`.
+        side_by_side: several runs at once, for callers with several threads, see `Session`.
 
     Raises:
         WeightsError: not an ONNX model, not one of prn, or of a network that this version does not know.

@@ -31,6 +31,7 @@ _LARGEST_NUMBER = 1 << 16  # px, of tiles and halos
 # On the CPU, batches pay for small maps only: a run on 32×32 px takes half as long a pixel with others, on 128×128 px
 # as long as alone. On a GPU a single window leaves most of the machine idle.
 _MOST_SHARED_PIXELS = {"cpu": 1 << 15, "cuda": 1 << 22}
+_MOST_RUNS = 4  # at once, on the CPU
 _SILENT = 4  # onnxruntime's "fatal only": what goes wrong is raised, and said once, by us
 
 
@@ -53,8 +54,8 @@ class Session:
             path: the ONNX file.
             device: `cpu`, `cuda`, or `auto`: CUDA where it works, else the CPU.
             threads: on the CPU; 0 for as many as cores.
-            side_by_side: give each of the threads a run of its own, instead of all of them to one run after another.
-                That is faster wherever several threads call `run`: none ever waits for another's part.
+            side_by_side: share the threads out among up to four runs at once, instead of giving all of them to one
+                run after another. That is faster wherever several threads call `run`, and takes memory for each run.
 
         Raises:
             DeviceError: `cuda` was asked for and cannot be had.
@@ -76,10 +77,8 @@ class Session:
         if session is None and device == "cuda":
             raise DeviceError(f"CUDA cannot be used: {cause}", hint="check the driver, or use --device cpu")
         self.device = "cpu" if session is None else "cuda"
-        self.runs = threads if side_by_side and session is None else 1
-        self._session = session or self._create(
-            runtime, model, ["CPUExecutionProvider"], 1 if self.runs > 1 else threads
-        )
+        self.runs = min(threads, _MOST_RUNS) if side_by_side and session is None else 1
+        self._session = session or self._create(runtime, model, ["CPUExecutionProvider"], threads // self.runs)
         self._queue = SharedRuns(self._run_once, self.runs, _MOST_SHARED_PIXELS[self.device])
         try:
             self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -115,6 +114,7 @@ class Session:
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # no faster for maps of many sizes, and nearly twice the memory
         state = runtime.capi.onnxruntime_pybind11_state
         try:
             # The fallback of the Python layer prints to stdout, which belongs to results.
