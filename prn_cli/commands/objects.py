@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,13 +130,13 @@ class Objects:
         areas = grid.areas(middle, runs.starts // runs.width + 0.5, runs.lengths)
         return runs.cleaned(areas, min_area=self.min_area, fill_holes=self.fill_holes), areas
 
-    def save(self, path: Path, runs: Runs, grid: Grid, areas: NDArray[np.float64], source: Path) -> None:
+    def save(self, path: Path, runs: Runs, grid: Grid, areas: NDArray[np.float64]) -> None:
         """Write the polygons of a clean mask to the file of one map."""
         from prn_cli.rasters.polygons import save_objects, trace_objects
 
-        save_objects(path, trace_objects(runs, grid, areas, str(source)))
+        save_objects(path, trace_objects(runs, grid, areas))
 
-    def write_layer(self, parts: Iterable[Path], manifest: Manifest | None) -> None:
+    def write_layer(self, parts: Mapping[str, Path], manifest: Manifest | None) -> None:
         """Write the layer of all maps that are done, and say so.
 
         Raises:
@@ -148,5 +148,5 @@ class Objects:
             return
         if manifest is not None:
             manifest.begin(manifest.job(inputs={}, settings={}, outputs={"layer": self.layer}))
-        count = write_layer(self.layer, list(parts))
+        count = write_layer(self.layer, parts)
         console.note(f"{count} polygons → {self.layer}")

@@ -638,14 +638,14 @@ def _write_layer(batch: Batch[Item, _Result], objects: Objects, manifest: Manife
     if parts:
         console.note(f"run once without --num-parts to write {objects.layer}")
         return
-    files = [item.outputs[PART] for item, _ in batch.results]
+    files = {str(item.path): item.outputs[PART] for item, _ in batch.results}
     try:
         if files:
             objects.write_layer(files, manifest)
     except PrnError as error:
         batch.fail(str(objects.layer), str(error))
     if manifest is None:
-        for file in files:
+        for file in files.values():
             file.unlink(missing_ok=True)
 
 
@@ -843,7 +843,7 @@ def _refine_file(
         figures.take(runs)
         on_written()
         if PART in item.outputs:
-            run.objects.save(item.outputs[PART], runs, grid, areas, item.path)
+            run.objects.save(item.outputs[PART], runs, grid, areas)
     return figures
 
 

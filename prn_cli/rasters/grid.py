@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, MissingExtraError
 from prn_cli.rasters.geo import PIXEL_SCALE, RPC_COEFFICIENTS, TAG_TYPES, TIEPOINTS, TRANSFORMATION, GeoTags
+
+_CACHE = "64"  # MB of decoded blocks; GDAL would take a twentieth of the memory
 
 Floats = NDArray[np.float64]
 
@@ -111,6 +114,7 @@ def import_rasterio(purpose: str) -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
+    os.environ.setdefault("GDAL_CACHEMAX", _CACHE)  # read once, as it is loaded
     try:
         import rasterio
         import rasterio.enums

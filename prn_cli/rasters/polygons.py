@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -44,7 +44,6 @@ class Objects:
         probability: `(p,)` mean refined probability of its pixels.
         crs: the coordinate system as WKT, or None.
         unit: of the areas, see `Grid`.
-        source: the map.
     """
 
     points: NDArray[np.float64]
@@ -54,7 +53,6 @@ class Objects:
     probability: NDArray[np.float64]
     crs: str | None
     unit: str
-    source: str
 
     def geometries(self) -> NDArray[np.object_]:
         """Each polygon as well-known binary; outer rings run counterclockwise, inner ones clockwise."""
@@ -114,7 +112,7 @@ def check_grid(path: Path, grid: Grid, source: Path) -> None:
         )
 
 
-def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64], source: str) -> Objects:
+def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64]) -> Objects:
     """The foreground's components as polygons, with their holes.
 
     Memory grows with the number of corners, not with the map: the components go to GDAL as a compressed raster.
@@ -123,7 +121,6 @@ def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64], source: st
         runs: the mask.
         grid: of the map.
         areas: `(n,)` area of each run.
-        source: how the map is named.
     """
     rasterio = import_rasterio("polygons")
     numbers, count = runs.objects()
@@ -139,7 +136,7 @@ def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64], source: st
             sizes.append(len(geometry["coordinates"]))
             owners.append(int(number))
     if len(owners) != count:
-        raise InputError(f"{len(owners)} polygons of {count} objects", hint="report it", path=source)
+        raise RuntimeError(f"{len(owners)} polygons of {count} objects")
     corners = np.concatenate(rings) / _SCALE if rings else np.empty((0, 2))
     pixels = np.bincount(numbers, runs.lengths, count + 1)
     order = np.array(owners, np.int64)
@@ -151,7 +148,6 @@ def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64], source: st
         np.bincount(numbers, runs.probability, count + 1)[order] / np.maximum(pixels[order], 1),
         grid.crs,
         grid.unit,
-        source,
     )
 
 
@@ -161,7 +157,7 @@ def save_objects(path: Path, objects: Objects) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    about = json.dumps({"crs": objects.crs, "unit": objects.unit, "source": objects.source})
+    about = json.dumps({"crs": objects.crs, "unit": objects.unit})
     arrays = {name: getattr(objects, name) for name in _ARRAYS}
     content = BytesIO()
     np.savez_compressed(content, about=np.frombuffer(about.encode(), np.uint8), **arrays)
@@ -183,7 +179,7 @@ def load_objects(path: Path) -> Objects:
     return Objects(**values, **about)
 
 
-def write_layer(path: Path, parts: Sequence[Path]) -> int:
+def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
     """Write the objects of many maps as one layer.
 
     All stay in the coordinate system that they share; if they share none, and in GeoJSON (RFC 7946), they are in
@@ -192,7 +188,7 @@ def write_layer(path: Path, parts: Sequence[Path]) -> int:
 
     Args:
         path: the file, `.gpkg`, `.geojson` or `.fgb`.
-        parts: files of `save_objects`.
+        parts: by the name of each map, its file of `save_objects`.
 
     Returns:
         How many objects there are.
@@ -203,15 +199,16 @@ def write_layer(path: Path, parts: Sequence[Path]) -> int:
     """
     import pyogrio.raw
 
-    everything = [load_objects(part) for part in parts]
+    everything = [load_objects(part) for part in parts.values()]
+    sources = [source for source, objects in zip(parts, everything, strict=True) for _ in objects.area]
     systems = {objects.crs for objects in everything}
     if len(systems) > 1:
         if None in systems:
-            lost = next(objects for objects in everything if objects.crs is None)
+            lost = next(source for source, objects in zip(parts, everything, strict=True) if objects.crs is None)
             raise InputError(
                 "has no coordinate system, and other maps of this layer have one",
                 hint="give --like, or write two layers",
-                path=lost.source,
+                path=lost,
             )
         everything = [objects.moved(_WGS84) for objects in everything]
         systems = {_WGS84}
@@ -219,7 +216,7 @@ def write_layer(path: Path, parts: Sequence[Path]) -> int:
     options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DIGITS)} if driver == "GeoJSON" else {}
     count = sum(len(objects.area) for objects in everything)
     fields: dict[str, NDArray[Any]] = {
-        "source": _strings([objects.source for objects in everything for _ in objects.area]),
+        "source": _strings(sources),
         "area": _joined([objects.area for objects in everything]),
         "area_unit": _strings([objects.unit for objects in everything for _ in objects.area]),
         "probability": _joined([objects.probability for objects in everything]),

@@ -172,6 +172,16 @@ def test_many_maps_make_one_layer_and_reruns_keep_it(prn, write, folder):
     assert len(layer("parts.fgb")[1]) == len(first)
 
 
+def test_a_layer_of_maps_with_and_without_a_reference_is_refused(prn, write, random_logits):
+    write("logits/a.tif", *GRIDS["utm, 5 cm"])
+    np.save("logits/b.npy", random_logits(50, 60))
+    code, _, err = prn("logits", "-o", "masks", "--polygons", "layer.gpkg")
+    assert code == 1
+    assert "logits/b.npy: has no coordinate system, and other maps of this layer have one" in err
+    assert not Path("layer.gpkg").exists()
+    assert Path("masks/a.tif").is_file()
+
+
 def test_maps_of_two_zones_meet_in_degrees(prn, write):
     write("logits/a.tif", "EPSG:32632", Affine(1, 0, 700_000, 0, -1, 5_300_000))
     write("logits/bb.tif", "EPSG:32633", Affine(1, 0, 300_000, 0, -1, 5_300_000))
