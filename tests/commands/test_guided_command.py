@@ -78,7 +78,8 @@ def test_masks_are_those_of_the_network_with_the_image(folder: Path, tmp_path: P
         with Image.open(folder / "images" / f"{stem}.{suffix}") as file:
             image = np.asarray(file).transpose(2, 0, 1).astype(np.float32)
         with open_raster(tmp_path / "m" / f"{stem}.png") as mask:
-            np.testing.assert_array_equal(mask.read()[0] // 255, cut(refine_map(logits, refiner, image=image), 0.5))
+            expected = cut(refine_map(logits, refiner, image=image), refiner.threshold)
+            np.testing.assert_array_equal(mask.read()[0] // 255, expected)
 
 
 def test_windows_and_turns_take_the_image_along(folder: Path) -> None:
