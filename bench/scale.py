@@ -229,6 +229,7 @@ def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str
         ideal = pixels / taken[1] * count
         rows.append([f"{count} × prn refine --num-parts {count} -j 1", f"{pixels / best:.1f}", f"{ideal:.1f}"])
         rows[-1].append(f"{taken[1] / best / count:.0%}")
+    rows += dask_workers(inputs, folder / "dask", pixels, repeats)
     start = seconds_of(refine(inputs / "00000.tif", folder / "one", "-j", 1), repeats)
     masks = folder / "part_0"
     subprocess.run(refine(inputs, masks, "-j", 1), check=True)
@@ -242,6 +243,19 @@ def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str
         "manifest": (masks / "prn-manifest.jsonl").stat().st_size / files / 2,  # it was written twice
         "memory": megabytes,
     }
+
+
+def dask_workers(inputs: Path, out: Path, pixels: float, repeats: int) -> list[Row]:
+    """Speed of one and of two local Dask workers with a core each, once they have started."""
+    rows, speeds = [], {}
+    for count in (1, 2):
+        more = ("-j", count, "--dask", f"local:{count}")
+        start = seconds_of(refine(inputs / "00000.tif", out, *more), repeats)
+        whole = seconds_of(refine(inputs, out, *more), repeats)
+        speeds[count] = (pixels - TILE**2 / 1e6) / (whole - start)
+        rows.append([f"prn refine --dask local:{count}, after {start:.1f} s for one tile", f"{speeds[count]:.1f}"])
+        rows[-1] += [f"{count * speeds[1]:.1f}", f"{speeds[count] / speeds[1] / count:.0%}"]
+    return rows
 
 
 def plan(cost: dict[str, float]) -> list[Row]:

@@ -32,6 +32,10 @@ class FastRefiner:
         self.threshold = session.probability("prn.threshold", default=0.5)
         self.reference = session.reference()
 
+    def __reduce__(self) -> tuple[type[FastRefiner], tuple[Session]]:
+        """Pickle the session alone: device and runs are those of the process that unpickles it."""
+        return FastRefiner, (self._session,)
+
     def field(self, logits: FloatMap, image: FloatMap | None = None) -> FloatMap:
         """The bias of `(N, h, w)` logits, and an `(N, C, h, w)` image for weights that take one."""
         inputs = {"logits": logits[:, np.newaxis]} | ({} if image is None else {"image": image})

@@ -34,6 +34,10 @@ class PaperRefiner:
         self.threshold = session.probability("prn.threshold", default=0.5)
         self.reference = session.reference()
 
+    def __reduce__(self) -> tuple[type[PaperRefiner], tuple[Session]]:
+        """Pickle the session alone: device and runs are those of the process that unpickles it."""
+        return PaperRefiner, (self._session,)
+
     def field(self, logits: FloatMap, image: FloatMap | None = None) -> FloatMap:  # noqa: ARG002
         """The fused probabilities of `(N, h, w)` logits."""
         probabilities = sigmoid(logits)

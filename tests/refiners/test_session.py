@@ -104,6 +104,17 @@ def test_onnxruntime_is_imported_only_when_a_session_is_made():
     assert done.stdout == "False\n"
 
 
+def test_a_pickled_refiner_has_the_cores_of_the_process_that_unpickles_it(make_onnx, monkeypatch):
+    module = sys.modules[Session.__module__]
+    monkeypatch.setattr(module, "core_count", lambda: 2)
+    refiner = load_refiner(find_weights(str(make_onnx())), device="cpu", side_by_side=True)
+    packed = pickle.dumps(refiner)
+    assert refiner.runs == 2
+    monkeypatch.setattr(module, "core_count", lambda: 1)
+    assert pickle.loads(packed).runs == 1
+    module._load_same.cache_clear()
+
+
 def test_a_pickled_session_is_the_same_in_another_place_or_an_error(make_onnx, monkeypatch):
     path = make_onnx()
     windows = np.linspace(-3, 3, 64 * 64, dtype=np.float32).reshape(1, 1, 64, 64)
