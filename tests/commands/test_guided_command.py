@@ -69,7 +69,8 @@ def test_what_only_the_image_shows_is_learned(folder: Path) -> None:
 
 
 def test_masks_are_those_of_the_network_with_the_image(folder: Path, tmp_path: Path, capsys: Any) -> None:
-    code, errors = refine(capsys, "logits", "-o", str(tmp_path / "m"), "-w", "run", "--images", "images")
+    line = ("logits", "-o", str(tmp_path / "m"), "-w", "run", "--images", "images")
+    code, errors = refine(capsys, *line, "--strength", "1", "--threshold", "0.5")
     assert code == 0, errors
     refiner = load_refiner(find_weights("run"), device="cpu", threads=1)
     assert refiner.image_channels == 3
