@@ -18,7 +18,22 @@ from prn_cli.refine import cut, refine_map
 from prn_cli.refiners import load_refiner
 from prn_cli.weights import find_weights
 
-OPTIONS = ("--crop", "64", "--batch", "4", "--epochs", "3", "--steps", "40", "--rate", "5e-3", "--threads", "1")
+OPTIONS = (
+    "--folds",
+    "1",
+    "--crop",
+    "64",
+    "--batch",
+    "4",
+    "--epochs",
+    "3",
+    "--steps",
+    "25",
+    "--rate",
+    "5e-3",
+    "--threads",
+    "1",
+)
 
 
 @pytest.fixture(scope="module")
