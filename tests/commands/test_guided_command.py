@@ -94,8 +94,9 @@ def test_masks_are_those_of_the_network_with_the_image(folder: Path, tmp_path: P
         with Image.open(folder / "images" / f"{stem}.{suffix}") as file:
             image = np.asarray(file).transpose(2, 0, 1).astype(np.float32)
         with open_raster(tmp_path / "m" / f"{stem}.png") as mask:
-            expected = cut(refine_map(logits, refiner, image=image), refiner.threshold)
-            np.testing.assert_array_equal(mask.read()[0] // 255, expected)
+            np.testing.assert_array_equal(
+                mask.read()[0] // 255, cut(refine_map(logits, refiner, image=image, strength=1), 0.5)
+            )
 
 
 def test_windows_and_turns_take_the_image_along(folder: Path) -> None:
@@ -104,15 +105,15 @@ def test_windows_and_turns_take_the_image_along(folder: Path) -> None:
     logits = random.standard_normal((700, 500)).astype(np.float32)
     image = random.uniform(0, 255, (3, 700, 500)).astype(np.float32)
     image[:, 200:240, :300] = np.nan
-    whole = refine_map(logits, refiner, image=image, tile=1024)
+    whole = refine_map(logits, refiner, image=image, strength=1, tile=1024)
     assert np.isfinite(whole).all()
     scale = np.abs(whole - logits).max()
-    assert np.abs(refine_map(logits, refiner, image=image, tile=448) - whole).max() < 1e-3 * scale
-    assert np.abs(refine_map(logits, refiner, image=image[:, ::-1].copy()) - whole).max() > 0.1 * scale
+    assert np.abs(refine_map(logits, refiner, image=image, strength=1, tile=448) - whole).max() < 1e-3 * scale
+    assert np.abs(refine_map(logits, refiner, image=image[:, ::-1].copy(), strength=1) - whole).max() > 0.1 * scale
     small, view = logits[:96, :80], image[:, :96, :80]
-    turned = refine_map(np.rot90(small).copy(), refiner, image=np.rot90(view, axes=(1, 2)).copy(), tta=True)
+    turned = refine_map(np.rot90(small).copy(), refiner, image=np.rot90(view, axes=(1, 2)).copy(), tta=True, strength=1)
     np.testing.assert_allclose(
-        turned, np.rot90(refine_map(small, refiner, image=view, tta=True)), atol=1e-4 * float(scale)
+        turned, np.rot90(refine_map(small, refiner, image=view, tta=True, strength=1)), atol=1e-4 * float(scale)
     )
 
 
