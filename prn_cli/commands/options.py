@@ -258,6 +258,18 @@ def thread_count(threads: int) -> int:
     return threads or core_count()
 
 
+def check_classes(task: TaskChoice, *, classes: str | None, band: int | None) -> None:
+    """Check that `--classes` and `--bidx` suit the task.
+
+    Raises:
+        UsageError: they do not.
+    """
+    if task is TaskChoice.multiclass and band is not None:
+        raise UsageError("--bidx with --task multiclass, which takes all classes", hint="leave one of them out")
+    if task is not TaskChoice.multiclass and classes is not None:
+        raise UsageError("--classes is for --task multiclass")
+
+
 def creation_options(options: list[str] | None) -> dict[str, str]:
     """The words after `--co` as a mapping; the case of keys and values is kept.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import typer
 
@@ -11,8 +12,10 @@ from prn_cli.commands.batch import Item
 from prn_cli.commands.objects import PART
 from prn_cli.errors import PrnError, one_line
 
+ItemT = TypeVar("ItemT", bound=Item)
 
-def show_plan(items: Sequence[Item], why: Callable[[Item], str], *, verb: str, json: bool) -> None:
+
+def show_plan(items: Sequence[ItemT], why: Callable[[ItemT], str], *, verb: str, json: bool) -> None:
     """List on stdout, a line an item, what would be done, what would be kept and what would fail; and why.
 
     No pixel is read: a damaged file shows only when its turn comes.

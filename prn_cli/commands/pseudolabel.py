@@ -18,6 +18,7 @@ from prn_cli.commands import console, reporting
 from prn_cli.commands.batch import Batch, Item, run_batch
 from prn_cli.commands.options import (
     Band,
+    Classes,
     CreationOptions,
     DryRun,
     FailFast,
@@ -43,6 +44,7 @@ from prn_cli.commands.options import (
     ValidMask,
     Values,
     Verbose,
+    check_classes,
     creation_options,
     mask_values,
     thread_count,
@@ -86,11 +88,25 @@ class _Run:
     valid_masks: Partners
     band: int | None
     key: str | None
+    classes: Sequence[str]
     values: tuple[int, int]
     options: Mapping[str, str]
     settings: Mapping[str, Any]
     page: reporting.HeadroomReport | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item(Item):
+    """A map, or one class of it against the rest.
+
+    Attributes:
+        number: of the class, from 0; None for a map of one foreground.
+        name: of the class.
+    """
+
+    number: int | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +124,7 @@ def pseudolabel(
     labels: Labels = Path("labels"),
     out: Out = Path("pseudolabels"),
     task: Task = TaskChoice.binary,
+    classes: Classes = None,
     patch: Patch = 64,
     grid: Grid = GridChoice.paper,
     values: Values = "0,255",
@@ -147,12 +164,13 @@ def pseudolabel(
     _name_the_rest(pairs, labels)
     paths = [path for path, _ in pairs.matched]
     masks = rasters.find_valid_masks(paths, valid_mask)
+    check_classes(task, classes=classes, band=band)
+    names: list[str] = []
+    if task is TaskChoice.multiclass:
+        names = rasters.class_names(rasters.count_bands(paths, key=key), classes, None)
     items = [
-        Item(
-            path,
-            {"logits": path, "label": label} | masks.role(path),
-            _outputs(path, out),
-        )
+        _Item(path, {"logits": path, "label": label} | masks.role(path), _outputs(path, out / name), number, name)
+        for number, name in (enumerate(names) if names else [(None, "")])
         for path, label in pairs.matched
     ]
     if (out / _LABELS).resolve() == labels.resolve():
@@ -169,6 +187,8 @@ def pseudolabel(
     if not overwrite:
         manifest.refuse_strangers(output for item in items for output in item.outputs.values())
     page = None
+    if report is not None and names:
+        raise UsageError("--report with --task multiclass", hint="report on one class at a time, with --bidx")
     if report is not None:
         files = [path for item in items for path in (*item.inputs.values(), *item.outputs.values())]
         page = reporting.HeadroomReport(report, paths, files, images=page_images, patch=patch, grid=grid.value)
@@ -188,6 +208,7 @@ def pseudolabel(
         masks,
         band,
         key,
+        names,
         mask_values(values),
         options,
         settings={
@@ -209,23 +230,25 @@ def pseudolabel(
         return
     manifest.start()
     remove_stale(output.parent for item in items for output in item.outputs.values())
-    headroom = Headroom()
+    headrooms = {name: Headroom() for name in names or [""]}
     started = time.perf_counter()
     batch = run_batch(
         items,
         lambda item: _work(item, run, manifest, overwrite=overwrite),
-        name=lambda item: str(item.path),
+        name=lambda item: f"{item.path}, class {item.name}" if item.name else str(item.path),
         label="Searching thresholds",
         fail_fast=fail_fast,
         threads=min(thread_count(threads), len(items)),
         stop=run.stop,
-        on_done=lambda _, result: headroom.add(result.curve, result.oracle),
+        on_done=lambda item, result: headrooms[item.name].add(result.curve, result.oracle),
     )
     _summarise(batch, out, time.perf_counter() - started)
     if json:
-        console.json_line(_document(headroom, run, out, batch.failures))
-    elif headroom.images:
-        _show(headroom, run)
+        console.json_line(_document(headrooms, run, out, batch.failures))
+    elif names and batch.results:
+        _show_classes(headrooms, run)
+    elif batch.results:
+        _show(headrooms[""], run)
     if page is not None:
         from prn_cli.report import Searched
 
@@ -255,34 +278,47 @@ def _outputs(path: Path, out: Path) -> dict[str, Path]:
     }
 
 
-def _why(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> str:
+def _settings(item: _Item, run: _Run) -> Mapping[str, Any]:
+    return run.settings if item.number is None else {**run.settings, "class": item.number}
+
+
+def _why(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> str:
     """Why `_work` would write the outputs of a map; empty if it would keep them."""
     run.valid_masks.of(item.path)
-    job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
+    job = manifest.job(inputs=item.inputs, settings=_settings(item, run), outputs=item.outputs)
     return manifest.why(job) or ("--overwrite" if overwrite else "")
 
 
-def _work(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
+def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
     """Search one map. Its outputs are kept if they are current; the figures are always counted anew."""
     from prn_cli.manifest import check_unchanged
-    from prn_cli.rasters import open_grey_label, open_label, open_scores
+    from prn_cli.rasters import open_class_numbers, open_grey_label, open_label, open_scores
 
     started = time.perf_counter()
     valid_mask = run.valid_masks.of(item.path)
-    job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
+    job = manifest.job(inputs=item.inputs, settings=_settings(item, run), outputs=item.outputs)
     kept = not overwrite and manifest.finished(job) is not None
-    open_truth = open_grey_label if run.task is TaskChoice.saliency else open_label
+    label_path = item.inputs["label"]
+    label: LabelMap
+    if item.number is not None:
+        label = numbers = open_class_numbers(label_path, nodata=run.label_nodata, one=item.number)
+        numbers.check_below(len(run.classes))
+    else:
+        open_truth = open_grey_label if run.task is TaskChoice.saliency else open_label
+        label = open_truth(label_path, nodata=run.label_nodata)
     with (
-        open_truth(item.inputs["label"], nodata=run.label_nodata) as label,
+        label,
         open_scores(
             item.path,
             kind=run.kind,
             nodata=run.nodata,
             valid_mask=valid_mask,
-            band=run.band,
+            band=run.band if item.number is None else item.number + 1,
             key=run.key,
         ) as scores,
     ):
+        if item.number is not None and scores.raster.bands != len(run.classes):
+            raise InputError(f"{scores.raster.bands} classes, expected {len(run.classes)}", path=item.path)
         if (label.height, label.width) != (scores.height, scores.width):
             raise InputError(
                 f"label of {label.height}×{label.width} pixels, expected {scores.height}×{scores.width} as in "
@@ -301,7 +337,9 @@ def _work(item: Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Res
     return result
 
 
-def _search(item: Item, run: _Run, scores: ScoreMap, label: LabelMap, on_written: Callable[[], None] | None) -> _Result:
+def _search(
+    item: _Item, run: _Run, scores: ScoreMap, label: LabelMap, on_written: Callable[[], None] | None
+) -> _Result:
     """Search, write and count one map, some rows of patches at a time.
 
     `on_written` is called just before the outputs take their names; without it, none are written.
@@ -363,7 +401,7 @@ def _search(item: Item, run: _Run, scores: ScoreMap, label: LabelMap, on_written
     return _Result(curve, oracle, height * width, on_written is None)
 
 
-def _summarise(batch: Batch[Item, _Result], out: Path, seconds: float) -> None:
+def _summarise(batch: Batch[_Item, _Result], out: Path, seconds: float) -> None:
     """One line on stderr: how many, where, how fast."""
     if not batch.results:
         return
@@ -373,25 +411,33 @@ def _summarise(batch: Batch[Item, _Result], out: Path, seconds: float) -> None:
     console.note(f"{done} → {out}; {pixels / 1e6 / seconds:.3g} Mpx/s")
 
 
-def _document(headroom: Headroom, run: _Run, out: Path, failures: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """The JSON document; figures are null without images."""
+def _document(
+    headrooms: Mapping[str, Headroom], run: _Run, out: Path, failures: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """The JSON document; figures are null without images; of several classes, they stand under `classes` by name."""
 
     def plain(cut: Cut) -> dict[str, Any]:
         record = {"pooled": round(cut.pooled, 6), "mean": round(cut.mean, 6)}
         return record if cut.threshold is None else {"threshold": cut.threshold} | record
 
-    any_images = headroom.images > 0
-    gain = _gain(headroom) if any_images else None
+    def figures(headroom: Headroom) -> dict[str, Any]:
+        any_images = headroom.images > 0
+        gain = _gain(headroom) if any_images else None
+        return {
+            "images": headroom.images,
+            "pixels": headroom.pixels,
+            "at_half": plain(headroom.at(0.5)) if any_images else None,
+            "best_single": plain(headroom.best_single()) if any_images else None,
+            "oracle": plain(headroom.oracle()) if any_images else None,
+            "headroom": None if gain is None else {"pooled": round(gain[0], 6), "mean": round(gain[1], 6)},
+        }
+
+    found = {name: figures(headroom) for name, headroom in headrooms.items()}
     return {
-        "images": headroom.images,
-        "pixels": headroom.pixels,
+        **({"classes": found} if run.classes else found[""]),
         "patch": run.patch,
         "grid": run.grid,
         "input_kind": run.kind,
-        "at_half": plain(headroom.at(0.5)) if any_images else None,
-        "best_single": plain(headroom.best_single()) if any_images else None,
-        "oracle": plain(headroom.oracle()) if any_images else None,
-        "headroom": None if gain is None else {"pooled": round(gain[0], 6), "mean": round(gain[1], 6)},
         "out": str(out),
         "failures": [{"file": name, "error": cause} for name, cause in failures],
     }
@@ -424,4 +470,31 @@ def _show(headroom: Headroom, run: _Run) -> None:
     table.add_section()
     pooled, mean = _gain(headroom)
     table.add_row("[bold]Headroom[/bold] over the best single", "", f"{pooled:+.4f}", f"{mean:+.4f}")
+    console.show(table)
+
+
+def _show_classes(headrooms: Mapping[str, Headroom], run: _Run) -> None:
+    """Print the table of every class against the rest, pooled over the images."""
+    from rich import box
+    from rich.table import Table
+
+    found = {name: headroom for name, headroom in headrooms.items() if headroom.images}
+    images = max(headroom.images for headroom in found.values())
+    console.show(f"[bold]{images} image{'s' if images > 1 else ''}[/bold]; patches of {run.patch} px, {run.grid} grid")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("Pooled IoU against the rest", no_wrap=True)
+    for title in ("At 0.5", "Best single", "at", "Oracle", "Headroom"):
+        table.add_column(title, justify="right")
+
+    def add_row(name: str, values: Sequence[float], threshold: str) -> None:
+        half, single, oracle, gain = values
+        table.add_row(name, f"{half:.4f}", f"{single:.4f}", threshold, f"{oracle:.4f}", f"{gain:+.4f}")
+
+    rows = []
+    for name, headroom in found.items():
+        cuts = headroom.at(0.5), headroom.best_single(), headroom.oracle()
+        rows.append((*(cut.pooled for cut in cuts), cuts[2].pooled - cuts[1].pooled))
+        add_row(name, rows[-1], f"{cuts[1].threshold:g}")
+    table.add_section()
+    add_row("[bold]Mean[/bold]", [sum(column) / len(rows) for column in zip(*rows, strict=True)], "")
     console.show(table)

@@ -49,6 +49,7 @@ from prn_cli.commands.options import (
     ValidMask,
     Values,
     Verbose,
+    check_classes,
     creation_options,
     mask_values,
     thread_count,
@@ -467,7 +468,8 @@ def refine(
     from prn_cli.weights import find_weights
 
     check_part(num_parts, part_id)
-    _check_task(task, threshold=threshold, values=values, band=band, classes=classes, palette=palette_file)
+    check_classes(task, classes=classes, band=band)
+    _check_task(task, threshold=threshold, values=values, palette=palette_file)
     objects = Objects(polygons, min_area, fill_holes)
     objects.check_task(task)
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
@@ -719,28 +721,15 @@ def _content(
     return {"dtype": "uint8", "nodata": nodata, "palette": palette}
 
 
-def _check_task(
-    task: TaskChoice,
-    *,
-    threshold: float | None,
-    values: str,
-    band: int | None,
-    classes: str | None,
-    palette: Path | None,
-) -> None:
+def _check_task(task: TaskChoice, *, threshold: float | None, values: str, palette: Path | None) -> None:
     """Refuse options that have no part in a task."""
-    if task is TaskChoice.saliency and threshold is not None:
-        raise UsageError("--threshold with --task saliency: soft maps are not cut", hint="leave it out")
-    if task is TaskChoice.multiclass:
-        for option, given in (
-            ("--threshold", threshold is not None),
-            ("--values", mask_values(values) != (0, 255)),
-            ("--bidx", band is not None),
-        ):
-            if given:
-                raise UsageError(f"{option} with --task multiclass, which takes all classes", hint="leave it out")
-    elif classes is not None or palette is not None:
-        raise UsageError("--classes and --palette are for --task multiclass")
+    if task is not TaskChoice.binary and threshold is not None:
+        why = "soft maps are not cut" if task is TaskChoice.saliency else "the greatest score counts"
+        raise UsageError(f"--threshold with --task {task}: {why}", hint="leave it out")
+    if task is TaskChoice.multiclass and mask_values(values) != (0, 255):
+        raise UsageError(f"--values with --task {task}, whose masks hold class numbers", hint="leave it out")
+    if task is not TaskChoice.multiclass and palette is not None:
+        raise UsageError("--palette is for --task multiclass")
 
 
 def _why(item: Item, run: _Run, manifest: Manifest | None, partners: Sequence[Partners], *, overwrite: bool) -> str:

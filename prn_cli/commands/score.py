@@ -41,6 +41,7 @@ from prn_cli.commands.options import (
     Threads,
     ValidMask,
     Verbose,
+    check_classes,
     thread_count,
 )
 from prn_cli.errors import InputError, OutputError, UsageError, one_line
@@ -190,6 +191,7 @@ def score(
     from prn_cli.saliency import score_soft_map
     from prn_cli.score import ImageCounter
 
+    check_classes(task, classes=classes, band=band)
     if json and csv_file == "-":
         raise UsageError("--json and --csv - both want stdout", hint="give --csv a file")
     if not math.isfinite(buffer):

@@ -143,6 +143,33 @@ def test_masks_and_their_base_model_are_compared(folder, prn, make_onnx):
     assert sum("IoU 3" in line for line in out.splitlines()) == 2
 
 
+def test_the_headroom_of_every_class(folder, prn):
+    options = ("--labels", "labels", "--task", "multiclass", "--classes", ",".join(CLASSES), "--patch", "32")
+    code, out, _ = prn("pseudolabel", "logits", *options, "-o", "p", "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert list(document["classes"]) == list(CLASSES)
+    for number, name in enumerate(CLASSES):
+        (folder / "one").mkdir(exist_ok=True)
+        for stem in NAMES:
+            label = numbers_of(folder / "labels" / f"{stem}.png")[1]
+            np.save(folder / "one" / f"{stem}.npy", np.where(label == 255, 255, label == number).astype(np.uint8))
+        binary = ("--labels", "one", "--label-nodata", "255", "--bidx", number + 1, "--patch", "32", "--overwrite")
+        code, out, _ = prn("pseudolabel", "logits", *binary, "-o", "q", "--json")
+        assert code == 0
+        alone = json.loads(out)
+        for key in ("images", "pixels", "at_half", "best_single", "oracle", "headroom"):
+            assert document["classes"][name][key] == alone[key]
+        for kind, suffix in (("labels", "png"), ("thresholds", "npy")):
+            same = [(folder / place / kind / f"a.{suffix}").read_bytes() for place in (f"p/{name}", "q")]
+            assert same[0] == same[1]
+    code, out, err = prn("pseudolabel", "logits", *options, "-o", "p")
+    assert code == 0
+    assert "12 kept" in err
+    assert max(map(len, out.splitlines())) <= 80
+    assert [line.split()[0] for line in out.splitlines()[3:] if "0." in line] == [*CLASSES, "Mean"]
+
+
 def test_what_does_not_fit_is_refused(folder, prn):
     task = ("--task", "multiclass")
     for arguments, message in (
@@ -151,7 +178,7 @@ def test_what_does_not_fit_is_refused(folder, prn):
         (("refine", "logits", "-o", "m", *task, "--values", "0,1"), "--values with --task multiclass"),
         (("refine", "logits", "-o", "m", *task, "--bidx", "2"), "--bidx with --task multiclass"),
         (("refine", "logits", "-o", "m", *task, "--classes", "a,b"), "names 2 classes, expected 4"),
-        (("refine", "logits", "-o", "m", "--classes", "a,b"), "are for --task multiclass"),
+        (("refine", "logits", "-o", "m", "--classes", "a,b"), "--classes is for --task multiclass"),
     ):
         code, _, err = prn(*arguments)
         assert code in (1, 2)
