@@ -78,7 +78,7 @@ class Choice:
     strengths: dict[str, float]
 
 
-def choose(counts: NDArray[np.int64], groups: Sequence[str], *, seed: int = 0) -> Choice:
+def choose(counts: NDArray[np.int64], groups: Sequence[str], *, any_threshold: bool = True, seed: int = 0) -> Choice:
     """Choose strength and threshold on held-out maps.
 
     The strength is the one with the largest expected gain over the base model at 0.5: the mean over groups, so that a
@@ -89,6 +89,7 @@ def choose(counts: NDArray[np.int64], groups: Sequence[str], *, seed: int = 0) -
     Args:
         counts: `(maps, S, T, 4)`, see `tally`.
         groups: of each map: its scene, or one name for all.
+        any_threshold: whether the threshold may leave 0.5; of several classes, the greatest score counts instead.
         seed: of the bootstrap.
     """
     names = sorted(set(groups))
@@ -98,7 +99,7 @@ def choose(counts: NDArray[np.int64], groups: Sequence[str], *, seed: int = 0) -
     gains = scores - scores[:, :1, _HALF : _HALF + 1]
     expected = gains[:, :, _HALF].mean(axis=0)
     best = int(np.argmax(expected))  # the first of equals, which is the weaker
-    cut = _threshold(counts[:, best], pooled[:, best], seed)
+    cut = _threshold(counts[:, best], pooled[:, best], seed) if any_threshold else _HALF
     return Choice(
         strength=STRENGTHS[best],
         threshold=THRESHOLDS[cut],

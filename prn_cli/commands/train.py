@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.commands.training_run import Outcome
-    from prn_cli.rasters import Partners
+    from prn_cli.rasters import Partners, ScoreMap
     from prn_cli.strength import Choice
     from prn_cli.training.augment import TrainingMap
     from prn_cli.training.loop import Settings
@@ -107,6 +107,7 @@ def train(
     validation_images: Annotated[
         Path | None, _option("--validation-images", "Folder of their images. Default: --images", _DATA)
     ] = None,
+    classes: options.Classes = None,
     network: Annotated[
         NetworkChoice, _option("--network", "fast: ours; paper: as published.", _METHOD)
     ] = NetworkChoice.fast,
@@ -272,11 +273,13 @@ def train(
         raise UsageError(f"{given[0]} and {given[1]} exclude each other")
     if given and given[0].startswith("--validation") and (folds or 1) > 1:
         raise UsageError(f"--folds {folds} and {given[0]} exclude each other")
+    options.check_classes(task, classes=classes, band=bidx)
     _check_folder(out, resume=resume, overwrite=overwrite)
 
     reader = _Reader(
         folder=out,
         task=task,
+        classes=classes,
         kind=input_kind.value,
         nodata=nodata,
         label_nodata=label_nodata,
@@ -291,7 +294,7 @@ def train(
     )
     found = reader.read(list(logits or ["logits"]), labels, images, null=null)
     failures = found.failures
-    if validation_logits is None and len({m.name for m in found.maps}) < 2:
+    if validation_logits is None and len(_names(found.maps)) < 2:
         raise InputError(
             "1 labelled map, expected at least 2: one to learn from, one to hold out",
             hint="label more maps, or cut the map into several",
@@ -321,11 +324,11 @@ def train(
     else:
         learn, hold, how = _split(found.maps, scenes, validation_fraction, validation_stems, seed)
     processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
-    held_out = f"{len(hold)} held out ({how})" if hold else f"held out: {how}"
-    console.note(f"{len(learn)} maps to learn from, {held_out}; device {where.type}{processes}")
+    held_out = f"{len(_names(hold))} held out ({how})" if hold else f"held out: {how}"
+    console.note(f"{len(_names(learn))} maps to learn from, {held_out}; device {where.type}{processes}")
     if not scenes and validation_logits is None:
-        _hint_at_scenes([m.name for m in found.maps])
-    conditions = {
+        _hint_at_scenes(_names(found.maps))
+    conditions: dict[str, Any] = {
         "task": task.value,
         "device": where.type,
         "threads": thread_count,
@@ -338,6 +341,8 @@ def train(
         "bidx": bidx,
         "folds": [sorted(part.held_out) for part in parts],
     }
+    if task is options.TaskChoice.multiclass:
+        conditions["classes"] = found.classes
     if images is not None:
         conditions["images"] = str(images)
     fingerprint = _fingerprint(learn, hold, settings, conditions)
@@ -347,7 +352,7 @@ def train(
     run = TrainingRun(make, settings, where, out, fingerprint, resume=resume, tensorboard=tensorboard)
     outcome = run.cross_validated(learn, parts) if parts else run.held_out(learn, hold)
     about = {"held_out_how": how, "left_out": [name for name, _ in failures], "conditions": conditions}
-    card = _conclude(outcome, learn, scenes, settings, out, about)
+    card = _conclude(outcome, learn, scenes, found.classes, settings, out, about)
     if card is None:
         return
     if json:
@@ -464,6 +469,7 @@ class _Reader:
 
     folder: Path
     task: options.TaskChoice
+    classes: str | None
     kind: Any
     nodata: float | None
     label_nodata: float | None
@@ -480,7 +486,15 @@ class _Reader:
         """All maps of a set; failures are named and passed over."""
         import sys
 
-        from prn_cli.rasters import detect_kind, find_images, find_inputs, find_valid_masks, pair_by_stem
+        from prn_cli.rasters import (
+            class_names,
+            count_bands,
+            detect_kind,
+            find_images,
+            find_inputs,
+            find_valid_masks,
+            pair_by_stem,
+        )
         from prn_cli.training.augment import TrainingMap
 
         inputs = find_inputs(arguments, stdin=sys.stdin, null=null)
@@ -494,12 +508,15 @@ class _Reader:
         if kind == "auto":
             kind = detect_kind([path for path, _ in pairs.matched], nodata=self.nodata, key=self.key)
             console.note(f"input kind: {kind}")
+        classes = [""]
+        if self.task is options.TaskChoice.multiclass:
+            classes = class_names(count_bands([path for path, _ in pairs.matched], key=self.key), self.classes, None)
         masks = find_valid_masks([path for path, _ in pairs.matched], self.valid_mask)
         pictures = find_images([path for path, _ in pairs.matched], images)
         store = _Store(self.folder)
         batch = run_batch(
             pairs.matched,
-            lambda pair: self._read_map(*pair, kind=kind, masks=masks, pictures=pictures, store=store),
+            lambda pair: self._read_map(*pair, len(classes), kind=kind, masks=masks, pictures=pictures, store=store),
             name=lambda pair: str(pair[0]),
             label="reading",
             fail_fast=self.fail_fast,
@@ -512,54 +529,107 @@ class _Reader:
         stored = store.mapped()
         return _Set(
             maps=[
-                TrainingMap(path.stem, *(place.view(stored) for place in places)) for (path, _), places in batch.results
+                TrainingMap(path.stem, *(place.view(stored) for place in places))
+                for (path, _), found in batch.results
+                for places in found
             ],
-            paths=[path.resolve() for (path, _), _ in batch.results],
+            paths=[path.resolve() for (path, _), found in batch.results for _ in found],
+            classes=classes,
             kind=kind,
             failures=batch.failures,
         )
 
     def _read_map(
-        self, path: Path, label_path: Path, *, kind: Any, masks: Partners, pictures: Partners, store: _Store
-    ) -> tuple[_Place, ...]:
-        import numpy as np
-
+        self,
+        path: Path,
+        label_path: Path,
+        classes: int,
+        *,
+        kind: Any,
+        masks: Partners,
+        pictures: Partners,
+        store: _Store,
+    ) -> list[tuple[_Place, ...]]:
+        """Logits, label, pseudo-label and perhaps the image of a map; of several classes, one after the other."""
         from prn_cli.manifest import unchanged
-        from prn_cli.pixels import IGNORE
-        from prn_cli.pseudolabels import apply_thresholds, best_thresholds
-        from prn_cli.rasters import open_image, open_scores, read_grey_label, read_label
+        from prn_cli.rasters import open_image
 
         valid_mask, picture = masks.of(path), pictures.of(path)
         with (
             unchanged(path, label_path, valid_mask, picture),
-            open_scores(
-                path, kind=kind, nodata=self.nodata, valid_mask=valid_mask, band=self.band, key=self.key
-            ) as scores,
+            self._open_scores(path, classes, kind=kind, valid_mask=valid_mask) as scores,
         ):
             logits, probabilities = scores.logits(), scores.probabilities()
-            read = read_grey_label if self.task is options.TaskChoice.saliency else read_label
-            label = read(label_path, nodata=self.label_nodata)
+            labels = self._labels(label_path, classes)
             image = None
             if picture is not None:
                 with open_image(picture, like=scores.raster, bands=self.image_bands) as opened:
-                    image = opened.read()
-        if label.shape != logits.shape:
-            raise InputError(f"label has shape {label.shape}, its logit map {logits.shape}", path=label_path)
+                    image = store.put(opened.read())
+        if labels[0].shape != logits.shape[-2:]:
+            raise InputError(f"label has shape {labels[0].shape}, its logit map {logits.shape[-2:]}", path=label_path)
+        planes = zip(logits, probabilities, strict=True) if classes > 1 else [(logits, probabilities)]
+        found = [self._prepared(path, *pair, label, store) for pair, label in zip(planes, labels, strict=True)]
+        return found if image is None else [(*places, image) for places in found]
+
+    def _open_scores(self, path: Path, classes: int, *, kind: Any, valid_mask: Path | None) -> ScoreMap:
+        from prn_cli.rasters import open_class_scores, open_scores
+
+        if classes == 1:
+            return open_scores(path, kind=kind, nodata=self.nodata, valid_mask=valid_mask, band=self.band, key=self.key)
+        scores = open_class_scores(path, kind=kind, nodata=self.nodata, valid_mask=valid_mask, key=self.key)
+        if scores.classes != classes:
+            scores.close()
+            raise InputError(f"{scores.classes} classes, expected {classes}", hint="name maps of one model", path=path)
+        return scores
+
+    def _labels(self, path: Path, classes: int) -> list[NDArray[np.uint8]]:
+        """The label, or one against the rest for every class; uint8, 0, 1, 255 ignore."""
+        import numpy as np
+
+        from prn_cli.pixels import IGNORE
+        from prn_cli.rasters import open_class_numbers, read_grey_label, read_label
+
+        if classes == 1:
+            read = read_grey_label if self.task is options.TaskChoice.saliency else read_label
+            return [read(path, nodata=self.label_nodata)]
+        with open_class_numbers(path, nodata=self.label_nodata) as opened:
+            opened.check_below(classes)
+            numbers = opened.read()
+        ignored = numbers == IGNORE
+        return [np.where(ignored, np.uint8(IGNORE), (numbers == number).view(np.uint8)) for number in range(classes)]
+
+    def _prepared(
+        self,
+        path: Path,
+        logits: NDArray[np.float32],
+        probabilities: NDArray[np.float32],
+        label: NDArray[np.uint8],
+        store: _Store,
+    ) -> tuple[_Place, ...]:
+        import numpy as np
+
+        from prn_cli.pixels import IGNORE
+        from prn_cli.pseudolabels import apply_thresholds, best_thresholds
+
         label[np.isnan(logits)] = IGNORE  # what no base model scored, no network is to answer for
         if np.all(label == IGNORE):
             raise InputError("no pixel is valid in both the logit map and its label", path=path)
         thresholds = best_thresholds(probabilities, label, patch=self.patch, grid=self.grid)
         pseudo = apply_thresholds(probabilities, thresholds, patch=self.patch)
         pseudo[label == IGNORE] = IGNORE
-        return tuple(store.put(array) for array in (logits, label, pseudo, image) if array is not None)
+        return tuple(store.put(array) for array in (logits, label, pseudo))
 
 
 @dataclass(frozen=True)
 class _Set:
-    """The maps of a set, their files, and what became of the files that could not be used."""
+    """The maps of a set, their files, and what became of the files that could not be used.
+
+    Of several classes, the maps of one image follow each other, under one name: so they are held out together.
+    """
 
     maps: list[TrainingMap]
     paths: list[Path]
+    classes: list[str]
     kind: str
     failures: list[tuple[str, str]]
 
@@ -609,7 +679,7 @@ def _fold_count(folds: int | None, maps: list[TrainingMap], scenes: dict[str, st
     count = len(set(scenes.values()))
     if scenes and count <= _FEW_GROUPS:
         return max(count, 2)  # one scene is refused where the folds are made
-    few = len({m.name for m in maps}) < FEW_MAPS
+    few = len(_names(maps)) < FEW_MAPS
     return FOLDS if few and network is NetworkChoice.fast else 1
 
 
@@ -649,14 +719,20 @@ def _split(
         held = set(fold.held_out)
         how = f"scenes {', '.join(sorted({scenes[name] for name in held}))}"
     else:
-        count = min(max(round(len(maps) * fraction), 1), len(maps) - 1)
-        order = np.random.default_rng(seed).permutation(len(maps))
-        held = {maps[index].name for index in order[:count]}
+        names = _names(maps)
+        count = min(max(round(len(names) * fraction), 1), len(names) - 1)
+        order = np.random.default_rng(seed).permutation(len(names))
+        held = {names[index] for index in order[:count]}
         how = f"{fraction:.0%} of the images, drawn with seed {seed}"
     learn, hold = [m for m in maps if m.name not in held], [m for m in maps if m.name in held]
     if not learn or not hold:
         raise UsageError(f"{len(learn)} maps to learn from and {len(hold)} held out, expected at least 1 of each")
     return learn, hold, how
+
+
+def _names(maps: Sequence[TrainingMap]) -> list[str]:
+    """The names of the images, each once."""
+    return list(dict.fromkeys(m.name for m in maps))
 
 
 def _fingerprint(
@@ -681,6 +757,7 @@ def _conclude(
     outcome: Outcome,
     learn: list[TrainingMap],
     scenes: dict[str, str],
+    classes: list[str],
     settings: Settings,
     out: Path,
     about: dict[str, Any],
@@ -706,13 +783,25 @@ def _conclude(
     parallel.leave()
     if not first:
         return None
-    choice = choose(outcome.counts, [scenes.get(name, "") for name in outcome.maps], seed=settings.seed)
+    # Of several classes, each against the rest: the maps of an image follow each other, in the order of the classes.
+    several = len(classes) > 1
+    groups = [
+        ", ".join(filter(None, (scenes.get(name, ""), classes[position % len(classes)])))
+        for position, name in enumerate(outcome.maps)
+    ]
+    choice = choose(outcome.counts, groups, any_threshold=not several, seed=settings.seed)
     chosen = STRENGTHS.index(choice.strength), THRESHOLDS.index(choice.threshold)
-    before = outcome.counts[:, 0, THRESHOLDS.index(0.5)].astype(np.float64)
-    after = outcome.counts[:, chosen[0], chosen[1]].astype(np.float64)
+    images = len(outcome.maps) // len(classes)
+    before = outcome.counts[:, 0, THRESHOLDS.index(0.5)].astype(np.float64).reshape(images, -1)
+    after = outcome.counts[:, chosen[0], chosen[1]].astype(np.float64).reshape(images, -1)
+
+    def mean_iou(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean over the classes, each against the rest; of one foreground, its IoU."""
+        return np.asarray(iou(counts.reshape(*counts.shape[:-1], len(classes), 4)).mean(axis=-1), np.float64)
+
     figures = {}
     for name, pool in (("pooled_iou", True), ("mean_iou", False)):
-        comparison = compare(before, after, iou, pool=pool, seed=settings.seed)
+        comparison = compare(before, after, mean_iou, pool=pool, seed=settings.seed)
         figures[name] = {
             part: [_number(value) for value in getattr(comparison, part)] for part in ("before", "after", "difference")
         }
@@ -728,12 +817,12 @@ def _conclude(
         card={
             "prn_version": __version__,
             "data": {
-                "learned_from": [m.name for m in learn],
-                "held_out": list(outcome.maps),
+                "learned_from": _names(learn),
+                "held_out": list(dict.fromkeys(outcome.maps)),
                 "held_out_how": about["held_out_how"],
                 "scenes": len(set(scenes.values())),
                 "left_out": about["left_out"],
-                "pixels": int(sum(m.label.size for m in learn)),
+                "pixels": int(sum(m.label.size for m in learn)) // len(classes),
             },
             "patch": settings.patch,
             "settings": asdict(settings),
@@ -743,7 +832,12 @@ def _conclude(
             "seconds": round(outcome.seconds, 1),
             "choice": {key: _rounded(value) for key, value in asdict(choice).items()},
             "held_out_figures": figures,
-            "verdict": _verdict(choice, figures["pooled_iou"]["difference"], len(set(scenes.values()))),
+            "verdict": _verdict(
+                choice,
+                figures["pooled_iou"]["difference"],
+                len(set(groups)),
+                "classes" if several else "scenes",
+            ),
         },
     )
 
@@ -756,14 +850,14 @@ def _number(value: float) -> float | None:
     return None if value != value else round(float(value), 6)
 
 
-def _verdict(choice: Choice, difference: list[float | None], scenes: int) -> str:
+def _verdict(choice: Choice, difference: list[float | None], groups: int, noun: str) -> str:
     change, low, high = difference
     if change is None or change <= 0:
         return "refinement does not help on the held-out images"
     losers = [name for name, gain in choice.groups.items() if gain < 0]
-    if losers and scenes > 1:
+    if losers and groups > 1:
         return (
-            f"refinement helps on the mean of the held-out scenes, and harms {len(losers)} of {scenes}: "
+            f"refinement helps on the mean of the held-out {noun}, and harms {len(losers)} of {groups}: "
             f"{', '.join(losers[:3])}"
         )
     if low is None or high is None:
@@ -779,7 +873,9 @@ def _show(card: dict[str, Any], out: Path) -> None:
     table = Table(title=f"{len(card['data']['held_out'])} held-out images", title_justify="left")
     for heading in ("", "before", "after", "change, points", "95 % interval"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for name, label in (("pooled_iou", "IoU, pooled"), ("mean_iou", "IoU, mean")):
+    several = card["conditions"]["task"] == options.TaskChoice.multiclass
+    labels = ("IoU of a class, pooled", "IoU of a class, mean") if several else ("IoU, pooled", "IoU, mean")
+    for name, label in zip(("pooled_iou", "mean_iou"), labels, strict=True):
         row = card["held_out_figures"][name]
         change, low, high = row["difference"]
         interval = "–" if low is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
@@ -790,8 +886,11 @@ def _show(card: dict[str, Any], out: Path) -> None:
     console.show(
         f"Strength {choice['strength']:g}, cut at {choice['threshold']:g} (expected gain by strength: {gains})."
     )
-    if card["data"]["scenes"] > 1:
-        console.show("By scene: " + ", ".join(f"{name} {100 * gain:+.2f}" for name, gain in choice["groups"].items()))
+    if len(choice["groups"]) > 1:
+        console.show(
+            f"By {'class' if several else 'scene'}: "
+            + ", ".join(f"{name} {100 * gain:+.2f}" for name, gain in choice["groups"].items())
+        )
     console.show(f"{card['verdict'][0].upper()}{card['verdict'][1:]}.")
     if card["data"]["scenes"] < 2:
         console.show("New images of the same scenes can expect as much; of other scenes, this says nothing (--groups).")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from prn_cli.classes import MOST_CLASSES, one_versus_rest, one_versus_rest_of
 from prn_cli.errors import InputError, UsageError
 from prn_cli.pixels import IGNORE
+from prn_cli.probabilities import sigmoid
 from prn_cli.rasters.kinds import InputKind, no_valid_pixel
 from prn_cli.rasters.labels import LabelMap
 from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster
@@ -49,6 +50,11 @@ class ClassScoreMap(ScoreMap):
         """
         scores = self._scores(window)
         return one_versus_rest(scores) if self.kind == "logits" else one_versus_rest_of(scores)
+
+    def probabilities(self, window: Window | None = None) -> NDArray[np.float32]:
+        """Read the probabilities of the softmax, `(C, h, w)` float32 in [0, 1]; otherwise as `logits`."""
+        scores = self._scores(window)
+        return sigmoid(one_versus_rest(scores)) if self.kind == "logits" else scores
 
     def scores(self, window: Window | None = None) -> NDArray[np.float32]:
         """Read logits or probabilities, whichever the file holds, `(C, h, w)` float32; otherwise as `logits`."""

@@ -170,6 +170,37 @@ def test_the_headroom_of_every_class(folder, prn):
     assert [line.split()[0] for line in out.splitlines()[3:] if "0." in line] == [*CLASSES, "Mean"]
 
 
+def test_weights_are_trained_on_every_class_against_the_rest(folder, prn):
+    options = ("--task", "multiclass", "--classes", ",".join(CLASSES), "--labels", "labels", "--crop", "64")
+    line = ("train", "logits", *options, "--batch", "2", "--steps", "2", "--epochs", "1", "--threads", "1", "--json")
+    code, out, _ = prn(*line, "-o", "run", "--folds", "3")
+    assert code == 0
+    card = json.loads(out)
+    assert card["data"]["learned_from"] == list(NAMES)
+    assert sorted(card["data"]["held_out"]) == list(NAMES)
+    assert card["data"]["pixels"] == 3 * 80 * 70
+    assert card["conditions"]["classes"] == list(CLASSES)
+    assert sorted(card["conditions"]["folds"]) == [[name] for name in NAMES]
+    assert list(card["choice"]["groups"]) == sorted(CLASSES)
+    assert card["choice"]["threshold"] == 0.5
+    label = [numbers_of(folder / "labels" / f"{name}.png")[1] for name in NAMES]
+    before = []
+    for number in range(4):
+        tp = union = 0
+        for name, truth in zip(NAMES, label, strict=True):
+            logits = np.load(folder / "logits" / f"{name}.npy").astype(np.float64)
+            chosen = 2 * np.exp(logits[number]) > np.exp(logits).sum(axis=0)
+            valid = (truth != 255) & ~np.isnan(logits[0])
+            tp += (chosen & (truth == number) & valid).sum()
+            union += ((chosen | (truth == number)) & valid).sum()
+        before.append(tp / union)
+    assert card["held_out_figures"]["pooled_iou"]["before"][0] == pytest.approx(np.mean(before), abs=1e-6)
+    assert prn("refine", "logits", "-o", "masks", "--task", "multiclass", "-w", "run")[0] == 0
+    code, out, _ = prn(*line, "-o", "other", "--folds", "1", "--validation-fraction", "0.3")
+    assert code == 0
+    assert len(json.loads(out)["data"]["held_out"]) == 1
+
+
 def test_what_does_not_fit_is_refused(folder, prn):
     task = ("--task", "multiclass")
     for arguments, message in (
