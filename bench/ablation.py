@@ -21,9 +21,9 @@ from quality import SCENES, make_logits, trained
 SETS = ("epfl_roads", "kvasir_polyp", "dubai_road")
 ROWS: dict[str, tuple[str, ...]] = {
     "the default": (),
-    "with pseudo-labels, weight 0.7 (the paper's)": ("--pseudo-weight", "0.7"),
-    "with pseudo-labels, weight 0.3": ("--pseudo-weight", "0.3"),
-    "with exact pseudo-labels, weight 0.7": ("--pseudo-weight", "0.7", "--grid", "exact"),
+    "without pseudo-labels": ("--ground-truth-only",),
+    "pseudo-labels at weight 0.3": ("--pseudo-weight", "0.3"),
+    "exact pseudo-labels": ("--grid", "exact"),
     "without the soft IoU": ("--iou-weight", "0"),
     "without logit jitter": ("--jitter-scale", "0", "--jitter-shift", "0"),
     "twice the logit jitter": ("--jitter-scale", "0.4", "--jitter-shift", "1"),

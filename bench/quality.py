@@ -193,7 +193,7 @@ def bench_set(name: str, logits: Path, work: Path, seeds: list[int], only: str |
         "Platt scaling, cut at 0.5": lambda: [platt(train, test, work / "masks" / name / "platt")],
         "guided filter by the image, tuned": lambda: [guided(train, test, work / "masks" / name / "guided")],
         "`fast`, the paper's loss": lambda: learned("paper-loss", "--iou-weight", "0"),
-        "`fast`, with pseudo-labels": lambda: learned("pseudo", "--pseudo-weight", "0.7"),
+        "`fast`, the default": lambda: learned("default"),
         "`fast`, ground truth only": lambda: learned("ground-truth", "--ground-truth-only"),
         "shipped weights": lambda: [refined(test, work / "masks" / name / "shipped", "fast")],
         f"oracle, {PATCH} px patches": lambda: [scored(test, work / "oracle" / name / "labels")],
