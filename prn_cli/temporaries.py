@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows, which does not let go of open files and needs no locks for it
     fcntl = None  # type: ignore[assignment]
 
-_NAME = re.compile(r"\..{0,40}\.[0-9a-f]{16}\.prn-(tmp|new)(\.\w{1,12}){0,3}", re.DOTALL)
+_NAME = re.compile(r"\..{0,40}\.[0-9a-f]{16}\.prn-(tmp|new)(\.\w{1,12})?(\.ovr\.tmp)?", re.DOTALL)
 _STEM = 40  # characters, so that no name grows longer than file systems allow
 _JUST_MADE = 60.0  # seconds: a new one may be about to be locked
 _SURELY_LEFT = 86400.0  # seconds: for file systems without locks
