@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -56,22 +54,12 @@ from prn_cli.commands.options import (
 )
 from prn_cli.commands.parts import check_part, select_part
 from prn_cli.commands.plan import show_plan
-from prn_cli.errors import InputError, PrnError, UsageError
-from prn_cli.pixels import IGNORE
+from prn_cli.commands.refine_file import Figures, Run, content_of, open_map, rasters_of, refine_file
+from prn_cli.errors import PrnError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from prn_cli.commands.cluster import Cluster
-    from prn_cli.components import Runs
-    from prn_cli.drift import Reference
     from prn_cli.manifest import Manifest
-    from prn_cli.multiclass import ClassRows
-    from prn_cli.rasters import Partners, RasterWriter, ScoreMap
-    from prn_cli.refine import Ramp, Rows
-    from prn_cli.refiners import Refiner
-    from prn_cli.tiles import Window
+    from prn_cli.rasters import Partners
 
 _OUTPUT = "Output"
 _METHOD = "Method"
@@ -79,17 +67,9 @@ _CLUSTER = "Cluster"
 
 _FLOAT_SUFFIXES = (".npy", ".tif", ".tiff")
 _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
-# On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
-_WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
-# A large map keeps all cores at work and takes memory, so there are few at once: while the network runs on one, the
-# next is read and the last one is written.
-_MAPS_AT_ONCE = 2
-_LARGE_MAP = 1 << 22  # pixels
 _LARGE_FILE = 1 << 22  # bytes
 # On a cluster, so that workers that come later find work.
 _LEAST_CALLS = 32
-_READ_BY_WINDOW = (".npy", ".tif", ".tiff")
-_SECTION_PIXELS = 64e6
 
 
 class FormatChoice(StrEnum):
@@ -231,182 +211,6 @@ DaskSplit = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class _Map:
-    """An open map, and what reads its image, if the refiner takes one."""
-
-    scores: ScoreMap
-    read_image: Callable[[Window], NDArray[np.float32]] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What is the same for all maps of a run."""
-
-    refiner: Refiner
-    strength: float
-    threshold: float
-    tile: int
-    tta: bool
-    task: TaskChoice
-    classes: Sequence[str]
-    palette: NDArray[np.uint8] | None
-    objects: Objects
-    cog: bool
-    values: tuple[int, int]
-    open: Callable[[Item], AbstractContextManager[_Map]]
-    options: Mapping[str, str]
-    settings: Mapping[str, Any]
-    stop: threading.Event = field(default_factory=threading.Event)
-    turns: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(_MAPS_AT_ONCE))
-
-    @property
-    def nodata(self) -> int:
-        """What is written where a mask is invalid."""
-        from prn_cli.rasters import mask_nodata
-
-        return mask_nodata(self.values) if self.task is TaskChoice.binary else IGNORE
-
-    def written(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What is written of rows of a mask: of classes, the mask itself."""
-        import numpy as np
-
-        if self.task is not TaskChoice.binary:
-            return mask
-        background, foreground = self.values
-        result: NDArray[np.uint8] = mask * np.uint8(foreground - background) + np.uint8(background)
-        invalid = mask == IGNORE
-        if invalid.any():
-            result[invalid] = self.nodata
-        return result
-
-    def check_stop(self) -> None:
-        """Leave a map where it is, if the run has ended."""
-        if self.stop.is_set():
-            raise CancelledError
-
-    def refine(self, opened: _Map, section: slice = slice(None)) -> Iterator[Rows | ClassRows | Ramp]:
-        """Refine an open map; or, of a map of one class, a section."""
-        from prn_cli.multiclass import hold, refine_class_rows
-        from prn_cli.rasters import ClassScoreMap
-        from prn_cli.refine import refine_rows, refine_section
-
-        scores = opened.scores
-        options: dict[str, Any] = {
-            "tile": self.tile,
-            "tta": self.tta,
-            "strength": self.strength,
-            "batch": _WINDOWS_IN_A_RUN[self.refiner.device],
-            "on_run": self.check_stop,
-            "read_image": None if opened.read_image is None else hold(opened.read_image),
-        }
-        if not isinstance(scores, ClassScoreMap):
-            return refine_section(scores.logits, scores.height, scores.width, self.refiner, section=section, **options)
-        if scores.classes != len(self.classes):
-            raise InputError(
-                f"{scores.classes} classes, expected {len(self.classes)}",
-                hint="name maps of one model",
-                path=scores.path,
-            )
-        return refine_class_rows(
-            scores.logits,
-            scores.classes,
-            lambda read: refine_rows(read, scores.height, scores.width, self.refiner, **options),
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle all but the end of this process's run, which no other sees."""
-        kept = (getattr(self, part.name) for part in fields(self) if part.name not in ("stop", "turns"))
-        return _Run, tuple(kept)
-
-
-@dataclass(slots=True)
-class _Figures:
-    """Counts of pixels over the finished rows; `pixels` by class."""
-
-    height: int
-    width: int
-    classes: Sequence[str]
-    changed: int = 0
-    pixels: list[int] = field(default_factory=list)
-    drift: float | None = None
-
-    @staticmethod
-    def of(mask: NDArray[np.uint8], base: NDArray[np.uint8], classes: Sequence[str]) -> _Figures:
-        """Counts of rows of a refined and a base mask, uint8, 255 invalid."""
-        import numpy as np
-
-        # Comparing is so much faster than numpy.bincount that it is so for two dozen classes, too.
-        found = [int(np.count_nonzero(mask == number)) for number in range(max(len(classes), 2))]
-        height, width = mask.shape
-        return _Figures(height, width, classes, int(np.count_nonzero(mask != base)), found)
-
-    @property
-    def valid(self) -> int:
-        """How many pixels are valid."""
-        return sum(self.pixels)
-
-    def add(self, more: _Figures) -> None:
-        """Add the counts of further rows."""
-        self.pixels = [a + b for a, b in zip(self.pixels, more.pixels, strict=True)] if self.pixels else more.pixels
-        self.changed += more.changed
-
-    def take(self, runs: Runs) -> None:
-        """Count a whole mask."""
-        self.pixels = [int(runs.lengths[runs.values == value].sum()) for value in (0, 1)]
-        self.changed = runs.changed()
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the manifest and for JSON."""
-        figures: dict[str, Any] = {"height": self.height, "width": self.width, "valid": self.valid}
-        if self.classes:
-            figures["classes"] = dict(zip(self.classes, self.pixels, strict=True))
-        else:
-            figures["foreground"] = self.pixels[1]
-        return figures | {"changed": self.changed, "drift": self.drift}
-
-
-class _Sample:
-    """Some of a map's logits, every so many rows and columns, to hold against those of training."""
-
-    PIXELS = 1 << 16
-
-    def __init__(self, reference: Reference | None, pixels: int) -> None:
-        self.reference, self.step = reference, max(1, math.isqrt(pixels // self.PIXELS))
-        self.parts: list[NDArray[np.float32]] = []
-
-    def of(self, rows: Rows | ClassRows) -> NDArray[np.float32]:
-        """What falls into finished rows."""
-        import numpy as np
-
-        if self.reference is None:
-            return np.empty(0, np.float32)
-        return rows.logits[..., -rows.y % self.step :: self.step, :: self.step].ravel()
-
-    def distance(self) -> float | None:
-        """See `prn_cli.drift.Reference.distance`; None if the weights do not say what they were trained on."""
-        import numpy as np
-
-        from prn_cli.drift import describe
-
-        if self.reference is None:
-            return None
-        return round(self.reference.distance(describe(np.concatenate(self.parts)))[0], 2)
-
-
-@dataclass(frozen=True, slots=True)
-class _Band:
-    """Finished rows, as they are written, by role; what they count; some of their logits.
-
-    Where objects are asked for, the mask is not written yet, and is in `runs`.
-    """
-
-    outputs: Mapping[str, NDArray[Any]]
-    figures: _Figures
-    sample: NDArray[np.float32]
-    runs: Runs | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Result:
     status: str
     seconds: float
@@ -516,7 +320,7 @@ def refine(
     manifest = None if single else Manifest(out)
     if not overwrite:
         refuse = refuse_existing if manifest is None else manifest.refuse_strangers
-        refuse(output for item in items for output in (item.outputs if manifest else _rasters(item)).values())
+        refuse(output for item in items for output in (item.outputs if manifest else rasters_of(item)).values())
         refuse([] if polygons is None or num_parts is not None else [polygons])
 
     side = tile or refiner.tile
@@ -536,7 +340,7 @@ def refine(
         )
     elif (share, cut_at) != (1, 0.5):
         console.note(f"strength {share:g}, cut at {cut_at:g}")
-    run = _Run(
+    run = Run(
         refiner,
         share,
         cut_at,
@@ -549,7 +353,7 @@ def refine(
         format is FormatChoice.cog,
         mask_values(values),
         partial(
-            _open_map,
+            open_map,
             task=task,
             channels=refiner.image_channels,
             max_pixels=max_pixels,
@@ -586,12 +390,12 @@ def refine(
             json=json,
         )
         return
-    with _workers(dask, dask_split, cores=thread_count(threads), stop=run.stop) as (refine_file, maps_at_once):
+    with _workers(dask, dask_split, cores=thread_count(threads), stop=run.stop) as (refine_one, maps_at_once):
 
         def work(item: Item) -> _Result:
             for kind in (masks, pictures, references):
                 kind.of(item.path)  # a map without its partner fails, alone
-            return _refine_item(item, run, manifest, refine_file, overwrite=overwrite)
+            return _refine_item(item, run, manifest, refine_one, overwrite=overwrite)
 
         if manifest is not None:
             manifest.start()
@@ -610,27 +414,6 @@ def refine(
     _summarise(batch, out, time.perf_counter() - started)
     _write_layer(batch, objects, manifest, parts=num_parts is not None)
     batch.finish()
-
-
-@contextmanager
-def _open_map(
-    item: Item, *, task: TaskChoice, channels: int, max_pixels: int | None, band: int | None, **options: Any
-) -> Iterator[_Map]:
-    from prn_cli.rasters import lay_like, open_class_scores, open_image, open_scores
-    from prn_cli.rasters.limits import set_max_pixels
-
-    set_max_pixels(max_pixels)  # this may be another process than the one that read the option
-
-    open_map = open_class_scores if task is TaskChoice.multiclass else partial(open_scores, band=band)
-    with ExitStack() as stack:
-        scores = stack.enter_context(open_map(item.path, valid_mask=item.inputs.get("valid_mask"), **options))
-        if "like" in item.inputs:
-            lay_like(scores.raster, item.inputs["like"])
-        read_image = None
-        if "image" in item.inputs:
-            image = open_image(item.inputs["image"], like=scores.raster, bands=channels)
-            read_image = stack.enter_context(image).read
-        yield _Map(scores, read_image)
 
 
 def _write_layer(batch: Batch[Item, _Result], objects: Objects, manifest: Manifest | None, *, parts: bool) -> None:
@@ -703,22 +486,8 @@ def _check_creation(item: Item, options: Mapping[str, str], task: TaskChoice, *,
     """Find unknown creation options before the work, not in every file."""
     from prn_cli.rasters import create_raster
 
-    for role, path in _rasters(item).items():
-        create_raster(path, height=1, width=1, **_content(role, task, nodata=None), cog=cog, creation_options=options)
-
-
-def _rasters(item: Item) -> dict[str, Path]:
-    """The outputs of a map that are rasters."""
-    return {role: path for role, path in item.outputs.items() if role != PART}
-
-
-def _content(
-    role: str, task: TaskChoice, *, nodata: int | None, palette: NDArray[np.uint8] | None = None
-) -> dict[str, Any]:
-    """What an output holds, for `create_raster`."""
-    if role != "mask" or task is TaskChoice.saliency:
-        return {"dtype": "float32", "nodata": float("nan"), "soft": role == "mask"}
-    return {"dtype": "uint8", "nodata": nodata, "palette": palette}
+    for role, path in rasters_of(item).items():
+        create_raster(path, height=1, width=1, **content_of(role, task, nodata=None), cog=cog, creation_options=options)
 
 
 def _check_task(task: TaskChoice, *, threshold: float | None, values: str, palette: Path | None) -> None:
@@ -732,7 +501,7 @@ def _check_task(task: TaskChoice, *, threshold: float | None, values: str, palet
         raise UsageError("--palette is for --task multiclass")
 
 
-def _why(item: Item, run: _Run, manifest: Manifest | None, partners: Sequence[Partners], *, overwrite: bool) -> str:
+def _why(item: Item, run: Run, manifest: Manifest | None, partners: Sequence[Partners], *, overwrite: bool) -> str:
     """Why `_refine_item` would refine a map; empty if it would keep its outputs."""
     for kind in partners:
         kind.of(item.path)
@@ -743,7 +512,7 @@ def _why(item: Item, run: _Run, manifest: Manifest | None, partners: Sequence[Pa
 
 
 def _refine_item(
-    item: Item, run: _Run, manifest: Manifest | None, refine_file: Callable[..., _Figures], *, overwrite: bool
+    item: Item, run: Run, manifest: Manifest | None, refine_one: Callable[..., Figures], *, overwrite: bool
 ) -> _Result:
     """Refine one map, unless that was done before."""
     from prn_cli.manifest import check_unchanged, stamp_inputs
@@ -751,13 +520,13 @@ def _refine_item(
     started = time.perf_counter()
     if manifest is None:
         stamps = stamp_inputs(item.inputs)
-        figures = refine_file(item, run, on_written=lambda: check_unchanged(stamps)).as_dict()
+        figures = refine_one(item, run, on_written=lambda: check_unchanged(stamps)).as_dict()
         return _Result("refined", time.perf_counter() - started, figures)
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
     entry = None if overwrite else manifest.finished(job)
     if entry is not None:
         return _Result("kept", 0.0, entry["figures"])
-    figures = refine_file(item, run, on_written=lambda: manifest.begin(job)).as_dict()
+    figures = refine_one(item, run, on_written=lambda: manifest.begin(job)).as_dict()
     seconds = time.perf_counter() - started
     manifest.record(job, seconds=seconds, figures=figures)
     return _Result("refined", seconds, figures)
@@ -771,174 +540,20 @@ def _is_large(path: Path) -> bool:
         return False
 
 
-def _refine_file(
-    item: Item,
-    run: _Run,
-    on_written: Callable[[], None],
-    bands_of: Callable[[Item, _Run, _Map], Iterator[_Band]] | None = None,
-) -> _Figures:
-    """Read, refine and write one map, band by band. Its outputs take their names when all of it is done.
-
-    `on_written` is called just before they do. `bands_of` refines; it is `_bands_of` unless others do the work. Large
-    maps take turns.
-    """
-
-    from prn_cli.rasters import can_tell_invalid, create_raster
-
-    may_be_invalid = run.task is not TaskChoice.binary or can_tell_invalid(item.outputs["mask"], run.values)
-    with run.open(item) as opened, ExitStack() as stack:
-        scores = opened.scores
-        if scores.height * scores.width > _LARGE_MAP:
-            stack.enter_context(run.turns)
-            run.check_stop()
-        writers: dict[str, RasterWriter] = {}
-        for role, path in _rasters(item).items():
-            writer = create_raster(
-                path,
-                height=scores.height,
-                width=scores.width,
-                **_content(role, run.task, nodata=run.nodata, palette=run.palette),
-                like=scores.raster,
-                cog=run.cog,
-                creation_options=run.options,
-            )
-            writers[role] = stack.enter_context(writer)
-        figures = _Figures(scores.height, scores.width, run.classes)
-        sample = _Sample(run.refiner.reference, scores.height * scores.width)
-        grid = run.objects.grid(scores.raster.geo, item.path)
-        parts: list[Runs] = []
-        for band in (bands_of or _bands_of)(item, run, opened):
-            figures.add(band.figures)
-            sample.parts.append(band.sample)
-            if not may_be_invalid and band.figures.valid < band.figures.height * band.figures.width:
-                raise InputError(
-                    "has invalid pixels, and in a .npy mask of 0 and 1 nothing tells them from foreground",
-                    hint="give --values 0,255, or --format tif or png",
-                    path=item.path,
-                )
-            for role, rows in band.outputs.items():
-                writers[role].write(rows)
-            if band.runs is not None:
-                parts.append(band.runs)
-        if not figures.valid:
-            scores.check_valid()
-        figures.drift = sample.distance()
-        if grid is None:
-            on_written()
-            return figures
-        runs, areas = run.objects.clean(parts, grid)
-        for rows in runs.rows():
-            writers["mask"].write(run.written(rows.astype("uint8", copy=False)))
-        figures.take(runs)
-        on_written()
-        if PART in item.outputs:
-            run.objects.save(item.outputs[PART], runs, grid, areas)
-    return figures
-
-
-def _bands_of(item: Item, run: _Run, opened: _Map) -> Iterator[_Band]:
-    """Refine a map in this process."""
-    from prn_cli.refine import Ramp
-
-    return (_finish(rows, item, run, opened) for rows in run.refine(opened) if not isinstance(rows, Ramp))
-
-
-def _finish(rows: Rows | ClassRows, item: Item, run: _Run, opened: _Map) -> _Band:
-    """What is written of finished rows; of several classes, one map each beside the mask."""
-    from prn_cli.components import runs_of
-    from prn_cli.refine import Rows, cut
-
-    if isinstance(rows, Rows):
-        mask, base = cut(rows.refined, run.threshold), cut(rows.logits, 0.5)
-    else:
-        mask, base = rows.mask, rows.base
-    soft = run.task is TaskChoice.saliency
-    runs = runs_of(mask, base, rows.probabilities) if run.objects else None
-    outputs: dict[str, NDArray[Any]] = {}
-    if runs is None:
-        outputs["mask"] = rows.probabilities if soft else run.written(mask)
-    for kind in ("probabilities", "bias"):
-        if kind in item.outputs:
-            outputs[kind] = getattr(rows, kind)
-        elif any(role.startswith(f"{kind}/") for role in item.outputs):
-            for name, values in zip(run.classes, getattr(rows, kind), strict=True):
-                outputs[f"{kind}/{name}"] = values
-    sample = _Sample(run.refiner.reference, opened.scores.height * opened.scores.width)
-    return _Band(outputs, _Figures.of(mask, base, run.classes), sample.of(rows), runs)
-
-
-@dataclass(frozen=True, slots=True)
-class _Remote:
-    """Refines files on a cluster: one on one worker, or, above `split` pixels, in sections on many."""
-
-    cluster: Cluster
-    split: float
-
-    def refine_file(self, item: Item, run: _Run, on_written: Callable[[], None]) -> _Figures:
-        """Do on the cluster what `_refine_file` does here; workers see the same files by their absolute paths."""
-        from prn_cli.manifest import check_unchanged, stamp_inputs
-
-        there = item.absolute()
-        names = {str(path.absolute()): str(path) for path in (*item.inputs.values(), *item.outputs.values())}
-        try:
-            sections = self._sections(item, run)
-            if len(sections) > 1:
-                return _refine_file(item, run, on_written, partial(self._bands_of, there, sections))
-            unchanged = partial(check_unchanged, stamp_inputs(there.inputs))
-            on_written()  # here, and before the worker gives the outputs their names
-            return self.cluster.call(_refine_file, there, run, unchanged)
-        except PrnError as error:
-            if error.path is not None:
-                error.path = names.get(error.path, error.path)
-            raise
-
-    def _sections(self, item: Item, run: _Run) -> list[slice]:
-        """The rows of windows of a map that each call refines; few enough to balance, small enough to send."""
-        from prn_cli.refine import window_rows
-
-        if item.path.suffix.lower() not in _READ_BY_WINDOW or run.task is TaskChoice.multiclass:
-            return []
-        with run.open(item) as opened:
-            height, width = opened.scores.height, opened.scores.width
-        if height * width <= self.split:
-            return []
-        count = len(window_rows(height, width, run.refiner, tile=run.tile))
-        at_once = int(_SECTION_PIXELS / (height * width) * count)
-        share = max(min(at_once, count // (4 * max(self.cluster.slots, 1))), 1)
-        return [slice(first, first + share) for first in range(0, count, share)]
-
-    def _bands_of(self, there: Item, sections: list[slice], item: Item, run: _Run, opened: _Map) -> Iterator[_Band]:
-        from prn_cli.refine import Rows, join_sections
-
-        calls = ((there, run, section) for section in sections)
-        results = self.cluster.calls(_refine_section, calls, ahead=2 * max(self.cluster.slots, 1))
-        pieces = (piece for result in results for piece in result)
-        for band in join_sections(pieces, opened.scores.logits, run.refiner, strength=run.strength):
-            yield _finish(band, item, run, opened) if isinstance(band, Rows) else band
-
-
 @contextmanager
 def _workers(
     dask: str | None, split: float, *, cores: int, stop: threading.Event
-) -> Iterator[tuple[Callable[..., _Figures], int]]:
-    """Who refines a file, as `_refine_file` does, and how many files at once."""
+) -> Iterator[tuple[Callable[..., Figures], int]]:
+    """Who refines a file, as `refine_file` does, and how many files at once."""
     if dask is None:
         # While some threads wait for the disk, the others keep the cores at work.
-        yield _refine_file, cores + 2
+        yield refine_file, cores + 2
         return
     from prn_cli.commands.cluster import Cluster
+    from prn_cli.commands.refine_on_cluster import RefineOnCluster
 
     with Cluster(dask, cores=cores, stop=stop) as cluster:
-        yield _Remote(cluster, split * 1e6).refine_file, max(2 * cluster.slots, _LEAST_CALLS)
-
-
-def _refine_section(item: Item, run: _Run, section: slice) -> list[_Band | Ramp]:
-    """Refine some rows of windows of a map, on a worker."""
-    from prn_cli.refine import Ramp
-
-    with run.open(item) as opened:
-        pieces = run.refine(opened, section)
-        return [piece if isinstance(piece, Ramp) else _finish(piece, item, run, opened) for piece in pieces]
+        yield RefineOnCluster(cluster, split * 1e6), max(2 * cluster.slots, _LEAST_CALLS)
 
 
 def _print_record(item: Item, result: _Result) -> None:
@@ -946,7 +561,7 @@ def _print_record(item: Item, result: _Result) -> None:
         {
             "input": str(item.path),
             "status": result.status,
-            **{role: str(path) for role, path in _rasters(item).items()},
+            **{role: str(path) for role, path in rasters_of(item).items()},
             **result.figures,
             "seconds": round(result.seconds, 4),
         }
