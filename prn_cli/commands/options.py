@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from prn_cli.commands import console
 from prn_cli.commands.settings import use_settings
 from prn_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from prn_cli.rasters import InputKind as InputKindName
 
 
 class InputKindChoice(StrEnum):
@@ -256,6 +260,26 @@ def thread_count(threads: int) -> int:
     from prn_cli.cores import core_count
 
     return threads or core_count()
+
+
+def kind_of(kind: str, paths: Sequence[Path], *, nodata: float | None, key: str | None = None) -> InputKindName:
+    """What the numbers of a set mean: as `--input-kind` says, or found out, and said.
+
+    Raises:
+        InputError: that cannot be told.
+    """
+    if kind != InputKindChoice.auto:
+        return cast("InputKindName", str(kind))
+    from prn_cli.rasters import detect_kind
+
+    found = detect_kind(paths, nodata=nodata, key=key)
+    console.note(f"inputs read as {found}")
+    return found
+
+
+def as_json(number: float | None) -> str | None:
+    """A number for the settings in a manifest: JSON has no NaN."""
+    return None if number is None else str(number)
 
 
 def check_classes(task: TaskChoice, *, classes: str | None, band: int | None) -> None:

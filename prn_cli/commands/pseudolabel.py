@@ -14,41 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prn_cli.commands import console, reporting
+from prn_cli.commands import console, options, reporting
 from prn_cli.commands.batch import Batch, Item, run_batch
-from prn_cli.commands.options import (
-    Band,
-    Classes,
-    CreationOptions,
-    DryRun,
-    FailFast,
-    Grid,
-    GridChoice,
-    InputKind,
-    InputKindChoice,
-    Json,
-    Key,
-    LabelNodata,
-    Labels,
-    MaxPixels,
-    Nodata,
-    Null,
-    OptionalLogits,
-    Overwrite,
-    Patch,
-    Quiet,
-    Settings,
-    Task,
-    TaskChoice,
-    Threads,
-    ValidMask,
-    Values,
-    Verbose,
-    check_classes,
-    creation_options,
-    mask_values,
-    thread_count,
-)
+from prn_cli.commands.options import TaskChoice
 from prn_cli.commands.plan import show_plan
 from prn_cli.errors import InputError, UsageError
 
@@ -120,33 +88,33 @@ class _Result:
 
 
 def pseudolabel(
-    logits: OptionalLogits = None,
-    labels: Labels = Path("labels"),
+    logits: options.OptionalLogits = None,
+    labels: options.Labels = Path("labels"),
     out: Out = Path("pseudolabels"),
-    task: Task = TaskChoice.binary,
-    classes: Classes = None,
-    patch: Patch = 64,
-    grid: Grid = GridChoice.paper,
-    values: Values = "0,255",
-    co: CreationOptions = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
+    task: options.Task = TaskChoice.binary,
+    classes: options.Classes = None,
+    patch: options.Patch = 64,
+    grid: options.Grid = options.GridChoice.paper,
+    values: options.Values = "0,255",
+    co: options.CreationOptions = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
     report: reporting.Report = None,
     page_images: reporting.PageImages = None,
-    null: Null = False,
-    input_kind: InputKind = InputKindChoice.auto,
-    nodata: Nodata = None,
-    label_nodata: LabelNodata = None,
-    valid_mask: ValidMask = None,
-    band: Band = None,
-    key: Key = None,
-    max_pixels: MaxPixels = None,
-    threads: Threads = 0,
-    dry_run: DryRun = False,
-    fail_fast: FailFast = False,
-    settings_file: Settings = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    null: options.Null = False,
+    input_kind: options.InputKind = options.InputKindChoice.auto,
+    nodata: options.Nodata = None,
+    label_nodata: options.LabelNodata = None,
+    valid_mask: options.ValidMask = None,
+    band: options.Band = None,
+    key: options.Key = None,
+    max_pixels: options.MaxPixels = None,
+    threads: options.Threads = 0,
+    dry_run: options.DryRun = False,
+    fail_fast: options.FailFast = False,
+    settings_file: options.Settings = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Find the best threshold of every patch, and what a set of maps could gain by them.
 
@@ -164,7 +132,7 @@ def pseudolabel(
     _name_the_rest(pairs, labels)
     paths = [path for path, _ in pairs.matched]
     masks = rasters.find_valid_masks(paths, valid_mask)
-    check_classes(task, classes=classes, band=band)
+    options.check_classes(task, classes=classes, band=band)
     names: list[str] = []
     if task is TaskChoice.multiclass:
         names = rasters.class_names(rasters.count_bands(paths, key=key), classes, None)
@@ -178,11 +146,11 @@ def pseudolabel(
             f"would get the pseudo-labels among the labels of {labels}", hint="choose another -o", path=out
         )
     check_outputs((item.inputs.values(), item.outputs.values()) for item in items)
-    options = creation_options(co)
+    creation = options.creation_options(co)
     for path in items[0].outputs.values():
         # Unknown creation options show before the work, and not in every file.
         dtype = "uint8" if path.parent.name == _LABELS else "float32"
-        rasters.create_raster(path, height=1, width=1, dtype=dtype, creation_options=options)
+        rasters.create_raster(path, height=1, width=1, dtype=dtype, creation_options=creation)
     manifest = Manifest(out)
     if not overwrite:
         manifest.refuse_strangers(output for item in items for output in item.outputs.values())
@@ -194,10 +162,7 @@ def pseudolabel(
         page = reporting.HeadroomReport(report, paths, files, images=page_images, patch=patch, grid=grid.value)
     elif page_images is not None:
         raise UsageError("--images are for the report, and there is none", hint="add --report FILE")
-    kind: Any = input_kind.value
-    if kind == "auto":
-        kind = rasters.detect_kind(paths, nodata=nodata, key=key)
-        console.note(f"inputs read as {kind}")
+    kind = options.kind_of(input_kind.value, paths, nodata=nodata, key=key)
     run = _Run(
         task,
         patch,
@@ -209,19 +174,19 @@ def pseudolabel(
         band,
         key,
         names,
-        mask_values(values),
-        options,
+        options.mask_values(values),
+        creation,
         settings={
             **({} if task is TaskChoice.binary else {"task": task.value}),
             "patch": patch,
             "grid": grid.value,
             "values": values,
             "input_kind": kind,
-            "nodata": None if nodata is None else str(nodata),  # JSON has no NaN
-            "label_nodata": None if label_nodata is None else str(label_nodata),
+            "nodata": options.as_json(nodata),
+            "label_nodata": options.as_json(label_nodata),
             "bidx": band,
             "key": key,
-            "creation_options": options,
+            "creation_options": creation,
         },
         page=page,
     )
@@ -238,7 +203,7 @@ def pseudolabel(
         name=lambda item: f"{item.path}, class {item.name}" if item.name else str(item.path),
         label="Searching thresholds",
         fail_fast=fail_fast,
-        threads=min(thread_count(threads), len(items)),
+        threads=min(options.thread_count(threads), len(items)),
         stop=run.stop,
         on_done=lambda item, result: headrooms[item.name].add(result.curve, result.oracle),
     )

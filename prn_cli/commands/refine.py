@@ -15,43 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prn_cli.commands import console
+from prn_cli.commands import console, options
 from prn_cli.commands.batch import Batch, Item, run_batch
 from prn_cli.commands.objects import PART, FillHoles, MinArea, Objects, Polygons
-from prn_cli.commands.options import (
-    Band,
-    Classes,
-    CreationOptions,
-    Device,
-    DeviceChoice,
-    DryRun,
-    FailFast,
-    Images,
-    InputKind,
-    InputKindChoice,
-    Json,
-    Key,
-    Logits,
-    MaxPixels,
-    Nodata,
-    Null,
-    NumParts,
-    Overwrite,
-    PaletteFile,
-    PartId,
-    Quiet,
-    Settings,
-    Task,
-    TaskChoice,
-    Threads,
-    ValidMask,
-    Values,
-    Verbose,
-    check_classes,
-    creation_options,
-    mask_values,
-    thread_count,
-)
+from prn_cli.commands.options import TaskChoice
 from prn_cli.commands.parts import check_part, select_part
 from prn_cli.commands.plan import show_plan
 from prn_cli.commands.refine_file import Figures, Run, content_of, open_map, rasters_of, refine_file
@@ -218,46 +185,46 @@ class _Result:
 
 
 def refine(
-    logits: Logits,
+    logits: options.Logits,
     out: Out,
     probabilities: ProbabilitiesOut = None,
     bias: BiasOut = None,
     format: Format = FormatChoice.auto,
     like: Like = None,
-    values: Values = "0,255",
+    values: options.Values = "0,255",
     min_area: MinArea = 0,
     fill_holes: FillHoles = 0,
     polygons: Polygons = None,
-    palette_file: PaletteFile = None,
-    co: CreationOptions = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
-    task: Task = TaskChoice.binary,
-    classes: Classes = None,
+    palette_file: options.PaletteFile = None,
+    co: options.CreationOptions = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    task: options.Task = TaskChoice.binary,
+    classes: options.Classes = None,
     weights: WeightsName = "fast",
     strength: Strength = None,
     threshold: Threshold = None,
     tile: Tile = None,
     tta: Tta = False,
-    null: Null = False,
-    input_kind: InputKind = InputKindChoice.auto,
-    nodata: Nodata = None,
-    valid_mask: ValidMask = None,
-    images: Images = None,
-    band: Band = None,
-    key: Key = None,
-    max_pixels: MaxPixels = None,
-    device: Device = DeviceChoice.auto,
-    threads: Threads = 0,
-    num_parts: NumParts = None,
-    part_id: PartId = None,
-    dry_run: DryRun = False,
+    null: options.Null = False,
+    input_kind: options.InputKind = options.InputKindChoice.auto,
+    nodata: options.Nodata = None,
+    valid_mask: options.ValidMask = None,
+    images: options.Images = None,
+    band: options.Band = None,
+    key: options.Key = None,
+    max_pixels: options.MaxPixels = None,
+    device: options.Device = options.DeviceChoice.auto,
+    threads: options.Threads = 0,
+    num_parts: options.NumParts = None,
+    part_id: options.PartId = None,
+    dry_run: options.DryRun = False,
     dask: Dask = None,
     dask_split: DaskSplit = 100,
-    fail_fast: FailFast = False,
-    settings_file: Settings = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    fail_fast: options.FailFast = False,
+    settings_file: options.Settings = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Refine logit maps into better masks.
 
@@ -272,7 +239,7 @@ def refine(
     from prn_cli.weights import find_weights
 
     check_part(num_parts, part_id)
-    check_classes(task, classes=classes, band=band)
+    options.check_classes(task, classes=classes, band=band)
     _check_task(task, threshold=threshold, values=values, palette=palette_file)
     objects = Objects(polygons, min_area, fill_holes)
     objects.check_task(task)
@@ -282,7 +249,7 @@ def refine(
     refiner = load_refiner(
         found,
         device=device.value,
-        threads=thread_count(threads) if dask is None else 0,
+        threads=options.thread_count(threads) if dask is None else 0,
         side_by_side=len(inputs) > 1 or _is_large(inputs[0]),
     )
     if images is not None and not refiner.image_channels:
@@ -314,9 +281,9 @@ def refine(
     items = select_part(items, lambda item: item.path.stem, num_parts, part_id)
     if num_parts is not None:
         console.note(f"part {part_id} of {num_parts}: {len(items)} of {len(inputs)} inputs")
-    options = creation_options(co)
+    creation = options.creation_options(co)
     for item in items[:1]:
-        _check_creation(item, options, task, cog=format is FormatChoice.cog)
+        _check_creation(item, creation, task, cog=format is FormatChoice.cog)
     manifest = None if single else Manifest(out)
     if not overwrite:
         refuse = refuse_existing if manifest is None else manifest.refuse_strangers
@@ -325,10 +292,7 @@ def refine(
 
     side = tile or refiner.tile
     check_tile(side, refiner)
-    kind: Any = input_kind.value
-    if kind == "auto":
-        kind = rasters.detect_kind(inputs, nodata=nodata, key=key)
-        console.note(f"inputs read as {kind}")
+    kind = options.kind_of(input_kind.value, inputs, nodata=nodata, key=key)
     console.detail(f"{found.path} ({refiner.name}) on {refiner.device}, tile {side}, halo {refiner.halo}")
 
     cut_at = refiner.threshold if threshold is None else threshold
@@ -351,7 +315,7 @@ def refine(
         None if palette is None else palette.colours,
         objects,
         format is FormatChoice.cog,
-        mask_values(values),
+        options.mask_values(values),
         partial(
             open_map,
             task=task,
@@ -362,7 +326,7 @@ def refine(
             band=band,
             key=key,
         ),
-        options,
+        creation,
         settings={
             **({} if task is TaskChoice.binary else {"task": task.value}),
             **({} if task is not TaskChoice.multiclass else {"classes": names}),
@@ -376,10 +340,10 @@ def refine(
             "tta": tta,
             "values": values,
             "input_kind": kind,
-            "nodata": None if nodata is None else str(nodata),  # JSON has no NaN
+            "nodata": options.as_json(nodata),
             "bidx": band,
             "key": key,
-            "creation_options": options,
+            "creation_options": creation,
         },
     )
     if dry_run:
@@ -390,7 +354,7 @@ def refine(
             json=json,
         )
         return
-    with _workers(dask, dask_split, cores=thread_count(threads), stop=run.stop) as (refine_one, maps_at_once):
+    with _workers(dask, dask_split, cores=options.thread_count(threads), stop=run.stop) as (refine_one, maps_at_once):
 
         def work(item: Item) -> _Result:
             for kind in (masks, pictures, references):
@@ -482,12 +446,14 @@ def _outputs(
     return outputs | objects.part(mask, single)
 
 
-def _check_creation(item: Item, options: Mapping[str, str], task: TaskChoice, *, cog: bool) -> None:
+def _check_creation(item: Item, creation: Mapping[str, str], task: TaskChoice, *, cog: bool) -> None:
     """Find unknown creation options before the work, not in every file."""
     from prn_cli.rasters import create_raster
 
     for role, path in rasters_of(item).items():
-        create_raster(path, height=1, width=1, **content_of(role, task, nodata=None), cog=cog, creation_options=options)
+        create_raster(
+            path, height=1, width=1, **content_of(role, task, nodata=None), cog=cog, creation_options=creation
+        )
 
 
 def _check_task(task: TaskChoice, *, threshold: float | None, values: str, palette: Path | None) -> None:
@@ -495,7 +461,7 @@ def _check_task(task: TaskChoice, *, threshold: float | None, values: str, palet
     if task is not TaskChoice.binary and threshold is not None:
         why = "soft maps are not cut" if task is TaskChoice.saliency else "the greatest score counts"
         raise UsageError(f"--threshold with --task {task}: {why}", hint="leave it out")
-    if task is TaskChoice.multiclass and mask_values(values) != (0, 255):
+    if task is TaskChoice.multiclass and options.mask_values(values) != (0, 255):
         raise UsageError(f"--values with --task {task}, whose masks hold class numbers", hint="leave it out")
     if task is not TaskChoice.multiclass and palette is not None:
         raise UsageError("--palette is for --task multiclass")

@@ -17,33 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prn_cli.commands import console, reporting
+from prn_cli.commands import console, options, reporting
 from prn_cli.commands.batch import Batch, run_batch
-from prn_cli.commands.options import (
-    Band,
-    Classes,
-    FailFast,
-    InputKind,
-    InputKindChoice,
-    Json,
-    Key,
-    LabelNodata,
-    Labels,
-    Masks,
-    MaxPixels,
-    Nodata,
-    Null,
-    Quiet,
-    Seed,
-    Settings,
-    Task,
-    TaskChoice,
-    Threads,
-    ValidMask,
-    Verbose,
-    check_classes,
-    thread_count,
-)
+from prn_cli.commands.options import TaskChoice
 from prn_cli.errors import InputError, OutputError, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -76,7 +52,7 @@ Baseline = Annotated[
     ),
 ]
 BaselineKind = Annotated[
-    InputKindChoice,
+    options.InputKindChoice,
     typer.Option("--baseline-input-kind", help="What the baseline's numbers mean.", rich_help_panel=_BASELINE),
 ]
 BaselineThreshold = Annotated[
@@ -149,37 +125,37 @@ class _Image:
 
 
 def score(
-    masks: Masks,
-    labels: Labels,
-    null: Null = False,
-    input_kind: InputKind = InputKindChoice.auto,
-    nodata: Nodata = None,
-    label_nodata: LabelNodata = None,
-    valid_mask: ValidMask = None,
-    band: Band = None,
-    key: Key = None,
-    max_pixels: MaxPixels = None,
+    masks: options.Masks,
+    labels: options.Labels,
+    null: options.Null = False,
+    input_kind: options.InputKind = options.InputKindChoice.auto,
+    nodata: options.Nodata = None,
+    label_nodata: options.LabelNodata = None,
+    valid_mask: options.ValidMask = None,
+    band: options.Band = None,
+    key: options.Key = None,
+    max_pixels: options.MaxPixels = None,
     baseline: Baseline = None,
-    baseline_input_kind: BaselineKind = InputKindChoice.auto,
+    baseline_input_kind: BaselineKind = options.InputKindChoice.auto,
     baseline_threshold: BaselineThreshold = 0.5,
     baseline_nodata: BaselineNodata = None,
     baseline_band: BaselineBand = None,
-    task: Task = TaskChoice.binary,
-    classes: Classes = None,
+    task: options.Task = TaskChoice.binary,
+    classes: options.Classes = None,
     threshold: Threshold = 0.5,
     buffer: Buffer = 3.0,
     resamples: Resamples = 2000,
-    seed: Seed = 0,
-    json: Json = False,
+    seed: options.Seed = 0,
+    json: options.Json = False,
     csv_file: Csv = None,
     report: reporting.Report = None,
     page_images: reporting.PageImages = None,
     bias: reporting.PageBias = None,
-    threads: Threads = 0,
-    fail_fast: FailFast = False,
-    settings_file: Settings = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    threads: options.Threads = 0,
+    fail_fast: options.FailFast = False,
+    settings_file: options.Settings = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Score masks or probability maps against labels.
 
@@ -191,7 +167,7 @@ def score(
     from prn_cli.saliency import score_soft_map
     from prn_cli.score import ImageCounter
 
-    check_classes(task, classes=classes, band=band)
+    options.check_classes(task, classes=classes, band=band)
     if json and csv_file == "-":
         raise UsageError("--json and --csv - both want stdout", hint="give --csv a file")
     if not math.isfinite(buffer):
@@ -297,7 +273,7 @@ def score(
         name=lambda image: str(image.masks),
         label="Scoring",
         fail_fast=fail_fast,
-        threads=thread_count(threads),
+        threads=options.thread_count(threads),
         stop=stop,
     )
     results = [result for _, result in batch.results]

@@ -489,7 +489,6 @@ class _Reader:
         from prn_cli.rasters import (
             class_names,
             count_bands,
-            detect_kind,
             find_images,
             find_inputs,
             find_valid_masks,
@@ -504,10 +503,7 @@ class _Reader:
             more = len(pairs.unmatched_inputs) - 3
             rest = f" and {more} more" if more > 0 else ""
             console.note(f"without a label in {labels}, and left out: {names}{rest}")
-        kind = self.kind
-        if kind == "auto":
-            kind = detect_kind([path for path, _ in pairs.matched], nodata=self.nodata, key=self.key)
-            console.note(f"input kind: {kind}")
+        kind = options.kind_of(self.kind, [path for path, _ in pairs.matched], nodata=self.nodata, key=self.key)
         classes = [""]
         if self.task is options.TaskChoice.multiclass:
             classes = class_names(count_bands([path for path, _ in pairs.matched], key=self.key), self.classes, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -126,9 +126,7 @@ def quantize_weights(
     multiple = load_refiner(found, device="cpu").multiple
     _check_folder(out, ("model.json", "model.onnx"))
     paths = rasters.find_inputs(logits, stdin=sys.stdin, null=False)
-    kind: Any = input_kind.value
-    if kind == "auto":
-        kind = rasters.detect_kind(paths, nodata=nodata)
+    kind = options.kind_of(input_kind.value, paths, nodata=nodata)
     step = max(len(paths) // MOST_MAPS, 1)
     maps = []
     for path in paths[::step][:MOST_MAPS]:
