@@ -188,7 +188,8 @@ class _Sample:
 
         if self.reference is None:
             return np.empty(0, np.float32)
-        return rows.logits[..., -rows.y % self.step :: self.step, :: self.step].ravel()
+        # A copy even where it is empty: an empty view would keep all the rows in memory.
+        return rows.logits[..., -rows.y % self.step :: self.step, :: self.step].flatten()
 
     def distance(self) -> float | None:
         """See `prn_cli.drift.Reference.distance`; None if the weights do not say what they were trained on."""

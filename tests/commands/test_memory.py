@@ -93,3 +93,16 @@ def test_a_mask_of_more_than_4_gib_is_a_tiled_compressed_bigtiff(tmp_path):
         assert (file.shape, file.nodata) == ((side, side), 127)
         assert (file.profile["tiled"], file.profile["compress"], file.block_shapes[0]) == (True, "deflate", (256, 256))
         assert not file.read(1, window=((side - 9, side), (side - 9, side))).any()
+
+
+def test_a_sample_of_rows_does_not_hold_them():
+    """Bands of wide maps have fewer rows than the sample's step: what falls into them may be nothing."""
+    from prn_cli.commands.refine_file import _Sample
+    from prn_cli.refine import Rows
+
+    sample = _Sample(object(), 10**9)  # type: ignore[arg-type]
+    logits = np.ones((9, 5000), np.float32)
+    parts = [sample.of(Rows(y, logits, logits)) for y in range(0, 2 * sample.step - 9, 9)]
+    assert any(not part.size for part in parts)
+    assert sum(part.size for part in parts) == 2 * -(-5000 // sample.step)
+    assert all(part.base is None for part in parts)
