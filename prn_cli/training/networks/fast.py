@@ -126,13 +126,14 @@ class FastNetwork(nn.Module):
     def _logits(self, planes: Tensor) -> Tensor:
         return planes if self.image_path is None else planes[:, :1]
 
-    def biases(self, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1 + C, H, W) logits and image → the global and the local bias map, each (N, 1, H, W)."""
+    def _paths(self, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The global and the local bias map before levelling, and how undecided the base model is."""
         logits = self._logits(planes)
         valid = ~torch.isnan(logits)
         weight = valid.to(logits.dtype)
         clean = torch.where(valid, logits, 0.0).clamp(-12, 12)
-        x = self.stem(torch.cat([clean / 4, torch.tanh(clean / 2), weight], 1))
+        side = torch.tanh(clean / 2)
+        x = self.stem(torch.cat([clean / 4, side, weight], 1))
         if self.image_path is not None:
             x = x + self.image_path(planes[:, 1:])
         skips = []
@@ -146,16 +147,20 @@ class FastNetwork(nn.Module):
         for up, block, skip in zip(self.up, self.decoder, skips[-2::-1], strict=True):
             x = block(F.interpolate(up(x), scale_factor=2.0, mode="nearest") + skip)
         fine = F.pixel_shuffle(self.local_head(x), STRIDE)
-        if self.keep_level:
-            doubt = weight * torch.sigmoid(clean) * (1 - torch.sigmoid(clean))
-            smooth, fine = self._levelled(smooth, doubt), self._levelled(fine, doubt)
-        return smooth, fine
+        return smooth, fine, weight - side * side  # 4 · p · (1 - p); side is 0 where a pixel is invalid
+
+    def biases(self, planes: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1 + C, H, W) logits and image → the global and the local bias map, each (N, 1, H, W)."""
+        smooth, fine, doubt = self._paths(planes)
+        return self._levelled(smooth, doubt), self._levelled(fine, doubt)
 
     def _levelled(self, bias: Tensor, doubt: Tensor) -> Tensor:
-        """The bias less its mean over the widest context, weighted by how undecided the base model is."""
+        """To keep the level, the bias less its mean over the widest context, weighted by the base model's doubt."""
+        if not self.keep_level:
+            return bias
         cells = F.avg_pool2d(doubt, self.multiple)
         means = F.avg_pool2d(doubt * bias, self.multiple) / (cells + 1e-9)
-        level = box_mean(means, 100 * cells, CONTEXT[-1])  # 100: doubt is small, and box_mean guards against 0 by 1e-4
+        level = box_mean(means, 25 * cells, CONTEXT[-1])  # 25: doubt is small, and box_mean guards against 0 by 1e-4
         level_of_pixels: Tensor = self.to_pixels(level)
         return bias - level_of_pixels
 
@@ -167,8 +172,8 @@ class FastNetwork(nn.Module):
 
     def bias(self, planes: Tensor) -> Tensor:
         """(N, 1 + C, H, W) base logits and image → the bias map, (N, 1, H, W), finite everywhere."""
-        smooth, fine = self.biases(planes)
-        return smooth + fine
+        smooth, fine, doubt = self._paths(planes)
+        return self._levelled(smooth + fine, doubt)  # once for both: it is linear
 
     def forward(self, planes: Tensor) -> Tensor:
         """(N, 1 + C, H, W) base logits and image, NaN invalid → refined logits, NaN where the base logits are."""
