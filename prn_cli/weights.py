@@ -18,11 +18,11 @@ _CHECKPOINTS = (".th", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
 
 @dataclass(frozen=True)
 class Weights:
-    """An ONNX file and what is known of it.
+    """A file of weights and what is known of it.
 
     Attributes:
         name: of shipped weights; for others, the path as given.
-        path: the ONNX file.
+        path: the ONNX file, or the tensors from which training can go on.
         sha256: of the file, in hexadecimal digits.
         network: as recorded; empty if it is not.
         description: in a line; empty if there is none.
@@ -59,12 +59,7 @@ def shipped() -> list[Weights]:
     cards = _read_json(path).get("weights")
     if not isinstance(cards, dict) or not all(isinstance(card, dict) for card in cards.values()):
         raise WeightsError("lists no weights, expected a card by name", hint="install prn again", path=path)
-    found = []
-    for name, card in cards.items():
-        entry = _onnx_entry(card)
-        file = path.parent / str(entry.get("file", f"{name}.onnx"))
-        found.append(_describe(name, file, str(entry.get("sha256", "")), card))
-    return found
+    return [_shipped(name, card, "onnx") for name, card in cards.items()]
 
 
 def find_weights(name_or_path: str) -> Weights:
@@ -80,44 +75,74 @@ def find_weights(name_or_path: str) -> Weights:
     Raises:
         WeightsError: they are missing, of another kind, or their sha256 is not the recorded one.
     """
+    found = _locate(name_or_path, "onnx", "--weights")
+    if found.path.suffix.lower() == ".safetensors":
+        onnx = found.path.with_suffix(".onnx")
+        raise WeightsError(
+            "holds tensors without their network, expected ONNX",
+            hint=f"use {onnx}" if onnx.is_file() else f"export it first: prn weights export '{found.path}'",
+            path=found.path,
+        )
+    return _verified(found)
+
+
+def find_tensors(name_or_path: str) -> Weights:
+    """Find the tensors of weights, from which training can go on, and verify them.
+
+    Args:
+        name_or_path: name of shipped weights, a `.safetensors` file, a folder that `prn train` wrote, or an `.onnx`
+            file that lies beside its `.safetensors`.
+
+    Returns:
+        The weights, their path a `.safetensors` file; checked as `find_weights` does.
+
+    Raises:
+        WeightsError: they are missing, of another kind, or their sha256 is not the recorded one.
+    """
+    found = _locate(name_or_path, "safetensors", "--from")
+    if found.path.suffix.lower() == ".onnx":
+        beside = found.path.with_suffix(".safetensors")
+        if not beside.is_file():
+            raise WeightsError(
+                "cannot be trained on, expected safetensors",
+                hint="give the model.safetensors of its run",
+                path=found.path,
+            )
+        found = _described(name_or_path, beside, "safetensors")
+    return _verified(found)
+
+
+def _locate(name_or_path: str, kind: str, option: str) -> Weights:
+    """Shipped weights, or a file that is there; its sha256 is the recorded one, and not yet verified."""
     known = {weights.name: weights for weights in shipped()}
     if name_or_path in known:
-        weights = known[name_or_path]
+        weights = _shipped(name_or_path, known[name_or_path].card, kind)
         if not weights.path.is_file():
             raise WeightsError(f"weights '{weights.name}' are missing", hint="install prn again", path=weights.path)
-        return _verified(weights)
+        return weights
     path = Path(name_or_path)
     if path.is_dir():
-        path /= "model.onnx"
+        path /= f"model.{kind}"
         if not path.is_file():
             raise WeightsError(
-                "holds no model.onnx, expected a folder that 'prn train' wrote",
-                hint="name the .onnx file",
+                f"holds no model.{kind}, expected a folder that 'prn train' wrote",
+                hint=f"name the .{kind} file",
                 path=path.parent,
             )
     if not path.is_file():
         if path.suffix or path.parent != Path():
-            raise WeightsError("no such file", hint="check the path of --weights", path=path)
+            raise WeightsError("no such file", hint=f"check the path of {option}", path=path)
         raise WeightsError(
             f"no weights named '{name_or_path}', expected {_names(list(known))}",
             hint="see 'prn weights list', or give a path",
         )
     if path.suffix.lower() in _CHECKPOINTS:
         raise WeightsError(
-            "is a checkpoint, expected ONNX",
+            f"is a checkpoint, expected {'ONNX' if kind == 'onnx' else kind}",
             hint=f"convert it first: prn weights import '{path}'",
             path=path,
         )
-    if path.suffix.lower() == ".safetensors":
-        onnx = path.with_suffix(".onnx")
-        raise WeightsError(
-            "holds tensors without their network, expected ONNX",
-            hint=f"use {onnx}" if onnx.is_file() else f"export it first: prn weights export '{path}'",
-            path=path,
-        )
-    card_path = path.with_suffix(".json")
-    card = _read_json(card_path) if card_path.is_file() else {}
-    return _verified(_describe(name_or_path, path, str(_onnx_entry(card).get("sha256", "")), card))
+    return _described(name_or_path, path, kind)
 
 
 def sha256_of(path: Path) -> str:
@@ -133,13 +158,24 @@ def sha256_of(path: Path) -> str:
         raise WeightsError(f"cannot be read: {error.strerror}", hint="check the file", path=path) from error
 
 
-def _onnx_entry(card: Mapping[str, Any]) -> Mapping[str, Any]:
+def _entry(card: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     files = card.get("files")
-    entry = files.get("onnx") if isinstance(files, Mapping) else None
+    entry = files.get(kind) if isinstance(files, Mapping) else None
     return entry if isinstance(entry, Mapping) else {}
 
 
-def _describe(name: str, path: Path, sha256: str, card: Mapping[str, Any]) -> Weights:
+def _shipped(name: str, card: Mapping[str, Any], kind: str) -> Weights:
+    return _describe(name, weights_folder() / str(_entry(card, kind).get("file", f"{name}.{kind}")), kind, card)
+
+
+def _described(name: str, path: Path, kind: str) -> Weights:
+    """Weights by path; a card beside them is believed."""
+    card = path.with_suffix(".json")
+    return _describe(name, path, kind, _read_json(card) if card.is_file() else {})
+
+
+def _describe(name: str, path: Path, kind: str, card: Mapping[str, Any]) -> Weights:
+    sha256 = str(_entry(card, kind).get("sha256", ""))
     return Weights(name, path, sha256, str(card.get("network", "")), str(card.get("description", "")), card)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from prn_cli import weights
 from prn_cli.errors import WeightsError
-from prn_cli.weights import find_weights, sha256_of, shipped
+from prn_cli.weights import find_tensors, find_weights, sha256_of, shipped
 
 
 @pytest.fixture
@@ -105,3 +105,35 @@ def test_a_damaged_manifest_is_one_plain_error(folder, content):
     (folder / "manifest.json").write_text(content)
     with pytest.raises(WeightsError, match=r"manifest\.json"):
         find_weights("fast")
+
+
+def test_tensors_are_found_by_name_folder_and_beside_their_onnx(folder, tmp_path):
+    tensors = folder / "fast.safetensors"
+    with pytest.raises(WeightsError, match="'fast' are missing"):
+        find_tensors("fast")
+    tensors.write_bytes(b"tensors")
+    assert (find_tensors("fast").path, find_tensors("fast").sha256) == (tensors, sha256_of(tensors))
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(WeightsError, match=r"no model\.safetensors"):
+        find_tensors(str(run))
+    (run / "model.onnx").write_bytes(b"x")
+    with pytest.raises(WeightsError, match=r"cannot be trained on, expected safetensors"):
+        find_tensors(str(run / "model.onnx"))
+    model = run / "model.safetensors"
+    model.write_bytes(b"mine")
+    for path in (run, model, run / "model.onnx"):
+        assert find_tensors(str(path)).path == model
+    (run / "model.json").write_text(json.dumps({"files": {"safetensors": {"sha256": "0"}}}))
+    with pytest.raises(WeightsError, match=r"sha256 is [0-9a-f]{64}, expected 0"):
+        find_tensors(str(run))
+
+
+def test_tensors_of_other_kinds_get_a_hint(folder, tmp_path):
+    (tmp_path / "published.pth").write_bytes(b"x")
+    with pytest.raises(WeightsError, match=r"expected safetensors.*prn weights import"):
+        find_tensors(str(tmp_path / "published.pth"))
+    with pytest.raises(WeightsError, match=r"no such file; check the path of --from"):
+        find_tensors("missing.safetensors")
+    with pytest.raises(WeightsError, match="no weights named 'quick'"):
+        find_tensors("quick")

@@ -82,22 +82,12 @@ def export_weights(
 ) -> None:
     """Write model.onnx anew from model.safetensors."""
     try:
-        from prn_cli.training.checkpoint import load_weights
+        from prn_cli.training.checkpoint import load_network
         from prn_cli.training.export import LEARNED
-        from prn_cli.training.networks import from_description
     except ImportError as error:
         raise _missing(error) from error
 
-    tensors, description = load_weights(file)
-    try:
-        network = from_description(description)
-        network.load_state_dict(tensors)
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"not weights of a network that prn knows ({str(error).splitlines()[0]})",
-            hint="give a model.safetensors that prn train or prn weights import wrote",
-            path=file,
-        ) from error
+    network, description = load_network(file)
     learned = {key: value for key, value in description.items() if key in LEARNED}
     _write(network, out or file.parent / f"{file.stem}-export", {"exported_from": file.name}, learned)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from prn_cli.errors import InputError, OutputError
 from prn_cli.temporaries import write_whole
 from prn_cli.training.loop import Epoch, State
+from prn_cli.training.networks import Network, from_description
 
 _GROUPS = ("network", "average", "best")
 
@@ -108,6 +109,25 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not isinstance(description, dict) or not all(isinstance(value, str) for value in description.values()):
         raise InputError("its description of the network is damaged", hint="get the file again", path=path)
     return tensors, description
+
+
+def load_network(path: Path) -> tuple[Network, dict[str, str]]:
+    """The network of a `model.safetensors` with its weights, on the CPU, and its description.
+
+    Raises:
+        InputError: if the file is not safetensors, or its tensors are not those of the network that it describes.
+    """
+    tensors, description = load_weights(path)
+    try:
+        network = from_description(description)
+        network.load_state_dict(tensors)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"not weights of a network that prn knows ({str(error).splitlines()[0]})",
+            hint="give a model.safetensors that prn train or prn weights import wrote",
+            path=path,
+        ) from error
+    return network, description
 
 
 def load_published(path: Path) -> dict[str, Tensor]:
