@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prn_cli.commands.training_run import Outcome
     from prn_cli.rasters import Partners, ScoreMap
     from prn_cli.strength import Choice
+    from prn_cli.training.adapt import Start
     from prn_cli.training.augment import TrainingMap
     from prn_cli.training.loop import Settings
     from prn_cli.training.networks import Network
@@ -36,7 +37,7 @@ class NetworkChoice(StrEnum):
     paper = "paper"
 
 
-FOLDS, FEW_MAPS = 4, 60
+FOLDS, FEW_MAPS, FEWEST_MAPS = 4, 60, 3
 _FEW_GROUPS = 8
 
 _DATA, _METHOD, _LOSS, _SCHEDULE = "Held-out images", "Method", "Loss", "Schedule"
@@ -61,6 +62,10 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write a TensorBoard log too.", rich_help_panel="Output")
     ] = False,
+    shots: Annotated[
+        int | None,
+        _option("--shots", "Learn from this many of the labelled maps only, drawn with the seed.", _DATA, min=1),
+    ] = None,
     folds: Annotated[
         int | None,
         _option(
@@ -112,11 +117,14 @@ def train(
         NetworkChoice, _option("--network", "fast: ours; paper: as published.", _METHOD)
     ] = NetworkChoice.fast,
     width: Annotated[
-        int,
+        int | None,
         _option(
-            "--width", "Channels of fast at a quarter of the resolution; time grows with the square.", _METHOD, min=4
+            "--width",
+            "Channels of fast at a quarter of the resolution; time grows with the square. Default: 16.",
+            _METHOD,
+            min=4,
         ),
-    ] = 16,
+    ] = None,
     keep_level: Annotated[
         bool,
         _option(
@@ -126,6 +134,16 @@ def train(
             _METHOD,
         ),
     ] = False,
+    start_from: Annotated[
+        str | None,
+        _option(
+            "--from",
+            "Go on from these weights of fast, in a short and gentle schedule: a shipped name, the folder of a run, or "
+            "a model.safetensors.",
+            _METHOD,
+            metavar="NAME|PATH",
+        ),
+    ] = None,
     patch: options.Patch = 64,
     grid: options.Grid = options.GridChoice.paper,
     crop: Annotated[int, _option("--crop", "Side of the training crops, px.", _METHOD, min=64)] = 256,
@@ -158,12 +176,23 @@ def train(
             min=0,
         ),
     ] = 2.0,
-    epochs: Annotated[int, _option("--epochs", "Epochs at most.", _SCHEDULE, min=1)] = 12,
+    epochs: Annotated[
+        int | None, _option("--epochs", "Epochs at most. Default: 12; 4 with --from.", _SCHEDULE, min=1)
+    ] = None,
     steps: Annotated[
-        int | None, _option("--steps", "Steps an epoch. Default: half the maps' area, 25 to 125.", _SCHEDULE, min=1)
+        int | None,
+        _option(
+            "--steps",
+            "Steps an epoch. Default: half the maps' area, 25 to 125; 25 with --from.",
+            _SCHEDULE,
+            min=1,
+        ),
     ] = None,
     batch: Annotated[int, _option("--batch", "Crops a step.", _SCHEDULE, min=1)] = 8,
-    rate: Annotated[float, _option("--rate", "Peak learning rate.", _SCHEDULE, min=0)] = 5e-4,
+    rate: Annotated[
+        float | None,
+        _option("--rate", "Peak learning rate. Default: 0.0005; 0.0002 with --from.", _SCHEDULE, min=0),
+    ] = None,
     weight_decay: Annotated[float, _option("--weight-decay", "Decay of the weights.", _SCHEDULE, min=0)] = 0.05,
     average: Annotated[
         float, _option("--average", "Decay of the moving average of the weights.", _SCHEDULE, min=0, max=0.9999)
@@ -193,30 +222,32 @@ def train(
     In a folder that holds logits/ and labels/, no argument is needed. Every part of a small set is held out in turn; of
     a large one, some images. How strong the correction is to be, down to nothing, is chosen on what was held out, and
     the figures before and after, with their interval, are its. Writes model.onnx, model.safetensors and model.json
-    into the run's folder: `prn refine LOGITS -o MASKS --weights run`.
+    into the run's folder: `prn refine LOGITS -o MASKS --weights run`. With a handful of maps, --from fast goes on from
+    the shipped weights.
     """
     try:
         from prn_cli.commands.training_run import TrainingRun
-        from prn_cli.training import parallel
+        from prn_cli.training import adapt, parallel
         from prn_cli.training.augment import Jitter
         from prn_cli.training.loop import Settings
         from prn_cli.training.losses import LossWeights
         from prn_cli.training.networks import build
         from prn_cli.training.runtime import set_up
-        from prn_cli.training.validation import make_folds
+        from prn_cli.training.validation import LEAST_PART, make_folds
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "prn train") from error
 
+    start = None if start_from is None else _start(start_from, network, width=width, keep_level=keep_level)
     settings = Settings(
         network=network.value,
         patch=patch,
-        width=width,
-        keep_level=keep_level,
+        width=start.width if start is not None else width or 16,
+        keep_level=keep_level if start is None else start.keep_level,
         crop=crop,
         batch=batch,
-        epochs=epochs,
-        steps=steps,
-        rate=rate,
+        epochs=epochs or (12 if start is None else adapt.EPOCHS),
+        steps=steps if start is None else steps or adapt.STEPS,
+        rate=rate if rate is not None else 5e-4 if start is None else adapt.RATE,
         weight_decay=weight_decay,
         average=average,
         patience=patience,
@@ -247,11 +278,25 @@ def train(
     if images is not None and network is not NetworkChoice.fast:
         raise UsageError("--images is for --network fast")
     bands = _image_bands(images)
+    if start is not None and start.image_channels != bands:
+        raise UsageError(
+            f"--from {start.name}: these weights see {_bands(start.image_channels)}, and --images gives {_bands(bands)}"
+            if bands
+            else f"--from {start.name}: these weights see {_bands(start.image_channels)}, expected --images"
+        )
 
     def make(maps: Sequence[TrainingMap]) -> Network:
-        built = build(
-            settings.network, patch=patch, width=width, keep_level=keep_level, image_channels=bands, seed=seed
-        )
+        if start is not None:
+            built: Network = start.network()
+        else:
+            built = build(
+                settings.network,
+                patch=patch,
+                width=settings.width,
+                keep_level=keep_level,
+                image_channels=bands,
+                seed=seed,
+            )
         if bands:
             _see_images(built, maps)
         return built
@@ -274,6 +319,8 @@ def train(
     if given and given[0].startswith("--validation") and (folds or 1) > 1:
         raise UsageError(f"--folds {folds} and {given[0]} exclude each other")
     options.check_classes(task, classes=classes, band=bidx)
+    if shots is not None and validation_stems is not None:
+        raise UsageError("--shots and --validation-stems exclude each other", hint="use --validation-logits")
     _check_folder(out, resume=resume, overwrite=overwrite)
 
     reader = _Reader(
@@ -292,12 +339,14 @@ def train(
         threads=thread_count,
         fail_fast=fail_fast,
     )
-    found = reader.read(list(logits or ["logits"]), labels, images, null=null)
+    found = reader.read(list(logits or ["logits"]), labels, images, null=null, shots=shots, seed=seed)
     failures = found.failures
-    if validation_logits is None and len(_names(found.maps)) < 2:
+    whole = bool(given) or folds == 1 or network is not NetworkChoice.fast
+    pieces = [] if whole else _pieces(found.maps)
+    if validation_logits is None and not pieces and len(_names(found.maps)) < 2:
         raise InputError(
             "1 labelled map, expected at least 2: one to learn from, one to hold out",
-            hint="label more maps, or cut the map into several",
+            hint=f"label more maps, or one of at least {2 * LEAST_PART} px a side, whose parts can be held out",
         )
     scenes = _scenes(found, groups, group_distance)
     parts: list[Fold] = []
@@ -311,6 +360,11 @@ def train(
             )
         learn, hold, how = found.maps, held.maps, f"given: {validation_logits}"
         failures = failures + held.failures
+    elif pieces:
+        parts = make_folds({m.name: where for m, where in pieces}, folds or FOLDS, seed=seed)
+        learn, hold = found.maps, []
+        how = "each quarter of every map in turn; then whole maps are learned from"
+        settings = replace(settings, choose_epoch=False)
     elif validation_stems is None and (count := _fold_count(folds, found.maps, scenes, network)) > 1:
         parts = make_folds(scenes or {m.name: m.name for m in found.maps}, count, seed=seed)
         learn, hold = found.maps, []
@@ -325,7 +379,9 @@ def train(
         learn, hold, how = _split(found.maps, scenes, validation_fraction, validation_stems, seed)
     processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
     held_out = f"{len(_names(hold))} held out ({how})" if hold else f"held out: {how}"
-    console.note(f"{len(_names(learn))} maps to learn from, {held_out}; device {where.type}{processes}")
+    count = len(_names(learn))
+    what = f"{count} map{'s' if count != 1 else ''}"
+    console.note(f"{what} to learn from, {held_out}; device {where.type}{processes}")
     if not scenes and validation_logits is None:
         _hint_at_scenes(_names(found.maps))
     conditions: dict[str, Any] = {
@@ -345,13 +401,24 @@ def train(
         conditions["classes"] = found.classes
     if images is not None:
         conditions["images"] = str(images)
+    if start is not None:
+        conditions["from"] = start.sha256
+    if shots is not None:
+        conditions["shots"] = shots
     fingerprint = _fingerprint(learn, hold, settings, conditions)
     parallel.check_same(fingerprint, "maps or options")
     if overwrite and parallel.rank() == 0:
         _clear(out)
     run = TrainingRun(make, settings, where, out, fingerprint, resume=resume, tensorboard=tensorboard)
-    outcome = run.cross_validated(learn, parts) if parts else run.held_out(learn, hold)
-    about = {"held_out_how": how, "left_out": [name for name, _ in failures], "conditions": conditions}
+    outcome = run.cross_validated(learn, parts, [m for m, _ in pieces]) if parts else run.held_out(learn, hold)
+    about = {
+        "held_out_how": how,
+        "left_out": [name for name, _ in failures],
+        "unused": found.unused,
+        "parts_of": len(_names(learn)) if pieces else 0,
+        "from": None if start is None else {"name": start.name, "sha256": start.sha256},
+        "conditions": conditions,
+    }
     card = _conclude(outcome, learn, scenes, found.classes, settings, out, about)
     if card is None:
         return
@@ -362,6 +429,40 @@ def train(
     if failures:
         console.error(f"{len(failures)} of {len(failures) + len(learn) + len(hold)} maps could not be used")
         raise typer.Exit(1)
+
+
+def _start(name_or_path: str, network: NetworkChoice, *, width: int | None, keep_level: bool) -> Start:
+    """The weights of `--from`; other options must not ask for another network than theirs."""
+    from prn_cli.training.adapt import load_start
+    from prn_cli.weights import find_tensors
+
+    if network is not NetworkChoice.fast:
+        raise UsageError(f"--from is for --network fast, not {network.value}")
+    start = load_start(find_tensors(name_or_path))
+    if width not in (None, start.width):
+        raise UsageError(f"--from {start.name}: these weights have width {start.width}, and --width is {width}")
+    if keep_level and not start.keep_level:
+        raise UsageError(f"--from {start.name}: these weights do not keep the level", hint="leave --keep-level out")
+    return start
+
+
+def _bands(count: int) -> str:
+    return f"images of {count} band{'s' if count > 1 else ''}" if count else "no images"
+
+
+def _pieces(maps: list[TrainingMap]) -> list[tuple[TrainingMap, str]]:
+    """Quarters of one to three maps, each with its place; none where a map is too small to be cut.
+
+    Those of several classes follow each other under one name, as their maps do.
+    """
+    from prn_cli.training.validation import quarters
+
+    cut = [quarters(m) for m in maps] if len(_names(maps)) <= FEWEST_MAPS else []
+    places = {where for quarter in cut for where in quarter}
+    if not all(cut) or len(places) < 2:
+        return []
+    pieces = [(part, where) for quarter in cut for where, part in quarter.items()]
+    return sorted(pieces, key=lambda piece: piece[0].name)
 
 
 def _image_bands(images: Path | None) -> int:
@@ -482,8 +583,17 @@ class _Reader:
     threads: int
     fail_fast: bool
 
-    def read(self, arguments: Sequence[str], labels: Path, images: Path | None, *, null: bool = False) -> _Set:
-        """All maps of a set; failures are named and passed over."""
+    def read(
+        self,
+        arguments: Sequence[str],
+        labels: Path,
+        images: Path | None,
+        *,
+        null: bool = False,
+        shots: int | None = None,
+        seed: int = 0,
+    ) -> _Set:
+        """All maps of a set, or so many of them, drawn; failures are named and passed over."""
         import sys
 
         from prn_cli.rasters import (
@@ -507,11 +617,12 @@ class _Reader:
         classes = [""]
         if self.task is options.TaskChoice.multiclass:
             classes = class_names(count_bands([path for path, _ in pairs.matched], key=self.key), self.classes, None)
-        masks = find_valid_masks([path for path, _ in pairs.matched], self.valid_mask)
-        pictures = find_images([path for path, _ in pairs.matched], images)
+        matched = pairs.matched if shots is None else _drawn(pairs.matched, shots, seed)
+        masks = find_valid_masks([path for path, _ in matched], self.valid_mask)
+        pictures = find_images([path for path, _ in matched], images)
         store = _Store(self.folder)
         batch = run_batch(
-            pairs.matched,
+            matched,
             lambda pair: self._read_map(*pair, len(classes), kind=kind, masks=masks, pictures=pictures, store=store),
             name=lambda pair: str(pair[0]),
             label="reading",
@@ -533,6 +644,7 @@ class _Reader:
             classes=classes,
             kind=kind,
             failures=batch.failures,
+            unused=len(pairs.matched) - len(matched),
         )
 
     def _read_map(
@@ -618,7 +730,8 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Set:
-    """The maps of a set, their files, and what became of the files that could not be used.
+    """The maps of a set, their files, what became of the files that could not be used, and how many
+    were not drawn.
 
     Of several classes, the maps of one image follow each other, under one name: so they are held out together.
     """
@@ -628,6 +741,20 @@ class _Set:
     classes: list[str]
     kind: str
     failures: list[tuple[str, str]]
+    unused: int
+
+
+def _drawn(pairs: Sequence[tuple[Path, Path]], count: int, seed: int) -> list[tuple[Path, Path]]:
+    """So many of the pairs, in their order; those of a smaller count are among those of a larger one."""
+    import numpy as np
+
+    if count > len(pairs):
+        raise UsageError(f"--shots {count}, but there are {len(pairs)} labelled maps")
+    chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
+    drawn = [pairs[index] for index in sorted(chosen)]
+    names = ", ".join(path.name for path, _ in drawn[:5])
+    console.note(f"{count} of {len(pairs)} maps drawn with seed {seed}: {names}{', …' if count > 5 else ''}")
+    return drawn
 
 
 def _scenes(found: _Set, pattern: str | None, distance: float | None) -> dict[str, str]:
@@ -816,11 +943,14 @@ def _conclude(
                 "learned_from": _names(learn),
                 "held_out": list(dict.fromkeys(outcome.maps)),
                 "held_out_how": about["held_out_how"],
+                "parts_of": about["parts_of"],
                 "scenes": len(set(scenes.values())),
                 "left_out": about["left_out"],
+                "unused": about["unused"],
                 "pixels": int(sum(m.label.size for m in learn)) // len(classes),
             },
             "patch": settings.patch,
+            "from": about["from"],
             "settings": asdict(settings),
             "conditions": about["conditions"],
             "epochs": outcome.state.epoch,
@@ -833,6 +963,7 @@ def _conclude(
                 figures["pooled_iou"]["difference"],
                 len(set(groups)),
                 "classes" if several else "scenes",
+                about["parts_of"],
             ),
         },
     )
@@ -846,10 +977,11 @@ def _number(value: float) -> float | None:
     return None if value != value else round(float(value), 6)
 
 
-def _verdict(choice: Choice, difference: list[float | None], groups: int, noun: str) -> str:
+def _verdict(choice: Choice, difference: list[float | None], groups: int, noun: str, parts_of: int) -> str:
     change, low, high = difference
+    held_out = "parts of maps" if parts_of else "images"
     if change is None or change <= 0:
-        return "refinement does not help on the held-out images"
+        return f"refinement does not help on the held-out {held_out}"
     losers = [name for name, gain in choice.groups.items() if gain < 0]
     if losers and groups > 1:
         return (
@@ -859,14 +991,21 @@ def _verdict(choice: Choice, difference: list[float | None], groups: int, noun: 
     if low is None or high is None:
         return "one held-out image gains, which says little; hold out more"
     if low <= 0:
-        return "the gain on the held-out images may be chance: its 95 % interval holds 0"
+        return f"the gain on the held-out {held_out} may be chance: its 95 % interval holds 0"
+    if parts_of:
+        return (
+            f"refinement helps on held-out parts of the {f'{parts_of} maps' if parts_of > 1 else 'one map'} that it "
+            "learns from, which says little of other maps"
+        )
     return "refinement helps on the held-out images"
 
 
 def _show(card: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{len(card['data']['held_out'])} held-out images", title_justify="left")
+    data = card["data"]
+    what = f"held-out parts of {data['parts_of']} map(s)" if data["parts_of"] else "held-out images"
+    table = Table(title=f"{len(data['held_out'])} {what}", title_justify="left")
     for heading in ("", "before", "after", "change, points", "95 % interval"):
         table.add_column(heading, justify="left" if not heading else "right")
     several = card["conditions"]["task"] == options.TaskChoice.multiclass
@@ -888,6 +1027,6 @@ def _show(card: dict[str, Any], out: Path) -> None:
             + ", ".join(f"{name} {100 * gain:+.2f}" for name, gain in choice["groups"].items())
         )
     console.show(f"{card['verdict'][0].upper()}{card['verdict'][1:]}.")
-    if card["data"]["scenes"] < 2:
+    if card["data"]["scenes"] < 2 and not card["data"]["parts_of"]:
         console.show("New images of the same scenes can expect as much; of other scenes, this says nothing (--groups).")
     console.show(f"Weights: {out / card['files']['onnx']['file']} (epoch {card['best_epoch']} of {card['epochs']})")

@@ -68,8 +68,16 @@ class TrainingRun:
         counts = tallies(network, hold, self.device)
         return Outcome(network, state, state.seconds, tuple(m.name for m in hold), counts)
 
-    def cross_validated(self, maps: Sequence[TrainingMap], folds: Sequence[Fold]) -> Outcome:
-        """Learn from all maps; what to expect of that is counted on each fold, by a network that has not seen it."""
+    def cross_validated(
+        self, maps: Sequence[TrainingMap], folds: Sequence[Fold], parts: Sequence[TrainingMap] = ()
+    ) -> Outcome:
+        """Learn from all maps; what to expect of that is counted on each fold, by a network that has not seen it.
+
+        Args:
+            maps: to learn from at the end.
+            folds: of the maps; or of their parts, if there are any.
+            parts: of the maps, where these are too few to hold whole ones out.
+        """
         budget = self.settings.time_budget
         settings = replace(self.settings, time_budget=budget and budget / (len(folds) + 1))
         path, first = self.out / "folds.json", parallel.rank() == 0
@@ -77,7 +85,7 @@ class TrainingRun:
         for done in finished:
             self.history += [(done.name, epoch) for epoch in done.history]
         for fold in folds[len(finished) :]:
-            learn, hold = _parted(maps, fold)
+            learn, hold = _parted(parts or maps, fold)
             network, state = self._stage(f"fold {fold.name}", learn, hold, settings, "fold.safetensors")
             counts = tallies(network, hold, self.device)
             done = FinishedFold(f"fold {fold.name}", tuple(m.name for m in hold), counts, tuple(state.history))

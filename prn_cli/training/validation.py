@@ -1,4 +1,4 @@
-"""Which maps are held out: folds of cross-validation in which whole scenes stay together."""
+"""Which maps are held out: folds of cross-validation in which whole scenes stay together; or parts of single maps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import UsageError
+from prn_cli.pixels import IGNORE
+from prn_cli.training.augment import TrainingMap
+
+LEAST_PART = 128
+"""Side of the smallest part of a map that says something about the rest, px."""
 
 Box = tuple[float, float, float, float]
 """West, south, east and north of a map on the ground, in units of its reference system."""
@@ -66,6 +71,35 @@ def make_folds(groups: Mapping[str, str], count: int, *, seed: int = 0) -> list[
         )
         for number, held in enumerate(bins, 1)
     ]
+
+
+def quarters(source: TrainingMap) -> dict[str, TrainingMap]:
+    """Cut a map into four, so that one part can be held out where there is no other map.
+
+    Args:
+        source: the map.
+
+    Returns:
+        Its quarters by where they lie, those without a labelled pixel left out; empty if a side would be less than
+        `LEAST_PART`.
+    """
+    height, width = (side // 2 for side in source.label.shape)
+    if min(height, width) < LEAST_PART:
+        return {}
+    found = {}
+    for north, rows in (("north", slice(None, height)), ("south", slice(height, None))):
+        for east, columns in (("west", slice(None, width)), ("east", slice(width, None))):
+            where = (..., rows, columns)
+            label = source.label[where]
+            if (label != IGNORE).any():
+                found[f"{north}-{east}"] = TrainingMap(
+                    name=f"{source.name} {north}-{east}",
+                    logits=source.logits[where],
+                    label=label,
+                    pseudo=source.pseudo[where],
+                    image=None if source.image is None else source.image[where],
+                )
+    return found
 
 
 def groups_by_pattern(names: Sequence[str], pattern: str) -> dict[str, str]:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prn_cli.errors import UsageError
-from prn_cli.training.validation import groups_by_distance, groups_by_pattern, make_folds
+from prn_cli.training.augment import TrainingMap
+from prn_cli.training.validation import groups_by_distance, groups_by_pattern, make_folds, quarters
 
 
 @given(
@@ -81,3 +83,28 @@ def test_groups_by_distance_are_the_connected_components(corners: list[tuple[int
                 for name in both:
                     parts[name] = both
     assert all((groups[a] == groups[b]) == (b in parts[a]) for a in boxes for b in boxes)
+
+
+def make_map(shape: tuple[int, int], *, image: bool = False) -> TrainingMap:
+    random = np.random.default_rng(0)
+    label = random.integers(0, 2, shape).astype(np.uint8)
+    bands = random.normal(size=(3, *shape)).astype(np.float32) if image else None
+    return TrainingMap("map", random.normal(size=shape).astype(np.float32), label, label[::-1], bands)
+
+
+def test_quarters_cover_a_map_once() -> None:
+    whole = make_map((257, 301), image=True)
+    parts = quarters(whole)
+    assert list(parts) == ["north-west", "north-east", "south-west", "south-east"]
+    for name in ("logits", "label", "pseudo", "image"):
+        tiles = [getattr(part, name) for part in parts.values()]
+        joined = np.concatenate([np.concatenate(tiles[:2], -1), np.concatenate(tiles[2:], -1)], -2)
+        np.testing.assert_array_equal(joined, getattr(whole, name))
+    assert len({part.name for part in parts.values()} | {whole.name}) == 5
+
+
+def test_quarters_hold_labels_and_are_not_too_small() -> None:
+    whole = make_map((256, 256))
+    whole.label[128:, :128] = 255
+    assert list(quarters(whole)) == ["north-west", "north-east", "south-east"]
+    assert not quarters(make_map((255, 900)))

@@ -1,0 +1,74 @@
+"""Adapting weights to a few labelled maps: what to start from, and how gently to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prn_cli.errors import UsageError
+from prn_cli.training.checkpoint import load_network
+from prn_cli.training.networks import from_description
+from prn_cli.training.networks.fast import FastNetwork
+from prn_cli.weights import Weights
+
+EPOCHS, STEPS, RATE = 4, 25, 2e-4
+"""The schedule of an adaptation, where no other is asked for."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights to go on from.
+
+    Attributes:
+        name: as they were asked for.
+        sha256: of their file.
+        description: of their network, see `prn_cli.training.export.describe`.
+        tensors: by name.
+    """
+
+    name: str
+    sha256: str
+    description: dict[str, str]
+    tensors: dict[str, Tensor]
+
+    @property
+    def width(self) -> int:
+        """Of the network."""
+        return int(self.description["prn.width"])
+
+    @property
+    def keep_level(self) -> bool:
+        """Whether the network corrects scores against their neighbourhood only."""
+        return self.description["prn.keep_level"] == "1"
+
+    @property
+    def image_channels(self) -> int:
+        """Bands of the images that the network sees beside the logits; 0 for none."""
+        return int(self.description.get("prn.image_channels", "0"))
+
+    def network(self) -> FastNetwork:
+        """A network with these weights."""
+        network = from_description(self.description)
+        assert isinstance(network, FastNetwork)
+        network.load_state_dict(self.tensors)
+        return network
+
+
+def load_start(weights: Weights) -> Start:
+    """Read weights to go on from.
+
+    Args:
+        weights: found by `prn_cli.weights.find_tensors`.
+
+    Raises:
+        InputError: they are not those of a network that prn knows.
+        UsageError: they are of another network than `fast`.
+    """
+    network, description = load_network(weights.path)
+    if not isinstance(network, FastNetwork):
+        raise UsageError(
+            f"--from {weights.name}: these are weights of '{network.name}', expected 'fast'",
+            hint="train that network from the start",
+        )
+    return Start(weights.name, weights.sha256, description, network.state_dict())
