@@ -31,7 +31,7 @@ def test_eight_bits_are_close_to_float32_and_keep_what_the_refiner_must_know(mak
     original = make_onnx(threshold="0.4")
     line = ["weights", "quantize", original, maps, "-o", tmp_path / "small"]
     done = subprocess.run([sys.executable, "-m", "prn_cli", *map(str, line)], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "prn: inputs read as logits\n")
     assert done.stdout.split() == f"{tmp_path / 'small' / 'model.onnx'} int8, calibrated on 3 maps".split()
     before, after = load(original), load(tmp_path / "small")
     for name in ("name", "multiple", "halo", "tile", "threshold", "strength"):
