@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,6 +49,10 @@ class Processes:
                 self.address = json.loads(file.read_text())["address"]
         with distributed.Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(3, timeout=60)
+
+    def hold_worker(self) -> None:
+        """Stop a worker, so that it surely has work in hand when it is killed."""
+        self.workers[-1].send_signal(signal.SIGSTOP)
 
     def kill_worker(self) -> None:
         self.workers.pop().kill()
@@ -104,9 +109,12 @@ def test_a_worker_killed_among_many_files_loses_none(folder, workers, random_log
     plain = refine(*options, "-o", "plain")
     assert plain.returncode == 0, plain.stderr
     dask = (*options, "-o", "masks", "--dask", workers.address)
+    workers.hold_worker()
     with subprocess.Popen(command(*dask), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        first = process.stdout.readline()
+        first = "".join(process.stdout.readline() for _ in range(10))
+        time.sleep(0.5)
+        assert process.poll() is None  # it waits for what the worker has in hand
         workers.kill_worker()
         rest, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -131,9 +139,12 @@ def test_a_worker_killed_over_a_mosaic_loses_nothing(folder, workers, random_log
     assert plain.returncode == 0, plain.stderr
     (folder / "out").rename("plain")
     dask = command(*options, "-o", "out", "--dask", workers.address, "--dask-split", "0.05")
+    workers.hold_worker()
     with subprocess.Popen(dask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not list(Path("out").glob(".mosaic*")):
             time.sleep(0.01)
+        time.sleep(1)
+        assert process.poll() is None
         workers.kill_worker()
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
