@@ -94,9 +94,14 @@ def _line(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def show(renderable: RenderableType) -> None:
-    """A table or text for people, on stdout."""
-    stdout().print(renderable)
+def show(table: RenderableType) -> None:
+    """A table for people, on stdout."""
+    stdout().print(table)
+
+
+def tell(text: str, style: str | None = None) -> None:
+    """Text for people, on stdout, just as it is: a path in it keeps its brackets, and is not broken over two lines."""
+    stdout().print(text, style=style, markup=False, soft_wrap=True)
 
 
 def json_line(record: Any) -> None:

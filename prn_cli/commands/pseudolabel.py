@@ -420,7 +420,7 @@ def _show(headroom: Headroom, run: _Run) -> None:
     from rich.table import Table
 
     images = f"{headroom.images} image{'s' if headroom.images > 1 else ''}, {headroom.pixels / 1e6:.4g} Mpx counted"
-    console.show(f"[bold]{images}[/bold]; patches of {run.patch} px, {run.grid} grid")
+    console.tell(f"{images}; patches of {run.patch} px, {run.grid} grid", style="bold")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("IoU", no_wrap=True)
     for title in ("Threshold", "Pooled", "Mean per image"):
@@ -445,7 +445,7 @@ def _show_classes(headrooms: Mapping[str, Headroom], run: _Run) -> None:
 
     found = {name: headroom for name, headroom in headrooms.items() if headroom.images}
     images = max(headroom.images for headroom in found.values())
-    console.show(f"[bold]{images} image{'s' if images > 1 else ''}[/bold]; patches of {run.patch} px, {run.grid} grid")
+    console.tell(f"{images} image{'s' if images > 1 else ''}; patches of {run.patch} px, {run.grid} grid", style="bold")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("Pooled IoU against the rest", no_wrap=True)
     for title in ("At 0.5", "Best single", "at", "Oracle", "Headroom"):

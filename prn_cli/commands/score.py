@@ -475,7 +475,7 @@ def _show(summary: Summary, task: _Figures, masks: str, baseline: str | None) ->
     """Print the table for people: 80 columns, plain ASCII, so that any terminal and pipe can show it."""
     share = f"{summary.confidence:.0%}".replace("%", " %")
     size = f"{summary.images} image{'s' if summary.images > 1 else ''}, {summary.pixels / 1e6:.4g} Mpx counted"
-    console.show(f"[bold]{size}[/bold]; {masks}" + (f"; baseline: {baseline}" if baseline else ""))
+    console.tell(f"{size}; {masks}" + (f"; baseline: {baseline}" if baseline else ""), style="bold")
     console.show(_table_alone(summary, task, share) if baseline is None else _table_of_two(summary, task, share))
     if summary.images == 1:
         method = "One image: no intervals."
@@ -483,7 +483,7 @@ def _show(summary: Summary, task: _Figures, masks: str, baseline: str | None) ->
         method = f"Intervals: bootstrap over images, {summary.resamples} resamples, seed {summary.seed}."
     if baseline is not None and summary.images > 1:
         method += "\nBetter, worse: the interval of the change excludes 0."
-    console.show(f"[dim]{method}[/dim]")
+    console.tell(method, style="dim")
 
 
 def _table_alone(summary: Summary, task: _Figures, share: str) -> Table:

@@ -1018,15 +1018,15 @@ def _show(card: dict[str, Any], out: Path) -> None:
     console.show(table)
     choice = card["choice"]
     gains = ", ".join(f"{strength}: {100 * gain:+.2f}" for strength, gain in choice["strengths"].items())
-    console.show(
+    console.tell(
         f"Strength {choice['strength']:g}, cut at {choice['threshold']:g} (expected gain by strength: {gains})."
     )
     if len(choice["groups"]) > 1:
-        console.show(
+        console.tell(
             f"By {'class' if several else 'scene'}: "
             + ", ".join(f"{name} {100 * gain:+.2f}" for name, gain in choice["groups"].items())
         )
-    console.show(f"{card['verdict'][0].upper()}{card['verdict'][1:]}.")
+    console.tell(f"{card['verdict'][0].upper()}{card['verdict'][1:]}.")
     if card["data"]["scenes"] < 2 and not card["data"]["parts_of"]:
-        console.show("New images of the same scenes can expect as much; of other scenes, this says nothing (--groups).")
-    console.show(f"Weights: {out / card['files']['onnx']['file']} (epoch {card['best_epoch']} of {card['epochs']})")
+        console.tell("New images of the same scenes can expect as much; of other scenes, this says nothing (--groups).")
+    console.tell(f"Weights: {out / card['files']['onnx']['file']} (epoch {card['best_epoch']} of {card['epochs']})")

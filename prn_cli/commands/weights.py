@@ -124,7 +124,7 @@ def quantize_weights(
             sides = min(scores.height, LARGEST_SIDE), min(scores.width, LARGEST_SIDE)
             maps.append(scores.logits(Window(0, 0, *sides)))
     written = quantize(found, maps, out, multiple=multiple)
-    console.show(f"{written}  int8, calibrated on {len(maps)} maps")
+    console.tell(f"{written}  int8, calibrated on {len(maps)} maps")
 
 
 def _check_folder(folder: Path, names: Sequence[str]) -> None:
@@ -147,4 +147,4 @@ def _write(network: Network, folder: Path, card: dict[str, str], metadata: dict[
 
     _check_folder(folder, ("model.json", "model.onnx", "model.safetensors"))
     written = export(network, folder, card=card, metadata=metadata)
-    console.show(f"{folder / 'model.onnx'}  {written['network']}, patch {written['patch']} px")
+    console.tell(f"{folder / 'model.onnx'}  {written['network']}, patch {written['patch']} px")

@@ -29,14 +29,15 @@ def load(path):
 
 def test_eight_bits_are_close_to_float32_and_keep_what_the_refiner_must_know(make_onnx, maps, tmp_path, random_logits):
     original = make_onnx(threshold="0.4")
-    line = ["weights", "quantize", original, maps, "-o", tmp_path / "small"]
+    small = tmp_path / "small [bold]" / ("long" * 20)  # neither markup nor a line to break
+    line = ["weights", "quantize", original, maps, "-o", small]
     done = subprocess.run([sys.executable, "-m", "prn_cli", *map(str, line)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "prn: inputs read as logits\n")
-    assert done.stdout.split() == f"{tmp_path / 'small' / 'model.onnx'} int8, calibrated on 3 maps".split()
-    before, after = load(original), load(tmp_path / "small")
+    assert done.stdout == f"{small / 'model.onnx'}  int8, calibrated on 3 maps\n"
+    before, after = load(original), load(small)
     for name in ("name", "multiple", "halo", "tile", "threshold", "strength"):
         assert getattr(before, name) == getattr(after, name)
-    types = {node.op_type for node in onnx.load(tmp_path / "small" / "model.onnx").graph.node}
+    types = {node.op_type for node in onnx.load(small / "model.onnx").graph.node}
     assert "QuantizeLinear" in types
     logits = random_logits(320, 410, seed=9)
     logits[:40, :50] = np.nan
