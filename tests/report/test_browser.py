@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def test_a_picture_large_and_back(page):
     assert "won" in page.run("document.querySelector('#viewer-line').textContent")
     page.press("Escape")
     assert page.run("viewer.open") is False
-    assert page.run(WHO) == shown[1]
+    page.wait_for(f"{WHO} === {json.dumps(shown[1])}")
     assert page.run(f"{FOCUSED}.dataset.title") == "Won and lost"
 
 
@@ -129,8 +130,7 @@ def test_the_bars_lead_to_the_pictures(page):
     rank = page.run(f"{FOCUSED}.hash")
     assert page.run(f"document.querySelector('{rank}').getClientRects().length") == 0  # behind the control
     page.press("Enter")
-    page.run("new Promise((resolve) => setTimeout(resolve, 100))")
-    assert page.run(WHO) == name
+    page.wait_for(f"{FOCUSED}.closest('article') && {WHO} === {json.dumps(name)}")
 
 
 def test_focus_can_be_seen(page):
