@@ -1,8 +1,12 @@
-"""How many cores there are to work on."""
+"""What this process takes of the machine: how many cores, and what becomes of memory that it frees."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
 
 _share: int | None = None
 
@@ -18,3 +22,17 @@ def core_count() -> int:
     if _share is not None:
         return _share
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of arrays that are freed, for the next ones, instead of handing it back.
+
+    Work on many maps makes and frees arrays of megabytes all the time, and glibc would take each from the kernel anew,
+    page by page. Elsewhere than on glibc, nothing happens.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "mallopt"):
+        return
+    largest_in_heap, never = 1 << 25, (1 << 31) - 1  # more than 32 MiB is refused
+    for parameter, value in ((_M_MMAP_THRESHOLD, largest_in_heap), (_M_TRIM_THRESHOLD, never), (_M_TOP_PAD, 1 << 24)):
+        libc.mallopt(parameter, value)

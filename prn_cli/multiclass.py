@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -72,7 +72,7 @@ def hold(read: ReadWindow) -> ReadWindow:
 
 def refine_class_rows(
     read: ReadWindow, classes: int, refine: Callable[[ReadWindow], Iterator[Rows]]
-) -> Iterator[ClassRows]:
+) -> Generator[ClassRows]:
     """Refine all classes of a map side by side, so that each window is read once and C bands of rows are in memory.
 
     Args:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.ahead import ahead
 from prn_cli.blend import ColumnBlender, RowBlender, mix_rows
 from prn_cli.errors import PrnError, UsageError
 from prn_cli.pixels import IGNORE
@@ -106,7 +107,8 @@ def refine_rows(
     strength: float | None = None,
     on_run: Callable[[], None] | None = None,
     read_image: Callable[[Window], FloatMap] | None = None,
-) -> Iterator[Rows]:
+    read_ahead: int = 0,
+) -> Generator[Rows]:
     """Refine a map of any size.
 
     The rows that one row of windows needs are read, each row of the map once; the windows are refined, as many side by
@@ -126,6 +128,8 @@ def refine_rows(
         on_run: called before each run of the network; what it raises ends the work.
         read_image: gives the image of a window, `(refiner.image_channels, h, w)` float32, NaN where invalid; for
             refiners that take one.
+        read_ahead: bands of some 4 Mpx to read, in a thread of their own, while the network is at work on others; of
+            maps that take several rows of windows.
 
     Yields:
         Bands of consecutive rows, from the top, that together are the map.
@@ -146,6 +150,7 @@ def refine_rows(
         shift=shift,
         on_run=on_run,
         read_image=read_image,
+        read_ahead=read_ahead,
     )
     for piece in pieces:
         if isinstance(piece, Rows):
@@ -166,7 +171,8 @@ def refine_section(
     shift: int = 0,
     on_run: Callable[[], None] | None = None,
     read_image: Callable[[Window], FloatMap] | None = None,
-) -> Iterator[Rows | Ramp]:
+    read_ahead: int = 0,
+) -> Generator[Rows | Ramp]:
     """Refine some of the rows of windows of a map, see `refine_rows`; `join_sections` puts sections together.
 
     Args:
@@ -179,10 +185,6 @@ def refine_section(
     rows, columns = _plans(height, width, refiner, tile, shift)
     check_image(refiner, given=read_image is not None)
 
-    def read(window: Window) -> FloatMap:
-        logits = read_logits(window)[np.newaxis]
-        return logits if read_image is None else np.concatenate([logits, read_image(window)])
-
     spans = rows.spans[section]
     share = refiner.strength if strength is None else strength
     if share == 0:
@@ -193,15 +195,19 @@ def refine_section(
     # Logits, and the bands of the image: the rows of the map from `top` on.
     planes = np.empty((1 + refiner.image_channels, min(rows.longest, height), width), np.float32)
     top = bottom = spans[0].start
-    with _runs_at_once(refiner, len(spans) * len(columns.spans)) as pool:
+    fresh = _read(read_logits, read_image, spans, height, width)
+    with (
+        _runs_at_once(refiner, len(spans) * len(columns.spans)) as pool,
+        closing(ahead(fresh, read_ahead) if read_ahead and len(spans) > 1 else fresh) as bands,
+    ):
         for span in spans:
             kept = bottom - span.start
             planes[:, :kept] = planes[:, span.start - top : bottom - top]
             top, end = span.start, min(span.end, height)
-            for band in row_bands(end - bottom, width):
-                window = Window(bottom + band.y, 0, band.height, width)
-                planes[:, window.y - top : window.bottom - top] = read(window)
-            bottom = end
+            while bottom < end:
+                for plane, part in zip(planes, next(bands), strict=True):
+                    plane[bottom - top : bottom - top + len(part)] = part
+                bottom += len(part)
             held = planes[:, : bottom - top]
             strip = _refine_strip(held, span, columns, refiner, pool, tta=tta, batch=batch, on_run=on_run)
             field, y = below.add(span, strip), span.keep
@@ -214,6 +220,23 @@ def refine_section(
                 yield _finished(refiner, share, at, base, field[band.y : band.bottom])
     if below.open is not None:
         yield Ramp(spans[-1].stop - rows.ramp, below.open)
+
+
+def _read(
+    read_logits: Callable[[Window], FloatMap],
+    read_image: Callable[[Window], FloatMap] | None,
+    spans: Sequence[Span],
+    height: int,
+    width: int,
+) -> Generator[list[FloatMap]]:
+    """Logits, and the image's bands, of a section, each row once, in bands that end where a row of windows ends."""
+    start = spans[0].start
+    for span in spans:
+        end = min(span.end, height)
+        for band in row_bands(end - start, width):
+            window = Window(start + band.y, 0, band.height, width)
+            yield [read_logits(window), *(() if read_image is None else read_image(window))]
+        start = end
 
 
 def window_rows(

@@ -29,7 +29,10 @@ def strengthen(logits: FloatMap, refined: FloatMap, strength: float) -> FloatMap
     """The refined logits of a strength between 0 and 1, `(h, w)` float32, NaN where invalid."""
     if strength == 1:
         return refined
-    return logits + np.float32(strength) * (refined - logits)
+    result = refined - logits
+    result *= np.float32(strength)
+    result += logits
+    return result
 
 
 def tally(logits: FloatMap, refined: FloatMap, label: NDArray[np.uint8]) -> NDArray[np.int64]:

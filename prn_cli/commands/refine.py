@@ -232,6 +232,7 @@ def refine(
     settings, so a run that was stopped goes on where it stopped. Files that prn did not write are not written over.
     """
     from prn_cli import rasters
+    from prn_cli.cores import keep_freed_memory
     from prn_cli.manifest import Manifest, check_outputs, refuse_existing
     from prn_cli.refine import check_image, check_tile
     from prn_cli.refiners import load_refiner
@@ -364,6 +365,7 @@ def refine(
         if manifest is not None:
             manifest.start()
         remove_stale(output.parent for item in items for output in item.outputs.values())
+        keep_freed_memory()
         started = time.perf_counter()
         batch = run_batch(
             items,

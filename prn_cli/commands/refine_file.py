@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ _WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
 # next is read and the last one is written.
 _MAPS_AT_ONCE = 2
 _LARGE_MAP = 1 << 22  # pixels
+_BANDS_AHEAD = 4  # of a large map, read while the network is at work
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Run:
         if self.stop.is_set():
             raise CancelledError
 
-    def refine(self, opened: OpenMap, section: slice = slice(None)) -> Iterator[Rows | ClassRows | Ramp]:
+    def refine(self, opened: OpenMap, section: slice = slice(None)) -> Generator[Rows | ClassRows | Ramp]:
         """Refine an open map; or, of a map of one class, a section."""
         from prn_cli.multiclass import hold, refine_class_rows
         from prn_cli.rasters import ClassScoreMap
@@ -108,7 +109,10 @@ class Run:
             "read_image": None if opened.read_image is None else hold(opened.read_image),
         }
         if not isinstance(scores, ClassScoreMap):
-            return refine_section(scores.logits, scores.height, scores.width, self.refiner, section=section, **options)
+            size = scores.height, scores.width
+            return refine_section(
+                scores.logits, *size, self.refiner, section=section, read_ahead=_BANDS_AHEAD, **options
+            )
         if scores.classes != len(self.classes):
             raise InputError(
                 f"{scores.classes} classes, expected {len(self.classes)}",
@@ -176,7 +180,7 @@ class Figures:
 class _Sample:
     """Some of a map's logits, every so many rows and columns, to hold against those of training."""
 
-    PIXELS = 1 << 16
+    PIXELS = 1 << 14
 
     def __init__(self, reference: Reference | None, pixels: int) -> None:
         self.reference, self.step = reference, max(1, math.isqrt(pixels // self.PIXELS))
@@ -262,9 +266,17 @@ def content_of(
 
 def bands_here(item: Item, run: Run, opened: OpenMap) -> Iterator[Band]:
     """Refine a map in this process."""
+    from prn_cli.ahead import ahead
     from prn_cli.refine import Ramp
 
-    return (band_of(rows, item, run, opened) for rows in run.refine(opened) if not isinstance(rows, Ramp))
+    pieces = run.refine(opened)
+    if opened.scores.height * opened.scores.width > _LARGE_MAP:
+        # While these rows are cut, counted and written, the next ones are refined.
+        pieces = ahead(pieces)
+    with closing(pieces):
+        for rows in pieces:
+            if not isinstance(rows, Ramp):
+                yield band_of(rows, item, run, opened)
 
 
 def band_of(rows: Rows | ClassRows, item: Item, run: Run, opened: OpenMap) -> Band:

@@ -37,7 +37,7 @@ class NetworkChoice(StrEnum):
     paper = "paper"
 
 
-FOLDS, FEW_MAPS, FEWEST_MAPS = 4, 60, 3
+FOLDS, QUARTERS, FEW_MAPS, FEWEST_MAPS = 3, 4, 60, 3
 _FEW_GROUPS = 8
 
 _DATA, _METHOD, _LOSS, _SCHEDULE = "Held-out images", "Method", "Loss", "Schedule"
@@ -177,13 +177,13 @@ def train(
         ),
     ] = 2.0,
     epochs: Annotated[
-        int | None, _option("--epochs", "Epochs at most. Default: 12; 4 with --from.", _SCHEDULE, min=1)
+        int | None, _option("--epochs", "Epochs at most. Default: 20; 4 with --from.", _SCHEDULE, min=1)
     ] = None,
     steps: Annotated[
         int | None,
         _option(
             "--steps",
-            "Steps an epoch. Default: half the maps' area, 25 to 125; 25 with --from.",
+            "Steps an epoch. Default: half the maps' area, 100 to 250; 25 with --from.",
             _SCHEDULE,
             min=1,
         ),
@@ -191,12 +191,12 @@ def train(
     batch: Annotated[int, _option("--batch", "Crops a step.", _SCHEDULE, min=1)] = 8,
     rate: Annotated[
         float | None,
-        _option("--rate", "Peak learning rate. Default: 0.0005; 0.0002 with --from.", _SCHEDULE, min=0),
+        _option("--rate", "Peak learning rate. Default: 0.001; 0.0002 with --from.", _SCHEDULE, min=0),
     ] = None,
     weight_decay: Annotated[float, _option("--weight-decay", "Decay of the weights.", _SCHEDULE, min=0)] = 0.05,
     average: Annotated[
         float, _option("--average", "Decay of the moving average of the weights.", _SCHEDULE, min=0, max=0.9999)
-    ] = 0.99,
+    ] = 0.995,
     patience: Annotated[int, _option("--patience", "Epochs without gain after which to stop.", _SCHEDULE, min=1)] = 8,
     time_budget: Annotated[
         str | None, _option("--time-budget", "Stop after this time: 90, 90s, 10m or 2h.", _SCHEDULE, metavar="TIME")
@@ -245,9 +245,9 @@ def train(
         keep_level=keep_level if start is None else start.keep_level,
         crop=crop,
         batch=batch,
-        epochs=epochs or (12 if start is None else adapt.EPOCHS),
+        epochs=epochs or (20 if start is None else adapt.EPOCHS),
         steps=steps if start is None else steps or adapt.STEPS,
-        rate=rate if rate is not None else 5e-4 if start is None else adapt.RATE,
+        rate=rate if rate is not None else 1e-3 if start is None else adapt.RATE,
         weight_decay=weight_decay,
         average=average,
         patience=patience,
@@ -361,7 +361,7 @@ def train(
         learn, hold, how = found.maps, held.maps, f"given: {validation_logits}"
         failures = failures + held.failures
     elif pieces:
-        parts = make_folds({m.name: where for m, where in pieces}, folds or FOLDS, seed=seed)
+        parts = make_folds({m.name: where for m, where in pieces}, folds or QUARTERS, seed=seed)
         learn, hold = found.maps, []
         how = "each quarter of every map in turn; then whole maps are learned from"
         settings = replace(settings, choose_epoch=False)

@@ -20,6 +20,7 @@ from prn_cli.training.augment import Batch, Jitter, TrainingMap, draw_batch
 from prn_cli.training.losses import LossWeights, joint_loss
 from prn_cli.training.networks import Network
 from prn_cli.training.refiner import NetworkRefiner
+from prn_cli.training.runtime import reduced_precision
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class Settings:
     keep_level: bool = False
     crop: int = 256
     batch: int = 8
-    epochs: int = 12
+    epochs: int = 20
     steps: int | None = None
-    """Steps an epoch; None: enough to see half the maps' area, between 25 and 125."""
-    rate: float = 5e-4
+    """Steps an epoch; None: enough to see half the maps' area, between 100 and 250."""
+    rate: float = 1e-3
     weight_decay: float = 0.05
-    average: float = 0.99
+    average: float = 0.995
     """Decay a step of the moving average of the weights, which is what is validated and kept."""
     patience: int = 8
     """Epochs without a better validation IoU after which training ends."""
@@ -81,7 +82,7 @@ def steps_per_epoch(maps: Sequence[TrainingMap], settings: Settings) -> int:
     if settings.steps is not None:
         return settings.steps
     crops = sum(math.ceil(m.label.size / settings.crop**2) for m in maps)
-    return min(max(math.ceil(crops / settings.batch / 2), 25), 125)
+    return min(max(math.ceil(crops / settings.batch / 2), 100), 250)
 
 
 def learning_rate(progress: float, peak: float) -> float:
@@ -147,7 +148,8 @@ def fit(
     average = {name: tensor.to(device) for name, tensor in state.average.items()}
     loss_of = _loss(network, settings.loss, device)
     steps = steps_per_epoch(maps, settings)
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+    reduced = reduced_precision(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=reduced == torch.float16)
     while not ended(state, settings):
         began = time.monotonic()
         network.train()
@@ -163,7 +165,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(progress, settings.rate)
             batch = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random)
-            with torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, dtype=reduced, enabled=reduced is not None):
                 loss = loss_of(batch)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
