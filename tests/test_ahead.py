@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from prn_cli.ahead import ahead
+
+
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_the_same_items_in_the_same_order(count):
+    assert list(ahead((number**2 for number in range(20)), count)) == [number**2 for number in range(20)]
+    assert list(ahead((number for number in ()), count)) == []
+
+
+def test_no_more_than_so_many_are_made_before_they_are_wanted():
+    made: list[int] = []
+    third = threading.Event()
+
+    def items():
+        for number in range(10):
+            made.append(number)
+            if number == 2:
+                third.set()
+            yield number
+
+    found = ahead(items(), 2)
+    assert next(found) == 0
+    assert third.wait(10)
+    assert made == [0, 1, 2]
+    found.close()
+    assert made == [0, 1, 2]
+
+
+def test_they_are_made_by_another_thread_which_ends():
+    def items():
+        yield threading.current_thread()
+
+    (thread,) = ahead(items())
+    assert thread is not threading.current_thread()
+    assert not thread.is_alive()
+
+
+def test_what_goes_wrong_is_raised_where_its_item_was_wanted():
+    def items():
+        yield 1
+        raise OSError("gone")
+
+    found = ahead(items(), 5)
+    assert next(found) == 1
+    with pytest.raises(OSError, match="gone"):
+        next(found)
+
+
+def test_whoever_stops_early_closes_the_iterator():
+    closed = []
+
+    def items():
+        try:
+            yield from range(100)
+        finally:
+            closed.append(True)
+
+    found = ahead(items(), 3)
+    next(found)
+    found.close()
+    assert closed == [True]
