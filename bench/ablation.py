@@ -21,9 +21,9 @@ from quality import SCENES, make_logits, trained
 SETS = ("epfl_roads", "kvasir_polyp", "dubai_road")
 ROWS: dict[str, tuple[str, ...]] = {
     "the default": (),
-    "without pseudo-labels": ("--ground-truth-only",),
+    "pseudo-labels at weight 0.7": ("--pseudo-weight", "0.7"),
     "pseudo-labels at weight 0.3": ("--pseudo-weight", "0.3"),
-    "exact pseudo-labels": ("--grid", "exact"),
+    "exact pseudo-labels at 0.7": ("--pseudo-weight", "0.7", "--grid", "exact"),
     "without the soft IoU": ("--iou-weight", "0"),
     "without logit jitter": ("--jitter-scale", "0", "--jitter-shift", "0"),
     "twice the logit jitter": ("--jitter-scale", "0.4", "--jitter-shift", "1"),
@@ -33,7 +33,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "without averaging of weights": ("--average", "0"),
     "level kept": ("--keep-level",),
     "crops of 128 px": ("--crop", "128"),
-    "twice the epochs": ("--epochs", "24"),
+    "half the epochs": ("--epochs", "10"),
+    "twice the epochs": ("--epochs", "40"),
 }
 
 

@@ -277,7 +277,7 @@ def plan(cost: dict[str, float]) -> list[Row]:
 
 
 def main() -> None:
-    from prn_cli.cores import core_count
+    from prn_cli.cores import core_count, keep_freed_memory
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=5000, help="of the smallest large map, px")
@@ -288,6 +288,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
     cores = core_count()
+    keep_freed_memory()  # as refine does: the network by itself is to be as fast as it can
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         if "speed" in arguments.only:

@@ -241,8 +241,12 @@ class Manifest:
             ) from error
 
     def _append_line(self, line: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        try:
+            descriptor = os.open(self.path, flags, 0o666)
+        except FileNotFoundError:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, flags, 0o666)
         try:
             lock(descriptor, wait=True)  # appending is atomic on local file systems, but not on NFS
             end = os.lseek(descriptor, 0, os.SEEK_END)

@@ -47,9 +47,12 @@ class Temporary:
         Raises:
             OSError: that cannot be done.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(self._new, flags, 0o666)
+        try:
+            descriptor = os.open(self._new, flags, 0o666)
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._new, flags, 0o666)
         if fcntl is None:
             os.close(descriptor)
         else:
@@ -63,7 +66,10 @@ class Temporary:
         Raises:
             OSError: that cannot be done; the temporary file is still there.
         """
-        _sync(self.name)
+        if self._descriptor is None:
+            _sync(self.name)
+        else:
+            os.fsync(self._descriptor)  # of whatever descriptor, it is the file that is synced
         os.replace(self.name, self.path)
         self._release()
 

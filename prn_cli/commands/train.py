@@ -154,11 +154,18 @@ def train(
         float, _option("--jitter-shift", "Spread of the random shift of logits.", _METHOD, min=0)
     ] = 0.5,
     ground_truth_only: Annotated[
-        bool, _option("--ground-truth-only", "Leave the pseudo-labels out (an ablation).", _LOSS)
+        bool, _option("--ground-truth-only", "Leave the pseudo-labels out, with --network paper too.", _LOSS)
     ] = False,
     pseudo_weight: Annotated[
-        float, _option("--pseudo-weight", "Weight of the pseudo-labels; labels have the rest.", _LOSS, min=0, max=1)
-    ] = 0.7,
+        float | None,
+        _option(
+            "--pseudo-weight",
+            "Weight of the pseudo-labels; labels have the rest. Default: 0 for fast, 0.7 for paper.",
+            _LOSS,
+            min=0,
+            max=1,
+        ),
+    ] = None,
     focal_weight: Annotated[
         float, _option("--focal-weight", "Weight of the focal term; edges have the rest.", _LOSS, min=0, max=1)
     ] = 0.7,
@@ -237,6 +244,10 @@ def train(
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "prn train") from error
 
+    if ground_truth_only and pseudo_weight:
+        raise UsageError("--ground-truth-only and --pseudo-weight exclude each other")
+    if pseudo_weight is None:
+        pseudo_weight = _PAPER_PSEUDO_WEIGHT if network is NetworkChoice.paper and not ground_truth_only else 0.0
     start = None if start_from is None else _start(start_from, network, width=width, keep_level=keep_level)
     settings = Settings(
         network=network.value,
@@ -255,7 +266,7 @@ def train(
         time_budget=_seconds(time_budget) if time_budget else None,
         jitter=Jitter(scale=jitter_scale, shift=jitter_shift),
         loss=LossWeights(
-            pseudo=0.0 if ground_truth_only else pseudo_weight,
+            pseudo=pseudo_weight,
             focal=focal_weight,
             focal_scale=focal_scale,
             focal_gamma=focal_gamma,
@@ -492,6 +503,7 @@ def _seconds(text: str) -> float:
     return value
 
 
+_PAPER_PSEUDO_WEIGHT = 0.7
 _STATES = ("state.safetensors", "folds.json", "fold.safetensors")
 _WRITTEN = (*_STATES, "model.json", "model.onnx", "model.safetensors", "log.jsonl", "tensorboard")
 

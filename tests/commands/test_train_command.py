@@ -204,6 +204,7 @@ def test_one_bad_file_does_not_stop_the_rest(folder: Path) -> None:
         (("--device", "cuda"), 2, "--device cuda"),
         (("--resume", "--overwrite"), 2, "exclude each other"),
         (("--epochs", "0"), 2, "--epochs"),
+        (("--ground-truth-only", "--pseudo-weight", "0.5"), 2, "exclude each other"),
     ],
 )
 def test_a_wrong_call_gets_one_line(folder: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
@@ -225,10 +226,10 @@ def test_held_out_images_can_be_given(folder: Path) -> None:
     assert json.loads(done.stdout)["data"]["held_out"] == ["tile1", "tile3"]
     (folder / "more").mkdir()
     (folder / "logits" / "tile4.npy").rename(folder / "more" / "tile4.npy")
-    done = prn(folder, "train", *SMALL, "--validation-logits", "more", "--json", "-o", "b", "--ground-truth-only")
+    done = prn(folder, "train", *SMALL, "--validation-logits", "more", "--json", "-o", "b", "--pseudo-weight", "0.7")
     card = json.loads(done.stdout)
     assert card["data"]["held_out"] == ["tile4"]
-    assert card["settings"]["loss"]["pseudo"] == 0
+    assert card["settings"]["loss"]["pseudo"] == 0.7
     (folder / "held.txt").write_text("tile9\n")
     done = prn(folder, "train", *SMALL, "--validation-stems", "held.txt", "-o", "c")
     assert done.returncode == 2
