@@ -16,7 +16,7 @@ if sys.argv[1] == "kept":
 
 def work():
     for _ in range(200):
-        np.ones(1 << 20, np.float32)  # 4 MiB
+        [np.ones(1 << 18, np.float32) for _ in range(8)]  # of 1 MiB each
 
 thread = threading.Thread(target=work)  # the first thread's memory is another matter
 thread.start()
