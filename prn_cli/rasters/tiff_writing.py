@@ -26,6 +26,7 @@ _NODATA = 42113
 _BIGTIFF_FROM = 3_900_000_000  # bytes of pixels; classic TIFF ends at 4 GiB, and encoding may add a little
 _ENCODE_BYTES = 16 << 20  # bytes of pixels that tifffile takes at a time to encode them side by side
 _STRIP_BYTES = 256 << 10
+_SMALL_BYTES = 4 << 20
 _QUEUE = 2
 _COMPRESSIONS = {"NONE": 1, "LZW": 5, "DEFLATE": 8, "ZSTD": 50000}  # as tag 259 has them
 _YES_NO = {"YES": True, "TRUE": True, "ON": True, "1": True, "NO": False, "FALSE": False, "OFF": False, "0": False}
@@ -87,7 +88,7 @@ def tiff_layout(height: int, width: int, dtype: np.dtype[Any], options: Mapping[
 
 
 class TiffWriter(RasterWriter):
-    """A TIFF being written, by a thread of its own."""
+    """A TIFF being written, by a thread of its own if it is large."""
 
     def __init__(
         self,
@@ -110,7 +111,9 @@ class TiffWriter(RasterWriter):
             self._tags += [(code, TAG_TYPES[code], 0, value, True) for code, value in geo.tags.items()]
         if nodata is not None:
             self._tags.append((_NODATA, ASCII, 0, _nodata_text(nodata), True))
-        self._blocks: queue.Queue[NDArray[Any] | None] = queue.Queue(_QUEUE)
+        # What is small waits until it is complete: starting a thread takes longer than packing it.
+        self._aside = height * width * dtype.itemsize > _SMALL_BYTES
+        self._blocks: queue.Queue[NDArray[Any] | None] = queue.Queue(_QUEUE if self._aside else 0)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -120,8 +123,9 @@ class TiffWriter(RasterWriter):
     def _start(self) -> None:
         self._file = tifffile.TiffWriter(self._temporary, bigtiff=self._layout.big, byteorder="<")
         self._new_block()
-        self._thread = threading.Thread(target=self._encode, name=f"write {self.path.name}", daemon=True)
-        self._thread.start()
+        if self._aside:
+            self._thread = threading.Thread(target=self._encode, name=f"write {self.path.name}", daemon=True)
+            self._thread.start()
 
     def _append(self, rows: NDArray[Any]) -> None:
         at = 0
@@ -141,8 +145,10 @@ class TiffWriter(RasterWriter):
                 self._pending = self._pending[: self._filled]
             self._hand_over()
         self._put(None)
-        assert self._thread is not None
-        self._thread.join()
+        if self._thread is None:
+            self._encode()
+        else:
+            self._thread.join()
         self._raise_failure()
 
     def _abort(self) -> None:
@@ -153,6 +159,8 @@ class TiffWriter(RasterWriter):
                     self._blocks.get_nowait()
             self._blocks.put(None)
             self._thread.join()
+        elif hasattr(self, "_file"):
+            self._file.close()
 
     def _new_block(self) -> None:
         across = -(-self.width // self._layout.block_width) * self._layout.block_width

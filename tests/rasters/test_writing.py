@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prn_cli.errors import OutputError, UsageError
-from prn_cli.rasters import create_raster, mask_nodata, open_raster, read_label
+from prn_cli.rasters import create_raster, mask_nodata, open_raster, read_label, tiff_writing
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::rasterio.errors.NotGeoreferencedWarning", "ignore::PendingDeprecationWarning"
@@ -75,6 +75,12 @@ def test_tiff_as_rasterio_reads_it(tmp_path: Path, dtype: str, options: dict[str
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_size_in_any_bands(tmp_path: Path, data: st.DataObject) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiff_writing, "_SMALL_BYTES", data.draw(st.sampled_from([0, 1 << 22])))
+        check_any_size_in_any_bands(tmp_path, data)
+
+
+def check_any_size_in_any_bands(tmp_path: Path, data: st.DataObject) -> None:
     array = numbers("float32", data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90)))
     options = data.draw(st.sampled_from([{}, {"TILED": "NO"}, {"BLOCKXSIZE": "16", "BLOCKYSIZE": "32"}]))
     suffix = data.draw(st.sampled_from([".tif", ".npy"]))
@@ -119,8 +125,9 @@ def test_png_and_npy(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "c.npy"), numbers("float32"))
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".png", ".npy"])
-def test_nothing_is_left_of_a_failure(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(("suffix", "small"), [(".tif", 1 << 22), (".tif", 0), (".png", 0), (".npy", 0)])
+def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch, suffix: str, small: int) -> None:
+    monkeypatch.setattr(tiff_writing, "_SMALL_BYTES", small)  # what is larger is written by a thread of its own
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
 
@@ -141,18 +148,18 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, suffix: str) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("write ")]
 
 
-@pytest.mark.parametrize("suffix", [".tif", ".png", ".npy"])
+@pytest.mark.parametrize(("suffix", "width"), [(".tif", 2000), (".tif", 200), (".png", 2000), (".npy", 2000)])
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file size are a matter of POSIX")
-def test_a_full_disk_is_an_output_error(tmp_path: Path, suffix: str) -> None:
+def test_a_full_disk_is_an_output_error(tmp_path: Path, suffix: str, width: int) -> None:
     program = f"""
 import resource, numpy as np
 from prn_cli.errors import OutputError
 from prn_cli.rasters import create_raster
 import tifffile, PIL.PngImagePlugin
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-rows = np.random.default_rng(0).integers(0, 255, (500, 2000), dtype=np.uint8)
+rows = np.random.default_rng(0).integers(0, 255, (500, {width}), dtype=np.uint8)
 try:
-    with create_raster(r"{tmp_path / "a"}{suffix}", height=5000, width=2000, dtype=np.uint8) as writer:
+    with create_raster(r"{tmp_path / "a"}{suffix}", height=5000, width={width}, dtype=np.uint8) as writer:
         for _ in range(10):
             writer.write(rows)
 except OutputError as error:
