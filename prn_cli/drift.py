@@ -72,6 +72,14 @@ class Reference:
             raise ValueError("not a reference of logits")
         return reference
 
+    def joined(self, other: Reference) -> Reference:
+        """What covers the maps of both, in the greater of the two units."""
+        return Reference(
+            low=tuple(map(min, self.low, other.low)),
+            high=tuple(map(max, self.high, other.high)),
+            spread=tuple(map(max, self.spread, other.spread)),
+        )
+
     def distance(self, features: FloatArray) -> tuple[float, str]:
         """How far a map's features lie outside the training maps', in their standard deviations, and which one most.
 

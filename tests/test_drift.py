@@ -29,6 +29,15 @@ def test_maps_like_those_of_training_are_near_and_others_far() -> None:
     assert known.distance(np.full(len(FEATURES), np.nan))[0] == 0
 
 
+def test_what_was_seen_before_is_near_as_well() -> None:
+    before, after = (reference([describe(logits(seed, shift=shift)) for seed in range(4)]) for shift in (0.0, 5.0))
+    both = before.joined(after)
+    assert before.distance(describe(logits(1, shift=5.0)))[0] > FAR
+    for shift in (0.0, 2.5, 5.0):
+        assert both.distance(describe(logits(1, shift=shift)))[0] == 0
+    assert both.distance(describe(logits(1, shift=9.0)))[0] > FAR
+
+
 def test_a_reference_travels_as_json() -> None:
     known = reference([describe(logits(seed)) for seed in range(3)])
     again = Reference.from_json(known.to_json())

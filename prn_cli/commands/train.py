@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.commands.training_run import Outcome
+    from prn_cli.drift import Reference
     from prn_cli.rasters import Partners, ScoreMap
     from prn_cli.strength import Choice
     from prn_cli.training.adapt import Start
@@ -430,7 +431,8 @@ def train(
         "from": None if start is None else {"name": start.name, "sha256": start.sha256},
         "conditions": conditions,
     }
-    card = _conclude(outcome, learn, scenes, found.classes, settings, out, about)
+    seen_before = None if start is None else start.reference
+    card = _conclude(outcome, learn, scenes, found.classes, settings, out, about, seen_before)
     if card is None:
         return
     if json:
@@ -896,8 +898,11 @@ def _conclude(
     settings: Settings,
     out: Path,
     about: dict[str, Any],
+    seen_before: Reference | None,
 ) -> dict[str, Any] | None:
     """Choose strength and threshold on the held-out maps, and write the three files; by the first process, if many.
+
+    `seen_before` is what the weights that training went on from have learned from.
 
     Returns:
         The card; None in the other processes.
@@ -941,6 +946,8 @@ def _conclude(
             part: [_number(value) for value in getattr(comparison, part)] for part in ("before", "after", "difference")
         }
     known = reference([describe(m.logits) for m in learn])
+    if seen_before is not None:
+        known = known.joined(seen_before)
     return export(
         outcome.network,
         out,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from prn_cli.drift import Reference
 from prn_cli.errors import UsageError
 from prn_cli.training.checkpoint import load_network
 from prn_cli.training.networks import from_description
@@ -46,6 +47,12 @@ class Start:
     def image_channels(self) -> int:
         """Bands of the images that the network sees beside the logits; 0 for none."""
         return int(self.description.get("prn.image_channels", "0"))
+
+    @property
+    def reference(self) -> Reference | None:
+        """Of the logits that the weights were trained on, if they say it."""
+        text = self.description.get("prn.reference")
+        return None if text is None else Reference.from_json(text)
 
     def network(self) -> FastNetwork:
         """A network with these weights."""

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from prn_cli.commands.app import run
 from prn_cli.commands.train import _pieces
+from prn_cli.drift import Reference
 from prn_cli.training.adapt import load_start
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.checkpoint import load_weights
@@ -61,14 +62,16 @@ def draw_set(folder: Path, count: int, shape: tuple[int, int]) -> None:
         Image.fromarray(((field > 0) * 255).astype(np.uint8)).save(folder / "labels" / f"tile{index}.png")
 
 
-def write_weights(folder: Path, network: Network) -> None:
+def write_weights(folder: Path, network: Network, **more: str) -> None:
     """Weights with heads that are not zero, as after training."""
     torch.manual_seed(0)
     if isinstance(network, FastNetwork):
         for head in (network.global_head, network.local_head):
             torch.nn.init.normal_(head.weight, std=0.05)
     folder.mkdir()
-    save_file(network.state_dict(), folder / "model.safetensors", metadata={"prn": json.dumps(describe(network))})
+    save_file(
+        network.state_dict(), folder / "model.safetensors", metadata={"prn": json.dumps(describe(network) | more)}
+    )
 
 
 @pytest.fixture
@@ -97,6 +100,14 @@ def test_goes_on_from_the_weights_and_says_so(folder: Path, prn: Prn) -> None:
     gentle = prn(*ADAPT[:3], *quick, "-o", "gentle", "--json")
     settings = card_of(gentle)["settings"]
     assert (settings["epochs"], settings["steps"]) == (4, 25)
+
+
+def test_what_the_weights_had_learned_from_is_not_unknown_to_them(folder: Path, prn: Prn) -> None:
+    known = Reference(low=(-9.0,) * 6, high=(9.0,) * 6, spread=(2.0,) * 6)
+    write_weights(folder / "wide", FastNetwork(8), **{"prn.reference": known.to_json()})
+    card_of(prn("train", "--from", "wide", *SHORT, "--folds", "1", "-o", "run", "--json"))
+    _, description = load_weights(folder / "run" / "model.safetensors")
+    assert Reference.from_json(description["prn.reference"]) == known
 
 
 def test_learns_from_so_many_maps_and_no_more(folder: Path, prn: Prn) -> None:
