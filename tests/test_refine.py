@@ -75,7 +75,8 @@ def test_any_size_is_covered_each_row_read_once_and_nan_stays(height, width, til
         reads.append(window)
         return logits[window.slices]
 
-    bands = list(refine_rows(read, height, width, refiner, tile=tile, shift=shift, batch=batch))
+    ahead = data.draw(st.integers(0, 2))
+    bands = list(refine_rows(read, height, width, refiner, tile=tile, shift=shift, batch=batch, read_ahead=ahead))
     assert [band.y for band in bands] == list(np.cumsum([0, *(len(band.refined) for band in bands)])[:-1])
     assert sum(window.height for window in reads) == height
     assert all(window.x == 0 and window.width == width for window in reads)
