@@ -170,7 +170,7 @@ def guided(train: Path, test: Path, out: Path) -> Any:
     return scored(test, written(out, maps, filtered(maps, radius)), "--threshold", f"{tried[radius][0]:.2f}")
 
 
-def bench_set(name: str, logits: Path, work: Path, seeds: list[int], only: str | None) -> list[dict[str, Any]]:
+def bench_set(name: str, logits: Path, work: Path, seeds: list[int], only: list[str] | None) -> list[dict[str, Any]]:
     """One row a method."""
     train, test = logits / name / "train", logits / name / "test"
     threshold = headroom(train, work / "pseudolabels" / name)["best_single"]["threshold"]
@@ -203,7 +203,7 @@ def bench_set(name: str, logits: Path, work: Path, seeds: list[int], only: str |
     }
     rows = []
     for label, method in methods.items():
-        if only and only not in label:
+        if only and not any(part in label for part in only):
             continue
         began = time.monotonic()
         results = method()
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for logits, runs and masks; reused")
     parser.add_argument("--set", action="append", choices=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", help="methods with this in their name")
+    parser.add_argument("--only", nargs="+", help="methods with one of these in their name")
     parser.add_argument("--out", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     names = arguments.set or list(SETS)
