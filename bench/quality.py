@@ -7,6 +7,8 @@ guided filter (OpenCV), whose radius and threshold are tuned on the training spl
 alone; there they choose their strength, by cross-validation over images, or over scenes where a set has scenes. The
 single threshold is tuned on the training split. The test split is scored once, at the end.
 
+Rows that are there to compare recipes with learn with the first seed alone.
+
 Changes are to the base model cut at 0.5, in points of IoU. Of several seeds, the mean, with the means of the bounds of
 their 95 % paired bootstrap intervals over the test images, and the least and most of the seeds.
 """
