@@ -36,7 +36,7 @@ _WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
 # next is read and the last one is written.
 _MAPS_AT_ONCE = 2
 _LARGE_MAP = 1 << 22  # pixels
-_BANDS_AHEAD = 4  # of a large map, read while the network is at work
+_BANDS_AHEAD = 4  # of a large map, read before the network wants them, and refined before they are written
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +272,7 @@ def bands_here(item: Item, run: Run, opened: OpenMap) -> Iterator[Band]:
     pieces = run.refine(opened)
     if opened.scores.height * opened.scores.width > _LARGE_MAP:
         # While these rows are cut, counted and written, the next ones are refined.
-        pieces = ahead(pieces)
+        pieces = ahead(pieces, _BANDS_AHEAD)
     with closing(pieces):
         for rows in pieces:
             if not isinstance(rows, Ramp):
