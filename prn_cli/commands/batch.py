@@ -20,6 +20,8 @@ from prn_cli.errors import PrnError
 T = TypeVar("T")
 R = TypeVar("R")
 
+_NAP = 0.5  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -141,7 +143,8 @@ def _outcomes(
         # A short queue, so that a stop or an interrupt does not wait for work that nobody needs any more.
         pending: dict[Future[R], T] = {pool.submit(work, item): item for item in islice(queue, 2 * threads)}
         while pending:
-            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            # An interrupt that comes just before this thread falls asleep is seen when it wakes: so it does, soon.
+            done, _ = wait(pending, timeout=_NAP, return_when=FIRST_COMPLETED)
             for future in done:
                 item = pending.pop(future)
                 for following in islice(queue, 1):
