@@ -199,7 +199,8 @@ def bench_set(
         for seed in seeds:
             options = ("--seed", str(seed), "--threads", "1", *scenes, *more)  # one thread: sums depend on their order
             run = trained(train, work / f"runs-{seed}" / name / kind, *options)
-            results.append(refined(test, work / "masks" / name / f"{kind}-{seed}", str(run), *apply))
+            masks = work / "masks" / name / "-".join((kind, str(seed), *apply))
+            results.append(refined(test, masks, str(run), *apply))
         return results
 
     paper = (*PAPER, "--time-budget", paper_budget)
@@ -218,6 +219,7 @@ def bench_set(
         "`fast` with the paper's loss": lambda: learned("paper-loss", *PAPER_LOSS, seeds=first),
         "`fast` with pseudo-labels": lambda: learned("pseudo-labels", *PSEUDO_LABELS, seeds=first),
         "`fast` with ground truth only, the default": lambda: learned("default"),
+        "the default with `--tta`": lambda: learned("default", seeds=first, apply=("--tta",)),
         "shipped weights": lambda: [refined(test, work / "masks" / name / "shipped", "fast")],
         f"oracle, {PATCH} px patches": lambda: [scored(test, work / "oracle" / name / "labels")],
     }
