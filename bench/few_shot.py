@@ -26,6 +26,7 @@ from common import machine, markdown, prn
 from quality import PATCH, SETS, scored
 
 from prn_cli.metrics.intervals import bootstrap
+from prn_cli.weights import find_weights
 
 METHODS = {"shipped": "shipped, as they are", "scratch": "from scratch", "adapted": "`--from fast`"}
 
@@ -47,13 +48,14 @@ class Result:
 def adapted_from(weights: str) -> tuple[str, ...]:
     """Sets whose training splits these shipped weights have learned from: their support is not new to them."""
     cards = {card["name"]: card["card"] for card in prn("weights", "list")}
-    return tuple(cards[weights].get("training", {}).get("sets", ()))
+    return tuple(cards.get(weights, {}).get("training", {}).get("sets", ()))
 
 
 def task(logits: Path, work: Path, name: str, method: str, shots: int, seed: int, weights: str) -> Result:
     """Train on the support, refine and score the queries."""
     train, test = logits / name / "train", logits / name / "test"
-    label = f"{name}-{method}-{shots}-{seed}"
+    of = "" if method == "scratch" else f"-{find_weights(weights).sha256[:8]}"
+    label = f"{name}-{method}-{shots}-{seed}{of}"
     run, masks, record = work / "runs" / label, work / "masks" / label, work / f"{label}.json"
     if record.exists():
         return Result(**json.loads(record.read_text()))

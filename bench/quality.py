@@ -253,7 +253,10 @@ def averages(rows: list[dict[str, Any]]) -> str:
             continue
         cells_ = [method]
         for other in ("base at 0.5", _TUNED):
-            gains = np.array([table[name, method] - table.get((name, other), 0.0) for name in sets])
+            if any((name, other) not in table for name in sets):
+                cells_.append("–")
+                continue
+            gains = np.array([table[name, method] - table[name, other] for name in sets])
             low, high = np.quantile(gains[drawn].mean(axis=1), (0.025, 0.975))
             cells_.append(f"{gains.mean():+.2f} [{low:+.2f}, {high:+.2f}]")
         lines.append(cells_)
@@ -267,7 +270,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", choices=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", help="methods with one of these in their name")
-    parser.add_argument("--paper-budget", default="4m", help="time that `paper` learns for, each time")
+    parser.add_argument("--paper-budget", default="3m", help="time that `paper` learns for, each time")
     parser.add_argument("--out", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     names = arguments.set or list(SETS)

@@ -88,7 +88,7 @@ def _line(text: str) -> None:
     text = one_line(text)
     if sys.stderr.isatty():
         style = "red" if text.startswith("prn: error") else "yellow" if text.startswith("prn: warning") else None
-        stderr().print(text, style=style, markup=False, soft_wrap=True)  # above a live bar, not through it
+        stderr().print(text, style=style, markup=False, emoji=False, soft_wrap=True)  # above a live bar, not through it
     else:
         # Plain writing: no rich import, no wrapping, one line stays one line.
         print(text, file=sys.stderr, flush=True)
@@ -101,7 +101,7 @@ def show(table: RenderableType) -> None:
 
 def tell(text: str, style: str | None = None) -> None:
     """Text for people, on stdout, just as it is: a path in it keeps its brackets, and is not broken over two lines."""
-    stdout().print(text, style=style, markup=False, soft_wrap=True)
+    stdout().print(text, style=style, markup=False, emoji=False, soft_wrap=True)
 
 
 def json_line(record: Any) -> None:

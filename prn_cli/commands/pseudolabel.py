@@ -141,7 +141,7 @@ def pseudolabel(
         for number, name in (enumerate(names) if names else [(None, "")])
         for path, label in pairs.matched
     ]
-    if (out / _LABELS).resolve() == labels.resolve():
+    if any((out / name / _LABELS).resolve() == labels.resolve() for name in names or [""]):
         raise UsageError(
             f"would get the pseudo-labels among the labels of {labels}", hint="choose another -o", path=out
         )
@@ -156,7 +156,9 @@ def pseudolabel(
         manifest.refuse_strangers(output for item in items for output in item.outputs.values())
     page = None
     if report is not None and names:
-        raise UsageError("--report with --task multiclass", hint="report on one class at a time, with --bidx")
+        raise UsageError(
+            "--report with --task multiclass", hint="report on one class at a time: --bidx, and labels of it"
+        )
     if report is not None:
         files = [path for item in items for path in (*item.inputs.values(), *item.outputs.values())]
         page = reporting.HeadroomReport(report, paths, files, images=page_images, patch=patch, grid=grid.value)
@@ -257,7 +259,7 @@ def _why(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> str:
 def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
     """Search one map. Its outputs are kept if they are current; the figures are always counted anew."""
     from prn_cli.manifest import check_unchanged
-    from prn_cli.rasters import open_class_numbers, open_grey_label, open_label, open_scores
+    from prn_cli.rasters import ClassNumbers, open_class_numbers, open_grey_label, open_label, open_scores
 
     started = time.perf_counter()
     valid_mask = run.valid_masks.of(item.path)
@@ -266,8 +268,7 @@ def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Re
     label_path = item.inputs["label"]
     label: LabelMap
     if item.number is not None:
-        label = numbers = open_class_numbers(label_path, nodata=run.label_nodata, one=item.number)
-        numbers.check_below(len(run.classes))
+        label = open_class_numbers(label_path, nodata=run.label_nodata, one=item.number)
     else:
         open_truth = open_grey_label if run.task is TaskChoice.saliency else open_label
         label = open_truth(label_path, nodata=run.label_nodata)
@@ -282,6 +283,8 @@ def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Re
             key=run.key,
         ) as scores,
     ):
+        if isinstance(label, ClassNumbers):
+            label.check_below(len(run.classes))
         if item.number is not None and scores.raster.bands != len(run.classes):
             raise InputError(f"{scores.raster.bands} classes, expected {len(run.classes)}", path=item.path)
         if (label.height, label.width) != (scores.height, scores.width):

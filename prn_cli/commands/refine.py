@@ -373,7 +373,7 @@ def refine(
             name=lambda item: str(item.path),
             label="Refining",
             fail_fast=fail_fast,
-            threads=min(maps_at_once, len(items)),
+            threads=maps_at_once,  # more than one, so that an interrupt is seen at once even in a single large map
             stop=run.stop,
             on_done=_print_record if json else None,
         )

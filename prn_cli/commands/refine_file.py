@@ -106,7 +106,7 @@ class Run:
             "strength": self.strength,
             "batch": _WINDOWS_IN_A_RUN[self.refiner.device],
             "on_run": self.check_stop,
-            "read_image": None if opened.read_image is None else hold(opened.read_image),
+            "read_image": opened.read_image,
         }
         if not isinstance(scores, ClassScoreMap):
             size = scores.height, scores.width
@@ -119,6 +119,8 @@ class Run:
                 hint="name maps of one model",
                 path=scores.path,
             )
+        if opened.read_image is not None:  # every class asks for the same windows
+            options["read_image"] = hold(opened.read_image)
         return refine_class_rows(
             scores.logits,
             scores.classes,
@@ -339,6 +341,7 @@ def refine_file(
         grid = run.objects.grid(scores.raster.geo, item.path)
         parts: list[Runs] = []
         for band in bands_of(item, run, opened):
+            run.check_stop()
             figures.add(band.figures)
             sample.parts.append(band.sample)
             if not may_be_invalid and band.figures.valid < band.figures.height * band.figures.width:

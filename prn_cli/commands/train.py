@@ -72,7 +72,8 @@ def train(
         _option(
             "--folds",
             "Hold out each of this many parts in turn, then learn from all maps; 1 holds out one part only. "
-            f"Default: {FOLDS} for fast with fewer than {FEW_MAPS} maps, else 1.",
+            f"Default: {FOLDS} for fast with fewer than {FEW_MAPS} maps, else 1; of {FEWEST_MAPS} large maps or fewer, "
+            f"the parts are of their quarters, {QUARTERS} of them.",
             _DATA,
             min=1,
         ),
@@ -240,7 +241,7 @@ def train(
         from prn_cli.training.loop import Settings
         from prn_cli.training.losses import LossWeights
         from prn_cli.training.networks import build
-        from prn_cli.training.runtime import set_up
+        from prn_cli.training.runtime import reduced_precision, set_up
         from prn_cli.training.validation import LEAST_PART, make_folds
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "prn train") from error
@@ -309,7 +310,7 @@ def train(
                 image_channels=bands,
                 seed=seed,
             )
-        if bands:
+        if bands and start is None:  # weights that are gone on from know images by statistics of their own
             _see_images(built, maps)
         return built
 
@@ -358,7 +359,8 @@ def train(
     if validation_logits is None and not pieces and len(_names(found.maps)) < 2:
         raise InputError(
             "1 labelled map, expected at least 2: one to learn from, one to hold out",
-            hint=f"label more maps, or one of at least {2 * LEAST_PART} px a side, whose parts can be held out",
+            hint=f"label more maps; quarters of a single one are held out where it is at least {2 * LEAST_PART} px a "
+            "side and two of its quarters have labels, unless --folds 1 or scenes are asked for",
         )
     scenes = _scenes(found, groups, group_distance)
     parts: list[Fold] = []
@@ -371,11 +373,18 @@ def train(
                 hint="give --validation-logits maps of other images",
             )
         learn, hold, how = found.maps, held.maps, f"given: {validation_logits}"
+        if len(held.classes) != len(found.classes):
+            raise InputError(
+                f"{len(held.classes)} classes, expected {len(found.classes)} as in the maps to learn from",
+                hint="name maps of one model",
+                path=validation_logits,
+            )
         failures = failures + held.failures
     elif pieces:
         parts = make_folds({m.name: where for m, where in pieces}, folds or QUARTERS, seed=seed)
         learn, hold = found.maps, []
-        how = "each quarter of every map in turn; then whole maps are learned from"
+        turns = "each" if len(parts) == QUARTERS else f"{len(parts)} parts, each"
+        how = f"quarters of every map, {turns} in turn; then whole maps are learned from"
         settings = replace(settings, choose_epoch=False)
     elif validation_stems is None and (count := _fold_count(folds, found.maps, scenes, network)) > 1:
         parts = make_folds(scenes or {m.name: m.name for m in found.maps}, count, seed=seed)
@@ -400,6 +409,7 @@ def train(
         "task": task.value,
         "device": where.type,
         "threads": thread_count,
+        "precision": str(reduced_precision(where)),
         "processes": parallel.size(),
         "grid": grid.value,
         "input_kind": found.kind,
@@ -440,7 +450,8 @@ def train(
     else:
         _show(card, out)
     if failures:
-        console.error(f"{len(failures)} of {len(failures) + len(learn) + len(hold)} maps could not be used")
+        used = len(_names(learn)) + len(_names(hold))
+        console.error(f"{len(failures)} of {len(failures) + used} maps could not be used")
         raise typer.Exit(1)
 
 
@@ -914,7 +925,7 @@ def _conclude(
     from prn_cli import __version__
     from prn_cli.drift import describe, reference
     from prn_cli.metrics.intervals import compare
-    from prn_cli.metrics.regions import iou
+    from prn_cli.metrics.regions import iou, ratio
     from prn_cli.strength import STRENGTHS, THRESHOLDS, choose
     from prn_cli.training import parallel
     from prn_cli.training.export import export
@@ -929,15 +940,21 @@ def _conclude(
         ", ".join(filter(None, (scenes.get(name, ""), classes[position % len(classes)])))
         for position, name in enumerate(outcome.maps)
     ]
-    choice = choose(outcome.counts, groups, any_threshold=not several, seed=settings.seed)
+    # Soft maps are not cut, and of several classes the greatest score counts.
+    any_threshold = about["conditions"]["task"] == options.TaskChoice.binary
+    choice = choose(outcome.counts, groups, any_threshold=any_threshold, seed=settings.seed)
     chosen = STRENGTHS.index(choice.strength), THRESHOLDS.index(choice.threshold)
     images = len(outcome.maps) // len(classes)
     before = outcome.counts[:, 0, THRESHOLDS.index(0.5)].astype(np.float64).reshape(images, -1)
     after = outcome.counts[:, chosen[0], chosen[1]].astype(np.float64).reshape(images, -1)
 
     def mean_iou(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Mean over the classes, each against the rest; of one foreground, its IoU."""
-        return np.asarray(iou(counts.reshape(*counts.shape[:-1], len(classes), 4)).mean(axis=-1), np.float64)
+        """Mean over the classes that occur or are predicted, each against the rest; of one foreground, its IoU."""
+        by_class = counts.reshape(*counts.shape[:-1], len(classes), 4)
+        if not several:
+            return iou(by_class[..., 0, :])
+        there = by_class[..., :3].any(axis=-1)
+        return ratio((iou(by_class) * there).sum(axis=-1), there.sum(axis=-1, dtype=np.float64), where_empty=np.nan)
 
     figures = {}
     for name, pool in (("pooled_iou", True), ("mean_iou", False)):

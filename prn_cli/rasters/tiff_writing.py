@@ -115,7 +115,7 @@ class TiffWriter(RasterWriter):
         self._aside = height * width * dtype.itemsize > _SMALL_BYTES
         self._blocks: queue.Queue[NDArray[Any] | None] = queue.Queue(_QUEUE if self._aside else 0)
         self._stop = threading.Event()
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
         self._pending = np.empty((0, 0), dtype)
         self._filled = 0
@@ -232,7 +232,7 @@ class TiffWriter(RasterWriter):
                 )
         except _StoppedError:
             pass
-        except BaseException as error:
+        except Exception as error:
             self._failure = error
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prn_cli.drift import Reference
-from prn_cli.errors import UsageError
+from prn_cli.errors import InputError, UsageError
 from prn_cli.training.checkpoint import load_network
 from prn_cli.training.networks import from_description
 from prn_cli.training.networks.fast import FastNetwork
@@ -78,4 +78,9 @@ def load_start(weights: Weights) -> Start:
             f"--from {weights.name}: these are weights of '{network.name}', expected 'fast'",
             hint="train that network from the start",
         )
-    return Start(weights.name, weights.sha256, description, network.state_dict())
+    start = Start(weights.name, weights.sha256, description, network.state_dict())
+    try:
+        _ = start.reference
+    except ValueError as error:
+        raise InputError(f"damaged: {error}", hint="export these weights again", path=weights.path) from error
+    return start

@@ -188,6 +188,7 @@ def test_weights_that_cannot_help_are_switched_off(folder: Path, prn: Prn) -> No
         (("--from", "paper"), 2, "these are weights of 'paper', expected 'fast'"),
         (("--from", "level", "--keep-level"), 2, "these weights do not keep the level"),
         (("--from", "start", "--images", "labels"), 2, "these weights see no images, and --images gives images of 1"),
+        (("--from", "broken"), 1, "broken/model.safetensors: damaged"),
         (("--from", "guided"), 2, "these weights see images of 3 bands, expected --images"),
         (("--from", "start", "--shots", "2", "--validation-stems", "held.txt"), 2, "exclude each other"),
     ],
@@ -195,9 +196,15 @@ def test_weights_that_cannot_help_are_switched_off(folder: Path, prn: Prn) -> No
 def test_what_does_not_fit_is_refused(
     folder: Path, prn: Prn, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    made = {"paper": PaperNetwork, "level": FastNetwork, "guided": lambda: FastNetwork(image_channels=3)}
+    made = {
+        "paper": PaperNetwork,
+        "level": FastNetwork,
+        "guided": lambda: FastNetwork(image_channels=3),
+        "broken": FastNetwork,
+    }
     if arguments[1] in made:
-        write_weights(folder / arguments[1], made[arguments[1]]())
+        more = {"prn.reference": "{broken"} if arguments[1] == "broken" else {}
+        write_weights(folder / arguments[1], made[arguments[1]](), **more)
     found, _, error = prn("train", *arguments)
     assert found == code, error
     assert message in error
@@ -206,9 +213,14 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_an_image_path_is_taken_over(folder: Path, prn: Prn) -> None:
-    write_weights(folder / "guided", FastNetwork(8, image_channels=1))
-    card = card_of(prn("train", "--from", "guided", "--images", "labels", *SHORT, "--json"))
+    start = FastNetwork(8, image_channels=1)
+    start.image_path.set_statistics([3.0], [7.0])
+    write_weights(folder / "guided", start)
+    card = card_of(prn("train", "--from", "guided", "--images", "labels", *SHORT, "--rate", "0", "--json"))
     assert card["image_channels"] == "1"
+    taken, _ = load_weights(folder / "run" / "model.safetensors")
+    for name, tensor in start.image_path.state_dict().items():
+        assert torch.equal(taken[f"image_path.{name}"], tensor) or "num_batches" in name or "running" in name, name
 
 
 def test_a_start_is_what_was_saved(folder: Path, prn: Prn) -> None:

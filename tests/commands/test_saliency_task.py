@@ -134,9 +134,12 @@ def test_grey_labels_are_for_saliency(folder, prn):
 def test_a_refiner_of_soft_maps_is_trained_on_grey_labels(folder, prn):
     pytest.importorskip("torch")
     line = ("train", "logits", "--labels", "labels", "-o", "trained", "--epochs", "1", "--steps", "1", "--crop", "64")
+    for name in NAMES:  # as if another threshold would pay
+        np.save(folder / "logits" / f"{name}.npy", np.load(folder / "logits" / f"{name}.npy") - 1)
     assert prn(*line, "--batch", "1", "--task", "saliency")[0] == 0
     card = json.loads((folder / "trained" / "model.json").read_text())
     assert card["conditions"]["task"] == "saliency"
+    assert card["choice"]["threshold"] == 0.5  # soft maps are not cut
 
 
 def test_soft_maps_are_not_cut(folder, prn):

@@ -34,6 +34,16 @@ def write(path: Path, array: np.ndarray, rows: int = 77, **options: object) -> N
             writer.write(array[y : y + rows])
 
 
+def test_an_interrupt_is_no_failure_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tifffile.TiffWriter, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a.tif", numbers(height=8, width=8))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64", "int32"])
 @pytest.mark.parametrize(
     "options",

@@ -92,7 +92,7 @@ class FastNetwork(nn.Module):
 
     name = "fast"
     multiple = STRIDE * 2 ** (DEPTH - 1)
-    halo = 80  # less than it sees: of what lies further off, masks show less than 0.1 % (docs/method.md)
+    halo = 96  # less than it sees: of what lies further off, masks show less than 0.1 % (docs/method.md)
     tile = 1024
 
     def __init__(self, width: int = 16, *, keep_level: bool = False, image_channels: int = 0) -> None:
