@@ -47,6 +47,17 @@ def test_the_strength_with_the_largest_gain_is_taken() -> None:
     assert choice.strengths["0.25"] == pytest.approx(0.02)
 
 
+def test_of_few_maps_a_gain_that_may_be_chance_is_none() -> None:
+    better, worse = counts_of(0.5, 0.52, 0.56, 0.6, 0.7), counts_of(0.5, 0.51, 0.47, 0.4, 0.4)
+    maps = np.stack([better, better, worse])
+    choice = choose(np.concatenate([maps] * 2), ["a"] * 6)
+    assert (choice.strength, choice.strengths["1"]) == (0.25, pytest.approx(0.1))
+    assert choose(np.concatenate([maps] * 4), ["a"] * 12).strength == 1.0
+    assert choose(np.stack([worse] * 9), ["a"] * 9).strength == 0.25
+    worse[1] = worse[0]
+    assert choose(np.stack([worse] * 9), ["a"] * 9).strength == 0.0
+
+
 def test_a_scene_of_many_tiles_does_not_outvote_the_others() -> None:
     good, bad = counts_of(0.5, 0.5, 0.5, 0.5, 0.52), counts_of(0.5, 0.4, 0.4, 0.4, 0.4)
     maps = np.stack([good] * 9 + [bad] * 1)

@@ -1017,6 +1017,8 @@ def _verdict(choice: Choice, difference: list[float | None], groups: int, noun: 
     change, low, high = difference
     held_out = "parts of maps" if parts_of else "images"
     if change is None or change <= 0:
+        if choice.strength == 0 and max(choice.strengths.values()) > 0:
+            return f"the gain on the few held-out {held_out} may be chance, so nothing is corrected; label more maps"
         return f"refinement does not help on the held-out {held_out}"
     losers = [name for name, gain in choice.groups.items() if gain < 0]
     if losers and groups > 1:
