@@ -22,8 +22,8 @@ FloatArray = NDArray[np.float64]
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-FEW_MAPS = 10
-"""With fewer held-out maps, or parts of maps, a gain that may be chance is none."""
+TELLING_MAPS = 10
+"""With fewer held-out maps, or parts of maps, a gain that may be chance is none, and the threshold stays."""
 _HALF = THRESHOLDS.index(0.5)
 
 
@@ -87,10 +87,10 @@ def choose(counts: NDArray[np.int64], groups: Sequence[str], *, any_threshold: b
     """Choose strength and threshold on held-out maps.
 
     The strength is the one with the largest expected gain over the base model at 0.5: the mean over groups, so that a
-    scene of many tiles does not outvote the others. Of 2 to 9 maps, strengths whose pooled gain may be chance are out:
-    those with the lower bound of its 95 % bootstrap interval over maps not above 0. The threshold leaves 0.5 only if
-    that gains on top, with the lower bound of a 95 % bootstrap interval over groups (over maps, if there is one group)
-    above 0: a level that fits the maps at hand is the first thing that does not carry over to others.
+    scene of many tiles does not outvote the others. Of fewer than ten maps, strengths whose pooled gain may be chance
+    are out: those with the lower bound of its 95 % bootstrap interval over maps not above 0. The threshold leaves 0.5
+    only on ten maps or more, and if that gains on top, with the lower bound of such an interval over groups (over maps,
+    if there is one group) above 0: a level that fits the maps at hand is the first thing that does not carry over.
 
     Args:
         counts: `(maps, S, T, 4)`, see `tally`.
@@ -104,9 +104,10 @@ def choose(counts: NDArray[np.int64], groups: Sequence[str], *, any_threshold: b
     scores = iou(pooled)
     gains = scores - scores[:, :1, _HALF : _HALF + 1]
     expected = gains[:, :, _HALF].mean(axis=0)
-    sure = _sure(counts, seed) if 1 < len(counts) < FEW_MAPS else np.ones(len(STRENGTHS), bool)
+    few = len(counts) < TELLING_MAPS
+    sure = _sure(counts, seed) if few and len(counts) > 1 else np.ones(len(STRENGTHS), bool)
     best = int(np.argmax(np.where(sure, expected, -np.inf)))  # the first of equals, which is the weaker
-    cut = _threshold(counts[:, best], pooled[:, best], seed) if any_threshold else _HALF
+    cut = _threshold(counts[:, best], pooled[:, best], seed) if any_threshold and not few else _HALF
     return Choice(
         strength=STRENGTHS[best],
         threshold=THRESHOLDS[cut],

@@ -72,9 +72,15 @@ def test_the_threshold_moves_only_if_it_surely_gains() -> None:
     low = THRESHOLDS.index(0.3)
     better[-1, low] = counts_of(0.7)[0, 0]
     worse[-1, low] = counts_of(0.58)[0, 0]
-    assert choose(np.stack([better] * 4), list("abcd")).threshold == 0.3
-    assert choose(np.stack([better] * 4), ["a"] * 4).threshold == 0.3
-    assert choose(np.stack([better] * 3 + [worse] * 3), list("abcdef")).threshold == 0.5
+    assert choose(np.stack([better] * 12), list("abcd") * 3).threshold == 0.3
+    assert choose(np.stack([better] * 12), ["a"] * 12).threshold == 0.3
+    assert choose(np.stack([better] * 6 + [worse] * 6), list("aabbccddeeff")).threshold == 0.5
+
+
+def test_few_maps_say_nothing_of_the_threshold() -> None:
+    better = counts_of(0.5, 0.5, 0.5, 0.5, 0.6)
+    better[-1, THRESHOLDS.index(0.3)] = counts_of(0.7)[0, 0]
+    assert choose(np.stack([better] * 9), ["a"] * 9).threshold == 0.5
 
 
 def test_one_map_says_nothing_of_the_threshold() -> None:

@@ -236,6 +236,7 @@ def train(
     """
     try:
         from prn_cli.commands.training_run import TrainingRun
+        from prn_cli.strength import TELLING_MAPS
         from prn_cli.training import adapt, parallel
         from prn_cli.training.augment import Jitter
         from prn_cli.training.loop import Settings
@@ -250,12 +251,12 @@ def train(
         raise UsageError("--ground-truth-only and --pseudo-weight exclude each other")
     if pseudo_weight is None:
         pseudo_weight = _PAPER_PSEUDO_WEIGHT if network is NetworkChoice.paper and not ground_truth_only else 0.0
-    start = None if start_from is None else _start(start_from, network, width=width, keep_level=keep_level)
+    start = None if start_from is None else _start(start_from, network, width=width)
     settings = Settings(
         network=network.value,
         patch=patch,
         width=start.width if start is not None else width or 16,
-        keep_level=keep_level if start is None else start.keep_level,
+        keep_level=keep_level or (start is not None and start.keep_level),
         crop=crop,
         batch=batch,
         epochs=epochs or (20 if start is None else adapt.EPOCHS),
@@ -300,7 +301,7 @@ def train(
 
     def make(maps: Sequence[TrainingMap]) -> Network:
         if start is not None:
-            built: Network = start.network()
+            built: Network = start.network(keep_level=settings.keep_level)
         else:
             built = build(
                 settings.network,
@@ -354,6 +355,9 @@ def train(
     )
     found = reader.read(list(logits or ["logits"]), labels, images, null=null, shots=shots, seed=seed)
     failures = found.failures
+    if start is not None and len(_names(found.maps)) < TELLING_MAPS:
+        # So few say nothing of the level of other maps: one without foreground would take it from all.
+        settings = replace(settings, keep_level=True)
     whole = bool(given) or folds == 1 or network is not NetworkChoice.fast
     pieces = [] if whole else _pieces(found.maps)
     if validation_logits is None and not pieces and len(_names(found.maps)) < 2:
@@ -455,7 +459,7 @@ def train(
         raise typer.Exit(1)
 
 
-def _start(name_or_path: str, network: NetworkChoice, *, width: int | None, keep_level: bool) -> Start:
+def _start(name_or_path: str, network: NetworkChoice, *, width: int | None) -> Start:
     """The weights of `--from`; other options must not ask for another network than theirs."""
     from prn_cli.training.adapt import load_start
     from prn_cli.weights import find_tensors
@@ -465,8 +469,6 @@ def _start(name_or_path: str, network: NetworkChoice, *, width: int | None, keep
     start = load_start(find_tensors(name_or_path))
     if width not in (None, start.width):
         raise UsageError(f"--from {start.name}: these weights have width {start.width}, and --width is {width}")
-    if keep_level and not start.keep_level:
-        raise UsageError(f"--from {start.name}: these weights do not keep the level", hint="leave --keep-level out")
     return start
 
 

@@ -54,9 +54,10 @@ class Start:
         text = self.description.get("prn.reference")
         return None if text is None else Reference.from_json(text)
 
-    def network(self) -> FastNetwork:
-        """A network with these weights."""
-        network = from_description(self.description)
+    def network(self, *, keep_level: bool = False) -> FastNetwork:
+        """A network with these weights; one that keeps the level, if they do or if that is asked for."""
+        kept = str(int(keep_level or self.keep_level))
+        network = from_description(self.description | {"prn.keep_level": kept})
         assert isinstance(network, FastNetwork)
         network.load_state_dict(self.tensors)
         return network

@@ -186,7 +186,6 @@ def test_weights_that_cannot_help_are_switched_off(folder: Path, prn: Prn) -> No
         (("--from", "start", "--network", "paper"), 2, "--from is for --network fast"),
         (("--from", "start", "--width", "16"), 2, "these weights have width 8, and --width is 16"),
         (("--from", "paper"), 2, "these are weights of 'paper', expected 'fast'"),
-        (("--from", "level", "--keep-level"), 2, "these weights do not keep the level"),
         (("--from", "start", "--images", "labels"), 2, "these weights see no images, and --images gives images of 1"),
         (("--from", "broken"), 1, "broken/model.safetensors: damaged"),
         (("--from", "guided"), 2, "these weights see images of 3 bands, expected --images"),
@@ -198,7 +197,6 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     made = {
         "paper": PaperNetwork,
-        "level": FastNetwork,
         "guided": lambda: FastNetwork(image_channels=3),
         "broken": FastNetwork,
     }
