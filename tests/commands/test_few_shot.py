@@ -102,6 +102,14 @@ def test_goes_on_from_the_weights_and_says_so(folder: Path, prn: Prn) -> None:
     assert (settings["epochs"], settings["steps"]) == (4, 25)
 
 
+@pytest.mark.parametrize(("maps", "kept"), [(6, True), (10, False)])
+def test_few_maps_do_not_move_the_level(tmp_path: Path, prn: Prn, maps: int, kept: bool) -> None:
+    draw_set(tmp_path, maps, (80, 100))
+    write_weights(tmp_path / "start", FastNetwork(8))
+    card = card_of(prn(*ADAPT, "--folds", "1", "--json"))
+    assert (card["settings"]["keep_level"], card["keep_level"]) == (kept, str(int(kept)))
+
+
 def test_what_the_weights_had_learned_from_is_not_unknown_to_them(folder: Path, prn: Prn) -> None:
     known = Reference(low=(-9.0,) * 6, high=(9.0,) * 6, spread=(2.0,) * 6)
     write_weights(folder / "wide", FastNetwork(8), **{"prn.reference": known.to_json()})
