@@ -8,7 +8,7 @@ alone; there they choose their strength, by cross-validation over images, or ove
 single threshold is tuned on the training split. The test split is scored once, at the end.
 
 Rows that are there to compare recipes with learn with the first seed alone. `paper` takes hours on a CPU, so here it
-learns on crops, for a few minutes (`--paper-budget`): as published (Adam at 0.0008, a crop a step, no jitter, the whole
+learns on crops, for an hour each time (`--paper-budget`): as published (Adam at 0.0008, a crop a step, no jitter, the whole
 correction; of its epochs the one with the best IoU on a fifth of the images, since the least training loss is no
 measure) and as `prn train --network paper` corrects it, with a crop a step as well.
 
@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", choices=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", help="methods with one of these in their name")
-    parser.add_argument("--paper-budget", default="3m", help="time that `paper` learns for, each time")
+    parser.add_argument("--paper-budget", default="1h", help="time that `paper` learns for, each time")
     parser.add_argument("--out", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     names = arguments.set or list(SETS)

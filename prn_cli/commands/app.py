@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,7 @@ from prn_cli.commands.score import score
 from prn_cli.commands.settings import from_settings
 from prn_cli.commands.train import train
 from prn_cli.commands.weights import weights
-from prn_cli.errors import PrnError
+from prn_cli.errors import PrnError, UsageError
 
 # Typer has carried its own click since 0.26 and exports no more of it than this.
 _UsageError = typer.BadParameter.__mro__[1]
@@ -53,7 +54,14 @@ def _print_version(value: bool) -> None:
 @app.callback()
 def _application(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            allow_from_autoenv=False,
+            help="Print the version and exit.",
+        ),
     ] = False,
 ) -> None:
     """Run before every command; its only option ends the run."""
@@ -66,6 +74,10 @@ def run(arguments: list[str] | None = None) -> int:
         arguments: the words after `prn`; those of the process if None.
     """
     try:
+        for word in sys.argv[1:] if arguments is None else arguments:
+            if not word or (word.startswith("--") and word.endswith("=")):
+                what = f"{word} has no value" if word else "an argument is empty"
+                raise UsageError(what, hint="is a variable of the shell not set?")
         code = int(app(arguments, prog_name="prn", standalone_mode=False) or 0)
         if code == _INTERRUPTED:  # what Typer makes of an interrupt
             raise KeyboardInterrupt
@@ -120,6 +132,9 @@ def _stop_cleanly() -> None:
 def main() -> None:
     """Entry point of the `prn` command."""
     _stop_cleanly()
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before prn began
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
     code = run()
     try:
         sys.stdout.flush()

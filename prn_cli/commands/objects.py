@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console
-from prn_cli.commands.options import TaskChoice
+from prn_cli.commands.options import TaskChoice, local
 from prn_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ Polygons = Annotated[
     Path | None,
     typer.Option(
         "--polygons",
+        callback=local,
         metavar="FILE",
         help="Write the masks of all maps as polygons too: .gpkg, .geojson or .fgb.",
         rich_help_panel=_PANEL,

@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from prn_cli.rasters import InputKind as InputKindName
 
 
+def local(path: Path | None) -> Path | None:
+    """Callback of every option that names an output: only inputs may be on other machines.
+
+    Raises:
+        UsageError: the path is a remote address.
+    """
+    from prn_cli.remote import as_path, gdal_name
+
+    if path is not None and gdal_name(path) is not None:
+        hint = "give a folder or file of this machine, and copy it"
+        raise UsageError("outputs are local", hint=hint, path=as_path(str(path)))
+    return path
+
+
 class InputKindChoice(StrEnum):
     """What the numbers of an input mean."""
 

@@ -36,6 +36,7 @@ Out = Annotated[
     typer.Option(
         "--out",
         "-o",
+        callback=options.local,
         metavar="DIR",
         help="Folder of the results: pseudo-labels in labels/, threshold maps in thresholds/.",
         rich_help_panel="Output",

@@ -60,6 +60,7 @@ Out = Annotated[
     typer.Option(
         "--out",
         "-o",
+        callback=options.local,
         metavar="MASKS",
         help="Folder of the masks, named by the inputs' stems; or a file, for a single input.",
         rich_help_panel=_OUTPUT,
@@ -70,6 +71,7 @@ ProbabilitiesOut = Annotated[
     Path | None,
     typer.Option(
         "--probabilities",
+        callback=options.local,
         metavar="DIR",
         help="Write the refined probabilities too, as float32.",
         rich_help_panel=_OUTPUT,
@@ -80,6 +82,7 @@ BiasOut = Annotated[
     Path | None,
     typer.Option(
         "--bias",
+        callback=options.local,
         metavar="DIR",
         help="Write what was added to the logits too, as float32.",
         rich_help_panel=_OUTPUT,

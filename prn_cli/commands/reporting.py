@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prn_cli.commands import console
+from prn_cli.commands.options import local
 from prn_cli.errors import InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Report = Annotated[
     Path | None,
     typer.Option(
         "--report",
+        callback=local,
         metavar="FILE",
         help="Write one HTML page: figures, pictures of the images, maps and curves. Readable offline.",
         rich_help_panel="Output",

@@ -38,6 +38,7 @@ _BASELINE = "Baseline"
 _METHOD = "Method"
 _OUTPUT = "Output"
 
+_CSV_HEADING = ("file", "label", "height", "width", "pixels")
 _EXAMPLES = 3
 _NUMBERS = "classes"  # kind of input beside the kinds of score maps and masks
 
@@ -175,6 +176,9 @@ def score(
     inputs = rasters.find_inputs(masks, stdin=sys.stdin, null=null)
     images = _pair(inputs, labels, baseline)
     valid_masks = rasters.find_valid_masks(inputs, valid_mask)
+    if csv_file is not None and csv_file != "-":
+        partners = [path for image in images for path in (image.label, image.baseline)]
+        _check_csv(Path(csv_file), [*inputs, *partners, *valid_masks.found.values()])
 
     def detect(files: list[Path], given: str, value: float | None) -> Any:
         if given != "auto" or not files:
@@ -281,7 +285,7 @@ def score(
     summary = figures.summarise(results, resamples=resamples, seed=seed) if results else None
     order = {str(image.masks): position for position, image in enumerate(images)}
     failures = sorted(batch.failures, key=lambda failure: order[failure[0]])  # threads finish in any order
-    if csv_file is not None:
+    if csv_file is not None and (results or csv_file == "-"):
         _write_csv(batch, csv_file, figures)
     if json:
         settings: dict[str, Any] = {"input_kind": kind}
@@ -444,10 +448,7 @@ def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) ->
     writer = csv.writer(text, lineterminator="\n")
     names = [metric.name for metric in task.metrics]
     paired = any(result.baseline is not None for _, result in batch.results)
-    writer.writerow(
-        ["file", "label", "height", "width", "pixels", *task.counts, *names]
-        + [f"baseline_{name}" for name in names if paired]
-    )
+    writer.writerow([*_CSV_HEADING, *task.counts, *names] + [f"baseline_{name}" for name in names if paired])
     for image, result in batch.results:
         sets = [result.counts] if result.baseline is None else [result.counts, result.baseline]
         values = [value for counts in sets for value in figures(counts, task.metrics).values()]
@@ -460,6 +461,25 @@ def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) ->
         print(text.getvalue(), end="", flush=True)
     else:
         _replace_text(Path(target), text.getvalue())
+
+
+def _check_csv(path: Path, inputs: Sequence[Path | None]) -> None:
+    """Refuse, before the work, to write rows over something that is not prn's.
+
+    Raises:
+        UsageError: it is an input, or on another machine.
+        OutputError: there is a folder, or a file that prn did not make.
+    """
+    options.local(path)
+    if path.is_dir():
+        raise OutputError("is a folder, expected a file to write", hint="add a name, such as rows.csv", path=path)
+    resolved = path.resolve()
+    if any(other is not None and other.resolve() == resolved for other in inputs):
+        raise UsageError("is an input, and would be written over", hint="choose another --csv", path=path)
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if not file.read(100).startswith(",".join(_CSV_HEADING).encode()):
+                raise OutputError("is there already and is no table of prn's", hint="choose another --csv", path=path)
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -52,9 +52,10 @@ def train(
     logits: options.OptionalLogits = None,
     labels: options.Labels = Path("labels"),
     images: options.Images = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", rich_help_panel="Output")] = Path(
-        "run"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", callback=options.local, help="Folder of the run.", rich_help_panel="Output"),
+    ] = Path("run"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the output folder.", rich_help_panel="Output")
     ] = False,

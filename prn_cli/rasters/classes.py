@@ -278,8 +278,11 @@ def class_names(classes: int, given: str | None, palette: Palette | None) -> lis
         palette: that may have names.
 
     Raises:
-        UsageError: other than one name a class, or names that cannot be told apart or cannot name folders.
+        UsageError: a single class, other than one name a class, or names that cannot be told apart or cannot name
+            folders.
     """
+    if classes < 2:
+        raise UsageError("--task multiclass on maps of 1 band, expected one a class", hint="leave --task out")
     if given is None:
         named = palette.names if palette is not None else {}
         names = [named.get(number, str(number)) for number in range(classes)]

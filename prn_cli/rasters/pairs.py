@@ -236,7 +236,9 @@ def _read_paths(stdin: TextIO, null: bool) -> Iterator[Path]:
 
 def _raster_files(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if _is_raster_name(path, suffixes) and path.is_file())
+        named = (path for path in folder.iterdir() if _is_raster_name(path, suffixes))
+        # A link to nothing is to be named as a failure, and not to be passed over.
+        return sorted(path for path in named if path.is_file() or (path.is_symlink() and not path.exists()))
     except OSError as error:
         raise InputError(f"cannot be listed: {error.strerror}", hint="check the folder", path=folder) from error
 

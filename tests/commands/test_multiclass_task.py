@@ -183,6 +183,16 @@ def test_the_headroom_of_every_class(folder, prn):
     assert [line.split()[0] for line in out.splitlines()[3:] if "0." in line] == [*CLASSES, "Mean"]
 
 
+@pytest.mark.parametrize("line", ["pseudolabel", "train", "refine"])
+def test_maps_of_one_band_are_no_maps_of_classes(folder, prn, line):
+    for name in NAMES:
+        np.save(folder / "logits" / f"{name}.npy", np.load(folder / "logits" / f"{name}.npy")[0])
+    more = ("-o", "out") if line == "refine" else ("-o", "out", "--labels", "labels")
+    code, _, err = prn(line, "logits", *more, "--task", "multiclass")
+    assert code == 2
+    assert "1 band, expected one a class" in err
+
+
 def test_held_out_maps_have_the_same_classes(folder, prn):
     (folder / "fewer").mkdir()
     for name in NAMES:

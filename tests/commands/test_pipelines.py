@@ -48,6 +48,51 @@ def snapshot(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
 
 
+# --- what a shell hands over
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("logits", "-o", ""), "an argument is empty"),
+        (("", "-o", "out"), "an argument is empty"),
+        (("logits", "--out="), "--out= has no value"),
+        (("logits", "-o", "s3://bucket/out"), "s3://bucket/out: outputs are local"),
+        (("logits", "-o", "out", "--bias", "https://host/bias"), "https://host/bias: outputs are local"),
+        (("logits", "-o", "out", "--polygons", "gs://bucket/a.gpkg"), "gs://bucket/a.gpkg: outputs are local"),
+    ],
+)
+def test_no_output_goes_where_nobody_meant(folder, capsys, arguments, message):
+    before = snapshot(folder)
+    code, _, err = prn(capsys, "refine", *arguments, "-w", "model.onnx")
+    assert code == 2
+    assert message in err
+    assert snapshot(folder) == before
+
+
+def test_a_variable_of_that_name_is_no_option(folder, capsys, monkeypatch):
+    monkeypatch.setenv("PRN_VERSION", "1")
+    assert prn(capsys, "refine", "logits", "-o", "out", "-w", "model.onnx")[0] == 0
+    assert len(masks(folder / "out")) == 12
+
+
+def test_a_link_to_nothing_fails_by_name(folder, capsys):
+    (folder / "logits" / "gone.npy").symlink_to(folder / "nowhere.npy")
+    code, _, err = prn(capsys, "refine", "logits", "-o", "out", "-w", "model.onnx", "--input-kind", "logits")
+    assert code == 1
+    assert "gone.npy" in err
+    assert len(masks(folder / "out")) == 12
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_stream_does_not_stop_the_work(folder, closed):
+    line = f"{SHELL_PRN} refine logits -o out -w model.onnx --json {closed}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert len(masks(folder / "out")) == 12
+
+
 # --- pipes
 
 

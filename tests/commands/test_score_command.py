@@ -62,6 +62,26 @@ def arrays(folder, name):
     return probabilities, masks, label
 
 
+@pytest.mark.parametrize("victim", ["masks/tile_0.png", "labels/tile_1.png", "logits/tile_2.npy", "notes.txt"])
+def test_rows_are_never_written_over_what_is_not_prn_s(folder, prn, victim):
+    (folder / "notes.txt").write_text("mine")
+    before = (folder / victim).read_bytes()
+    code, _, err = prn("masks", "--labels", "labels", "--baseline", "logits", "--csv", victim)
+    assert code == (1 if victim == "notes.txt" else 2)
+    assert "choose another --csv" in err
+    assert (folder / victim).read_bytes() == before
+
+
+def test_rows_are_written_again_but_not_without_any(folder, prn):
+    for _ in range(2):
+        assert prn("masks", "--labels", "labels", "--csv", "rows.csv")[0] == 0
+    rows = (folder / "rows.csv").read_text()
+    for name in NAMES:
+        (folder / "masks" / f"{name}.png").write_bytes(b"")
+    assert prn("masks", "--labels", "labels", "--csv", "rows.csv")[0] == 1
+    assert (folder / "rows.csv").read_text() == rows
+
+
 def test_table_fits_eighty_columns_and_says_what_was_read(folder):
     done = spawn(folder, "masks", "--labels", "labels", "--baseline", "logits")
     assert (done.returncode, done.stderr) == (0, "")
@@ -156,7 +176,7 @@ def test_csv_that_cannot_be_written_is_said_in_one_line(folder, prn):
     code, _, err = prn("masks", "--labels", "labels", "--csv", "taken")
     assert code == 1
     assert err.count("\n") == 1
-    assert "taken: cannot be written" in err
+    assert "taken: is a folder" in err
 
 
 def test_one_bad_file_never_stops_the_rest(folder, prn):
