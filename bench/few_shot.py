@@ -83,6 +83,8 @@ def by_set(results: list[Result], sets: list[str], seen: tuple[str, ...]) -> str
     rows = []
     for name in sets:
         for method, title in METHODS.items():
+            if not any(r.method == method for r in results):
+                continue
             cells = []
             for shots in counts:
                 changes = [r.pooled for r in results if (r.set, r.method) == (name, method) and r.shots in (shots, 0)]

@@ -8,8 +8,8 @@ alone; there they choose their strength, by cross-validation over images, or ove
 single threshold is tuned on the training split. The test split is scored once, at the end.
 
 Rows that are there to compare recipes with learn with the first seed alone. `paper` takes hours on a CPU, so here it
-learns on crops, for an hour each time (`--paper-budget`): as published (Adam at 0.0008, a crop a step, no jitter, the whole
-correction; of its epochs the one with the best IoU on a fifth of the images, since the least training loss is no
+learns on crops, for an hour each time (`--paper-budget`): as published (Adam at 0.0008, a crop a step, no jitter, the
+whole correction; of its epochs the one with the best IoU on a fifth of the images, since the least training loss is no
 measure) and as `prn train --network paper` corrects it, with a crop a step as well.
 
 Changes are to the base model cut at 0.5, in points of IoU. Of several seeds, the mean, with the means of the bounds of
