@@ -94,7 +94,7 @@ def test_every_map_is_held_out_once_and_all_are_learned_from(folder: Path) -> No
     choice = card["choice"]
     assert float(card["strength"]) == choice["strength"]
     assert choice["gain"] >= max(choice["strengths"].values()) >= 0
-    assert choice["threshold"] < 0.5  # the scores run too low, everywhere
+    assert choice["threshold"] == 0.5  # six maps do not tell a level, though the scores run too low
 
 
 def test_scenes_are_held_out_whole(folder: Path) -> None:
