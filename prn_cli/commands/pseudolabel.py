@@ -136,7 +136,7 @@ def pseudolabel(
     options.check_classes(task, classes=classes, band=band)
     names: list[str] = []
     if task is TaskChoice.multiclass:
-        names = rasters.class_names(rasters.count_bands(paths, key=key), classes, None)
+        names = rasters.class_names(rasters.count_classes_of_maps(paths, key=key), classes, None)
     items = [
         _Item(path, {"logits": path, "label": label} | masks.role(path), _outputs(path, out / name), number, name)
         for number, name in (enumerate(names) if names else [(None, "")])
@@ -286,8 +286,8 @@ def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Re
     ):
         if isinstance(label, ClassNumbers):
             label.check_below(len(run.classes))
-        if item.number is not None and scores.raster.bands != len(run.classes):
-            raise InputError(f"{scores.raster.bands} classes, expected {len(run.classes)}", path=item.path)
+            if scores.raster.bands != len(run.classes):
+                raise InputError(f"{scores.raster.bands} classes, expected {len(run.classes)}", path=item.path)
         if (label.height, label.width) != (scores.height, scores.width):
             raise InputError(
                 f"label of {label.height}×{label.width} pixels, expected {scores.height}×{scores.width} as in "

@@ -270,7 +270,7 @@ def refine(
     palette = None if palette_file is None else rasters.read_palette(palette_file)
     more = {"probabilities": probabilities, "bias": bias}
     if task is TaskChoice.multiclass:
-        names = rasters.class_names(rasters.count_bands(inputs, key=key), classes, palette)
+        names = rasters.class_names(rasters.count_classes_of_maps(inputs, key=key), classes, palette)
         more = {f"{role}/{name}": place and place / name for role, place in more.items() for name in names}
     items = [
         Item(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prn_cli.commands import console
-from prn_cli.commands.options import local
-from prn_cli.errors import InputError, OutputError, UsageError
+from prn_cli.commands.options import local, refuse_strangers
+from prn_cli.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from prn_cli.pseudolabels import Grid
@@ -67,10 +67,18 @@ class _Page:
         from prn_cli.report import Totals
         from prn_cli.report.gallery import MOST_PICTURED
         from prn_cli.report.glimpses import picture_room
+        from prn_cli.report.page import MARKER
 
         self._images = find_images(inputs, images).found
         _name_missing(inputs, self._images, images, "image", "their scores are shown")
-        _refuse_strangers(path, [*inputs, *files, *self._images.values()])
+        refuse_strangers(
+            path,
+            [*inputs, *files, *self._images.values()],
+            option="--report",
+            what="report",
+            example="report.html",
+            is_ours=lambda head: MARKER.encode() in head,
+        )
         self._path = path
         self._room = picture_room(len(inputs), pictured=MOST_PICTURED)
         self._totals = Totals()
@@ -263,26 +271,3 @@ def _name_missing(
     missing = [path for path in inputs if path not in found]
     if folder is not None and missing:
         console.note(f"{len(missing)} of {len(inputs)} have no {noun} in {folder}, {missing[0].name} first: {instead}")
-
-
-def _refuse_strangers(path: Path, inputs: Iterable[Path | None]) -> None:
-    """Refuse, before the work, to write a report over something that is none.
-
-    Raises:
-        OutputError: there is a folder, or a file that prn did not make.
-        UsageError: it is one of the inputs.
-    """
-    from prn_cli.report.page import MARKER
-
-    if path.is_dir():
-        raise OutputError("is a folder, expected a file to write", hint="add a name, such as report.html", path=path)
-    resolved = path.resolve()
-    if any(other is not None and other.resolve() == resolved for other in inputs):
-        raise UsageError("is an input, and would be written over", hint="choose another --report", path=path)
-    if path.exists():
-        with path.open("rb") as file:
-            head = file.read(1000)
-        if MARKER.encode() not in head:
-            raise OutputError(
-                "is there already and is no report of prn's", hint="choose another --report, or remove it", path=path
-            )

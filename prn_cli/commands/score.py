@@ -178,7 +178,15 @@ def score(
     valid_masks = rasters.find_valid_masks(inputs, valid_mask)
     if csv_file is not None and csv_file != "-":
         partners = [path for image in images for path in (image.label, image.baseline)]
-        _check_csv(Path(csv_file), [*inputs, *partners, *valid_masks.found.values()])
+        options.local(Path(csv_file))
+        options.refuse_strangers(
+            Path(csv_file),
+            [*inputs, *partners, *valid_masks.found.values()],
+            option="--csv",
+            what="table",
+            example="rows.csv",
+            is_ours=lambda head: not head or head.startswith(",".join(_CSV_HEADING).encode()),
+        )
 
     def detect(files: list[Path], given: str, value: float | None) -> Any:
         if given != "auto" or not files:
@@ -461,25 +469,6 @@ def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) ->
         print(text.getvalue(), end="", flush=True)
     else:
         _replace_text(Path(target), text.getvalue())
-
-
-def _check_csv(path: Path, inputs: Sequence[Path | None]) -> None:
-    """Refuse, before the work, to write rows over something that is not prn's.
-
-    Raises:
-        UsageError: it is an input, or on another machine.
-        OutputError: there is a folder, or a file that prn did not make.
-    """
-    options.local(path)
-    if path.is_dir():
-        raise OutputError("is a folder, expected a file to write", hint="add a name, such as rows.csv", path=path)
-    resolved = path.resolve()
-    if any(other is not None and other.resolve() == resolved for other in inputs):
-        raise UsageError("is an input, and would be written over", hint="choose another --csv", path=path)
-    if path.is_file() and path.stat().st_size:
-        with path.open("rb") as file:
-            if not file.read(100).startswith(",".join(_CSV_HEADING).encode()):
-                raise OutputError("is there already and is no table of prn's", hint="choose another --csv", path=path)
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -308,7 +308,7 @@ def train(
                 settings.network,
                 patch=patch,
                 width=settings.width,
-                keep_level=keep_level,
+                keep_level=settings.keep_level,
                 image_channels=bands,
                 seed=seed,
             )
@@ -626,7 +626,7 @@ class _Reader:
 
         from prn_cli.rasters import (
             class_names,
-            count_bands,
+            count_classes_of_maps,
             find_images,
             find_inputs,
             find_valid_masks,
@@ -644,7 +644,9 @@ class _Reader:
         kind = options.kind_of(self.kind, [path for path, _ in pairs.matched], nodata=self.nodata, key=self.key)
         classes = [""]
         if self.task is options.TaskChoice.multiclass:
-            classes = class_names(count_bands([path for path, _ in pairs.matched], key=self.key), self.classes, None)
+            classes = class_names(
+                count_classes_of_maps([path for path, _ in pairs.matched], key=self.key), self.classes, None
+            )
         matched = pairs.matched if shots is None else _drawn(pairs.matched, shots, seed)
         masks = find_valid_masks([path for path, _ in matched], self.valid_mask)
         pictures = find_images([path for path, _ in matched], images)
@@ -927,8 +929,9 @@ def _conclude(
 
     from prn_cli import __version__
     from prn_cli.drift import describe, reference
+    from prn_cli.metrics.classes import mean_of_present
     from prn_cli.metrics.intervals import compare
-    from prn_cli.metrics.regions import iou, ratio
+    from prn_cli.metrics.regions import iou
     from prn_cli.strength import STRENGTHS, THRESHOLDS, choose
     from prn_cli.training import parallel
     from prn_cli.training.export import export
@@ -956,8 +959,8 @@ def _conclude(
         by_class = counts.reshape(*counts.shape[:-1], len(classes), 4)
         if not several:
             return iou(by_class[..., 0, :])
-        there = by_class[..., :3].any(axis=-1)
-        return ratio((iou(by_class) * there).sum(axis=-1), there.sum(axis=-1, dtype=np.float64), where_empty=np.nan)
+        right, false, missed, _ = np.moveaxis(by_class, -1, 0)
+        return mean_of_present(right, false, missed)
 
     figures = {}
     for name, pool in (("pooled_iou", True), ("mean_iou", False)):

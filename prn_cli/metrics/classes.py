@@ -49,7 +49,11 @@ def class_iou(counts: FloatArray, number: int) -> FloatArray:
 
 def mean_iou(counts: FloatArray) -> FloatArray:
     """mIoU, `(..., 765)` counts to `(...)`; NaN where no pixel is valid."""
-    right, false, missed = (counts[..., part * IGNORE : (part + 1) * IGNORE] for part in range(3))
+    return mean_of_present(*(counts[..., part * IGNORE : (part + 1) * IGNORE] for part in range(3)))
+
+
+def mean_of_present(right: FloatArray, false: FloatArray, missed: FloatArray) -> FloatArray:
+    """Mean IoU of the classes that occur or are predicted, `(..., C)` counts of each to `(...)`; NaN of none."""
     union = right + false + missed
     ious = ratio(right, union, where_empty=0.0)
     return ratio(ious.sum(axis=-1), np.count_nonzero(union, axis=-1).astype(np.float64), where_empty=np.nan)

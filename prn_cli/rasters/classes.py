@@ -215,6 +215,19 @@ def count_bands(paths: list[Path], *, key: str | None = None) -> int:
     raise failure or InputError("no files, expected at least one", hint="name files or folders")
 
 
+def count_classes_of_maps(paths: list[Path], *, key: str | None = None) -> int:
+    """The number of bands of maps with a band a class, by the first that can be opened.
+
+    Raises:
+        InputError: none can.
+        UsageError: it has one band.
+    """
+    bands = count_bands(paths, key=key)
+    if bands < 2:
+        raise UsageError("--task multiclass on maps of 1 band, expected one a class", hint="leave --task out")
+    return bands
+
+
 @dataclass(frozen=True, slots=True)
 class Palette:
     """Colours, and perhaps names, of classes.
@@ -278,11 +291,8 @@ def class_names(classes: int, given: str | None, palette: Palette | None) -> lis
         palette: that may have names.
 
     Raises:
-        UsageError: a single class, other than one name a class, or names that cannot be told apart or cannot name
-            folders.
+        UsageError: other than one name a class, or names that cannot be told apart or cannot name folders.
     """
-    if classes < 2:
-        raise UsageError("--task multiclass on maps of 1 band, expected one a class", hint="leave --task out")
     if given is None:
         named = palette.names if palette is not None else {}
         names = [named.get(number, str(number)) for number in range(classes)]

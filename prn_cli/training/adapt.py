@@ -26,12 +26,14 @@ class Start:
         sha256: of their file.
         description: of their network, see `prn_cli.training.export.describe`.
         tensors: by name.
+        reference: of the logits that the weights were trained on, if they say it.
     """
 
     name: str
     sha256: str
     description: dict[str, str]
     tensors: dict[str, Tensor]
+    reference: Reference | None
 
     @property
     def width(self) -> int:
@@ -47,12 +49,6 @@ class Start:
     def image_channels(self) -> int:
         """Bands of the images that the network sees beside the logits; 0 for none."""
         return int(self.description.get("prn.image_channels", "0"))
-
-    @property
-    def reference(self) -> Reference | None:
-        """Of the logits that the weights were trained on, if they say it."""
-        text = self.description.get("prn.reference")
-        return None if text is None else Reference.from_json(text)
 
     def network(self, *, keep_level: bool = False) -> FastNetwork:
         """A network with these weights; one that keeps the level, if they do or if that is asked for."""
@@ -79,9 +75,9 @@ def load_start(weights: Weights) -> Start:
             f"--from {weights.name}: these are weights of '{network.name}', expected 'fast'",
             hint="train that network from the start",
         )
-    start = Start(weights.name, weights.sha256, description, network.state_dict())
+    text = description.get("prn.reference")
     try:
-        _ = start.reference
+        reference = None if text is None else Reference.from_json(text)
     except ValueError as error:
         raise InputError(f"damaged: {error}", hint="export these weights again", path=weights.path) from error
-    return start
+    return Start(weights.name, weights.sha256, description, network.state_dict(), reference)
