@@ -87,7 +87,7 @@ def choose(counts: NDArray[np.int64], groups: Sequence[str], *, any_threshold: b
     """Choose strength and threshold on held-out maps.
 
     The strength is the one with the largest expected gain over the base model at 0.5: the mean over groups, so that a
-    scene of many tiles does not outvote the others. Of fewer than ten maps, strengths whose pooled gain may be chance
+    scene of many tiles does not outvote the others. Of two to nine maps, strengths whose pooled gain may be chance
     are out: those with the lower bound of its 95 % bootstrap interval over maps not above 0. The threshold leaves 0.5
     only on ten maps or more, and if that gains on top, with the lower bound of such an interval over groups (over maps,
     if there is one group) above 0: a level that fits the maps at hand is the first thing that does not carry over.

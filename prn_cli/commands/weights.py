@@ -15,7 +15,9 @@ from prn_cli.errors import InputError, MissingExtraError, UsageError
 if TYPE_CHECKING:
     from prn_cli.training.networks import Network
 
-weights = typer.Typer(help="List weights, import published checkpoints, export to ONNX.", no_args_is_help=True)
+weights = typer.Typer(
+    help="List weights, import published checkpoints, export to ONNX, quantize.", no_args_is_help=True
+)
 
 Out = Annotated[
     Path | None,
