@@ -1,7 +1,7 @@
 """The `prn` application: its commands, and the one funnel from errors to exit codes.
 
 Exit codes: 0 all done; 1 some file failed; 2 usage; 130 interrupted; 141 the reader of stdout has gone.
-Heavy modules are imported inside the commands, so that `prn --help` stays fast.
+Commands are imported on demand, and heavy modules inside them, so that `prn --help` stays fast.
 """
 
 from __future__ import annotations
@@ -16,12 +16,8 @@ import typer
 
 from prn_cli import __version__
 from prn_cli.commands import console
-from prn_cli.commands.pseudolabel import pseudolabel
-from prn_cli.commands.refine import refine
-from prn_cli.commands.score import score
+from prn_cli.commands.on_demand import COMMANDS, OnDemand
 from prn_cli.commands.settings import from_settings
-from prn_cli.commands.train import train
-from prn_cli.commands.weights import weights
 from prn_cli.errors import PrnError, UsageError
 
 # Typer has carried its own click since 0.26 and exports no more of it than this.
@@ -31,6 +27,7 @@ _INTERRUPTED = 130
 
 app = typer.Typer(
     name="prn",
+    cls=OnDemand,
     help="Make the masks of an existing segmentation model better: pseudolabel → train → refine → score.",
     epilog="Exit codes: 0 all done, 1 some file failed, 2 usage, 130 interrupted.",
     no_args_is_help=True,
@@ -38,11 +35,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"auto_envvar_prefix": "PRN", "help_option_names": ["--help", "-h"]},
 )
-app.command()(pseudolabel)
-app.command()(train)
-app.command()(refine)
-app.command()(score)
-app.add_typer(weights, name="weights")
+for _name, _summary in COMMANDS.items():
+    app.command(_name, help=_summary)(lambda: None)
 
 
 def _print_version(value: bool) -> None:

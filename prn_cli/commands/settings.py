@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from prn_cli.commands.on_demand import COMMANDS
 from prn_cli.errors import UsageError
 
 _NOT_IN_A_FILE = {"help", "settings"}
@@ -21,8 +22,9 @@ def use_settings(context: typer.Context, file: Path | None) -> Path | None:
     """Option callback: let the values of the file stand in for options that are not given."""
     if file is None or context.resilient_parsing:
         return file
-    commands: Mapping[str, Any] = getattr(context.find_root().command, "commands", {})
-    parameters = {name: _parameters(command) for name, command in commands.items() if _takes_settings(command)}
+    root: Any = context.find_root().command
+    root.load(*COMMANDS)
+    parameters = {name: _parameters(command) for name, command in root.commands.items() if _takes_settings(command)}
     values = read_settings(file, str(context.info_name), parameters)
     context.default_map = {**(context.default_map or {}), **values}
     return file

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from prn_cli.training.networks import Network
 
 weights = typer.Typer(
-    help="List weights, import published checkpoints, export to ONNX, quantize.", no_args_is_help=True
+    help="List weights, import published checkpoints, export to ONNX, quantize.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 Out = Annotated[

@@ -1,0 +1,44 @@
+"""The commands by name, each imported once it is to run, so that `prn --help` and every command start fast."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+# By the command's name, which is that of its module and of the function or application in it: the line of the help.
+COMMANDS = {
+    "pseudolabel": "Find the best threshold of every patch, and what a set of maps could gain by them.",
+    "train": "Learn where a base model's scores run too high or too low, from a few labelled logit maps.",
+    "refine": "Refine logit maps into better masks.",
+    "score": "Score masks or probability maps against labels.",
+    "weights": "List weights, import published checkpoints, export to ONNX, quantize.",
+}
+
+
+class OnDemand(TyperGroup):
+    """A group whose commands are names and lines of help until they are loaded."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Load the command that the first word names, then resolve it as any group does."""
+        self.load(args[0])
+        return super().resolve_command(ctx, args)
+
+    def load(self, *names: str) -> None:
+        """Put the commands of these names in the place of their lines of help; leave other names alone."""
+        for name in names:
+            if name in COMMANDS:
+                self.commands[name] = _command(name)
+
+
+def _command(name: str) -> Any:
+    found = getattr(import_module(f"prn_cli.commands.{name}"), name)
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(rich_markup_mode="rich", add_completion=False)
+        alone.command(name)(found)
+        found = alone
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
