@@ -1,10 +1,12 @@
 """What each choice of the recipe is worth: one row a choice, changed alone, on held-out maps of the training splits.
 
-    python bench/ablation.py --work /tmp/prn-quality [--set epfl_roads ...] [--row width ...] [--data ../shared/data]
+    python bench/ablation.py --work /tmp/prn-quality [--set epfl_roads ...] [--row width ...] [--seeds 0 1] [--folds 1]
+        [--data ../shared/data]
 
 Each row is `prn train` with the default options and one other. The gain is that of the whole correction (strength 1,
-cut at 0.5) over the base model, in points of IoU, on maps that its network had not seen: three folds of images, or each
-scene in turn. No test split is read.
+cut at 0.5) over the base model, in points of IoU, on maps that its network had not seen: three folds of images (or one,
+`--folds 1`: a part of the images, and the best of its epochs), or each scene in turn. No test split is read. With
+several seeds, the mean and the range of them.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 
+import quality
 from common import DATA, machine, markdown
 from quality import SCENES, make_logits, trained
 
@@ -38,13 +40,21 @@ ROWS: dict[str, tuple[str, ...]] = {
 }
 
 
+def in_points(gains: list[float]) -> str:
+    """The mean over seeds, and their range."""
+    mean = f"{sum(gains) / len(gains):+.2f}"
+    return mean if len(gains) == 1 else f"{mean} ({min(gains):+.2f} to {max(gains):+.2f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--work", type=Path, required=True, help="folder for logits and runs; reused")
-    parser.add_argument("--set", action="append", choices=SETS)
+    parser.add_argument("--set", action="append", choices=quality.SETS)
     parser.add_argument("--row", action="append", help="rows with this in their name; all by default")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     names = arguments.set or list(SETS)
     logits = make_logits(arguments.data, arguments.work, names)
@@ -52,22 +62,26 @@ def main() -> None:
     for label, options in ROWS.items():
         if arguments.row and not any(part in label for part in arguments.row):
             continue
-        gains, seconds = [], 0.0
+        table: list[list[float]] = []  # a row a set, a column a seed
+        seconds = 0.0
         for name in names:
-            folds = ("--groups", SCENES[name]) if name in SCENES else ("--folds", "3")
-            run = arguments.work / f"ablation-{arguments.seed}" / name / "-".join(options).replace("--", "")
-            began = time.monotonic()
-            trained(logits / name / "train", run, *folds, "--seed", str(arguments.seed), "--threads", "1", *options)
-            card = json.loads((run / "model.json").read_text())
-            seconds += card["seconds"]
-            gains.append(100 * card["choice"]["strengths"]["1"])
-            print(
-                f"{label} | {name} | {gains[-1]:+.2f} ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True
-            )
-        mean = sum(gains) / len(gains)
-        lines.append([label, *(f"{gain:+.2f}" for gain in gains), f"{mean:+.2f}", f"{seconds:.0f} s"])
-    print(markdown(["choice", *names, "mean", "training"], lines))
-    print(f"\nSeed {arguments.seed}; one thread; {machine()}.")
+            folds = ("--groups", SCENES[name]) if name in SCENES else ("--folds", str(arguments.folds))
+            table.append([])
+            for seed in arguments.seeds:
+                place = arguments.work / f"ablation-{arguments.folds}-{seed}" / name
+                run = place / ("-".join(options).replace("--", "") or "default")
+                trained(logits / name / "train", run, *folds, "--seed", str(seed), "--threads", "1", *options)
+                card = json.loads((run / "model.json").read_text())
+                seconds += card["seconds"] / len(arguments.seeds)
+                table[-1].append(100 * card["choice"]["strengths"]["1"])
+                print(f"{label} | {name} | seed {seed} | {table[-1][-1]:+.2f}", file=sys.stderr, flush=True)
+        means = [sum(gains) / len(gains) for gains in zip(*table, strict=True)]
+        lines.append([label, *map(in_points, [*table, means]), f"{seconds:.0f} s"])
+    text = markdown(["choice", *names, "mean", "training"], lines)
+    text += f"\n\nSeeds {' '.join(map(str, arguments.seeds))}; one thread; {machine()}."
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

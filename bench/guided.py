@@ -4,8 +4,8 @@
 
 LOGITS holds, for each set, train/ and test/ with logits/, labels/ and images/. Everything runs through the commands
 that users have. For each set and seed, two refiners learn on the training split, one of them with `--images`; nothing
-else differs. The test split is refined and scored once. Counts of a test image are summed over the seeds; intervals
-are 95 % paired bootstrap intervals over the test images.
+else differs; of sets that have scenes, scenes are held out. The test split is refined and scored once. Counts of a test
+image are summed over the seeds; intervals are 95 % paired bootstrap intervals over the test images.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from common import machine, markdown, prn
 from numpy.typing import NDArray
+from quality import SCENES, SETS
 
 from prn_cli.metrics.intervals import compare
 from prn_cli.metrics.regions import count_regions, iou
 from prn_cli.pixels import IGNORE
 from prn_cli.rasters import pair_by_stem, read_label, read_mask_or_scores
 
-SETS = ("epfl_roads", "kvasir_polyp", "nuclei", "dubai_road", "dubai_building")
 BASE, PLAIN, GUIDED = "base at 0.5", "logits alone", "logits and images"
 
 
@@ -66,7 +66,8 @@ def bench_set(name: str, logits: Path, work: Path, seeds: int, options: list[str
         for method in (PLAIN, GUIDED):
             began = time.monotonic()
             place = work / f"{name}-{seed}-{'images' if method == GUIDED else 'logits'}"
-            masks, card = refined(train, test, place, seed, images=method == GUIDED, options=options)
+            scenes = ["--groups", SCENES[name]] if name in SCENES else []
+            masks, card = refined(train, test, place, seed, images=method == GUIDED, options=[*scenes, *options])
             found[method] = found[method] + counts(masks, test / "labels")
             seconds[method] += float(card.get("seconds", np.nan))
             print(f"{name}, seed {seed}, {method}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
