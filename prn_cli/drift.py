@@ -40,8 +40,12 @@ def describe(logits: FloatMap) -> FloatArray:
     valid = logits[~np.isnan(logits)]
     if not valid.size:
         return np.full(len(FEATURES), np.nan)
-    held = np.clip(valid, -LIMIT, LIMIT)
-    return np.append(np.quantile(held, QUANTILES), sigmoid(held).mean(dtype=np.float64))
+    held = np.sort(np.clip(valid, -LIMIT, LIMIT))  # several times as fast as numpy.quantile, for the same numbers
+    place = np.array(QUANTILES) * (len(held) - 1)
+    below = place.astype(int)
+    above = np.minimum(below + 1, len(held) - 1)
+    quantiles = held[below] + (place - below) * (held[above] - held[below])
+    return np.append(quantiles, sigmoid(held).mean(dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,12 @@ class Reference:
 
         0 within the range; NaN features count as within.
         """
-        outside = np.maximum(np.array(self.low) - features, features - np.array(self.high)) / np.array(self.spread)
-        outside = np.maximum(np.nan_to_num(outside, nan=0.0), 0.0)
-        worst = int(outside.argmax())
-        return float(outside[worst]), FEATURES[worst]
+        outside = [
+            max(0.0, low - value, value - high) / spread  # the first of them where the value is NaN
+            for value, low, high, spread in zip(features.tolist(), self.low, self.high, self.spread, strict=True)
+        ]
+        distance = max(outside)
+        return distance, FEATURES[outside.index(distance)]
 
 
 def reference(features: Sequence[FloatArray]) -> Reference:

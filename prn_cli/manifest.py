@@ -74,6 +74,7 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / MANIFEST_NAME
+        self._prefix = os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
         self._entries: dict[str, dict[str, Any]] = {}
         self._begun: set[str] = set()
         self._lock = threading.Lock()
@@ -262,9 +263,7 @@ class Manifest:
     def _name(self, path: Path) -> str:
         """Relative to the folder, so that the outputs may move as a whole; absolute for files elsewhere."""
         whole = os.path.abspath(path)  # noqa: PTH100 (a link stays the name that the user gave)
-        folder = os.path.abspath(self.folder)  # noqa: PTH100
-        inside = whole.startswith(folder + os.sep)
-        return Path(os.path.relpath(whole, folder) if inside else whole).as_posix()
+        return whole.removeprefix(self._prefix).replace(os.sep, "/")
 
 
 def _are_figures(found: object) -> bool:

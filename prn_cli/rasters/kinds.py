@@ -273,7 +273,11 @@ def valid_pixels(
     Returns:
         `(h, w)` booleans.
     """
-    result = np.isfinite(values).all(axis=0) if values.dtype.kind == "f" else np.ones(values.shape[1:], np.bool_)
+    if values.dtype.kind != "f":
+        result = np.ones(values.shape[1:], np.bool_)
+    else:
+        finite = np.isfinite(values)
+        result = finite[0] if len(finite) == 1 else finite.all(axis=0)
     own = raster.valid(window)
     if own is not None:
         result &= own

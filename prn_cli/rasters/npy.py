@@ -9,6 +9,7 @@ import os
 import threading
 import warnings
 import zipfile
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
@@ -173,9 +174,7 @@ def _read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np
                 hint="write it again",
                 path=path,
             )
-        header = io.BytesIO(length + file.read(size))
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(header)
+        shape, fortran, dtype = _parse_header(version, length + file.read(size))
     except InputError:
         raise
     except Exception as error:
@@ -188,6 +187,12 @@ def _read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np
         )
     check_dtype(dtype, path)
     return shape, fortran, dtype, dtype.itemsize * math.prod(shape)
+
+
+@lru_cache(maxsize=64)  # the maps of a folder have few sizes, and NumPy compiles each header as Python
+def _parse_header(version: tuple[int, int], header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(io.BytesIO(header))
 
 
 def _choose(archive: zipfile.ZipFile, key: str | None, path: Path) -> str:

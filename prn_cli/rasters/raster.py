@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -194,16 +195,16 @@ def check_file(path: Path) -> None:
     if gdal_name(path) is not None:
         return
     try:
-        if not path.exists():
-            raise InputError("no such file", hint="check the path", path=path)
-        if path.is_dir():
-            raise InputError("is a folder, expected a file", hint="name a file in it", path=path)
-        if not path.is_file():
-            raise InputError("is not a regular file", hint="save the data to a file first", path=path)
-        size = path.stat().st_size
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError("no such file", hint="check the path", path=path) from error
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read: {reason(error)}", hint="check the path", path=path) from error
-    if size == 0:
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError("is a folder, expected a file", hint="name a file in it", path=path)
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError("is not a regular file", hint="save the data to a file first", path=path)
+    if status.st_size == 0:
         raise InputError("empty file (0 bytes)", hint="write it again", path=path)
 
 

@@ -103,8 +103,10 @@ class ScoreMap:
         self._check_range(values, valid, full)
         with np.errstate(over="ignore", invalid="ignore"):  # of invalid pixels
             scores = self._logits_of(values) if full is None else self._probabilities_of(values, valid, full)
-        if not valid.all():
-            scores[..., ~valid] = np.nan
+        if valid.all():
+            self._seen_valid = True
+            return scores
+        scores[..., ~valid] = np.nan
         if valid.any():
             self._seen_valid = True
         elif window is None:
@@ -113,6 +115,8 @@ class ScoreMap:
 
     def _check_range(self, values: NDArray[Any], valid: NDArray[np.bool_], full: float | None) -> None:
         if full is None:
+            if values.min() >= -LARGEST_LOGIT and values.max() <= LARGEST_LOGIT:
+                return  # nearly always, and soon known; not where a value is NaN
             beyond = ((values < -LARGEST_LOGIT) | (values > LARGEST_LOGIT)) & valid
             if beyond.any():
                 raise unlikely_logit(float(values[beyond][0]), self.path)
