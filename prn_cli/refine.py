@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, islice
 from typing import TypeVar
 
 import numpy as np
@@ -112,7 +114,7 @@ def refine_rows(
     """Refine a map of any size.
 
     The rows that one row of windows needs are read, each row of the map once; the windows are refined, as many side by
-    side as the refiner runs at once, and blended; the rows that no later window will change are handed out. So hardly
+    side as the refiner runs at once, and blended; the rows that no later window will change are handed out. So little
     more than the logits and the field of one row of windows are in memory.
 
     Args:
@@ -129,7 +131,8 @@ def refine_rows(
         read_image: gives the image of a window, `(refiner.image_channels, h, w)` float32, NaN where invalid; for
             refiners that take one.
         read_ahead: bands of some 4 Mpx to read, in a thread of their own, while the network is at work on others; of
-            maps that take several rows of windows.
+            maps that take several rows of windows. Runs on one row of windows then begin before the last is put
+            together, and there are twice as many logits in memory.
 
     Yields:
         Bands of consecutive rows, from the top, that together are the map.
@@ -192,31 +195,25 @@ def refine_section(
         yield from _unchanged(read_logits, spans[0].keep, end, width, tile or refiner.tile)
         return
     below = RowBlender(rows)
-    # Logits, and the bands of the image: the rows of the map from `top` on.
-    planes = np.empty((1 + refiner.image_channels, min(rows.longest, height), width), np.float32)
-    top = bottom = spans[0].start
     fresh = _read(read_logits, read_image, spans, height, width)
+    early = read_ahead > 0 and len(spans) > 1
     with (
         _runs_at_once(refiner, len(spans) * len(columns.spans)) as pool,
-        closing(ahead(fresh, read_ahead) if read_ahead and len(spans) > 1 else fresh) as bands,
+        closing(ahead(fresh, read_ahead) if early else fresh) as bands,
     ):
-        for span in spans:
-            kept = bottom - span.start
-            planes[:, :kept] = planes[:, span.start - top : bottom - top]
-            top, end = span.start, min(span.end, height)
-            while bottom < end:
-                for plane, part in zip(planes, next(bands), strict=True):
-                    plane[bottom - top : bottom - top + len(part)] = part
-                bottom += len(part)
-            held = planes[:, : bottom - top]
-            strip = _refine_strip(held, span, columns, refiner, pool, tta=tta, batch=batch, on_run=on_run)
-            field, y = below.add(span, strip), span.keep
+        shape = 1 + refiner.image_channels, min(rows.longest, height), width
+        strips = (
+            (span, planes, _start(planes, span, columns, refiner, pool, tta=tta, batch=batch, on_run=on_run))
+            for span, planes in _strips(bands, spans, height, [np.empty(shape, np.float32) for _ in range(1 + early)])
+        )
+        for span, planes, runs in _one_early(strips) if early else strips:
+            field, y = below.add(span, _blend(runs, span, columns)), span.keep
             if span is spans[0] and y > 0:
                 yield Ramp(y, field[: rows.ramp].copy())
                 y, field = y + rows.ramp, field[rows.ramp :]
             for band in row_bands(len(field), width):
                 at = y + band.y
-                base = planes[0, at - top : at - top + band.height].copy()
+                base = planes[0, at - span.start :][: band.height].copy()
                 yield _finished(refiner, share, at, base, field[band.y : band.bottom])
     if below.open is not None:
         yield Ramp(spans[-1].stop - rows.ramp, below.open)
@@ -237,6 +234,36 @@ def _read(
             window = Window(start + band.y, 0, band.height, width)
             yield [read_logits(window), *(() if read_image is None else read_image(window))]
         start = end
+
+
+def _strips(
+    bands: Iterator[Sequence[FloatMap]], spans: Sequence[Span], height: int, buffers: Sequence[FloatMap]
+) -> Iterator[tuple[Span, FloatMap]]:
+    """Each row of windows, with the logits, and the image's bands, of the map's rows from its start on.
+
+    They lie in the buffers, which take turns; what two rows of windows share is copied from one to the next.
+    """
+    held, top = buffers[0], spans[0].start
+    bottom = top
+    for number, span in enumerate(spans):
+        planes, end = buffers[number % len(buffers)], min(span.end, height)
+        planes[:, : bottom - span.start] = held[:, span.start - top : bottom - top]
+        held, top = planes, span.start
+        while bottom < end:
+            for plane, part in zip(planes, next(bands), strict=True):
+                plane[bottom - top : bottom - top + len(part)] = part
+            bottom += len(part)
+        yield span, planes[:, : bottom - top]
+
+
+def _one_early(items: Iterable[T]) -> Iterator[T]:
+    """The same items, each when the next one has been made."""
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def window_rows(
@@ -377,7 +404,10 @@ def cut(refined: FloatMap, threshold: float) -> NDArray[np.uint8]:
     return mask
 
 
-def _refine_strip(
+_Runs = deque[tuple[list[Span], Callable[[], FloatMap]]]
+
+
+def _start(
     planes: FloatMap,
     span: Span,
     columns: AxisPlan,
@@ -387,52 +417,49 @@ def _refine_strip(
     tta: bool,
     batch: int,
     on_run: Callable[[], None] | None,
-) -> FloatMap:
+) -> _Runs:
+    """Begin the runs on one row of windows, or without a pool plan them: windows, and what waits for their fields.
+
+    `planes` must stay as they are until all of them are done.
+    """
+
+    def window_of(column: Span) -> FloatMap:
+        return planes[:, :, column.start : column.end]
+
+    def kind(column: Span) -> tuple[int, bool]:
+        logits = window_of(column)[0]
+        return column.length, bool(np.isnan(logits[0, 0]) and np.isnan(logits).all())
+
+    def run(group: Sequence[Span], length: int) -> FloatMap:
+        if on_run is not None:
+            on_run()
+        windows = [_pad(window_of(column), span.length, length, refiner) for column in group]
+        return _field(refiner, np.stack(windows), tta)
+
+    def nothing(length: int) -> FloatMap:
+        return np.zeros((1, span.length, length), np.float32)
+
+    runs: _Runs = deque()
+    for (length, empty), alike in groupby(columns.spans, kind):
+        while group := list(islice(alike, 1 if empty else batch)):
+            if empty:
+                # Nothing to refine, and no valid pixel in reach of the ramps: borders of mosaics are full of these.
+                runs.append((group, partial(nothing, length)))
+            elif pool is None:
+                runs.append((group, partial(run, group, length)))
+            else:
+                runs.append((group, pool.submit(run, group, length).result))
+    return runs
+
+
+def _blend(runs: _Runs, span: Span, columns: AxisPlan) -> FloatMap:
     """The blended field of the used rows of one row of windows, `(span.stop - span.keep, W)`."""
     used = slice(span.keep - span.start, span.stop - span.start)
     beside = ColumnBlender(span.stop - span.keep, columns)
-    waiting: list[tuple[Span, FloatMap]] = []
-    running: deque[tuple[list[Span], Future[FloatMap]]] = deque()
-
-    def run() -> None:
-        if on_run is not None:
-            on_run()
-        spans = [column for column, _ in waiting]
-        windows = np.stack([window for _, window in waiting])
-        waiting.clear()
-        if pool is None:
-            put(spans, _field(refiner, windows, tta))
-            return
-        running.append((spans, pool.submit(_field, refiner, windows, tta)))
-        if len(running) > refiner.runs:
-            put_next()
-
-    def put(spans: list[Span], fields: FloatMap) -> None:
-        for column, field in zip(spans, fields, strict=True):
+    while runs:
+        group, result = runs.popleft()
+        for column, field in zip(group, result(), strict=True):
             beside.add(column, field[used])
-
-    def put_next() -> None:
-        spans, future = running.popleft()
-        put(spans, future.result())
-
-    for column in columns.spans:
-        window = planes[:, :, column.start : column.end]
-        if np.isnan(window[0]).all():
-            # Nothing to refine, and no valid pixel in reach of the ramps: borders of mosaics are full of these.
-            if waiting:
-                run()
-            while running:
-                put_next()
-            beside.add(column, np.zeros((len(beside.strip), column.length), np.float32))
-            continue
-        padded = _pad(window, span.length, column.length, refiner)
-        if waiting and (len(waiting) == batch or waiting[0][1].shape != padded.shape):
-            run()
-        waiting.append((column, padded))
-    if waiting:
-        run()
-    while running:
-        put_next()
     return beside.strip
 
 
