@@ -236,6 +236,7 @@ def train(
     the shipped weights.
     """
     try:
+        import prn_cli.training.export  # noqa: F401 (what it lacks is named now, not in the end)
         from prn_cli.commands.training_run import TrainingRun
         from prn_cli.strength import TELLING_MAPS
         from prn_cli.training import adapt, parallel

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from prn_cli.errors import MissingExtraError, OutputError
+from prn_cli.errors import OutputError
 from prn_cli.temporaries import write_whole
 from prn_cli.training.networks import Network
 from prn_cli.training.networks.fast import FastNetwork
@@ -128,15 +129,7 @@ def to_onnx(network: Network, description: Mapping[str, str] | None = None) -> b
     Args:
         network: on the CPU.
         description: its metadata; `describe(network)` if None.
-
-    Raises:
-        MissingExtraError: without the extra `train`.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise MissingExtraError("onnx", "train", "the export to ONNX") from error
-
     fast = isinstance(network, FastNetwork)
     module = (_Bias(network) if isinstance(network, FastNetwork) else _Probabilities(network)).eval()
     side = 2 * network.multiple

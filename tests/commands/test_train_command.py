@@ -220,6 +220,17 @@ def test_a_wrong_call_gets_one_line(folder: Path, arguments: tuple[str, ...], co
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("package", ["torch", "onnx"])
+def test_without_the_extra_it_is_named_before_anything_is_read(package: str, tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from prn_cli.commands.app import run; sys.exit(run(['train']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2
+    message = f"prn train needs {package}, which is not installed; pip install 'prn-cli[train]'"
+    assert done.stderr == f"prn: error: {message}\n"
+
+
 def test_held_out_images_can_be_given(folder: Path) -> None:
     (folder / "held.txt").write_text("tile1\ntile3\n")
     done = prn(folder, "train", *SMALL, "--validation-stems", "held.txt", "--json", "-o", "a")
