@@ -107,6 +107,20 @@ def test_slips_are_named_whichever_command_runs(folder, capsys, text, message):
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(("option", "value"), [("tile", "abc"), ("device", "gpu"), ("strength", "3")])
+def test_a_wrong_value_from_the_environment_names_its_variable(folder, capsys, monkeypatch, option, value):
+    variable = f"PRN_REFINE_{option.upper()}"
+    monkeypatch.setenv(variable, value)
+    line = ("refine", "logits", "-o", "out")
+    code, _, err = prn(capsys, *line)
+    assert code == 2
+    assert f"--{option}" in err
+    assert f"(from {variable}); see" in err
+    code, _, err = prn(capsys, *line, f"--{option}", "x")
+    assert code == 2
+    assert variable not in err
+
+
 @pytest.mark.parametrize("text", ["threads = 1.5", "threads = true", "device = 'gpu'", "threshold = 3"])
 def test_values_are_held_to_what_the_command_line_takes(folder, capsys, text):
     Path("s.toml").write_text(f"[refine]\n{text}\n")
