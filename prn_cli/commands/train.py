@@ -245,7 +245,7 @@ def train(
         from prn_cli.training.losses import LossWeights
         from prn_cli.training.networks import build
         from prn_cli.training.runtime import reduced_precision, set_up
-        from prn_cli.training.validation import LEAST_PART, make_folds
+        from prn_cli.training.validation import LEAST_PART, compiled, make_folds
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "prn train") from error
 
@@ -334,6 +334,8 @@ def train(
         raise UsageError(f"{given[0]} and {given[1]} exclude each other")
     if given and given[0].startswith("--validation") and (folds or 1) > 1:
         raise UsageError(f"--folds {folds} and {given[0]} exclude each other")
+    if groups is not None:
+        compiled(groups)
     options.check_classes(task, classes=classes, band=bidx)
     if shots is not None and validation_stems is not None:
         raise UsageError("--shots and --validation-stems exclude each other", hint="use --validation-logits")
