@@ -204,7 +204,7 @@ def pseudolabel(
     batch = run_batch(
         items,
         lambda item: _work(item, run, manifest, overwrite=overwrite),
-        name=lambda item: f"{item.path}, class {item.name}" if item.name else str(item.path),
+        name=lambda item: str(item.path),
         label="Searching thresholds",
         fail_fast=fail_fast,
         threads=min(options.thread_count(threads), len(items)),
