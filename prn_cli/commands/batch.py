@@ -91,6 +91,7 @@ def run_batch(
     threads: int = 1,
     on_done: Callable[[T, R], None] | None = None,
     stop: threading.Event | None = None,
+    fatal: type[PrnError] | tuple[()] = (),
 ) -> Batch[T, R]:
     """Do `work` for every item.
 
@@ -104,6 +105,7 @@ def run_batch(
         on_done: called in this thread after each success, in the order in which they finish.
         stop: set when the batch ends, early or not; work that takes long looks at it, so that an interrupt need not
             wait for it.
+        fatal: errors that are no item's own, and end the command.
 
     Returns:
         The results and failures; call `finish()` when the command has said what it has to say.
@@ -113,6 +115,8 @@ def run_batch(
         for item, outcome in _outcomes(items, work, threads, stop or threading.Event()):
             try:
                 result = outcome()
+            except fatal:
+                raise
             except (PrnError, OSError, MemoryError) as error:
                 batch.fail(name(item), _cause(error))
             except Exception as error:  # a defect in one file's path must not cost the others

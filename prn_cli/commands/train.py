@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -559,16 +560,24 @@ class _Store:
         import tempfile
         import threading
 
-        try:
+        self.folder = folder
+        with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
             self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open for as long as the arrays are)
-        except OSError as error:
-            raise OutputError(f"cannot be written to ({error.strerror})", path=folder) from error
         self.lock = threading.Lock()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written to: {error.strerror}", hint="check the folder and the free space", path=self.folder
+            ) from error
 
     def put(self, array: NDArray[Any]) -> _Place:
         """Append an array; safe in threads."""
-        with self.lock:
+        with self.lock, self._writing():
             offset = self.file.seek(-self.file.seek(0, 2) % 8, 2)
             self.file.write(array.tobytes())
         return _Place(offset, array.dtype, array.shape)
@@ -577,7 +586,8 @@ class _Store:
         """All that was put, as bytes, by one memory map: a map an array would need a file descriptor each."""
         import numpy as np
 
-        self.file.flush()
+        with self._writing():
+            self.file.flush()
         return np.memmap(self.file, dtype=np.uint8, mode="r")
 
 
@@ -661,6 +671,7 @@ class _Reader:
             label="reading",
             fail_fast=self.fail_fast,
             threads=self.threads,
+            fatal=OutputError,  # of the store: not the map's fault, and the next will find no room either
         )
         if self.fail_fast:
             batch.finish()
