@@ -15,7 +15,7 @@ import typer
 
 from prn_cli.commands import console, options
 from prn_cli.commands.batch import run_batch
-from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError
+from prn_cli.errors import DivergedError, InputError, MissingExtraError, OutputError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -441,7 +441,12 @@ def train(
     if overwrite and parallel.rank() == 0:
         _clear(out)
     run = TrainingRun(make, settings, where, out, fingerprint, resume=resume, tensorboard=tensorboard)
-    outcome = run.cross_validated(learn, parts, [m for m, _ in pieces]) if parts else run.held_out(learn, hold)
+    try:
+        outcome = run.cross_validated(learn, parts, [m for m, _ in pieces]) if parts else run.held_out(learn, hold)
+    except DivergedError:
+        if parallel.rank() == 0:
+            _clear(out)  # the same line would diverge again, and another rate cannot go on from here
+        raise
     about = {
         "held_out_how": how,
         "left_out": [name for name, _ in failures],

@@ -253,6 +253,18 @@ def test_a_full_disk_is_no_fault_of_the_maps(folder: Path, size: int, name: str)
     assert not list((folder / "run").iterdir())
 
 
+@pytest.mark.parametrize(
+    "options", [(*SMALL, "--network", "paper"), (*CROSSED, "--tensorboard")], ids=["its weights", "what it gives"]
+)
+def test_training_that_diverges_says_so_and_leaves_nothing(folder: Path, options: tuple[str, ...]) -> None:
+    done = prn(folder, "train", *options, "--rate", "1e9")
+    assert done.returncode == 1
+    [error] = [line for line in done.stderr.splitlines() if "error" in line]
+    assert error.startswith("prn: error: training diverged: the ")
+    assert error.endswith("; give a smaller --rate")
+    assert not list((folder / "run").iterdir())
+
+
 def test_held_out_images_can_be_given(folder: Path) -> None:
     (folder / "held.txt").write_text("tile1\ntile3\n")
     done = prn(folder, "train", *SMALL, "--validation-stems", "held.txt", "--json", "-o", "a")
