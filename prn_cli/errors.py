@@ -48,6 +48,13 @@ class WeightsError(PrnError):
     """Weights that are missing, damaged, or of another kind than expected."""
 
 
+class DivergedError(PrnError):
+    """Training whose steps were too large, so that nothing came of it."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"training diverged: {found}", hint="give a smaller --rate")
+
+
 class UsageError(PrnError):
     """A command line that asks for something that cannot be."""
 

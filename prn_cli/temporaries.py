@@ -86,11 +86,14 @@ class Temporary:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole, or as it was before.
+    """Write a file that is there whole, or as it was before; into a pipe or a device, as into `/dev/fd/63`.
 
     Raises:
         OSError: it cannot be written.
     """
+    if _is_stream(path):
+        path.write_bytes(content)
+        return
     temporary = Temporary(path)
     try:
         temporary.create()
@@ -98,6 +101,17 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.replace()
     finally:
         temporary.discard()
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether what has this name takes what is written, and must keep the name."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # a file that is to be made, or the error of making it
+        return False
+    # /dev/stdout may lead to a regular file; even then, it is no link to be replaced.
+    system = path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",))
+    return system or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def lock(descriptor: int, *, wait: bool) -> bool | None:

@@ -42,6 +42,28 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "other.png"]
 
 
+def test_what_goes_into_a_pipe_leaves_the_pipe_in_its_place(tmp_path):
+    path = tmp_path / "rows.csv"
+    os.mkfifo(path)
+    link = tmp_path / "link.csv"
+    link.symlink_to(path)
+    for name in (path, link):
+        reader = subprocess.Popen(["cat", path], stdout=subprocess.PIPE)
+        write_whole(name, b"a,b\n")
+        assert reader.communicate(timeout=20)[0] == b"a,b\n"
+        assert path.is_fifo()
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [link, path]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="descriptors have no names here")
+def test_a_descriptor_is_written_to_by_its_name(tmp_path):
+    with (tmp_path / "rows.csv").open("wb") as file:
+        write_whole(Path(f"/dev/fd/{file.fileno()}"), b"a,b\n")
+    assert (tmp_path / "rows.csv").read_bytes() == b"a,b\n"
+    assert list(tmp_path.iterdir()) == [tmp_path / "rows.csv"]
+
+
 @pytest.mark.parametrize(
     "name",
     [

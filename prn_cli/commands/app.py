@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ import typer
 from prn_cli import __version__
 from prn_cli.commands import console
 from prn_cli.commands.on_demand import COMMANDS, OnDemand
-from prn_cli.commands.settings import from_settings
+from prn_cli.commands.settings import from_environment, from_settings
 from prn_cli.errors import PrnError, UsageError
 
 # Typer has carried its own click since 0.26 and exports no more of it than this.
@@ -108,11 +109,19 @@ def _reader_gone() -> int:
 def _usage(error: Any) -> int:
     command = error.ctx.command_path if error.ctx else "prn"
     message = error.format_message().strip().rstrip(".")
-    if error.ctx and getattr(error, "param", None) and from_settings(error.ctx, error.param.name):
-        message += " (from --settings)"
+    if message and error.ctx and getattr(error, "param", None):
+        message += _source(error.ctx, error.param.name)
     if message:  # empty where the help was shown instead
         console.error(f"{message}; see '{command} --help'")
     return 2
+
+
+def _source(context: Any, name: str) -> str:
+    """Where the value of an option comes from, if it does not stand on the command line."""
+    if from_settings(context, name):
+        return " (from --settings)"
+    variable = f"{context.auto_envvar_prefix}_{name}".upper()
+    return f" (from {variable})" if from_environment(context, name) else ""
 
 
 def _stop_cleanly() -> None:
@@ -129,6 +138,9 @@ def main() -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed before prn began
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and (stream.errors == "strict" or not console.holds_all(stream)):
+            stream.reconfigure(errors="replace")  # such as "→" where the encoding has none
     code = run()
     try:
         sys.stdout.flush()

@@ -42,20 +42,27 @@ class Item:
 
 @dataclass
 class Batch(Generic[T, R]):
-    """What became of each item.
+    """What became of each item. Items of one name, such as the classes of a map, count and fail as one.
 
     Attributes:
         results: of the items that were done, in the order of the items.
         failures: the names of those that failed, with the cause.
         not_tried: how many were left when the first failure stopped the rest.
+        done: the names of the items that were done.
+        failed: the names of those that failed.
     """
 
     results: list[tuple[T, R]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     not_tried: int = 0
+    done: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
 
     def fail(self, name: str, cause: str) -> None:
-        """Record a failure and say it in one line on stderr."""
+        """Record a failure and say it in one line on stderr; the first of a name says enough."""
+        if name in self.failed:
+            return
+        self.failed.add(name)
         self.failures.append((name, cause))
         console.error(cause if cause.startswith(name) else f"{name}: {cause}")
 
@@ -66,8 +73,8 @@ class Batch(Generic[T, R]):
             typer.Exit: with code 1 if there is a failure.
         """
         if self.failures:
-            total = len(self.results) + len(self.failures) + self.not_tried
-            rest = "; the rest is done" if self.results else ""
+            total = len(self.done | self.failed) + self.not_tried
+            rest = "; the rest is done" if self.done - self.failed else ""
             if self.not_tried:
                 rest = f"; stopped at the first failure, {self.not_tried} not tried"
             console.error(f"{len(self.failures)} of {total} failed{rest}")
@@ -84,19 +91,21 @@ def run_batch(
     threads: int = 1,
     on_done: Callable[[T, R], None] | None = None,
     stop: threading.Event | None = None,
+    fatal: type[PrnError] | tuple[()] = (),
 ) -> Batch[T, R]:
     """Do `work` for every item.
 
     Args:
         items: what to work on.
         work: called once an item, in a worker thread if `threads` > 1. Its exceptions become failures.
-        name: how an item is called in messages.
+        name: how an item is called in messages, where those of one name are one.
         label: the text of the progress bar.
         fail_fast: stop at the first failure.
         threads: how many items at once.
         on_done: called in this thread after each success, in the order in which they finish.
         stop: set when the batch ends, early or not; work that takes long looks at it, so that an interrupt need not
             wait for it.
+        fatal: errors that are no item's own, and end the command.
 
     Returns:
         The results and failures; call `finish()` when the command has said what it has to say.
@@ -106,6 +115,8 @@ def run_batch(
         for item, outcome in _outcomes(items, work, threads, stop or threading.Event()):
             try:
                 result = outcome()
+            except fatal:
+                raise
             except (PrnError, OSError, MemoryError) as error:
                 batch.fail(name(item), _cause(error))
             except Exception as error:  # a defect in one file's path must not cost the others
@@ -114,11 +125,12 @@ def run_batch(
                 batch.fail(name(item), f"unexpected {type(error).__name__}: {error}")
             else:
                 batch.results.append((item, result))
+                batch.done.add(name(item))
                 if on_done is not None:
                     on_done(item, result)
             advance()
             if fail_fast and batch.failures:
-                batch.not_tried = len(items) - len(batch.results) - len(batch.failures)
+                batch.not_tried = len({name(item) for item in items} - batch.done - batch.failed)
                 break
     order = {id(item): position for position, item in enumerate(items)}
     batch.results.sort(key=lambda pair: order[id(pair[0])])

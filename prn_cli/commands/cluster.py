@@ -153,6 +153,17 @@ class Cluster:
             self._local.close()
 
 
+def check_cluster(where: str) -> None:
+    """Check what `--dask` asks for as far as that is possible without any worker.
+
+    Raises:
+        MissingExtraError: Dask is not installed.
+        UsageError: not a number of workers, and not an address.
+    """
+    _local_workers(where, 1)
+    _distributed()
+
+
 def _distributed() -> Any:
     try:
         import distributed

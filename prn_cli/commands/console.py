@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from prn_cli.errors import one_line
 
@@ -109,8 +109,13 @@ def json_line(record: Any) -> None:
 
     What cannot be shown is escaped: file names may hold what steers a terminal, and bytes that are no text at all.
     """
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False, default=str)
+    text = json.dumps(record, ensure_ascii=not holds_all(sys.stdout), allow_nan=False, default=str)
     print(text if text.isprintable() else "".join(map(_json_character, text)), flush=True)
+
+
+def holds_all(stream: TextIO) -> bool:
+    """Whether a stream's encoding has every character."""
+    return (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
 def _json_character(character: str) -> str:

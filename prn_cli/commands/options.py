@@ -60,12 +60,10 @@ def refuse_strangers(
     resolved = path.resolve()
     if any(other is not None and other.resolve() == resolved for other in inputs):
         raise UsageError("is an input, and would be written over", hint=f"choose another {option}", path=path)
-    if not path.exists():
+    if not path.is_file():  # a pipe or a device takes what comes, and reading it would wait for its writer
         return
-    head = b""
-    if path.is_file():  # reading a pipe would wait for its writer
-        with path.open("rb") as file:
-            head = file.read(1000)
+    with path.open("rb") as file:
+        head = file.read(1000)
     if not is_ours(head):
         raise OutputError(
             f"is there already and is no {what} of prn's", hint=f"choose another {option}, or remove it", path=path

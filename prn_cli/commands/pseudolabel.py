@@ -128,12 +128,14 @@ def pseudolabel(
     from prn_cli.pseudolabels import Headroom
     from prn_cli.temporaries import remove_stale
 
+    options.check_classes(task, classes=classes, band=band)
+    written = options.mask_values(values)
+    creation = options.creation_options(co)
     inputs = rasters.find_inputs(list(logits or ["logits"]), stdin=sys.stdin, null=null)
     pairs = rasters.pair_by_stem(inputs, labels)
     _name_the_rest(pairs, labels)
     paths = [path for path, _ in pairs.matched]
     masks = rasters.find_valid_masks(paths, valid_mask)
-    options.check_classes(task, classes=classes, band=band)
     names: list[str] = []
     if task is TaskChoice.multiclass:
         names = rasters.class_names(rasters.count_classes_of_maps(paths, key=key), classes, None)
@@ -147,7 +149,6 @@ def pseudolabel(
             f"would get the pseudo-labels among the labels of {labels}", hint="choose another -o", path=out
         )
     check_outputs((item.inputs.values(), item.outputs.values()) for item in items)
-    creation = options.creation_options(co)
     for path in items[0].outputs.values():
         # Unknown creation options show before the work, and not in every file.
         dtype = "uint8" if path.parent.name == _LABELS else "float32"
@@ -177,7 +178,7 @@ def pseudolabel(
         band,
         key,
         names,
-        options.mask_values(values),
+        written,
         creation,
         settings={
             **({} if task is TaskChoice.binary else {"task": task.value}),
@@ -203,7 +204,7 @@ def pseudolabel(
     batch = run_batch(
         items,
         lambda item: _work(item, run, manifest, overwrite=overwrite),
-        name=lambda item: f"{item.path}, class {item.name}" if item.name else str(item.path),
+        name=lambda item: str(item.path),
         label="Searching thresholds",
         fail_fast=fail_fast,
         threads=min(options.thread_count(threads), len(items)),

@@ -247,6 +247,12 @@ def refine(
     _check_task(task, threshold=threshold, values=values, palette=palette_file)
     objects = Objects(polygons, min_area, fill_holes)
     objects.check_task(task)
+    written = options.mask_values(values)
+    creation = options.creation_options(co)
+    if dask is not None:
+        from prn_cli.commands.cluster import check_cluster
+
+        check_cluster(dask)
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
     found = find_weights(weights)
     # On a cluster, each worker's threads are its own.
@@ -285,7 +291,6 @@ def refine(
     items = select_part(items, lambda item: item.path.stem, num_parts, part_id)
     if num_parts is not None:
         console.note(f"part {part_id} of {num_parts}: {len(items)} of {len(inputs)} inputs")
-    creation = options.creation_options(co)
     for item in items[:1]:
         _check_creation(item, creation, task, cog=format is FormatChoice.cog)
     manifest = None if single else Manifest(out)
@@ -319,7 +324,7 @@ def refine(
         None if palette is None else palette.colours,
         objects,
         format is FormatChoice.cog,
-        options.mask_values(values),
+        written,
         partial(
             open_map,
             task=task,

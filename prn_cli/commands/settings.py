@@ -35,6 +35,11 @@ def from_settings(context: Any, name: str) -> bool:
     return getattr(context.get_parameter_source(name), "name", None) == "DEFAULT_MAP"
 
 
+def from_environment(context: Any, name: str) -> bool:
+    """Whether the parameter of this name got its value from an environment variable."""
+    return getattr(context.get_parameter_source(name), "name", None) == "ENVIRONMENT"
+
+
 def read_settings(file: Path, command: str, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Read the values that a settings file holds for one command.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 
 from prn_cli.commands import console, options
 from prn_cli.commands.batch import run_batch
-from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError
+from prn_cli.errors import DivergedError, InputError, MissingExtraError, OutputError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,6 +237,7 @@ def train(
     the shipped weights.
     """
     try:
+        import prn_cli.training.export  # noqa: F401 (what it lacks is named now, not in the end)
         from prn_cli.commands.training_run import TrainingRun
         from prn_cli.strength import TELLING_MAPS
         from prn_cli.training import adapt, parallel
@@ -244,7 +246,7 @@ def train(
         from prn_cli.training.losses import LossWeights
         from prn_cli.training.networks import build
         from prn_cli.training.runtime import reduced_precision, set_up
-        from prn_cli.training.validation import LEAST_PART, make_folds
+        from prn_cli.training.validation import LEAST_PART, compiled, make_folds
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "prn train") from error
 
@@ -333,6 +335,8 @@ def train(
         raise UsageError(f"{given[0]} and {given[1]} exclude each other")
     if given and given[0].startswith("--validation") and (folds or 1) > 1:
         raise UsageError(f"--folds {folds} and {given[0]} exclude each other")
+    if groups is not None:
+        compiled(groups)
     options.check_classes(task, classes=classes, band=bidx)
     if shots is not None and validation_stems is not None:
         raise UsageError("--shots and --validation-stems exclude each other", hint="use --validation-logits")
@@ -437,7 +441,12 @@ def train(
     if overwrite and parallel.rank() == 0:
         _clear(out)
     run = TrainingRun(make, settings, where, out, fingerprint, resume=resume, tensorboard=tensorboard)
-    outcome = run.cross_validated(learn, parts, [m for m, _ in pieces]) if parts else run.held_out(learn, hold)
+    try:
+        outcome = run.cross_validated(learn, parts, [m for m, _ in pieces]) if parts else run.held_out(learn, hold)
+    except DivergedError:
+        if parallel.rank() == 0:
+            _clear(out)  # the same line would diverge again, and another rate cannot go on from here
+        raise
     about = {
         "held_out_how": how,
         "left_out": [name for name, _ in failures],
@@ -556,16 +565,24 @@ class _Store:
         import tempfile
         import threading
 
-        try:
+        self.folder = folder
+        with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
             self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open for as long as the arrays are)
-        except OSError as error:
-            raise OutputError(f"cannot be written to ({error.strerror})", path=folder) from error
         self.lock = threading.Lock()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"cannot be written to: {error.strerror}", hint="check the folder and the free space", path=self.folder
+            ) from error
 
     def put(self, array: NDArray[Any]) -> _Place:
         """Append an array; safe in threads."""
-        with self.lock:
+        with self.lock, self._writing():
             offset = self.file.seek(-self.file.seek(0, 2) % 8, 2)
             self.file.write(array.tobytes())
         return _Place(offset, array.dtype, array.shape)
@@ -574,7 +591,8 @@ class _Store:
         """All that was put, as bytes, by one memory map: a map an array would need a file descriptor each."""
         import numpy as np
 
-        self.file.flush()
+        with self._writing():
+            self.file.flush()
         return np.memmap(self.file, dtype=np.uint8, mode="r")
 
 
@@ -658,6 +676,7 @@ class _Reader:
             label="reading",
             fail_fast=self.fail_fast,
             threads=self.threads,
+            fatal=OutputError,  # of the store: not the map's fault, and the next will find no room either
         )
         if self.fail_fast:
             batch.finish()

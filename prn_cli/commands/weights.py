@@ -147,7 +147,10 @@ def _missing(error: ImportError) -> MissingExtraError:
 
 
 def _write(network: Network, folder: Path, card: dict[str, str], metadata: dict[str, str] | None = None) -> None:
-    from prn_cli.training.export import export
+    try:
+        from prn_cli.training.export import export
+    except ImportError as error:
+        raise _missing(error) from error
 
     _check_folder(folder, ("model.json", "model.onnx", "model.safetensors"))
     written = export(network, folder, card=card, metadata=metadata)

@@ -204,13 +204,14 @@ def count_bands(paths: list[Path], *, key: str | None = None) -> int:
 
     Raises:
         InputError: none can.
+        UsageError: none can as the options stand.
     """
-    failure: InputError | None = None
+    failure: InputError | UsageError | None = None
     for path in paths:
         try:
             with open_raster(path, key=key) as raster:
                 return raster.bands
-        except InputError as error:
+        except (InputError, UsageError) as error:
             failure = failure or error
     raise failure or InputError("no files, expected at least one", hint="name files or folders")
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError
+from prn_cli.errors import InputError, UsageError
 from prn_cli.rasters.kinds import valid_pixels
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, Raster, check_file, open_raster, reason
 from prn_cli.tiles import Window
@@ -209,14 +209,15 @@ def common_bands(paths: Iterable[str | os.PathLike[str]]) -> int:
 
     Raises:
         InputError: none can be read.
+        UsageError: none can as the options stand.
     """
     counts: Counter[int] = Counter()
-    failure: InputError | None = None
+    failure: InputError | UsageError | None = None
     for path in paths:
         try:
             with _open(Path(path)) as raster:
                 counts[_bands(raster)] += 1
-        except InputError as error:
+        except (InputError, UsageError) as error:
             failure = failure or error
     if not counts:
         raise failure or InputError("no images", hint="name files or folders")

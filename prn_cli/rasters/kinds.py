@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError
+from prn_cli.errors import InputError, UsageError
 from prn_cli.rasters.raster import Raster, holds, open_raster
 from prn_cli.rasters.writing import MASK_VALUES
 from prn_cli.tiles import Window
@@ -62,6 +62,7 @@ def detect_kind(
 
     Raises:
         InputError: the numbers could mean more than one thing, the files differ, or none can be read.
+        UsageError: none can be read as the options stand.
     """
     sample = _sample(paths, nodata, key)
     return sample.kind()
@@ -201,12 +202,12 @@ def _sample(paths: Sequence[str | os.PathLike[str]], nodata: float | None, key: 
     count = min(len(paths), _MOST_FILES)
     chosen = [Path(paths[round(i * (len(paths) - 1) / max(count - 1, 1))]) for i in range(count)]
     sample: _Sample | None = None
-    failure: InputError | None = None
+    failure: InputError | UsageError | None = None
     for path in chosen:
         try:
             with open_raster(path, key=key) as raster:
                 one = _sample_of(raster, nodata)
-        except InputError as error:
+        except (InputError, UsageError) as error:  # usage: several arrays in an archive, an extra that is missing
             failure = failure or error
             continue
         if sample is None:

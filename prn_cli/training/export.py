@@ -9,15 +9,16 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from prn_cli.errors import MissingExtraError, OutputError
+from prn_cli.errors import OutputError
 from prn_cli.temporaries import write_whole
 from prn_cli.training.networks import Network
 from prn_cli.training.networks.fast import FastNetwork
@@ -130,13 +131,8 @@ def to_onnx(network: Network, description: Mapping[str, str] | None = None) -> b
         description: its metadata; `describe(network)` if None.
 
     Raises:
-        MissingExtraError: without the extra `train`.
+        OutputError: there is no room for a temporary file.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise MissingExtraError("onnx", "train", "the export to ONNX") from error
-
     fast = isinstance(network, FastNetwork)
     module = (_Bias(network) if isinstance(network, FastNetwork) else _Probabilities(network)).eval()
     side = 2 * network.multiple
@@ -147,8 +143,8 @@ def to_onnx(network: Network, description: Mapping[str, str] | None = None) -> b
         names.append("image")
         examples.append(torch.zeros(2, network.image_channels, side, 2 * side))
     axes = {0: "n", 2: "h", 3: "w"}
-    with _silence(), tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
+    with _silence(), _temporary_folder() as folder:
+        path = folder / "network.onnx"
         torch.onnx.export(
             module,
             tuple(examples),
@@ -163,6 +159,18 @@ def to_onnx(network: Network, description: Mapping[str, str] | None = None) -> b
     onnx.helper.set_model_props(model, dict(description or describe(network)))
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise OutputError(
+            f"the export to ONNX cannot write a temporary file: {error.strerror}",
+            hint="check the free space, or set TMPDIR",
+        ) from error
 
 
 @contextlib.contextmanager

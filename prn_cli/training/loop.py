@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prn_cli.errors import DivergedError
 from prn_cli.metrics.regions import RegionCounts, count_regions
 from prn_cli.refine import cut, refine_map
 from prn_cli.strength import tally
@@ -133,6 +134,9 @@ def fit(
 
     Yields:
         What the epoch gave, and the state after it.
+
+    Raises:
+        DivergedError: the weights, or what the network gives, are not finite.
     """
     device = device or torch.device("cpu")
     if state is None:
@@ -178,6 +182,10 @@ def fit(
             if progress >= 1:
                 break
         current = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        if not all(torch.isfinite(tensor).all() for tensor in (*current.values(), *average.values())):
+            raise DivergedError(f"the weights are not finite after epoch {state.epoch + 1}")
+        if not torch.stack(losses).isfinite().any():  # steps in float16 that were all left out
+            raise DivergedError(f"no loss of epoch {state.epoch + 1} is finite")
         network.load_state_dict(average)
         iou = pooled(evaluate(network, validation, device)).iou() if validation else None
         network.load_state_dict(current)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from prn_cli.drift import Reference
+from prn_cli.errors import DivergedError
 from prn_cli.probabilities import logit
 from prn_cli.training.networks import Network
 from prn_cli.training.networks.fast import FastNetwork
@@ -42,6 +43,9 @@ class NetworkRefiner:
         """The field of (N, h, w) logits and, for a network that takes one, an (N, C, h, w) image.
 
         It is the bias map of `fast`, or the fused probabilities of `paper`.
+
+        Raises:
+            DivergedError: it is not finite.
         """
         planes = logits[:, np.newaxis] if image is None else np.concatenate([logits[:, np.newaxis], image], axis=1)
         windows = torch.from_numpy(np.ascontiguousarray(planes)).to(self.where)
@@ -49,7 +53,10 @@ class NetworkRefiner:
             field = self.network.bias(windows)
         else:
             field = torch.sigmoid(self.network(windows))
-        return field[:, 0].float().cpu().numpy()
+        found = field[:, 0].float().cpu().numpy()
+        if not (np.isfinite(found) | np.isnan(logits)).all():
+            raise DivergedError("the network gives numbers that are not finite")
+        return found
 
     def refined(self, logits: FloatMap, field: FloatMap) -> FloatMap:
         """Refined logits, (h, w) float32, NaN where `logits` is."""

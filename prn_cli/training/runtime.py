@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from prn_cli.errors import DeviceError, MissingExtraError
+from prn_cli.errors import DeviceError, MissingExtraError, OutputError
 from prn_cli.training import parallel
 
 
@@ -52,9 +52,15 @@ def tensorboard_log(folder: Path) -> Any:
 
     Raises:
         MissingExtraError: without TensorBoard.
+        OutputError: the folder cannot be written to.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("tensorboard", "train", "--tensorboard") from error
-    return SummaryWriter(str(folder))
+    try:
+        return SummaryWriter(str(folder))
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written to: {error.strerror}", hint="check the free space", path=folder
+        ) from error

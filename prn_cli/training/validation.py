@@ -102,6 +102,18 @@ def quarters(source: TrainingMap) -> dict[str, TrainingMap]:
     return found
 
 
+def compiled(pattern: str) -> re.Pattern[str]:
+    """The regular expression that `--groups` asks for.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--groups {pattern!r} is not a regular expression: {error}") from error
+
+
 def groups_by_pattern(names: Sequence[str], pattern: str) -> dict[str, str]:
     r"""Group maps by a regular expression on their stems: `(tile\d+)_` puts tile1_part001 and tile1_part002 together.
 
@@ -112,10 +124,7 @@ def groups_by_pattern(names: Sequence[str], pattern: str) -> dict[str, str]:
     Raises:
         UsageError: not a regular expression, or a stem that it does not match.
     """
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise UsageError(f"--groups {pattern!r} is not a regular expression: {error}") from error
+    expression = compiled(pattern)
     found = {name: expression.search(name) for name in names}
     strangers = [name for name, match in found.items() if match is None]
     if strangers:

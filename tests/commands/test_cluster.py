@@ -204,9 +204,8 @@ def test_a_wrong_address_is_one_line_and_costs_nothing(folder, where, message, r
     assert not Path("masks").exists()
 
 
-def test_without_the_extra_it_is_named(folder, random_logits, capsys, monkeypatch):
+def test_without_the_extra_it_is_named(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    np.save("logits/a.npy", random_logits(90, 80))
-    assert app.run(["refine", "logits", "-o", "masks", "-w", "model.onnx", "-q", "--dask", "local"]) == 2
+    assert app.run(["refine", "nowhere", "-o", "masks", "-w", "model.onnx", "-q", "--dask", "local"]) == 2
     assert "--dask needs distributed, which is not installed; pip install 'prn-cli[dask]'" in capsys.readouterr().err
     assert not Path("masks").exists()

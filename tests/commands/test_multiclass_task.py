@@ -183,6 +183,20 @@ def test_the_headroom_of_every_class(folder, prn):
     assert [line.split()[0] for line in out.splitlines()[3:] if "0." in line] == [*CLASSES, "Mean"]
 
 
+def test_a_bad_file_is_named_once_and_not_once_a_class(folder, prn):
+    (folder / "labels" / "b.png").write_bytes(b"no picture")
+    options = ("--labels", "labels", "--task", "multiclass", "-o", "p")
+    code, out, err = prn("pseudolabel", "logits", *options, "--json")
+    assert code == 1
+    errors = [line for line in err.splitlines() if line.startswith("prn: error:")]
+    assert len(errors) == 2
+    assert "logits/b.npy: labels/b.png" in errors[0]
+    assert errors[1] == "prn: error: 1 of 3 failed; the rest is done"
+    document = json.loads(out)
+    assert [failure["file"] for failure in document["failures"]] == ["logits/b.npy"]
+    assert {found["images"] for found in document["classes"].values()} == {2}
+
+
 @pytest.mark.parametrize("line", ["pseudolabel", "train", "refine"])
 def test_maps_of_one_band_are_no_maps_of_classes(folder, prn, line):
     for name in NAMES:

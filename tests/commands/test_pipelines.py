@@ -93,6 +93,27 @@ def test_a_closed_stream_does_not_stop_the_work(folder, closed):
     assert len(masks(folder / "out")) == 12
 
 
+@pytest.mark.parametrize(
+    "stream",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["ascii", "C"],
+)
+def test_a_stream_of_few_characters_gets_others_in_their_place(stream):
+    environment = {**os.environ, "COLUMNS": "200", **stream}
+    done = subprocess.run([*PRN, "--help"], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pseudolabel ? train ? refine ? score" in done.stdout
+
+
+def test_json_says_every_name_in_any_encoding(folder):
+    (folder / "logits" / "map0.npy").rename(folder / "logits" / "mapé.npy")
+    line = [*PRN, "refine", "logits", "-o", "out", "-w", "model.onnx", "--dry-run", "--json"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "logits/mapé.npy" in {json.loads(text)["input"] for text in done.stdout.splitlines()}
+
+
 # --- pipes
 
 

@@ -285,6 +285,25 @@ def test_one_bad_file_does_not_stop_the_rest(prn, folder):
     assert files(folder / "masks") == ["a.png", "b.png", "c.tif", MANIFEST_NAME]
 
 
+@pytest.mark.parametrize("line", [("refine", "-w", "model.onnx"), ("score",), ("pseudolabel",)])
+def test_an_archive_of_two_arrays_fails_alone(folder, capsys, line, random_logits):
+    (folder / "labels").mkdir()
+    (folder / "alone").mkdir()
+    for name, shape in {"a": (70, 90), "b": (1, 33), "c": (300, 200), "two": (40, 50)}.items():
+        np.save(folder / "labels" / f"{name}.npy", (random_logits(*shape) > 0).astype(np.uint8))
+    np.savez(folder / "logits" / "two.npz", x=random_logits(40, 50), y=random_logits(40, 50))
+    np.savez(folder / "alone" / "two.npz", x=random_logits(40, 50), y=random_logits(40, 50))
+    options = ("-o", "out") if line[0] == "refine" else ("--labels", "labels") + ("-o", "out") * (line[0] != "score")
+    code = app.run([line[0], "logits", *options, *line[1:]])
+    err = capsys.readouterr().err
+    assert code == 1
+    assert "logits/two.npz: 2 arrays: 'x', 'y'; name one with --key" in err
+    assert err.count("two.npz") == 1
+    assert "1 of 4 failed; the rest is done" in err
+    assert app.run([line[0], "alone", *options, *line[1:]]) == 2
+    assert "alone/two.npz: 2 arrays" in capsys.readouterr().err
+
+
 def test_fail_fast_stops_at_the_first(prn, folder):
     (folder / "logits" / "0.npy").write_bytes(b"")
     for number in range(40):

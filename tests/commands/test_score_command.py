@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -169,6 +170,16 @@ def test_csv_on_stdout_replaces_the_table(prn):
     assert code == 0
     assert len(rows) == 5
     assert {len(row) for row in rows} == {len(rows[0])}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize(("option", "start"), [("--csv", b"file,label,"), ("--report", b"<!DOCTYPE html>")])
+def test_a_pipe_takes_the_file_and_stays_a_pipe(folder, prn, option, start):
+    os.mkfifo(folder / "pipe")
+    reader = subprocess.Popen(["cat", folder / "pipe"], stdout=subprocess.PIPE)
+    assert prn("masks", "--labels", "labels", option, "pipe")[0] == 0
+    assert reader.communicate(timeout=20)[0].lower().startswith(start.lower())
+    assert (folder / "pipe").is_fifo()
 
 
 def test_csv_that_cannot_be_written_is_said_in_one_line(folder, prn):

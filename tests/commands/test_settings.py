@@ -107,6 +107,43 @@ def test_slips_are_named_whichever_command_runs(folder, capsys, text, message):
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (("refine", "--values", "1,2"), "--values 1,2, expected"),
+        (("refine", "--co", "COMPRESS"), "--co COMPRESS, expected"),
+        (("refine", "--dask", "host"), "--dask host, expected"),
+        (("pseudolabel", "--values", "1,2"), "--values 1,2, expected"),
+        (("pseudolabel", "--co", "COMPRESS"), "--co COMPRESS, expected"),
+        (("pseudolabel", "--classes", "a,b"), "--classes is for"),
+        (("train", "--groups", "("), "--groups '(' is not a regular expression"),
+    ],
+)
+def test_what_no_file_can_mend_is_said_before_any_is_looked_for(tmp_path, capsys, monkeypatch, line, message):
+    if "train" in line:
+        pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = prn(capsys, line[0], "nowhere", "-o", "out", *line[1:])
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("option", "value"), [("tile", "abc"), ("device", "gpu"), ("strength", "3")])
+def test_a_wrong_value_from_the_environment_names_its_variable(folder, capsys, monkeypatch, option, value):
+    variable = f"PRN_REFINE_{option.upper()}"
+    monkeypatch.setenv(variable, value)
+    line = ("refine", "logits", "-o", "out")
+    code, _, err = prn(capsys, *line)
+    assert code == 2
+    assert f"--{option}" in err
+    assert f"(from {variable}); see" in err
+    code, _, err = prn(capsys, *line, f"--{option}", "x")
+    assert code == 2
+    assert variable not in err
+
+
 @pytest.mark.parametrize("text", ["threads = 1.5", "threads = true", "device = 'gpu'", "threshold = 3"])
 def test_values_are_held_to_what_the_command_line_takes(folder, capsys, text):
     Path("s.toml").write_text(f"[refine]\n{text}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -218,6 +219,50 @@ def test_a_wrong_call_gets_one_line(folder: Path, arguments: tuple[str, ...], co
     assert message in done.stderr
     assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("package", ["torch", "onnx"])
+def test_without_the_extra_it_is_named_before_anything_is_read(package: str, tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from prn_cli.commands.app import run; sys.exit(run(['train']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2
+    message = f"prn train needs {package}, which is not installed; pip install 'prn-cli[train]'"
+    assert done.stderr == f"prn: error: {message}\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of a process are a matter of POSIX")
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [(100_000, "run"), (286_000, "run"), (500_000, "run/state.safetensors")],
+    ids=["while maps are read", "after the last", "while it learns"],
+)
+def test_a_full_disk_is_no_fault_of_the_maps(folder: Path, size: int, name: str) -> None:
+    def limit() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    line = [sys.executable, "-m", "prn_cli", "train", *SMALL]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200, preexec_fn=limit)
+    assert done.returncode == 1
+    [error] = [line for line in done.stderr.splitlines() if "error" in line]
+    assert error.startswith(f"prn: error: {name}: cannot be written")
+    assert error.endswith("File too large; check the folder and the free space")
+    assert not list((folder / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+    "options", [(*SMALL, "--network", "paper"), (*CROSSED, "--tensorboard")], ids=["its weights", "what it gives"]
+)
+def test_training_that_diverges_says_so_and_leaves_nothing(folder: Path, options: tuple[str, ...]) -> None:
+    done = prn(folder, "train", *options, "--rate", "1e9")
+    assert done.returncode == 1
+    [error] = [line for line in done.stderr.splitlines() if "error" in line]
+    assert error.startswith("prn: error: training diverged: the ")
+    assert error.endswith("; give a smaller --rate")
+    assert not list((folder / "run").iterdir())
 
 
 def test_held_out_images_can_be_given(folder: Path) -> None:
