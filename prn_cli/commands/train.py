@@ -239,7 +239,6 @@ def train(
     try:
         import prn_cli.training.export  # noqa: F401 (what it lacks is named now, not in the end)
         from prn_cli.commands.training_run import TrainingRun
-        from prn_cli.strength import TELLING_MAPS
         from prn_cli.training import adapt, parallel
         from prn_cli.training.augment import Jitter
         from prn_cli.training.loop import Settings
@@ -262,9 +261,9 @@ def train(
         keep_level=keep_level or (start is not None and start.keep_level),
         crop=crop,
         batch=batch,
-        epochs=epochs or (20 if start is None else adapt.EPOCHS),
-        steps=steps if start is None else steps or adapt.STEPS,
-        rate=rate if rate is not None else 1e-3 if start is None else adapt.RATE,
+        epochs=epochs or 20,
+        steps=steps,
+        rate=1e-3 if rate is None else rate,
         weight_decay=weight_decay,
         average=average,
         patience=patience,
@@ -360,9 +359,15 @@ def train(
     )
     found = reader.read(list(logits or ["logits"]), labels, images, null=null, shots=shots, seed=seed)
     failures = found.failures
-    if start is not None and len(_names(found.maps)) < TELLING_MAPS:
-        # So few say nothing of the level of other maps: one without foreground would take it from all.
-        settings = replace(settings, keep_level=True)
+    if start is not None:
+        plan = adapt.schedule(len(_names(found.maps)))
+        settings = replace(
+            settings,
+            epochs=epochs or plan.epochs,
+            steps=steps or plan.steps,
+            rate=plan.rate if rate is None else rate,
+            keep_level=settings.keep_level or plan.keep_level,
+        )
     whole = bool(given) or folds == 1 or network is not NetworkChoice.fast
     pieces = [] if whole else _pieces(found.maps)
     if validation_logits is None and not pieces and len(_names(found.maps)) < 2:

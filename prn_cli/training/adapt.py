@@ -8,13 +8,32 @@ from torch import Tensor
 
 from prn_cli.drift import Reference
 from prn_cli.errors import InputError, UsageError
+from prn_cli.strength import TELLING_MAPS
 from prn_cli.training.checkpoint import load_network
 from prn_cli.training.networks import from_description
 from prn_cli.training.networks.fast import FastNetwork
 from prn_cli.weights import Weights
 
-EPOCHS, STEPS, RATE = 4, 25, 2e-4
-"""The schedule of an adaptation, where no other is asked for."""
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to go on from weights, where nothing else is asked for."""
+
+    epochs: int
+    steps: int
+    rate: float
+    keep_level: bool
+
+
+def schedule(maps: int) -> Schedule:
+    """What so many labelled maps bear.
+
+    Fewer than `TELLING_MAPS` say nothing of the level of other maps: one without foreground would take it from all. And
+    whether faster steps gain or lose shows on held-out maps only if there are some.
+    """
+    if maps < TELLING_MAPS:
+        return Schedule(epochs=4, steps=25, rate=2e-4, keep_level=True)
+    return Schedule(epochs=6, steps=25, rate=1e-3, keep_level=False)
 
 
 @dataclass(frozen=True)

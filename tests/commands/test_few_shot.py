@@ -110,6 +110,19 @@ def test_few_maps_do_not_move_the_level(tmp_path: Path, prn: Prn, maps: int, kep
     assert (card["settings"]["keep_level"], card["keep_level"]) == (kept, str(int(kept)))
 
 
+@pytest.mark.parametrize(("maps", "epochs", "rate"), [(9, 4, 2e-4), (10, 6, 1e-3)])
+def test_the_schedule_is_that_of_the_number_of_maps(
+    tmp_path: Path, prn: Prn, maps: int, epochs: int, rate: float
+) -> None:
+    draw_set(tmp_path, maps, (64, 64))
+    write_weights(tmp_path / "start", FastNetwork(4))
+    line = ("train", "--from", "start", "--crop", 64, "--batch", 1, "--steps", 1, "--folds", 1, "--json")
+    settings = card_of(prn(*line))["settings"]
+    assert (settings["epochs"], settings["rate"], settings["steps"]) == (epochs, rate, 1)
+    settings = card_of(prn(*line, "--rate", 0.01, "--epochs", 2, "--overwrite"))["settings"]
+    assert (settings["epochs"], settings["rate"]) == (2, 0.01)
+
+
 def test_what_the_weights_had_learned_from_is_not_unknown_to_them(folder: Path, prn: Prn) -> None:
     known = Reference(low=(-9.0,) * 6, high=(9.0,) * 6, spread=(2.0,) * 6)
     write_weights(folder / "wide", FastNetwork(8), **{"prn.reference": known.to_json()})
