@@ -33,7 +33,7 @@ def schedule(maps: int) -> Schedule:
     """
     if maps < TELLING_MAPS:
         return Schedule(epochs=4, steps=25, rate=2e-4, keep_level=True)
-    return Schedule(epochs=6, steps=25, rate=1e-3, keep_level=False)
+    return Schedule(epochs=7, steps=25, rate=1e-3, keep_level=False)
 
 
 @dataclass(frozen=True)

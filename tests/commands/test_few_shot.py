@@ -110,7 +110,7 @@ def test_few_maps_do_not_move_the_level(tmp_path: Path, prn: Prn, maps: int, kep
     assert (card["settings"]["keep_level"], card["keep_level"]) == (kept, str(int(kept)))
 
 
-@pytest.mark.parametrize(("maps", "epochs", "rate"), [(9, 4, 2e-4), (10, 6, 1e-3)])
+@pytest.mark.parametrize(("maps", "epochs", "rate"), [(9, 4, 2e-4), (10, 7, 1e-3)])
 def test_the_schedule_is_that_of_the_number_of_maps(
     tmp_path: Path, prn: Prn, maps: int, epochs: int, rate: float
 ) -> None:
