@@ -55,11 +55,12 @@ class PngRaster(Raster):
             )
         with self._open() as image:
             transparency = image.info.get("transparency")
-            colours = image.getpalette("RGB") if color == 3 else None
+            # As the chunk PLTE has it: image.getpalette would decode the pixels.
+            colours = image.palette.getdata()[1] if color == 3 and image.palette is not None else None
         self.nodata = self._transparent_value(transparency)
         if colours is not None:
             self.palette = np.full((len(colours) // 3, 4), 255, np.uint8)
-            self.palette[:, :3] = np.array(colours, np.uint8).reshape(-1, 3)
+            self.palette[:, :3] = np.frombuffer(colours, np.uint8)[: self.palette[:, :3].size].reshape(-1, 3)
             if isinstance(transparency, bytes):
                 self.palette[: len(transparency), 3] = np.frombuffer(transparency, np.uint8)[: len(self.palette)]
             elif isinstance(transparency, int) and transparency < len(self.palette):

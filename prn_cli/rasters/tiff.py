@@ -169,8 +169,14 @@ class _Page:
 
     def _check_segments(self) -> None:
         page = self._page
-        offsets = np.asarray(page.dataoffsets, np.uint64)
-        counts = np.asarray(page.databytecounts, np.uint64)
+        offsets, counts = np.asarray(page.dataoffsets), np.asarray(page.databytecounts)
+        if not {offsets.dtype.kind, counts.dtype.kind} <= {"i", "u"}:
+            raise InputError(
+                "damaged: offsets or sizes of strips or tiles that are no integers",
+                hint="write it again",
+                path=self.path,
+            )
+        offsets, counts = offsets.astype(np.uint64), counts.astype(np.uint64)
         expected = self._planes * self._down * self._across
         if len(offsets) != expected or len(counts) != expected:
             raise InputError(
