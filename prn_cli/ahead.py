@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -27,3 +27,34 @@ def ahead(items: Generator[T], count: int = 1) -> Generator[T]:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         items.close()
+
+
+class InOrder(Generic[T]):
+    """Tasks whose results are taken in the order in which the tasks came, each when its turn comes or some time before.
+
+    Args:
+        pool: does up to `count` of them before their results are wanted; without one, each is done when it is.
+        count: so that no more results wait in memory.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
+        self._pool, self._count = pool, count
+        self._waiting: deque[Callable[[], T]] = deque()
+        self._begun: deque[Future[T]] = deque()
+
+    def add(self, task: Callable[[], T]) -> None:
+        """Add a task."""
+        self._waiting.append(task)
+        self._begin()
+
+    def take(self) -> T:
+        """The result of the first task whose result was not taken yet, or what it raised."""
+        if self._pool is None:
+            return self._waiting.popleft()()
+        first = self._begun.popleft()
+        self._begin()
+        return first.result()
+
+    def _begin(self) -> None:
+        while self._pool is not None and self._waiting and len(self._begun) < self._count:
+            self._begun.append(self._pool.submit(self._waiting.popleft()))

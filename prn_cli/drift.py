@@ -40,7 +40,7 @@ def describe(logits: FloatMap) -> FloatArray:
     valid = logits[~np.isnan(logits)]
     if not valid.size:
         return np.full(len(FEATURES), np.nan)
-    held = np.sort(np.clip(valid, -LIMIT, LIMIT))  # several times as fast as numpy.quantile, for the same numbers
+    held = np.sort(np.clip(valid, -LIMIT, LIMIT))  # several times as fast as numpy.quantile
     place = np.array(QUANTILES) * (len(held) - 1)
     below = place.astype(int)
     above = np.minimum(below + 1, len(held) - 1)
@@ -72,7 +72,8 @@ class Reference:
         except (KeyError, TypeError) as error:
             raise ValueError("not a reference of logits") from error
         reference = cls(**parts)
-        if {len(values) for values in parts.values()} != {len(FEATURES)} or min(reference.spread) <= 0:
+        lengths = {len(values) for values in parts.values()}
+        if lengths != {len(FEATURES)} or not np.isfinite(list(parts.values())).all() or min(reference.spread) <= 0:
             raise ValueError("not a reference of logits")
         return reference
 

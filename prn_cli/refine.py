@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.ahead import ahead
+from prn_cli.ahead import InOrder, ahead
 from prn_cli.blend import ColumnBlender, RowBlender, mix_rows
 from prn_cli.errors import PrnError, UsageError
 from prn_cli.pixels import IGNORE
@@ -24,6 +24,8 @@ from prn_cli.strength import strengthen
 from prn_cli.tiles import AxisPlan, Span, Window, plan_axis, round_up, row_bands, smallest_tile
 
 _WIDTH_OVER_HEIGHT = 2  # of the windows of maps that need several
+# So many, for each that goes on at once, that none is waited for while a row of windows is put together.
+_RUNS_AHEAD = 3
 
 T = TypeVar("T")
 
@@ -127,12 +129,12 @@ def refine_rows(
         batch: windows in one run of the network.
         shift: moves the borders of the windows, see `plan_axis`.
         strength: share of the correction that is applied, 0 to 1; what the weights say if None.
-        on_run: called before each run of the network; what it raises ends the work.
+        on_run: called before each run of the network, in its thread; what it raises ends the work.
         read_image: gives the image of a window, `(refiner.image_channels, h, w)` float32, NaN where invalid; for
             refiners that take one.
         read_ahead: bands of some 4 Mpx to read, in a thread of their own, while the network is at work on others; of
-            maps that take several rows of windows. Runs on one row of windows then begin before the last is put
-            together, and there are twice as many logits in memory.
+            maps that take several rows of windows. A refiner with several runs at once then begins with one row of
+            windows before the last is put together: the logits of two are in memory, and some fields.
 
     Yields:
         Bands of consecutive rows, from the top, that together are the map.
@@ -196,18 +198,21 @@ def refine_section(
         return
     below = RowBlender(rows)
     fresh = _read(read_logits, read_image, spans, height, width)
-    early = read_ahead > 0 and len(spans) > 1
+    several = read_ahead > 0 and len(spans) > 1
     with (
         _runs_at_once(refiner, len(spans) * len(columns.spans)) as pool,
-        closing(ahead(fresh, read_ahead) if early else fresh) as bands,
+        closing(ahead(fresh, read_ahead) if several else fresh) as bands,
     ):
+        early = several and pool is not None
         shape = 1 + refiner.image_channels, min(rows.longest, height), width
+        buffers = [np.empty(shape, np.float32) for _ in range(2 if early else 1)]
+        runs: InOrder[FloatMap] = InOrder(pool, _RUNS_AHEAD * refiner.runs)
         strips = (
-            (span, planes, _start(planes, span, columns, refiner, pool, tta=tta, batch=batch, on_run=on_run))
-            for span, planes in _strips(bands, spans, height, [np.empty(shape, np.float32) for _ in range(1 + early)])
+            (span, planes, _plan_runs(runs, planes, span, columns, refiner, tta=tta, batch=batch, on_run=on_run))
+            for span, planes in _strips(bands, spans, height, buffers)
         )
-        for span, planes, runs in _one_early(strips) if early else strips:
-            field, y = below.add(span, _blend(runs, span, columns)), span.keep
+        for span, planes, groups in _one_early(strips) if early else strips:
+            field, y = below.add(span, _blend(runs, groups, span, columns)), span.keep
             if span is spans[0] and y > 0:
                 yield Ramp(y, field[: rows.ramp].copy())
                 y, field = y + rows.ramp, field[rows.ramp :]
@@ -404,23 +409,21 @@ def cut(refined: FloatMap, threshold: float) -> NDArray[np.uint8]:
     return mask
 
 
-_Runs = deque[tuple[list[Span], Callable[[], FloatMap]]]
-
-
-def _start(
+def _plan_runs(
+    runs: InOrder[FloatMap],
     planes: FloatMap,
     span: Span,
     columns: AxisPlan,
     refiner: Refiner,
-    pool: ThreadPoolExecutor | None,
     *,
     tta: bool,
     batch: int,
     on_run: Callable[[], None] | None,
-) -> _Runs:
-    """Begin the runs on one row of windows, or without a pool plan them: windows, and what waits for their fields.
+) -> list[tuple[list[Span], bool]]:
+    """Add the runs on one row of windows. `planes` must stay as they are until the last of them is done.
 
-    `planes` must stay as they are until all of them are done.
+    Returns:
+        The columns of each run; or those of windows without a valid pixel, of which there is none, and True.
     """
 
     def window_of(column: Span) -> FloatMap:
@@ -436,29 +439,28 @@ def _start(
         windows = [_pad(window_of(column), span.length, length, refiner) for column in group]
         return _field(refiner, np.stack(windows), tta)
 
-    def nothing(length: int) -> FloatMap:
-        return np.zeros((1, span.length, length), np.float32)
-
-    runs: _Runs = deque()
+    groups: list[tuple[list[Span], bool]] = []
     for (length, empty), alike in groupby(columns.spans, kind):
-        while group := list(islice(alike, 1 if empty else batch)):
-            if empty:
-                # Nothing to refine, and no valid pixel in reach of the ramps: borders of mosaics are full of these.
-                runs.append((group, partial(nothing, length)))
-            elif pool is None:
-                runs.append((group, partial(run, group, length)))
-            else:
-                runs.append((group, pool.submit(run, group, length).result))
-    return runs
+        while group := list(islice(alike, batch)):
+            groups.append((group, empty))
+            if not empty:
+                runs.add(partial(run, group, length))
+    return groups
 
 
-def _blend(runs: _Runs, span: Span, columns: AxisPlan) -> FloatMap:
+def _blend(
+    runs: InOrder[FloatMap], groups: Sequence[tuple[Sequence[Span], bool]], span: Span, columns: AxisPlan
+) -> FloatMap:
     """The blended field of the used rows of one row of windows, `(span.stop - span.keep, W)`."""
     used = slice(span.keep - span.start, span.stop - span.start)
     beside = ColumnBlender(span.stop - span.keep, columns)
-    while runs:
-        group, result = runs.popleft()
-        for column, field in zip(group, result(), strict=True):
+    for group, empty in groups:
+        if empty:
+            # Nothing to refine, and no valid pixel in reach of the ramps: borders of mosaics are full of these.
+            for column in group:
+                beside.add(column, np.zeros((len(beside.strip), column.length), np.float32))
+            continue
+        for column, field in zip(group, runs.take(), strict=True):
             beside.add(column, field[used])
     return beside.strip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -20,6 +21,7 @@ except ImportError:  # Windows, which does not let go of open files and needs no
     fcntl = None  # type: ignore[assignment]
 
 _NAME = re.compile(r"\..{0,40}\.[0-9a-f]{16}\.prn-(tmp|new)(\.\w{1,12})?(\.ovr\.tmp)?", re.DOTALL)
+_DESCRIPTOR = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
 _STEM = 40  # characters, so that no name grows longer than file systems allow
 _JUST_MADE = 60.0  # seconds: a new one may be about to be locked
 _SURELY_LEFT = 86400.0  # seconds: for file systems without locks
@@ -91,8 +93,8 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    if _is_stream(path):
-        path.write_bytes(content)
+    if is_stream(path):
+        _write_stream(path, content)
         return
     temporary = Temporary(path)
     try:
@@ -103,15 +105,32 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.discard()
 
 
-def _is_stream(path: Path) -> bool:
-    """Whether what has this name takes what is written, and must keep the name."""
+def is_stream(path: Path) -> bool:
+    """Whether what has this name takes what is written, and must keep the name: a pipe, a device, a descriptor."""
+    if _descriptor(path) is not None:
+        return True
     try:
         mode = path.stat().st_mode
     except OSError:  # a file that is to be made, or the error of making it
         return False
-    # /dev/stdout may lead to a regular file; even then, it is no link to be replaced.
-    system = path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",))
-    return system or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _descriptor(path: Path) -> int | None:
+    """The descriptor of this process that a path such as /dev/stdout or /dev/fd/63 names."""
+    match = _DESCRIPTOR.fullmatch(os.fspath(path))
+    return None if match is None else {"stdout": 1, "stderr": 2}.get(match[1]) or int(match[2])
+
+
+def _write_stream(path: Path, content: bytes) -> None:
+    descriptor = _descriptor(path)
+    if descriptor is None:
+        path.write_bytes(content)
+        return
+    sys.stdout.flush()  # what comes after what is there already
+    # A duplicate shares the place in the file; what is opened anew by its name would begin at the start.
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
 
 
 def lock(descriptor: int, *, wait: bool) -> bool | None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
-from prn_cli.ahead import ahead
+from prn_cli.ahead import InOrder, ahead
 
 
 @pytest.mark.parametrize("count", [1, 3, 50])
@@ -65,3 +67,26 @@ def test_whoever_stops_early_closes_the_iterator():
     next(found)
     found.close()
     assert closed == [True]
+
+
+@pytest.mark.parametrize("threads", [None, 1, 3])
+def test_results_are_taken_in_order_and_few_of_them_wait(threads):
+    begun, taken = [], []
+
+    def task(number):
+        begun.append(number)
+        assert threads is None or len(begun) <= len(taken) + 5  # four, and the one that is waited for
+        return number
+
+    pool = None if threads is None else ThreadPoolExecutor(threads)
+    tasks = InOrder(pool, 4)
+    for number in range(20):
+        tasks.add(partial(task, number))
+    while len(taken) < 20:
+        taken += [tasks.take()]
+    assert taken == list(range(20))
+    tasks.add(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        tasks.take()
+    if pool is not None:
+        pool.shutdown()

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from prn_cli import __version__
 from prn_cli.commands import on_demand
+from prn_cli.commands.app import app
 from prn_cli.refiners import REFINERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +102,11 @@ def test_the_line_of_help_is_the_first_line_of_the_command(name):
     group.load(name)
     assert group.commands[name].name == name
     assert group.commands[name].help.partition("\n")[0] == on_demand.COMMANDS[name]
+
+
+def test_a_command_that_was_not_loaded_does_not_pass_for_done():
+    with pytest.raises(NotImplementedError):
+        typer.main.get_command(app).commands["refine"].callback()
 
 
 def test_help_is_fast():

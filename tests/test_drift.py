@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -46,7 +48,16 @@ def test_a_reference_travels_as_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"low": [1], "high": [1], "spread": [1]}', '{"low": 1, "high": 2, "spread": 3}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"low": [1], "high": [1], "spread": [1]}',
+        '{"low": 1, "high": 2, "spread": 3}',
+        json.dumps({"low": [0] * 6, "high": [1] * 6, "spread": [1, 1, 1, 1, 1, float("nan")]}),
+        json.dumps({"low": [0] * 6, "high": [float("inf")] * 6, "spread": [1] * 6}),
+    ],
 )
 def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"reference|Expecting"):

@@ -58,9 +58,11 @@ def test_what_goes_into_a_pipe_leaves_the_pipe_in_its_place(tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="descriptors have no names here")
 def test_a_descriptor_is_written_to_by_its_name(tmp_path):
-    with (tmp_path / "rows.csv").open("wb") as file:
+    (tmp_path / "rows.csv").write_bytes(b"before\n")
+    with (tmp_path / "rows.csv").open("ab") as file:  # as a shell's 3>>rows.csv
         write_whole(Path(f"/dev/fd/{file.fileno()}"), b"a,b\n")
-    assert (tmp_path / "rows.csv").read_bytes() == b"a,b\n"
+        file.write(b"after\n")
+    assert (tmp_path / "rows.csv").read_bytes() == b"before\na,b\nafter\n"
     assert list(tmp_path.iterdir()) == [tmp_path / "rows.csv"]
 
 

@@ -17,7 +17,7 @@ import typer
 
 from prn_cli import __version__
 from prn_cli.commands import console
-from prn_cli.commands.on_demand import COMMANDS, OnDemand
+from prn_cli.commands.on_demand import COMMANDS, OnDemand, not_loaded
 from prn_cli.commands.settings import from_environment, from_settings
 from prn_cli.errors import PrnError, UsageError
 
@@ -37,7 +37,7 @@ app = typer.Typer(
     context_settings={"auto_envvar_prefix": "PRN", "help_option_names": ["--help", "-h"]},
 )
 for _name, _summary in COMMANDS.items():
-    app.command(_name, help=_summary)(lambda: None)
+    app.command(_name, help=_summary)(not_loaded)
 
 
 def _print_version(value: bool) -> None:
@@ -139,7 +139,9 @@ def main() -> None:
         if getattr(sys, name) is None:  # it was closed before prn began
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper) and (stream.errors == "strict" or not console.holds_all(stream)):
+        if isinstance(stream, TextIOWrapper) and (
+            stream.errors == "strict" or (stream.errors == "surrogateescape" and not console.holds_all(stream))
+        ):
             stream.reconfigure(errors="replace")  # such as "→" where the encoding has none
     code = run()
     try:

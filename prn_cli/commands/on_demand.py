@@ -21,6 +21,10 @@ COMMANDS = {
 class OnDemand(TyperGroup):
     """A group whose commands are names and lines of help until they are loaded."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._loaded: set[str] = set()
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Load the command that the first word names, then resolve it as any group does."""
         self.load(args[0])
@@ -29,8 +33,14 @@ class OnDemand(TyperGroup):
     def load(self, *names: str) -> None:
         """Put the commands of these names in the place of their lines of help; leave other names alone."""
         for name in names:
-            if name in COMMANDS:
+            if name in COMMANDS and name not in self._loaded:
                 self.commands[name] = _command(name)
+                self._loaded.add(name)
+
+
+def not_loaded() -> None:
+    """What stands for a command until it is loaded."""
+    raise NotImplementedError("this command was not loaded: resolve it by its group")
 
 
 def _command(name: str) -> Any:

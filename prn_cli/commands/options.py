@@ -13,6 +13,7 @@ import typer
 from prn_cli.commands import console
 from prn_cli.commands.settings import use_settings
 from prn_cli.errors import OutputError, UsageError
+from prn_cli.temporaries import is_stream
 
 if TYPE_CHECKING:
     from prn_cli.rasters import InputKind as InputKindName
@@ -60,7 +61,7 @@ def refuse_strangers(
     resolved = path.resolve()
     if any(other is not None and other.resolve() == resolved for other in inputs):
         raise UsageError("is an input, and would be written over", hint=f"choose another {option}", path=path)
-    if not path.is_file():  # a pipe or a device takes what comes, and reading it would wait for its writer
+    if is_stream(path) or not path.exists():  # a stream takes what comes, and reading it would wait for its writer
         return
     with path.open("rb") as file:
         head = file.read(1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -142,7 +142,7 @@ def train(
         str | None,
         _option(
             "--from",
-            "Go on from these weights of fast, in a short and gentle schedule: a shipped name, the folder of a run, or "
+            "Go on from these weights of fast, in a short schedule: a shipped name, the folder of a run, or "
             "a model.safetensors.",
             _METHOD,
             metavar="NAME|PATH",
@@ -188,7 +188,8 @@ def train(
         ),
     ] = 2.0,
     epochs: Annotated[
-        int | None, _option("--epochs", "Epochs at most. Default: 20; 4 with --from.", _SCHEDULE, min=1)
+        int | None,
+        _option("--epochs", "Epochs at most. Default: 20; with --from 7, or 4 of few maps.", _SCHEDULE, min=1),
     ] = None,
     steps: Annotated[
         int | None,
@@ -202,7 +203,12 @@ def train(
     batch: Annotated[int, _option("--batch", "Crops a step.", _SCHEDULE, min=1)] = 8,
     rate: Annotated[
         float | None,
-        _option("--rate", "Peak learning rate. Default: 0.001; 0.0002 with --from.", _SCHEDULE, min=0),
+        _option(
+            "--rate",
+            "Peak learning rate. Default: 0.001; 0.0002 with --from and few maps.",
+            _SCHEDULE,
+            min=0,
+        ),
     ] = None,
     weight_decay: Annotated[float, _option("--weight-decay", "Decay of the weights.", _SCHEDULE, min=0)] = 0.05,
     average: Annotated[
@@ -449,8 +455,10 @@ def train(
     try:
         outcome = run.cross_validated(learn, parts, [m for m, _ in pieces]) if parts else run.held_out(learn, hold)
     except DivergedError:
-        if parallel.rank() == 0:
-            _clear(out)  # the same line would diverge again, and another rate cannot go on from here
+        # The same line would diverge again, and another rate cannot go on from here. What --resume found stays.
+        if parallel.rank() == 0 and not resume:
+            with suppress(OSError):
+                _clear(out)
         raise
     about = {
         "held_out_how": how,

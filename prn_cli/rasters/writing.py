@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from prn_cli.errors import OutputError, UsageError
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.raster import Raster, holds, reason
-from prn_cli.temporaries import Temporary
+from prn_cli.temporaries import Temporary, is_stream
 
 WRITTEN_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
 """Suffixes of the files that `create_raster` writes, in lower case."""
@@ -104,6 +104,8 @@ class RasterWriter(ABC):
     def __enter__(self) -> Self:
         if self.path.is_dir():
             raise OutputError("is a folder, expected a file to write", hint="give another output", path=self.path)
+        if is_stream(self.path):
+            raise OutputError("is a pipe or a device, expected a file", hint="give another output", path=self.path)
         try:
             self._place.create()
             self._start()

@@ -127,6 +127,8 @@ def load_network(path: Path) -> tuple[Network, dict[str, str]]:
             hint="give a model.safetensors that prn train or prn weights import wrote",
             path=path,
         ) from error
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise InputError("has weights that are not finite", hint="get it again, or train anew", path=path)
     return network, description
 
 

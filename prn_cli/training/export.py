@@ -168,8 +168,7 @@ def _temporary_folder() -> Iterator[Path]:
             yield Path(folder)
     except OSError as error:
         raise OutputError(
-            f"the export to ONNX cannot write a temporary file: {error.strerror}",
-            hint="check the free space, or set TMPDIR",
+            f"the export to ONNX failed: {error.strerror or error}", hint="check the free space, or set TMPDIR"
         ) from error
 
 

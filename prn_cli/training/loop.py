@@ -251,18 +251,18 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def evaluate(network: Network, maps: Sequence[TrainingMap], device: torch.device | None = None) -> list[RegionCounts]:
     """Counts of each map's refined mask, cut at 0.5, by the road that `prn refine` takes."""
     refiner = NetworkRefiner(network, device or torch.device("cpu"))
-    counts = [
-        count_regions(cut(refine_map(m.logits, refiner, image=m.image), 0.5), m.label) for m in parallel.share(maps)
-    ]
-    return parallel.collect(counts, len(maps))
+    return parallel.spread(
+        lambda m: count_regions(cut(refine_map(m.logits, refiner, image=m.image), 0.5), m.label), maps
+    )
 
 
 @torch.no_grad()
 def tallies(network: Network, maps: Sequence[TrainingMap], device: torch.device | None = None) -> NDArray[np.int64]:
     """What every strength and threshold would give on each map, `(maps, S, T, 4)`: see `prn_cli.strength.tally`."""
     refiner = NetworkRefiner(network, device or torch.device("cpu"))
-    counts = [tally(m.logits, refine_map(m.logits, refiner, image=m.image), m.label) for m in parallel.share(maps)]
-    return np.stack(parallel.collect(counts, len(maps)))
+    return np.stack(
+        parallel.spread(lambda m: tally(m.logits, refine_map(m.logits, refiner, image=m.image), m.label), maps)
+    )
 
 
 def base_counts(maps: Sequence[TrainingMap]) -> list[RegionCounts]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from prn_cli.errors import InputError, PrnError
 
 T = TypeVar("T")
+R = TypeVar("R")
 S = TypeVar("S", bound=Any)
 
 
@@ -78,13 +79,26 @@ def share(items: S) -> S:
     return items[rank() :: size()]  # type: ignore[no-any-return]
 
 
-def collect(part: Sequence[T], count: int) -> list[T]:
-    """Put the results for the shares of `count` items together, in the order of the items; the same everywhere."""
-    if size() == 1:
-        return list(part)
-    parts: list[Any] = [None] * size()
-    dist.all_gather_object(parts, list(part))
-    return [parts[index % size()][index // size()] for index in range(count)]
+def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """The results of some work on every item, each done by one process, in the order of the items; the same everywhere.
+
+    Raises:
+        PrnError: what one process met, on all of them.
+    """
+    done: list[R] = []
+    failure: PrnError | None = None
+    try:
+        done = [work(item) for item in share(items)]
+    except PrnError as error:
+        failure = error
+    parts: list[Any] = [(done, failure)]
+    if size() > 1:
+        parts = [None] * size()
+        dist.all_gather_object(parts, (done, failure))
+    for _, failure in parts:
+        if failure is not None:
+            raise failure
+    return [parts[index % size()][0][index // size()] for index in range(len(items))]
 
 
 def agreed(value: T) -> T:

@@ -231,6 +231,15 @@ def test_what_does_not_fit_is_refused(
     assert not (folder / "run" / "model.onnx").exists()
 
 
+def test_broken_weights_to_go_on_from_are_named(folder: Path, prn: Prn) -> None:
+    network = FastNetwork(8)
+    network.global_head.bias.data[0] = float("nan")
+    save_file(network.state_dict(), folder / "broken.safetensors", metadata={"prn": json.dumps(describe(network))})
+    code, _, error = prn("train", "--from", "broken.safetensors", *SHORT)
+    assert code == 1
+    assert "broken.safetensors: has weights that are not finite" in error
+
+
 def test_an_image_path_is_taken_over(folder: Path, prn: Prn) -> None:
     start = FastNetwork(8, image_channels=1)
     start.image_path.set_statistics([3.0], [7.0])

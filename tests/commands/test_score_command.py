@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,6 +181,18 @@ def test_a_pipe_takes_the_file_and_stays_a_pipe(folder, prn, option, start):
     assert prn("masks", "--labels", "labels", option, "pipe")[0] == 0
     assert reader.communicate(timeout=20)[0].lower().startswith(start.lower())
     assert (folder / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="descriptors have no names here")
+def test_rows_on_stdout_follow_the_table_there(folder):
+    line = [sys.executable, "-m", "prn_cli", "score", "masks", "--labels", "labels"]
+    plain = subprocess.run(line, cwd=folder, capture_output=True, check=True).stdout
+    with (folder / "out.txt").open("wb") as out:
+        subprocess.run([*line, "--csv", "/dev/stdout"], cwd=folder, stdout=out, check=True)
+    found = (folder / "out.txt").read_bytes()
+    assert found.count(b"file,label,") == 1
+    for row in plain.splitlines():
+        assert row in found
 
 
 def test_csv_that_cannot_be_written_is_said_in_one_line(folder, prn):

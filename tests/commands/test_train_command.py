@@ -265,6 +265,17 @@ def test_training_that_diverges_says_so_and_leaves_nothing(folder: Path, options
     assert not list((folder / "run").iterdir())
 
 
+def test_divergence_costs_nothing_that_was_there_before(folder: Path) -> None:
+    """A finished run of other settings, and what others keep beside it, stay where --resume was given."""
+    run = folder / "run"
+    (run / "tensorboard").mkdir(parents=True)
+    (run / "tensorboard" / "events").write_text("somebody's own")
+    done = prn(folder, "train", *SMALL, "--rate", "1e9", "--resume")
+    assert done.returncode == 1
+    assert "training diverged" in done.stderr
+    assert (run / "tensorboard" / "events").read_text() == "somebody's own"
+
+
 def test_held_out_images_can_be_given(folder: Path) -> None:
     (folder / "held.txt").write_text("tile1\ntile3\n")
     done = prn(folder, "train", *SMALL, "--validation-stems", "held.txt", "--json", "-o", "a")

@@ -186,6 +186,10 @@ def test_an_unwritable_place_is_an_output_error(tmp_path: Path) -> None:
     for path in (tmp_path / "file" / "a.tif", tmp_path / "file" / "a.npy"):
         with pytest.raises(OutputError, match="cannot be written"):
             create_raster(path, height=1, width=1, dtype=np.uint8).__enter__()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.npy")
+        with pytest.raises(OutputError, match="is a pipe or a device"):
+            create_raster(tmp_path / "pipe.npy", height=1, width=1, dtype=np.uint8).__enter__()
     (tmp_path / "folder.tif").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
         create_raster(tmp_path / "folder.tif", height=1, width=1, dtype=np.uint8).__enter__()

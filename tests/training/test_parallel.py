@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prn_cli.errors import PrnError
+from prn_cli.training import parallel
+
 # Trains a small network on the maps in `data.npz` and writes what came out.
 SCRIPT = """
 import json, sys
@@ -48,6 +51,17 @@ def blobs(seed: int) -> tuple[np.ndarray, np.ndarray]:
     field = np.sin(y / random.uniform(4, 9)) + np.sin(x / random.uniform(4, 9))
     logits = 3 * field + np.where(x < 48, 1.5, -1.5) + 0.3 * random.standard_normal(field.shape)
     return logits.astype(np.float32), (field > 0).astype(np.uint8)
+
+
+def test_what_one_process_meets_is_raised_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather(parts: list[object], own: object) -> None:
+        parts[:] = [own, ([0, 0], PrnError("met elsewhere"))]
+
+    assert parallel.spread(lambda x: 2 * x, range(5)) == [0, 2, 4, 6, 8]
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    monkeypatch.setattr(parallel.dist, "all_gather_object", gather)
+    with pytest.raises(PrnError, match="met elsewhere"):
+        parallel.spread(lambda x: 2 * x, range(4))
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
