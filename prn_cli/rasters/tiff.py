@@ -22,6 +22,7 @@ from prn_cli.rasters.coded import CLAIMED
 from prn_cli.rasters.directories import check_directories
 from prn_cli.rasters.geo import GDAL_METADATA, NUMPY_TYPES, TAG_TYPES, GeoTags, dataset_metadata, from_world_file
 from prn_cli.rasters.limits import check_block
+from prn_cli.rasters.lzw import decode_lzw
 from prn_cli.rasters.raster import Raster, check_dtype, holds, reason
 from prn_cli.tiles import Window
 
@@ -212,6 +213,9 @@ class _Page:
         # At least a row of tiles, so that bands of rows that end within it need not decode it twice.
         self._cache_bytes = max(_CACHE_BYTES, self._across * size)
         self._rows_together = self._cache_bytes // (self._across * size)
+        self._fill_order_of_lzw = int(page.fillorder) if page.compression == tifffile.COMPRESSION.LZW else None
+        if self._fill_order_of_lzw is not None:  # what is left to tifffile are predictors and the order of bytes
+            page.compression, page.fillorder = tifffile.COMPRESSION.NONE, tifffile.FILLORDER.MSB2LSB
         self._decode = page.decode  # made here, once: making it is not thread-safe
 
     def read(self, window: Window) -> NDArray[Any]:
@@ -302,8 +306,15 @@ class _Page:
                 hint="write or copy it again",
                 path=self.path,
             )
+        row, column = index // self._across % self._down, index % self._across
+        rows = min(self._segment_height, self._height - row * self._segment_height)
+        columns = min(self._segment_width, self._width - column * self._segment_width)
         tables = {"jpegtables": self._page.jpegtables} if self._page.jpegtables else {}
         try:
+            if self._fill_order_of_lzw is not None:
+                row_bits = self._segment_width * self._contiguous * self._page.bitspersample
+                size = (self._segment_height if self._page.is_tiled else rows) * -(-row_bits // 8)
+                data = decode_lzw(data, size, fill_order=self._fill_order_of_lzw)
             segment, _, _ = self._decode(data, index, **tables)
         except MemoryError:
             raise
@@ -316,9 +327,6 @@ class _Page:
         if segment is None:
             return self._absent(index, self._segment_height)
         decoded: NDArray[Any] = segment[0]
-        row, column = index // self._across % self._down, index % self._across
-        rows = min(self._segment_height, self._height - row * self._segment_height)
-        columns = min(self._segment_width, self._width - column * self._segment_width)
         if decoded.shape[0] < rows or decoded.shape[1] < columns or decoded.shape[2] != self._contiguous:
             raise self._short(index, decoded.size, rows * columns * self._contiguous)
         return decoded.astype(self.dtype, copy=False)
