@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from prn_cli.errors import OutputError
+
 try:
     import fcntl
 except ImportError:  # Windows, which does not let go of open files and needs no locks for it
@@ -91,16 +93,20 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is there whole, or as it was before; into a pipe or a device, as into `/dev/fd/63`.
 
     Raises:
-        OSError: it cannot be written.
+        OutputError: it cannot be written.
     """
-    if is_stream(path):
-        _write_stream(path, content)
-        return
     temporary = Temporary(path)
     try:
+        if is_stream(path):
+            _write_stream(path, content)
+            return
         temporary.create()
         temporary.name.write_bytes(content)
         temporary.replace()
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}", hint="check the folder and the free space", path=path
+        ) from error
     finally:
         temporary.discard()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from prn_cli.errors import OutputError
 from prn_cli.temporaries import Temporary, remove_stale, write_whole
 
 fcntl = pytest.importorskip("fcntl")
@@ -115,6 +116,6 @@ def test_names_fit_file_systems_and_may_be_anything(tmp_path):
 def test_write_whole_leaves_the_old_file_when_it_fails(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").touch()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(OutputError, match="directory"):
         write_whole(tmp_path / "folder", b"content")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]

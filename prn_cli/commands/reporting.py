@@ -13,7 +13,7 @@ import typer
 
 from prn_cli.commands import console
 from prn_cli.commands.options import local, refuse_strangers
-from prn_cli.errors import InputError, OutputError
+from prn_cli.errors import InputError
 
 if TYPE_CHECKING:
     from prn_cli.pseudolabels import Grid
@@ -100,12 +100,7 @@ class _Page:
         from prn_cli.temporaries import write_whole
 
         content = html.encode()
-        try:
-            write_whole(self._path, content)
-        except OSError as error:
-            raise OutputError(
-                f"cannot be written: {error.strerror}", hint="choose another --report", path=self._path
-            ) from error
+        write_whole(self._path, content)
         console.note(f"report → {self._path}, {len(content) / 1e6:.2g} MB")
 
 

@@ -20,7 +20,7 @@ import typer
 from prn_cli.commands import console, options, reporting
 from prn_cli.commands.batch import Batch, run_batch
 from prn_cli.commands.options import TaskChoice
-from prn_cli.errors import InputError, OutputError, UsageError, one_line
+from prn_cli.errors import InputError, UsageError, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -468,16 +468,9 @@ def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) ->
     if target == "-":
         print(text.getvalue(), end="", flush=True)
     else:
-        _replace_text(Path(target), text.getvalue())
+        from prn_cli.temporaries import write_whole
 
-
-def _replace_text(path: Path, text: str) -> None:
-    from prn_cli.temporaries import write_whole
-
-    try:
-        write_whole(path, text.encode())
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", hint="choose another --csv", path=path) from error
+        write_whole(Path(target), text.getvalue().encode())
 
 
 def _show(summary: Summary, task: _Figures, masks: str, baseline: str | None) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.commands import console
-from prn_cli.errors import OutputError, PrnError
+from prn_cli.errors import PrnError
 from prn_cli.temporaries import remove_stale, write_whole
 from prn_cli.training import parallel
 from prn_cli.training.augment import TrainingMap
@@ -144,11 +144,7 @@ class TrainingRun:
         # The whole of it, after the state: a kill may come between the two, and the state is what counts.
         lines = [*earlier, *((name, epoch) for epoch in reached.history)]
         text = "".join(json.dumps(({"stage": stage} if stage else {}) | asdict(epoch)) + "\n" for stage, epoch in lines)
-        path = self.out / "log.jsonl"
-        try:
-            write_whole(path, text.encode())
-        except OSError as error:
-            raise OutputError(f"cannot be written: {error.strerror}", hint="check the free space", path=path) from error
+        write_whole(self.out / "log.jsonl", text.encode())
 
     def _until_interrupted(self, epochs: Iterator[tuple[Epoch, State]]) -> Iterator[tuple[Epoch, State]]:
         try:

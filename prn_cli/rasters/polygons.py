@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError
+from prn_cli.errors import InputError, MissingExtraError, UsageError
 from prn_cli.rasters.grid import Grid, import_rasterio
 from prn_cli.rasters.raster import reason
 from prn_cli.temporaries import write_whole
@@ -161,7 +161,7 @@ def save_objects(path: Path, objects: Objects) -> None:
     arrays = {name: getattr(objects, name) for name in _ARRAYS}
     content = BytesIO()
     np.savez_compressed(content, about=np.frombuffer(about.encode(), np.uint8), **arrays)
-    _write(path, content)
+    write_whole(path, content.getvalue())
 
 
 def load_objects(path: Path) -> Objects:
@@ -236,17 +236,8 @@ def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
             crs=next(iter(systems), None),
             layer_options=options,
         )
-    _write(path, content)
+    write_whole(path, content.getvalue())
     return count
-
-
-def _write(path: Path, content: BytesIO) -> None:
-    try:
-        write_whole(path, content.getvalue())
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {reason(error)}", hint="check the folder and the free space", path=path
-        ) from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from prn_cli.errors import InputError, OutputError
+from prn_cli.errors import InputError
 from prn_cli.temporaries import write_whole
 from prn_cli.training.loop import Epoch, State
 from prn_cli.training.networks import Network, from_description
@@ -44,12 +44,7 @@ def save_state(path: Path, state: State, *, fingerprint: str) -> None:
         "history": [asdict(epoch) for epoch in state.history],
     }
     record["fingerprint"] = fingerprint
-    try:
-        write_whole(path, save(tensors, metadata={"prn": json.dumps(record)}))
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror}", hint="check the folder and the free space", path=path
-        ) from error
+    write_whole(path, save(tensors, metadata={"prn": json.dumps(record)}))
 
 
 def load_state(path: Path, *, fingerprint: str) -> State:

@@ -82,19 +82,10 @@ def export(
     for suffix, content in contents.items():
         path = folder / f"{stem}.{suffix}"
         files[suffix] = {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
-        _write(path, content)
-    written = {"files": files, **{key.removeprefix("prn."): value for key, value in description.items()}, **card}
-    _write(folder / f"{stem}.json", f"{json.dumps(written, indent=2)}\n".encode())
-    return written
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
         write_whole(path, content)
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror}", hint="check the folder and the free space", path=path
-        ) from error
+    written = {"files": files, **{key.removeprefix("prn."): value for key, value in description.items()}, **card}
+    write_whole(folder / f"{stem}.json", f"{json.dumps(written, indent=2)}\n".encode())
+    return written
 
 
 def describe(network: Network) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, OutputError
+from prn_cli.errors import InputError
 from prn_cli.strength import STRENGTHS, THRESHOLDS
 from prn_cli.temporaries import write_whole
 from prn_cli.training.loop import Epoch
@@ -55,10 +55,7 @@ def save_folds(path: Path, folds: list[FinishedFold], *, fingerprint: str) -> No
             for fold in folds
         ],
     }
-    try:
-        write_whole(path, json.dumps(record).encode())
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", hint="check the free space", path=path) from error
+    write_whole(path, json.dumps(record).encode())
 
 
 def load_folds(path: Path, *, fingerprint: str) -> list[FinishedFold]:
