@@ -232,6 +232,8 @@ def _sample_of(raster: Raster, nodata: float | None) -> _Sample:
         values = raster.read(window)
         usable = valid_pixels(raster, values, window, nodata, full=None)
         sample.add(values if usable.all() else values[:, usable])
+        if raster.dtype.kind == "f" and sample.low < -ROUNDING:
+            break  # logits, whatever else is in it
     if sample.high < sample.low:
         raise no_valid_pixel(raster.path)
     return sample
@@ -239,7 +241,8 @@ def _sample_of(raster: Raster, nodata: float | None) -> _Sample:
 
 def _sample_windows(height: int, width: int, sample: _Sample) -> Iterator[Window]:
     if height * width <= _SMALL_MAP:
-        yield Window(0, 0, height, width)
+        for y in range(0, height, _SAMPLE_SIDE):
+            yield Window(y, 0, min(_SAMPLE_SIDE, height - y), width)
         return
     h, w = min(height, _SAMPLE_SIDE), min(width, _SAMPLE_SIDE)
     last = _SAMPLES_ACROSS - 1
