@@ -16,11 +16,10 @@ import json
 import sys
 from pathlib import Path
 
-import quality
 from common import DATA, machine, markdown
-from quality import SCENES, make_logits, trained
+from quality import SCENES, SETS, make_logits, trained
 
-SETS = ("epfl_roads", "kvasir_polyp", "dubai_road")
+ONE_A_KIND = ("epfl_roads", "kvasir_polyp", "dubai_road")
 ROWS: dict[str, tuple[str, ...]] = {
     "the default": (),
     "pseudo-labels at weight 0.7": ("--pseudo-weight", "0.7"),
@@ -50,13 +49,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--work", type=Path, required=True, help="folder for logits and runs; reused")
-    parser.add_argument("--set", action="append", choices=quality.SETS)
+    parser.add_argument("--set", action="append", choices=SETS)
     parser.add_argument("--row", action="append", help="rows with this in their name; all by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the table here too")
     arguments = parser.parse_args()
-    names = arguments.set or list(SETS)
+    names = arguments.set or list(ONE_A_KIND)
     logits = make_logits(arguments.data, arguments.work, names)
     lines = []
     for label, options in ROWS.items():

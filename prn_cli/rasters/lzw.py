@@ -25,7 +25,7 @@ def decode_lzw(packed: bytes, size: int, *, fill_order: int = 1) -> bytes:
     Raises:
         OSError: the data are damaged, or give fewer bytes.
     """
-    from PIL import Image
+    from prn_cli.rasters.pillow import Image
 
     _silence_libtiff()
     with Image.open(io.BytesIO(_as_tiff(packed, size, fill_order)), formats=["TIFF"]) as image:

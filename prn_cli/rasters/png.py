@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from prn_cli.errors import InputError
 from prn_cli.rasters.limits import check_block
+from prn_cli.rasters.pillow import Image
 from prn_cli.rasters.raster import Raster, reason
 from prn_cli.tiles import Window
-
-# Sizes are checked here, against the file and the memory, for every file alike.
-Image.MAX_IMAGE_PIXELS = None
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}

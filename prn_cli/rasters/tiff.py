@@ -171,13 +171,6 @@ class _Page:
     def _check_segments(self) -> None:
         page = self._page
         offsets, counts = np.asarray(page.dataoffsets), np.asarray(page.databytecounts)
-        if not {offsets.dtype.kind, counts.dtype.kind} <= {"i", "u"}:
-            raise InputError(
-                "damaged: offsets or sizes of strips or tiles that are no integers",
-                hint="write it again",
-                path=self.path,
-            )
-        offsets, counts = offsets.astype(np.uint64), counts.astype(np.uint64)
         expected = self._planes * self._down * self._across
         if len(offsets) != expected or len(counts) != expected:
             raise InputError(
@@ -185,6 +178,13 @@ class _Page:
                 hint="write it again",
                 path=self.path,
             )
+        if not {offsets.dtype.kind, counts.dtype.kind} <= {"i", "u"}:
+            raise InputError(
+                "damaged: offsets or sizes of strips or tiles that are no integers",
+                hint="write it again",
+                path=self.path,
+            )
+        offsets, counts = offsets.astype(np.uint64), counts.astype(np.uint64)
         found = self._handle.size
         needed = int((offsets + counts).max())  # may wrap around in a damaged file, so each is checked, too
         if needed > found or max(int(offsets.max()), int(counts.max())) > found:

@@ -40,3 +40,8 @@ def test_damaged_data_end_in_bytes_or_an_error_and_say_nothing(capfd):
 def test_too_little_is_an_error(packed):
     with pytest.raises(OSError, match="decoder"):
         decode_lzw(packed, 100)
+
+
+def test_a_strip_larger_than_pillow_would_take_is_read():
+    size = 2 * 89_478_485 + 1
+    assert len(decode_lzw(imagecodecs.lzw_encode(bytes(size)), size)) == size
