@@ -95,6 +95,10 @@ def run(arguments: list[str] | None = None) -> int:
             return _usage(error)
         if console.verbose():
             raise
+        if isinstance(error, OSError) and error.strerror:  # no defect: a full disk behind stdout, for one
+            where = f"{error.filename}: " if error.filename else ""
+            console.error(f"{where}{error.strerror.lower()}; check the place and the free space", final=True)
+            return 1
         message = f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback, and report it"
         console.error(message, final=True)
         return 1

@@ -392,3 +392,13 @@ def test_the_manifest_is_of_no_part(folder, capsys):
         assert prn(capsys, *line)[0] == 0
     assert len(masks(folder / "out")) == 12
     assert (folder / "out" / MANIFEST_NAME).read_text().count('"finished"') == 12
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", [("--help",), ("weights", "list", "--json")])
+def test_a_full_disk_behind_stdout_is_said_plainly(arguments):
+    with Path("/dev/full").open("w") as full:
+        line = [sys.executable, "-m", "prn_cli", *arguments]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "prn: error: no space left on device; check the place and the free space\n"
