@@ -67,8 +67,8 @@ def error(message: str, *, final: bool = False) -> None:
 
 
 def warning(message: str) -> None:
-    """One line on stderr: `prn: warning: …`."""
-    if not _level["muted"]:
+    """One line on stderr: `prn: warning: …`, unless `--quiet`."""
+    if not quiet():
         _line(f"prn: warning: {message}")
 
 
@@ -110,7 +110,11 @@ def json_line(record: Any) -> None:
     What cannot be shown is escaped: file names may hold what steers a terminal, and bytes that are no text at all.
     """
     text = json.dumps(record, ensure_ascii=not holds_all(sys.stdout), allow_nan=False, default=str)
-    print(text if text.isprintable() else "".join(map(_json_character, text)), flush=True)
+    text = text if text.isprintable() else "".join(map(_json_character, text))
+    if hasattr(sys.stdout, "rich_proxied_file"):  # a live bar shares the terminal, and would break the line in pieces
+        stderr().print(text, markup=False, emoji=False, soft_wrap=True)
+    else:
+        print(text, flush=True)
 
 
 def holds_all(stream: TextIO) -> bool:

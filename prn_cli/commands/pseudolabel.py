@@ -129,6 +129,12 @@ def pseudolabel(
     from prn_cli.temporaries import remove_stale
 
     options.check_classes(task, classes=classes, band=band)
+    if report is not None and task is TaskChoice.multiclass:
+        raise UsageError(
+            "--report with --task multiclass", hint="report on one class at a time: --bidx, and labels of it"
+        )
+    if report is None and page_images is not None:
+        raise UsageError("--images are for the report, and there is none", hint="add --report FILE")
     written = options.mask_values(values)
     creation = options.creation_options(co)
     inputs = rasters.find_inputs(list(logits or ["logits"]), stdin=sys.stdin, null=null)
@@ -157,15 +163,9 @@ def pseudolabel(
     if not overwrite:
         manifest.refuse_strangers(output for item in items for output in item.outputs.values())
     page = None
-    if report is not None and names:
-        raise UsageError(
-            "--report with --task multiclass", hint="report on one class at a time: --bidx, and labels of it"
-        )
     if report is not None:
         files = [path for item in items for path in (*item.inputs.values(), *item.outputs.values())]
         page = reporting.HeadroomReport(report, paths, files, images=page_images, patch=patch, grid=grid.value)
-    elif page_images is not None:
-        raise UsageError("--images are for the report, and there is none", hint="add --report FILE")
     kind = options.kind_of(input_kind.value, paths, nodata=nodata, key=key)
     run = _Run(
         task,

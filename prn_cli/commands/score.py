@@ -171,6 +171,10 @@ def score(
     options.check_classes(task, classes=classes, band=band)
     if json and csv_file == "-":
         raise UsageError("--json and --csv - both want stdout", hint="give --csv a file")
+    if report is not None and task is not TaskChoice.binary:
+        raise UsageError(f"--report shows masks, not --task {task.value}", hint="leave --report out")
+    if report is None and (bias is not None or page_images is not None):
+        raise UsageError("--images and --bias are for the report, and there is none", hint="add --report FILE")
     if not math.isfinite(buffer):
         raise UsageError(f"a buffer of {buffer} pixels is no distance", hint="give a number")
     inputs = rasters.find_inputs(masks, stdin=sys.stdin, null=null)
@@ -223,8 +227,6 @@ def score(
 
     page = None
     if report is not None:
-        if task is not TaskChoice.binary:
-            raise UsageError(f"--report shows masks, not --task {task.value}", hint="leave --report out")
         page = reporting.ScoreReport(
             report,
             inputs,
@@ -234,8 +236,6 @@ def score(
             threshold=threshold,
             baseline_threshold=None if baseline is None else baseline_threshold,
         )
-    elif bias is not None or page_images is not None:
-        raise UsageError("--images and --bias are for the report, and there is none", hint="add --report FILE")
 
     def work(image: _Image) -> ImageScore:
         if image.label is None:

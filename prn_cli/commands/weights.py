@@ -113,9 +113,10 @@ def quantize_weights(
     from prn_cli import rasters
     from prn_cli.refiners import load_refiner
     from prn_cli.tiles import Window
-    from prn_cli.training.quantize import LARGEST_SIDE, MOST_MAPS, quantize
+    from prn_cli.training.quantize import LARGEST_SIDE, MOST_MAPS, check_extra, quantize
     from prn_cli.weights import find_weights
 
+    check_extra()
     found = find_weights(name)
     multiple = load_refiner(found, device="cpu").multiple
     _check_folder(out, ("model.json", "model.onnx"))

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from prn_cli.errors import InputError
 from prn_cli.rasters.limits import check_block
+from prn_cli.rasters.pillow import Image
 from prn_cli.rasters.raster import Raster, reason
 from prn_cli.tiles import Window
 

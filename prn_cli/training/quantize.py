@@ -34,6 +34,19 @@ class _Maps:
         return next(self._maps, None)
 
 
+def check_extra() -> None:
+    """Check that what quantises is installed.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime.quantization.shape_inference  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(error.name or "onnx", "train", "prn weights quantize") from error
+
+
 def quantize(weights: Weights, maps: Sequence[NDArray[np.float32]], folder: Path, *, multiple: int) -> Path:
     """Write weights whose convolutions run in 8-bit integers: `model.onnx`, and its card `model.json`.
 
@@ -51,12 +64,10 @@ def quantize(weights: Weights, maps: Sequence[NDArray[np.float32]], folder: Path
         UsageError: weights of another network, or of one that takes an image; or no map is large enough.
         WeightsError: onnxruntime cannot quantise them.
     """
-    try:
-        import onnx
-        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "train", "prn weights quantize") from error
+    check_extra()
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     original = onnx.load_from_string(weights.path.read_bytes())
     metadata = {entry.key: entry.value for entry in original.metadata_props}

@@ -160,11 +160,11 @@ def test_a_reader_that_has_enough_ends_the_run_quietly(folder):
     assert "Traceback" not in done.stderr
 
 
-def test_a_bar_only_on_a_terminal(folder):
+def on_a_terminal(*arguments: str, stdout: int | None = None) -> tuple[str, str]:
+    """What a command shows on a terminal, and what it prints, if `stdout` is a pipe."""
     pty = pytest.importorskip("pty")
     reader, writer = pty.openpty()
-    line = [*PRN, "refine", "logits", "-o", "out", "-w", "model.onnx", "--json"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=writer, text=True) as process:
+    with subprocess.Popen([*PRN, *arguments], stdout=stdout or writer, stderr=writer, text=True) as process:
         os.close(writer)
         shown = b""
         while True:
@@ -175,12 +175,33 @@ def test_a_bar_only_on_a_terminal(folder):
             if not part:
                 break
             shown += part
-        out = process.stdout.read()
+        printed = "" if process.stdout is None else process.stdout.read()
     os.close(reader)
     assert process.returncode == 0
-    assert b"\x1b[" in shown
-    assert b"Refining" in shown
-    assert len([json.loads(record) for record in out.splitlines()]) == 12
+    return shown.decode(), printed
+
+
+def test_a_bar_only_on_a_terminal(folder):
+    line = ["refine", "logits", "-o", "out", "-w", "model.onnx", "--json"]
+    shown, printed = on_a_terminal(*line, stdout=subprocess.PIPE)
+    assert "\x1b[" in shown
+    assert "Refining" in shown
+    assert len([json.loads(record) for record in printed.splitlines()]) == 12
+
+
+def test_a_bar_does_not_break_records_in_pieces(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    shown, _ = on_a_terminal("refine", "logits", "-o", "out", "-w", "model.onnx", "--json")
+    assert "Refining" in shown
+    records = [json.loads(line[line.index("{") :]) for line in shown.splitlines() if '{"input"' in line]
+    assert {record["input"] for record in records} == {f"logits/map{number}.npy" for number in range(12)}
+
+
+@pytest.mark.parametrize("command", ["score", "pseudolabel"])
+def test_what_is_for_the_report_is_refused_before_a_file_is_looked_for(folder, capsys, command):
+    code, _, err = prn(capsys, command, "nowhere", "--labels", "nowhere", "--images", "nowhere")
+    assert code == 2
+    assert "for the report, and there is none; add --report FILE" in err
 
 
 # --- parts

@@ -68,3 +68,9 @@ def test_what_cannot_be_quantised_is_said(make_onnx, maps, tmp_path, capsys):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "model.onnx").touch()
     assert "holds model.onnx already" in message(fast, maps, "-o", tmp_path / "c")
+
+
+def test_a_missing_extra_is_named_before_a_map_is_looked_for(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert app.run(["weights", "quantize", "fast", "nowhere", "-o", "out"]) == 2
+    assert "pip install 'prn-cli[train]'" in capsys.readouterr().err
