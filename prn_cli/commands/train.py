@@ -525,7 +525,7 @@ def _see_images(net: Network, learn: Sequence[TrainingMap]) -> None:
     """Give the network the statistics of the images that it learns from."""
     from prn_cli.rasters import band_statistics
 
-    path = getattr(net, "image_path", None)
+    path = getattr(net, "edge_path", None)
     if path is not None:
         path.set_statistics(*band_statistics(m.image for m in learn if m.image is not None))
 

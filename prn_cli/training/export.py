@@ -103,10 +103,10 @@ def describe(network: Network) -> dict[str, str]:
         "prn.strength": "1",
         "prn.threshold": "0.5",
     }
-    if isinstance(network, FastNetwork) and network.image_path is not None:
+    if isinstance(network, FastNetwork) and network.edge_path is not None:
         described["prn.image_channels"] = str(network.image_channels)
-        described["prn.image_mean"] = _numbers(network.image_path.centre)
-        described["prn.image_std"] = _numbers(network.image_path.spread)
+        described["prn.image_mean"] = _numbers(network.edge_path.centre)
+        described["prn.image_std"] = _numbers(network.edge_path.spread)
     return described
 
 

@@ -240,15 +240,15 @@ def test_broken_weights_to_go_on_from_are_named(folder: Path, prn: Prn) -> None:
     assert "broken.safetensors: has weights that are not finite" in error
 
 
-def test_an_image_path_is_taken_over(folder: Path, prn: Prn) -> None:
+def test_an_edge_path_is_taken_over(folder: Path, prn: Prn) -> None:
     start = FastNetwork(8, image_channels=1)
-    start.image_path.set_statistics([3.0], [7.0])
+    start.edge_path.set_statistics([3.0], [7.0])
     write_weights(folder / "guided", start)
     card = card_of(prn("train", "--from", "guided", "--images", "labels", *SHORT, "--rate", "0", "--json"))
     assert card["image_channels"] == "1"
     taken, _ = load_weights(folder / "run" / "model.safetensors")
-    for name, tensor in start.image_path.state_dict().items():
-        assert torch.equal(taken[f"image_path.{name}"], tensor) or "num_batches" in name or "running" in name, name
+    for name, tensor in start.edge_path.state_dict().items():
+        assert torch.equal(taken[f"edge_path.{name}"], tensor), name
 
 
 def test_a_start_is_what_was_saved(folder: Path, prn: Prn) -> None:

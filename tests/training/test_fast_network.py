@@ -8,7 +8,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from prn_cli.refine import refine_map
-from prn_cli.training.networks.fast import BilinearUp, FastNetwork, box_mean
+from prn_cli.training.networks.cells import BilinearUp, box_mean
+from prn_cli.training.networks.fast import FastNetwork
 from prn_cli.training.refiner import NetworkRefiner
 
 

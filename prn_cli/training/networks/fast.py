@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prn_cli.training.networks.image import ImagePath
+from prn_cli.training.networks.cells import STRIDE, BilinearUp, box_mean
+from prn_cli.training.networks.edges import EdgePath
 
-STRIDE = 4
-"""Pixels a side that the stem folds into channels."""
 DEPTH = 3
 CONTEXT = (5, 9, 17)
 """Sides of the context averages, in cells of the deepest level (16 px)."""
@@ -43,38 +42,6 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
         return F.relu(x + self.body(x))
-
-
-def box_mean(x: Tensor, weight: Tensor, side: int) -> Tensor:
-    """Mean of `x` over a side×side box around every cell, over the cells that `weight` (N, 1, H, W) counts."""
-
-    def total(y: Tensor) -> Tensor:
-        y = F.avg_pool2d(y, (side, 1), stride=1, padding=(side // 2, 0))
-        return F.avg_pool2d(y, (1, side), stride=1, padding=(0, side // 2))
-
-    return total(x * weight) / (total(weight) + 1e-4)
-
-
-class BilinearUp(nn.Module):
-    """Bilinear upsampling of one channel by `factor`, pixel centres aligned as `F.interpolate` aligns them.
-
-    As a convolution with fixed weights and a shuffle of its channels, which onnxruntime runs some fifty times faster
-    than a resize of one channel to full resolution.
-    """
-
-    weight: Tensor
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
-        offset = (torch.arange(factor) + 0.5) / factor - 0.5
-        taps = torch.stack([(-offset).clamp_min(0), 1 - offset.abs(), offset.clamp_min(0)], 1)
-        weight = torch.einsum("ia,jb->ijab", taps, taps).reshape(factor**2, 1, 3, 3)
-        self.register_buffer("weight", weight, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 1, H, W) → (N, 1, factor·H, factor·W)."""
-        return F.pixel_shuffle(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), self.weight), self.factor)
 
 
 class FastNetwork(nn.Module):
@@ -116,15 +83,15 @@ class FastNetwork(nn.Module):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         # Last, so that all else begins with the weights that it has without an image.
-        self.image_path = ImagePath(image_channels, width) if image_channels else None
+        self.edge_path = EdgePath(image_channels, width) if image_channels else None
 
     @property
     def image_channels(self) -> int:
         """Bands of the image that it takes; 0 for none."""
-        return 0 if self.image_path is None else len(self.image_path.centre)
+        return 0 if self.edge_path is None else len(self.edge_path.centre)
 
     def _logits(self, planes: Tensor) -> Tensor:
-        return planes if self.image_path is None else planes[:, :1]
+        return planes if self.edge_path is None else planes[:, :1]
 
     def _paths(self, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The global and the local bias map before levelling, and how undecided the base model is."""
@@ -134,8 +101,6 @@ class FastNetwork(nn.Module):
         clean = torch.where(valid, logits, 0.0).clamp(-12, 12)
         side = torch.tanh(clean / 2)
         x = self.stem(torch.cat([clean / 4, side, weight], 1))
-        if self.image_path is not None:
-            x = x + self.image_path(planes[:, 1:])
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(self.down[level - 1](x) if level else x)
@@ -147,6 +112,8 @@ class FastNetwork(nn.Module):
         for up, block, skip in zip(self.up, self.decoder, skips[-2::-1], strict=True):
             x = block(F.interpolate(up(x), scale_factor=2.0, mode="nearest") + skip)
         fine = F.pixel_shuffle(self.local_head(x), STRIDE)
+        if self.edge_path is not None:
+            fine = fine + self.edge_path(x, planes[:, 1:], side, weight)
         return smooth, fine, weight - side * side  # 4 · p · (1 - p); side is 0 where a pixel is invalid
 
     def biases(self, planes: Tensor) -> tuple[Tensor, Tensor]:
