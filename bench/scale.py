@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -113,6 +114,41 @@ def network_speed(height: int, width: int, cores: int, weights: str = "fast") ->
         return count * height * width / 1e6 / (time.perf_counter() - began)
 
 
+def bare_speed(inputs: Path, out: Path, cores: int) -> float:
+    """Mpx/s of a loop that does what a safe command cannot leave out, and nothing else: what there is to reach.
+
+    A map is read, refined, cut, packed as PNG, written, synced and renamed; no checks, no counts, no record.
+    """
+    from prn_cli.cores import keep_freed_memory
+    from prn_cli.refiners import load_refiner
+    from prn_cli.weights import find_weights
+
+    refiner = load_refiner(find_weights("fast"), device="cpu", threads=cores, side_by_side=True)
+    out.mkdir(parents=True)
+    keep_freed_memory()
+
+    def work(path: Path) -> int:
+        logits = np.load(path)
+        mask = logits + refiner.field(logits[np.newaxis])[0] > 0
+        lines = np.zeros((len(mask), 1 + mask.shape[1]), np.uint8)
+        np.multiply(mask, np.uint8(255), out=lines[:, 1:])
+        packer = zlib.compressobj(6, strategy=zlib.Z_RLE)
+        packed = packer.compress(lines.data) + packer.flush()  # nearly all of a PNG
+        with (out / f".{path.stem}").open("wb") as file:
+            file.write(packed)
+            file.flush()
+            os.fsync(file.fileno())
+        (out / f".{path.stem}").rename(out / f"{path.stem}.png")
+        return mask.size
+
+    paths = sorted(inputs.iterdir())
+    with ThreadPoolExecutor(cores + 1) as pool:
+        work(paths[0])
+        began = time.perf_counter()
+        pixels = sum(pool.map(work, paths))
+        return pixels / 1e6 / (time.perf_counter() - began)
+
+
 def speeds(folder: Path, files: int, side: int, repeats: int, cores: int) -> list[Row]:
     """The whole command against the network, on many small maps and on a large one."""
     rows = []
@@ -121,6 +157,11 @@ def speeds(folder: Path, files: int, side: int, repeats: int, cores: int) -> lis
     for name, (suffix, options) in FORMATS.items():
         inputs = small_maps(folder / name.replace(", ", "_"), files, SMALL, suffix, options)
         first = inputs / f"00000{suffix}"
+        if name == "npy":
+            bare = max(bare_speed(inputs, folder / f"bare_{repeat}", cores) for repeat in range(repeats))
+            rows.append(
+                [f"a bare loop, {files} × {SMALL}×{SMALL}, npy to PNG", f"{bare:.1f}", f"{bare / own:.0%}", "", ""]
+            )
         start = seconds_of(refine(first, folder / "masks"), repeats)
         whole = seconds_of(refine(inputs, folder / "masks"), repeats)
         pixels = files * SMALL**2 / 1e6
