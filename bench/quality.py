@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", choices=SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", help="methods with one of these in their name")
-    parser.add_argument("--paper-crops", type=int, default=800, help="crops that `paper` learns from, each time")
+    parser.add_argument("--paper-crops", type=int, default=500, help="crops that `paper` learns from, each time")
     parser.add_argument("--out", type=Path, help="write the table here too")
     arguments = parser.parse_args()
     names = arguments.set or list(SETS)
