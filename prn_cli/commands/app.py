@@ -6,6 +6,7 @@ Commands are imported on demand, and heavy modules inside them, so that `prn --h
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -152,4 +153,10 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _reader_gone()
+    parallel = sys.modules.get("prn_cli.training.parallel")
+    if parallel is not None and parallel.threads_left():
+        # They would go on while the interpreter is taken down, and now and then abort a process that has done its work.
+        atexit._run_exitfuncs()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

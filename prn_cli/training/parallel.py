@@ -23,6 +23,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S", bound=Any)
 
+_state = {"threads": False}
+
 
 def _launched() -> bool:
     return dist.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -62,6 +64,12 @@ def leave() -> None:
     """Part from the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
+        _state["threads"] = True
+
+
+def threads_left() -> bool:
+    """Whether this process has met others: the threads that spoke to them outlive the group."""
+    return dist.is_initialized() or _state["threads"]
 
 
 def rank() -> int:
