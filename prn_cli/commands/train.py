@@ -443,6 +443,7 @@ def train(
         conditions["classes"] = found.classes
     if images is not None:
         conditions["images"] = str(images)
+        conditions["images_give"] = "edges"  # and no longer features: such runs must not go on as these
     if start is not None:
         conditions["from"] = start.sha256
     if shots is not None:

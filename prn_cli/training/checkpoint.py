@@ -113,6 +113,12 @@ def load_network(path: Path) -> tuple[Network, dict[str, str]]:
         InputError: if the file is not safetensors, or its tensors are not those of the network that it describes.
     """
     tensors, description = load_weights(path)
+    if any(name.startswith("image_path.") for name in tensors):
+        raise InputError(
+            "weights of an earlier prn, whose network saw images in another way",
+            hint="train anew with --images; its model.onnx still refines",
+            path=path,
+        )
     try:
         network = from_description(description)
         network.load_state_dict(tensors)

@@ -51,6 +51,7 @@ def join(device: torch.device) -> None:
     """
     if not _launched() or dist.is_initialized():
         return
+    _state["threads"] = True
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
@@ -64,12 +65,11 @@ def leave() -> None:
     """Part from the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
-        _state["threads"] = True
 
 
 def threads_left() -> bool:
     """Whether this process has met others: the threads that spoke to them outlive the group."""
-    return dist.is_initialized() or _state["threads"]
+    return _state["threads"]
 
 
 def rank() -> int:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
+import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
-from prn_cli.training.export import describe, to_onnx
+from prn_cli.errors import InputError
+from prn_cli.training.checkpoint import load_network
+from prn_cli.training.export import describe, export, to_onnx
 from prn_cli.training.networks import build, from_description
 from prn_cli.training.networks.edges import EdgePath
 from prn_cli.training.networks.fast import FastNetwork
@@ -151,3 +155,36 @@ def test_the_edge_path_leaves_alone_what_is_invalid_in_score_or_image() -> None:
     x = planes()
     x[:, 2, 10:30] = torch.nan
     assert trained_like().bias(x).isfinite().all()
+
+
+@torch.no_grad()
+def test_the_exported_model_gives_what_the_network_gives() -> None:
+    network = trained_like()
+    x = planes(96, 112)
+    x[:, :1, :9, 20:50] = torch.nan
+    x[:, 2, 30:50, 10:90] = torch.nan
+    session = onnxruntime.InferenceSession(to_onnx(network), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["bias"], {"logits": x[:, :1].numpy(), "image": x[:, 1:].numpy()})
+    np.testing.assert_allclose(found, network.bias(x).numpy(), atol=1e-4)
+
+
+def test_gradients_are_finite_where_the_image_is_not() -> None:
+    network = FastNetwork(width=8, image_channels=3)
+    x = planes()
+    x[:, 1:, 10:30] = torch.nan
+    sum(part.square().mean() for part in network.supervised(x)).backward()
+    assert network.edge_path is not None
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    assert network.edge_path.head.weight.grad.abs().sum() > 0
+
+
+def test_weights_of_before_the_edge_path_are_named(tmp_path) -> None:
+    network = trained_like()
+    network.register_module("image_path", torch.nn.Conv2d(3, 8, 3))
+    export(trained_like(), tmp_path, stem="new", card={})
+    load_network(tmp_path / "new.safetensors")
+    from safetensors.torch import save_file
+
+    save_file(network.state_dict(), tmp_path / "old.safetensors", metadata={"prn": "{}"})
+    with pytest.raises(InputError, match="an earlier prn"):
+        load_network(tmp_path / "old.safetensors")
