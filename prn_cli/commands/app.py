@@ -154,8 +154,9 @@ def main() -> None:
     except BrokenPipeError:
         code = _reader_gone()
     parallel = sys.modules.get("prn_cli.training.parallel")
-    if parallel is not None and parallel.threads_left():
-        # They would go on while the interpreter is taken down, and now and then abort a process that has done its work.
+    if parallel is not None and parallel.launched():
+        # The threads that spoke to other processes outlive the group. While the interpreter is taken down, now and then
+        # one of them aborts a process that has done its work.
         atexit._run_exitfuncs()
         sys.stderr.flush()
         os._exit(code)

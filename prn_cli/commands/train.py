@@ -323,9 +323,9 @@ def train(
             _see_images(built, maps)
         return built
 
-    multiple = build(settings.network, patch=patch).multiple
-    if crop % multiple:
-        raise UsageError(f"--crop {crop}, expected a multiple of {multiple} for --network {network.value}")
+    sketch = build(settings.network, patch=patch, width=settings.width, image_channels=bands)
+    if crop % sketch.multiple:
+        raise UsageError(f"--crop {crop}, expected a multiple of {sketch.multiple} for --network {network.value}")
     given = [
         name
         for name, value in (
@@ -443,12 +443,11 @@ def train(
         conditions["classes"] = found.classes
     if images is not None:
         conditions["images"] = str(images)
-        conditions["images_give"] = "edges"  # and no longer features: such runs must not go on as these
     if start is not None:
         conditions["from"] = start.sha256
     if shots is not None:
         conditions["shots"] = shots
-    fingerprint = _fingerprint(learn, hold, settings, conditions)
+    fingerprint = _fingerprint(sketch, learn, hold, settings, conditions)
     parallel.check_same(fingerprint, "maps or options")
     if overwrite and parallel.rank() == 0:
         _clear(out)
@@ -543,7 +542,7 @@ def _seconds(text: str) -> float:
 
 
 _PAPER_PSEUDO_WEIGHT = 0.7
-_STATES = ("state.safetensors", "folds.json", "fold.safetensors")
+_STATES = ("state.safetensors", "folds.json")
 _WRITTEN = (*_STATES, "model.json", "model.onnx", "model.safetensors", "log.jsonl", "tensorboard")
 
 
@@ -922,14 +921,16 @@ def _names(maps: Sequence[TrainingMap]) -> list[str]:
 
 
 def _fingerprint(
-    learn: list[TrainingMap], hold: list[TrainingMap], settings: Settings, conditions: dict[str, Any]
+    network: Network, learn: list[TrainingMap], hold: list[TrainingMap], settings: Settings, conditions: dict[str, Any]
 ) -> str:
     """Of all that decides the result, so that `--resume` never mixes two runs."""
     import hashlib
     from dataclasses import asdict
 
-    # Threads are among the conditions: they decide in which order the CPU adds.
-    digest = hashlib.sha256(repr((sorted(asdict(settings).items()), sorted(conditions.items()))).encode())
+    # Threads are among the conditions: they decide in which order the CPU adds. What a run has learned fits the layers
+    # that it had alone, and another prn may build others.
+    layers = [(name, *tensor.shape) for name, tensor in network.state_dict().items()]
+    digest = hashlib.sha256(repr((layers, sorted(asdict(settings).items()), sorted(conditions.items()))).encode())
     for role, maps in (("learn", learn), ("hold", hold)):
         for training_map in maps:
             digest.update(f"{role} {training_map.name} {training_map.label.shape}".encode())

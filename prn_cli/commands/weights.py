@@ -110,13 +110,15 @@ def quantize_weights(
 
     LOGITS are some maps such as the weights will be used on; their range is what the integers cover.
     """
+    try:
+        from prn_cli.training.quantize import LARGEST_SIDE, MOST_MAPS, quantize
+    except ImportError as error:
+        raise _missing(error, "prn weights quantize") from error
     from prn_cli import rasters
     from prn_cli.refiners import load_refiner
     from prn_cli.tiles import Window
-    from prn_cli.training.quantize import LARGEST_SIDE, MOST_MAPS, check_extra, quantize
     from prn_cli.weights import find_weights
 
-    check_extra()
     found = find_weights(name)
     multiple = load_refiner(found, device="cpu").multiple
     _check_folder(out, ("model.json", "model.onnx"))
@@ -143,8 +145,8 @@ def _check_folder(folder: Path, names: Sequence[str]) -> None:
         raise UsageError(f"cannot make the folder ({error.strerror})", path=folder) from error
 
 
-def _missing(error: ImportError) -> MissingExtraError:
-    return MissingExtraError(error.name or "torch", "train", "prn weights import and export")
+def _missing(error: ImportError, purpose: str = "prn weights import and export") -> MissingExtraError:
+    return MissingExtraError(error.name or "torch", "train", purpose)
 
 
 def _write(network: Network, folder: Path, card: dict[str, str], metadata: dict[str, str] | None = None) -> None:

@@ -23,10 +23,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S", bound=Any)
 
-_state = {"threads": False}
 
-
-def _launched() -> bool:
+def launched() -> bool:
+    """Whether this process is one of several."""
     return dist.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
@@ -49,9 +48,8 @@ def join(device: torch.device) -> None:
     Raises:
         PrnError: they cannot be met.
     """
-    if not _launched() or dist.is_initialized():
+    if not launched() or dist.is_initialized():
         return
-    _state["threads"] = True
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
@@ -65,11 +63,6 @@ def leave() -> None:
     """Part from the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def threads_left() -> bool:
-    """Whether this process has met others: the threads that spoke to them outlive the group."""
-    return _state["threads"]
 
 
 def rank() -> int:

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from prn_cli.errors import MissingExtraError, UsageError, WeightsError
+from prn_cli.errors import UsageError, WeightsError
 from prn_cli.temporaries import write_whole
 from prn_cli.weights import Weights, sha256_of
 
@@ -34,19 +37,6 @@ class _Maps:
         return next(self._maps, None)
 
 
-def check_extra() -> None:
-    """Check that what quantises is installed.
-
-    Raises:
-        MissingExtraError: it is not.
-    """
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime.quantization.shape_inference  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "train", "prn weights quantize") from error
-
-
 def quantize(weights: Weights, maps: Sequence[NDArray[np.float32]], folder: Path, *, multiple: int) -> Path:
     """Write weights whose convolutions run in 8-bit integers: `model.onnx`, and its card `model.json`.
 
@@ -60,15 +50,9 @@ def quantize(weights: Weights, maps: Sequence[NDArray[np.float32]], folder: Path
         The ONNX file.
 
     Raises:
-        MissingExtraError: without the extra `train`.
         UsageError: weights of another network, or of one that takes an image; or no map is large enough.
         WeightsError: onnxruntime cannot quantise them.
     """
-    check_extra()
-    import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
     original = onnx.load_from_string(weights.path.read_bytes())
     metadata = {entry.key: entry.value for entry in original.metadata_props}
     inputs = [node.name for node in original.graph.input]

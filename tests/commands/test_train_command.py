@@ -91,7 +91,6 @@ def test_every_map_is_held_out_once_and_all_are_learned_from(folder: Path) -> No
     log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in log[::2]] == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3", "all maps"]
     assert all((line["iou"] is None) == (line["stage"] == "all maps") for line in log)
-    assert not (folder / "run" / "fold.safetensors").exists()
     choice = card["choice"]
     assert float(card["strength"]) == choice["strength"]
     assert choice["gain"] >= max(choice["strengths"].values()) >= 0
@@ -168,6 +167,18 @@ def test_a_cross_validation_killed_in_a_later_fold_resumes_to_the_same_weights(f
     ]
 
 
+def test_a_run_killed_between_two_folds_resumes_too(folder: Path) -> None:
+    killed = "import os, signal; from prn_cli.commands import training_run; save = training_run.save_folds"
+    killed += "; training_run.save_folds = lambda *a, **k: (save(*a, **k), os.kill(os.getpid(), signal.SIGKILL))"
+    code = f"{killed}; from prn_cli.commands.app import run; import sys; run(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, "train", *CROSSED], cwd=folder, stderr=subprocess.DEVNULL)
+    assert done.returncode == -signal.SIGKILL
+    resumed = prn(folder, "train", *CROSSED, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "fold 1 of 3" not in resumed.stderr
+    assert "fold 2 of 3, epoch 1/2" in resumed.stderr
+
+
 def test_a_run_killed_in_its_first_epoch_resumes_too(folder: Path) -> None:
     options = ("train", *SMALL, "--tensorboard")
     line = [sys.executable, "-m", "prn_cli", *options, "--steps", "100000"]
@@ -179,6 +190,16 @@ def test_a_run_killed_in_its_first_epoch_resumes_too(folder: Path) -> None:
     resumed = prn(folder, *options, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert len((folder / "run" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_run_of_a_network_with_other_layers_is_not_gone_on_with(folder: Path) -> None:
+    assert prn(folder, "train", *SMALL).returncode == 0
+    other = "import prn_cli.training.networks.fast as fast; fast.CONTEXT = (5, 9)"
+    code = f"import sys; {other}; from prn_cli.commands.app import run; sys.exit(run(sys.argv[1:]))"
+    line = [sys.executable, "-c", code, "train", *SMALL, "--resume"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    assert "this run was started with other settings or other data" in done.stderr
 
 
 def test_one_bad_file_does_not_stop_the_rest(folder: Path) -> None:

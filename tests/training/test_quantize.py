@@ -72,5 +72,6 @@ def test_what_cannot_be_quantised_is_said(make_onnx, maps, tmp_path, capsys):
 
 def test_a_missing_extra_is_named_before_a_map_is_looked_for(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.delitem(sys.modules, "prn_cli.training.quantize", raising=False)
     assert app.run(["weights", "quantize", "fast", "nowhere", "-o", "out"]) == 2
     assert "pip install 'prn-cli[train]'" in capsys.readouterr().err
