@@ -64,7 +64,7 @@ class TrainingRun:
 
     def held_out(self, learn: Sequence[TrainingMap], hold: Sequence[TrainingMap]) -> Outcome:
         """Learn from some maps, and keep the epoch that is best on others."""
-        network, state = self._stage("", learn, hold, self.settings, "state.safetensors")
+        network, state = self._stage("", learn, hold, self.settings)
         counts = tallies(network, hold, self.device)
         return Outcome(network, state, state.seconds, tuple(m.name for m in hold), counts)
 
@@ -86,14 +86,13 @@ class TrainingRun:
             self.history += [(done.name, epoch) for epoch in done.history]
         for fold in folds[len(finished) :]:
             learn, hold = _parted(parts or maps, fold)
-            network, state = self._stage(f"fold {fold.name}", learn, hold, settings, "fold.safetensors")
+            network, state = self._stage(f"fold {fold.name}", learn, hold, settings)
             counts = tallies(network, hold, self.device)
             done = FinishedFold(f"fold {fold.name}", tuple(m.name for m in hold), counts, tuple(state.history))
             finished.append(done)
             if first:
                 save_folds(path, finished, fingerprint=self.fingerprint)
-                (self.out / "fold.safetensors").unlink(missing_ok=True)
-        network, state = self._stage("all maps", maps, [], settings, "state.safetensors")
+        network, state = self._stage("all maps", maps, [], settings)
         return Outcome(
             network,
             state,
@@ -103,12 +102,12 @@ class TrainingRun:
         )
 
     def _stage(
-        self, name: str, learn: Sequence[TrainingMap], hold: Sequence[TrainingMap], settings: Settings, file: str
+        self, name: str, learn: Sequence[TrainingMap], hold: Sequence[TrainingMap], settings: Settings
     ) -> tuple[Network, State]:
         """Train one network to its end, or from where a killed run left it."""
-        first, path, fingerprint = parallel.rank() == 0, self.out / file, f"{self.fingerprint} {name}".strip()
+        first, path = parallel.rank() == 0, self.out / "state.safetensors"
         network = self.make(learn)
-        state = load_state(path, fingerprint=fingerprint) if first and self.resume and path.exists() else None
+        state = load_state(path, fingerprint=self.fingerprint, stage=name) if first and self.resume else None
         state = parallel.agreed(state)
         if self.resume and state is None and not self.history:
             console.note(f"no state in {self.out}: starting anew")
@@ -126,7 +125,7 @@ class TrainingRun:
                 state = reached
                 if not first:
                     continue
-                save_state(path, reached, fingerprint=fingerprint)
+                save_state(path, reached, fingerprint=self.fingerprint, stage=name)
                 self._log(earlier, name, reached)
                 if board is not None:
                     board.add_scalar("loss", epoch.loss, epoch.number)
@@ -150,7 +149,7 @@ class TrainingRun:
         try:
             yield from epochs
         except KeyboardInterrupt:
-            if any((self.out / name).exists() for name in ("state.safetensors", "fold.safetensors", "folds.json")):
+            if any((self.out / name).exists() for name in ("state.safetensors", "folds.json")):
                 console.note("finished epochs are kept: the same line with --resume goes on from there")
             raise
         except RuntimeError as error:

@@ -20,13 +20,14 @@ from prn_cli.training.networks import Network, from_description
 _GROUPS = ("network", "average", "best")
 
 
-def save_state(path: Path, state: State, *, fingerprint: str) -> None:
+def save_state(path: Path, state: State, *, fingerprint: str, stage: str = "") -> None:
     """Write the state atomically.
 
     Args:
         path: of the file; replaced only when the new one is whole.
         state: to write.
         fingerprint: of the settings and data, which `load_state` compares.
+        stage: of the run, such as a fold.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written to.
@@ -43,22 +44,24 @@ def save_state(path: Path, state: State, *, fingerprint: str) -> None:
         "seconds": state.seconds,
         "history": [asdict(epoch) for epoch in state.history],
     }
-    record["fingerprint"] = fingerprint
+    record["fingerprint"], record["stage"] = fingerprint, stage
     write_whole(path, save(tensors, metadata={"prn": json.dumps(record)}))
 
 
-def load_state(path: Path, *, fingerprint: str) -> State:
-    """Read what `save_state` wrote.
+def load_state(path: Path, *, fingerprint: str, stage: str = "") -> State | None:
+    """Read what `save_state` wrote; nothing if there is no such file, or if another stage of the run wrote it.
 
     Raises:
         InputError: if the file is damaged, or belongs to a run with other settings or data.
     """
+    if not path.exists():
+        return None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         record = json.loads(metadata["prn"])
-        written_for = record.pop("fingerprint")
+        written_for, written_in = record.pop("fingerprint"), record.pop("stage")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"not a state of a training run ({error})", hint="start anew without --resume", path=path
@@ -69,6 +72,8 @@ def load_state(path: Path, *, fingerprint: str) -> State:
             hint="give the same ones to go on, or start anew without --resume",
             path=path,
         )
+    if written_in != stage:
+        return None
     groups: dict[str, dict[str, Tensor]] = {group: {} for group in _GROUPS}
     optimizer: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
