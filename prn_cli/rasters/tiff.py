@@ -36,7 +36,7 @@ _TAGS_THAT_MATTER |= set(TAG_TYPES)
 _MOST_PADDING = 4  # coders of pictures fill up to whole blocks
 _OVERVIEW, _MASK = 1, 4  # bits of NewSubfileType
 _CACHE_BYTES = 16 << 20
-_WORTH_THREADS = 1 << 21  # bytes to decode
+_WORTH_THREADS = 1 << 23  # bytes to decode
 # Uncompressed, CCITT, LZW, JPEG, deflate, PackBits, LERC, LZMA, ZSTD, WebP. The others are for pictures, rare, and each
 # has a decoder of its own that would have to be trusted with whatever comes.
 _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34887, 34925, 50000, 50001}
@@ -194,22 +194,21 @@ class _Page:
                 path=self.path,
             )
         self._rows_by_themselves = (
-            not page.is_tiled
-            and page.compression == 1
+            page.compression == 1
             and page.predictor == 1
             and page.fillorder == 1
             and page.bitspersample == 8 * self.dtype.itemsize
         )
+        row_bytes = self._segment_width * self._contiguous * self.dtype.itemsize
+        size = row_bytes * (self._segment_height if page.is_tiled else min(self._segment_height, self._height))
+        if page.is_tiled or not self._rows_by_themselves:
+            check_block(size, stored=int(counts.max()), path=self.path)
         if self._rows_by_themselves:
-            self._row_bytes = self._width * self._contiguous * self.dtype.itemsize
+            self._row_bytes = row_bytes
             self._stored = self.dtype.newbyteorder(page.parent.byteorder)
             self._rows_together = 1
             return
-        size = min(self._segment_height, self._height) * self._segment_width * self._contiguous * self.dtype.itemsize
-        if page.is_tiled:
-            size = self._segment_height * self._segment_width * self._contiguous * self.dtype.itemsize
         self._segment_bytes = size
-        check_block(size, stored=int(counts.max()), path=self.path)
         # At least a row of tiles, so that bands of rows that end within it need not decode it twice.
         self._cache_bytes = max(_CACHE_BYTES, self._across * size)
         self._rows_together = self._cache_bytes // (self._across * size)
@@ -237,23 +236,26 @@ class _Page:
                 for column in columns:
                     x = column * self._segment_width
                     x0, x1 = max(left, x), min(right, x + self._segment_width)
-                    rows = self._segment_rows(start + column, y0 - y, y1 - y)
+                    # Windows are read side by side and overlap little: what lies within one is not needed again.
+                    within = y0 == y and x0 == x and y1 - y0 == self._segment_height and x1 - x0 == self._segment_width
+                    rows = self._segment_rows(start + column, y0 - y, y1 - y, keep=not within)
                     part = rows[:, x0 - x : x1 - x]
                     bands[:, y0 - top : y1 - top, x0 - left : x1 - left] = part.transpose(2, 0, 1)
         return result
 
-    def _segment_rows(self, index: int, start: int, stop: int) -> NDArray[Any]:
+    def _segment_rows(self, index: int, start: int, stop: int, *, keep: bool) -> NDArray[Any]:
         """Rows of a strip or tile as `(rows, columns, contiguous samples)`."""
         if self._page.databytecounts[index] == 0 or self._page.dataoffsets[index] == 0:
             return self._absent(index, stop - start)
         if self._rows_by_themselves:
             return self._stored_rows(index, start, stop)
         with self._lock:
-            segment = self._cache.get(index)
+            segment = self._cache.pop(index, None)
             if segment is not None:
-                self._cache.move_to_end(index)
+                self._cached_bytes -= segment.nbytes
         if segment is None:
             segment = self._decoded(index)
+        if keep:
             self._keep(index, segment)
         return segment[start:stop]
 
@@ -269,7 +271,6 @@ class _Page:
                 self._keep(index, segment)
 
     def _keep(self, index: int, segment: NDArray[Any]) -> None:
-        # Windows overlap, and share strips: what was decoded last is likely to be needed again.
         with self._lock:
             if index in self._cache:  # another thread was faster
                 return
@@ -294,7 +295,7 @@ class _Page:
             raise self._short(index, self._page.databytecounts[index], stop * self._row_bytes)
         data = self._bytes(index, start * self._row_bytes, (stop - start) * self._row_bytes)
         values = np.frombuffer(data, self._stored).astype(self.dtype, copy=False)
-        return values.reshape(stop - start, self._width, self._contiguous)
+        return values.reshape(stop - start, self._segment_width, self._contiguous)
 
     def _decoded(self, index: int) -> NDArray[Any]:
         data = self._bytes(index, 0, self._page.databytecounts[index])

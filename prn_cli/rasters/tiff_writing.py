@@ -229,6 +229,7 @@ class TiffWriter(RasterWriter):
                     software=False,
                     extratags=self._tags,
                     buffersize=_ENCODE_BYTES,
+                    maxworkers=None if self._aside else 1,  # threads would take longer to start than to encode
                 )
         except _StoppedError:
             pass

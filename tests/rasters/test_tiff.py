@@ -13,6 +13,7 @@ from rasterio.transform import from_origin
 
 from prn_cli.errors import InputError
 from prn_cli.rasters import detect_kind, limits, open_raster, open_scores
+from prn_cli.rasters.tiff import _Page
 from prn_cli.tiles import Window
 
 pytestmark = pytest.mark.filterwarnings(
@@ -398,3 +399,33 @@ def test_strips_and_tiles_are_decoded_side_by_side(
     path.write_bytes(data)
     with open_raster(path) as raster, pytest.raises(InputError, match="strip or tile 5 cannot be decoded"):
         raster.read()
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_bands_that_end_within_tiles_decode_each_tile_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None
+) -> None:
+    array = np.random.default_rng(0).random((300, 200), np.float32)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, array, compression=compression, tile=(64, 64))
+    decoded: list[int] = []
+    decode = _Page._decoded
+    monkeypatch.setattr(_Page, "_decoded", lambda page, index: decoded.append(index) or decode(page, index))
+    with open_raster(path) as raster:
+        bands = [raster.read(Window(y, 0, min(70, 300 - y), 200)) for y in range(0, 300, 70)]
+        np.testing.assert_array_equal(np.concatenate(bands, axis=1)[0], array)
+    assert sorted(decoded) == ([] if compression is None else list(range(5 * 4)))
+
+
+def test_a_tile_of_absurd_size_is_refused_even_if_it_was_never_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((64, 64), np.float32), tile=(64, 64), extratags=[(42113, 2, 0, "-1", True)])
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages[0].tags  # type: ignore[union-attr]
+        places = {name: tags[name].valueoffset for name in ("TileWidth", "TileByteCounts")}
+    data = bytearray(path.read_bytes())
+    data[places["TileWidth"] : places["TileWidth"] + 4] = struct.pack("<I", 1 << 28)
+    data[places["TileByteCounts"] : places["TileByteCounts"] + 4] = bytes(4)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="GiB"), open_raster(path) as raster:
+        raster.read(Window(0, 0, 64, 64))
