@@ -218,7 +218,8 @@ def refine_section(
                 y, field = y + rows.ramp, field[rows.ramp :]
             for band in row_bands(len(field), width):
                 at = y + band.y
-                base = planes[0, at - span.start :][: band.height].copy()
+                base = planes[0, at - span.start :][: band.height]
+                base = base.copy() if len(spans) > 1 else base  # rows below come into the same buffer
                 yield _finished(refiner, share, at, base, field[band.y : band.bottom])
     if below.open is not None:
         yield Ramp(spans[-1].stop - rows.ramp, below.open)
@@ -255,9 +256,13 @@ def _strips(
         planes[:, : bottom - span.start] = held[:, span.start - top : bottom - top]
         held, top = planes, span.start
         while bottom < end:
-            for plane, part in zip(planes, next(bands), strict=True):
-                plane[bottom - top : bottom - top + len(part)] = part
-            bottom += len(part)
+            parts = next(bands)
+            if len(parts) == 1 and len(parts[0]) == end - top:
+                planes = held = parts[0][np.newaxis]  # nothing to put together
+            else:
+                for plane, part in zip(planes, parts, strict=True):
+                    plane[bottom - top : bottom - top + len(part)] = part
+            bottom += len(parts[0])
         yield span, planes[:, : bottom - top]
 
 
@@ -337,7 +342,8 @@ def _runs_at_once(refiner: Refiner, windows: int) -> Iterator[ThreadPoolExecutor
 
 
 def _finished(refiner: Refiner, share: float, y: int, base: FloatMap, field: FloatMap) -> Rows:
-    refined = strengthen(base, refiner.refined(base, field), share)
+    refined = refiner.refined(base, field)
+    refined = strengthen(base, refined, share, out=refined)
     _check_finite(base, refined, y)
     return Rows(y, base, refined)
 
@@ -437,7 +443,7 @@ def _plan_runs(
         if on_run is not None:
             on_run()
         windows = [_pad(window_of(column), span.length, length, refiner) for column in group]
-        return _field(refiner, np.stack(windows), tta)
+        return _field(refiner, np.stack(windows) if len(windows) > 1 else windows[0][np.newaxis], tta)
 
     groups: list[tuple[list[Span], bool]] = []
     for (length, empty), alike in groupby(columns.spans, kind):
@@ -453,6 +459,8 @@ def _blend(
 ) -> FloatMap:
     """The blended field of the used rows of one row of windows, `(span.stop - span.keep, W)`."""
     used = slice(span.keep - span.start, span.stop - span.start)
+    if len(columns.spans) == 1 and not groups[0][1]:
+        return runs.take()[0, used, : columns.size]
     beside = ColumnBlender(span.stop - span.keep, columns)
     for group, empty in groups:
         if empty:

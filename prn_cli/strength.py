@@ -27,11 +27,11 @@ TELLING_MAPS = 10
 _HALF = THRESHOLDS.index(0.5)
 
 
-def strengthen(logits: FloatMap, refined: FloatMap, strength: float) -> FloatMap:
-    """The refined logits of a strength between 0 and 1, `(h, w)` float32, NaN where invalid."""
+def strengthen(logits: FloatMap, refined: FloatMap, strength: float, out: FloatMap | None = None) -> FloatMap:
+    """The refined logits of a strength between 0 and 1, `(h, w)` float32, NaN where invalid; in `out`, if given."""
     if strength == 1:
         return refined
-    result = refined - logits
+    result = np.subtract(refined, logits, out=out)
     result *= np.float32(strength)
     result += logits
     return result

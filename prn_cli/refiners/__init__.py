@@ -65,7 +65,7 @@ class Refiner(Protocol):
         ...
 
     def refined(self, logits: FloatMap, field: FloatMap) -> FloatMap:
-        """Refined logits from base logits and the blended field, `(h, w)` each."""
+        """Refined logits from base logits and the blended field, `(h, w)` each; a new array."""
         ...
 
 

@@ -48,7 +48,7 @@ class NetworkRefiner:
             DivergedError: it is not finite.
         """
         planes = logits[:, np.newaxis] if image is None else np.concatenate([logits[:, np.newaxis], image], axis=1)
-        windows = torch.from_numpy(np.ascontiguousarray(planes)).to(self.where)
+        windows = torch.tensor(planes, device=self.where)  # a copy, for the maps may be mapped from a file
         if isinstance(self.network, FastNetwork):
             field = self.network.bias(windows)
         else:

@@ -108,3 +108,12 @@ def test_the_fast_upsampling_is_bilinear_interpolation() -> None:
     x = torch.randn(2, 1, 5, 7)
     expected = torch.nn.functional.interpolate(x, scale_factor=16.0, mode="bilinear", align_corners=False)
     assert torch.allclose(BilinearUp(16)(x), expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_maps_that_cannot_be_written_to_are_refined_as_others() -> None:
+    logits = np.random.default_rng(0).standard_normal((64, 80)).astype(np.float32)
+    refiner = NetworkRefiner(FastNetwork(), torch.device("cpu"))
+    expected = refine_map(logits, refiner)
+    logits.flags.writeable = False
+    np.testing.assert_array_equal(refine_map(logits, refiner), expected)
