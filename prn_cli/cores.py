@@ -24,6 +24,13 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def spare_threads() -> None:
+    """Let NumPy make no threads for linear algebra, unless the user wants them: prn does none that is worth them, and
+    they spin for a while before they sleep. To be called before NumPy is imported.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def keep_freed_memory() -> None:
     """Let this process keep the memory of arrays that are freed, for the next ones, instead of handing it back.
 

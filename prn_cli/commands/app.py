@@ -20,6 +20,7 @@ from prn_cli import __version__
 from prn_cli.commands import console
 from prn_cli.commands.on_demand import COMMANDS, OnDemand, not_loaded
 from prn_cli.commands.settings import from_environment, from_settings
+from prn_cli.cores import spare_threads
 from prn_cli.errors import PrnError, UsageError
 
 # Typer has carried its own click since 0.26 and exports no more of it than this.
@@ -139,6 +140,7 @@ def _stop_cleanly() -> None:
 
 def main() -> None:
     """Entry point of the `prn` command."""
+    spare_threads()
     _stop_cleanly()
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed before prn began
