@@ -25,7 +25,7 @@ def rising_weights(ramp: int) -> FloatMap:
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
-def mix(before: FloatMap, after: FloatMap, weights: FloatMap) -> FloatMap:
+def mix(before: FloatMap, after: FloatMap, weights: FloatMap | np.float32) -> FloatMap:
     """`before` where the weight is 0, `after` where it is 1; exactly their value where they are equal."""
     return before + weights * (after - before)
 

@@ -28,7 +28,8 @@ def spare_threads() -> None:
     """Let NumPy make no threads for linear algebra, unless the user wants them: prn does none that is worth them, and
     they spin for a while before they sleep. To be called before NumPy is imported.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if not {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} & os.environ.keys():
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 def keep_freed_memory() -> None:

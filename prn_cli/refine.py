@@ -20,7 +20,6 @@ from prn_cli.errors import PrnError, UsageError
 from prn_cli.pixels import IGNORE
 from prn_cli.probabilities import sigmoid
 from prn_cli.refiners import FloatMap, Refiner
-from prn_cli.strength import strengthen
 from prn_cli.tiles import AxisPlan, Span, Window, plan_axis, round_up, row_bands, smallest_tile
 
 _WIDTH_OVER_HEIGHT = 2  # of the windows of maps that need several
@@ -36,7 +35,7 @@ class Rows:
 
     Attributes:
         y: first row.
-        logits: `(h, W)` float32, the base model's, NaN where invalid.
+        logits: `(h, W)` float32, the base model's, NaN where invalid; perhaps the very array that was read.
         refined: `(h, W)` float32, NaN where invalid.
     """
 
@@ -247,7 +246,8 @@ def _strips(
 ) -> Iterator[tuple[Span, FloatMap]]:
     """Each row of windows, with the logits, and the image's bands, of the map's rows from its start on.
 
-    They lie in the buffers, which take turns; what two rows of windows share is copied from one to the next.
+    They lie in the buffers, which take turns; what two rows of windows share is copied from one to the next. Logits
+    that come in one piece stay where they are.
     """
     held, top = buffers[0], spans[0].start
     bottom = top
@@ -258,7 +258,7 @@ def _strips(
         while bottom < end:
             parts = next(bands)
             if len(parts) == 1 and len(parts[0]) == end - top:
-                planes = held = parts[0][np.newaxis]  # nothing to put together
+                planes = held = np.ascontiguousarray(parts[0], np.float32)[np.newaxis]  # nothing to put together
             else:
                 for plane, part in zip(planes, parts, strict=True):
                     plane[bottom - top : bottom - top + len(part)] = part
@@ -342,8 +342,7 @@ def _runs_at_once(refiner: Refiner, windows: int) -> Iterator[ThreadPoolExecutor
 
 
 def _finished(refiner: Refiner, share: float, y: int, base: FloatMap, field: FloatMap) -> Rows:
-    refined = refiner.refined(base, field)
-    refined = strengthen(base, refined, share, out=refined)
+    refined = refiner.refined(base, field, share)
     _check_finite(base, refined, y)
     return Rows(y, base, refined)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.blend import mix
 from prn_cli.metrics.intervals import bootstrap
 from prn_cli.metrics.regions import iou
 from prn_cli.pixels import IGNORE
@@ -27,14 +28,9 @@ TELLING_MAPS = 10
 _HALF = THRESHOLDS.index(0.5)
 
 
-def strengthen(logits: FloatMap, refined: FloatMap, strength: float, out: FloatMap | None = None) -> FloatMap:
-    """The refined logits of a strength between 0 and 1, `(h, w)` float32, NaN where invalid; in `out`, if given."""
-    if strength == 1:
-        return refined
-    result = np.subtract(refined, logits, out=out)
-    result *= np.float32(strength)
-    result += logits
-    return result
+def strengthen(logits: FloatMap, refined: FloatMap, strength: float) -> FloatMap:
+    """The refined logits of a strength between 0 and 1, `(h, w)` float32, NaN where invalid."""
+    return refined if strength == 1 else mix(logits, refined, np.float32(strength))
 
 
 def tally(logits: FloatMap, refined: FloatMap, label: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from prn_cli.cores import spare_threads
 
 WORK = """
 import resource, sys, threading
@@ -32,3 +35,18 @@ def test_freed_memory_is_used_again():
         for how in ("as it is", "kept")
     }
     assert faults["kept"] < faults["as it is"] / 2
+
+
+def test_no_threads_for_linear_algebra_unless_they_are_wanted(monkeypatch):
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    spare_threads()
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    spare_threads()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "2"
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    spare_threads()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"

@@ -36,8 +36,8 @@ class Pointwise:
         assert not np.isnan(logits).all(axis=(1, 2)).any()
         return np.nan_to_num(logits) / 2
 
-    def refined(self, logits, field):
-        return logits + field
+    def refined(self, logits, field, strength):
+        return logits + strength * field
 
 
 class Positional(Pointwise):
@@ -114,9 +114,9 @@ def test_memory_is_flat_in_the_height():
     held = []
 
     class Counting(Pointwise):
-        def refined(self, logits, field):
+        def refined(self, logits, field, strength):
             held.append(logits.base.shape[0] if logits.base is not None else len(logits))
-            return logits + field
+            return super().refined(logits, field, strength)
 
     row = np.ones((1, 50), np.float32)
     read = lambda window: np.repeat(row, window.height, axis=0)  # noqa: E731
@@ -212,6 +212,22 @@ def test_tta_is_the_mean_over_flips_and_turns(fast, random_logits):
     np.testing.assert_allclose(refine_map(logits, fast, tta=True), expected, atol=1e-5)
     turned = refine_map(np.ascontiguousarray(np.rot90(logits)), fast, tta=True)
     np.testing.assert_allclose(turned, np.rot90(refine_map(logits, fast, tta=True)), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(60, 90), (64, 64), (150, 200)])
+@pytest.mark.parametrize("kind", ["f8", "f2", ">f4", "i2", "reversed", "transposed"])
+def test_arrays_of_any_kind_are_refined_as_float32(fast, random_logits, size, kind):
+    logits = random_logits(*size)
+    if kind == "reversed":
+        given, logits = logits[::-1], logits[::-1].copy()
+    elif kind == "transposed":
+        given, logits = logits.T, logits.T.copy()
+    else:
+        given = logits.astype(kind)
+        logits = given.astype(np.float32)
+    before = given.copy()
+    np.testing.assert_array_equal(refine_map(given, fast, tile=512), refine_map(logits, fast, tile=512))
+    np.testing.assert_array_equal(given, before)
 
 
 def test_a_tile_without_room_for_the_halos_is_refused_with_the_smallest(fast):

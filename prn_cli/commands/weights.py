@@ -113,7 +113,7 @@ def quantize_weights(
     try:
         from prn_cli.training.quantize import LARGEST_SIDE, MOST_MAPS, quantize
     except ImportError as error:
-        raise _missing(error, "prn weights quantize") from error
+        raise _missing(error, "prn weights quantize", "onnx") from error
     from prn_cli import rasters
     from prn_cli.refiners import load_refiner
     from prn_cli.tiles import Window
@@ -145,8 +145,10 @@ def _check_folder(folder: Path, names: Sequence[str]) -> None:
         raise UsageError(f"cannot make the folder ({error.strerror})", path=folder) from error
 
 
-def _missing(error: ImportError, purpose: str = "prn weights import and export") -> MissingExtraError:
-    return MissingExtraError(error.name or "torch", "train", purpose)
+def _missing(
+    error: ImportError, purpose: str = "prn weights import and export", package: str = "torch"
+) -> MissingExtraError:
+    return MissingExtraError(error.name or package, "train", purpose)
 
 
 def _write(network: Network, folder: Path, card: dict[str, str], metadata: dict[str, str] | None = None) -> None:

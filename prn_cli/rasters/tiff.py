@@ -193,14 +193,17 @@ class _Page:
                 hint="write or copy it again",
                 path=self.path,
             )
+        row_bytes = self._segment_width * self._contiguous * self.dtype.itemsize
+        size = row_bytes * (self._segment_height if page.is_tiled else min(self._segment_height, self._height))
         self._rows_by_themselves = (
             page.compression == 1
             and page.predictor == 1
             and page.fillorder == 1
             and page.bitspersample == 8 * self.dtype.itemsize
+            and not page.is_subsampled
+            # Some tools store tiles at the edge without what lies beyond it: their rows are shorter.
+            and not (page.is_tiled and bool(((counts > 0) & (counts < size)).any()))
         )
-        row_bytes = self._segment_width * self._contiguous * self.dtype.itemsize
-        size = row_bytes * (self._segment_height if page.is_tiled else min(self._segment_height, self._height))
         if page.is_tiled or not self._rows_by_themselves:
             check_block(size, stored=int(counts.max()), path=self.path)
         if self._rows_by_themselves:
@@ -236,26 +239,23 @@ class _Page:
                 for column in columns:
                     x = column * self._segment_width
                     x0, x1 = max(left, x), min(right, x + self._segment_width)
-                    # Windows are read side by side and overlap little: what lies within one is not needed again.
-                    within = y0 == y and x0 == x and y1 - y0 == self._segment_height and x1 - x0 == self._segment_width
-                    rows = self._segment_rows(start + column, y0 - y, y1 - y, keep=not within)
+                    rows = self._segment_rows(start + column, y0 - y, y1 - y)
                     part = rows[:, x0 - x : x1 - x]
                     bands[:, y0 - top : y1 - top, x0 - left : x1 - left] = part.transpose(2, 0, 1)
         return result
 
-    def _segment_rows(self, index: int, start: int, stop: int, *, keep: bool) -> NDArray[Any]:
+    def _segment_rows(self, index: int, start: int, stop: int) -> NDArray[Any]:
         """Rows of a strip or tile as `(rows, columns, contiguous samples)`."""
         if self._page.databytecounts[index] == 0 or self._page.dataoffsets[index] == 0:
             return self._absent(index, stop - start)
         if self._rows_by_themselves:
             return self._stored_rows(index, start, stop)
         with self._lock:
-            segment = self._cache.pop(index, None)
+            segment = self._cache.get(index)
             if segment is not None:
-                self._cached_bytes -= segment.nbytes
+                self._cache.move_to_end(index)
         if segment is None:
             segment = self._decoded(index)
-        if keep:
             self._keep(index, segment)
         return segment[start:stop]
 
@@ -271,6 +271,7 @@ class _Page:
                 self._keep(index, segment)
 
     def _keep(self, index: int, segment: NDArray[Any]) -> None:
+        # Windows overlap, and share strips: what was decoded last is likely to be needed again.
         with self._lock:
             if index in self._cache:  # another thread was faster
                 return

@@ -60,12 +60,16 @@ class Refiner(Protocol):
             image: `(N, image_channels, h, w)`, the file's numbers, NaN where invalid; None if there are no channels.
 
         Returns:
-            `(N, h, w)`, smooth enough to be averaged with a neighbouring window's.
+            `(N, h, w)`, smooth enough to be averaged with a neighbouring window's; an array of its own, which is
+            written to.
         """
         ...
 
-    def refined(self, logits: FloatMap, field: FloatMap) -> FloatMap:
-        """Refined logits from base logits and the blended field, `(h, w)` each; a new array."""
+    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
+        """Refined logits from base logits and the blended field, `(h, w)` each; may take the field's memory.
+
+        `strength` is the share of the correction that is applied, 0 to 1.
+        """
         ...
 
 

@@ -41,6 +41,9 @@ class FastRefiner:
         inputs = {"logits": logits[:, np.newaxis]} | ({} if image is None else {"image": image})
         return self._session.run(["bias"], inputs)[0][:, 0]
 
-    def refined(self, logits: FloatMap, field: FloatMap) -> FloatMap:
-        """Logits and bias, added."""
-        return logits + field
+    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
+        """Logits and so much of the bias, added."""
+        if strength != 1:
+            field *= np.float32(strength)
+        field += logits
+        return field

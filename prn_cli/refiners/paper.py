@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.blend import mix
 from prn_cli.probabilities import logit, sigmoid
 from prn_cli.refiners.session import Session
 
@@ -45,11 +46,11 @@ class PaperRefiner:
         outputs = self._session.run(self._outputs, {"probabilities": probabilities[:, np.newaxis]})
         return fuse(*(output[:, 0] for output in outputs))
 
-    def refined(self, logits: FloatMap, field: FloatMap) -> FloatMap:
-        """Logits of the fused probabilities; NaN where the base logits are."""
+    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
+        """Logits of the fused probabilities, mixed with the base logits; NaN where these are."""
         refined = logit(field)
         refined[np.isnan(logits)] = np.nan
-        return refined
+        return refined if strength == 1 else mix(logits, refined, np.float32(strength))
 
 
 def fuse(whole: FloatMap, local: FloatMap | None = None) -> FloatMap:

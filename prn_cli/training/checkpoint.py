@@ -61,7 +61,7 @@ def load_state(path: Path, *, fingerprint: str, stage: str = "") -> State | None
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         record = json.loads(metadata["prn"])
-        written_for, written_in = record.pop("fingerprint"), record.pop("stage")
+        written_for, written_in = record.pop("fingerprint"), record.pop("stage", None)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"not a state of a training run ({error})", hint="start anew without --resume", path=path

@@ -26,7 +26,8 @@ S = TypeVar("S", bound=Any)
 
 def launched() -> bool:
     """Whether this process is one of several."""
-    return dist.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    count = os.environ.get("WORLD_SIZE", "")
+    return dist.is_available() and count.isdecimal() and int(count) > 1
 
 
 def local_rank() -> int:

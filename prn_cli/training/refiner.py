@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prn_cli.blend import mix
 from prn_cli.drift import Reference
 from prn_cli.errors import DivergedError
 from prn_cli.probabilities import logit
@@ -48,7 +49,7 @@ class NetworkRefiner:
             DivergedError: it is not finite.
         """
         planes = logits[:, np.newaxis] if image is None else np.concatenate([logits[:, np.newaxis], image], axis=1)
-        windows = torch.tensor(planes, device=self.where)  # a copy, for the maps may be mapped from a file
+        windows = torch.from_numpy(np.array(planes, order="C")).to(self.where)  # a copy: maps may be read-only
         if isinstance(self.network, FastNetwork):
             field = self.network.bias(windows)
         else:
@@ -58,6 +59,7 @@ class NetworkRefiner:
             raise DivergedError("the network gives numbers that are not finite")
         return found
 
-    def refined(self, logits: FloatMap, field: FloatMap) -> FloatMap:
+    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
         """Refined logits, (h, w) float32, NaN where `logits` is."""
-        return logits + field if self.adds else np.where(np.isnan(logits), np.float32(np.nan), logit(field))
+        whole = logits + field if self.adds else np.where(np.isnan(logits), np.float32(np.nan), logit(field))
+        return whole if strength == 1 else mix(logits, whole, np.float32(strength))

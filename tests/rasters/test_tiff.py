@@ -429,3 +429,49 @@ def test_a_tile_of_absurd_size_is_refused_even_if_it_was_never_written(tmp_path:
     path.write_bytes(data)
     with pytest.raises(InputError, match="GiB"), open_raster(path) as raster:
         raster.read(Window(0, 0, 64, 64))
+
+
+def clipped_tiles(path: Path, array: np.ndarray, side: int) -> None:
+    """Write a tiled TIFF as some tools do: tiles at the right edge without what lies beyond it."""
+    height, width = array.shape
+    tiles = [array[y : y + side, x : x + side] for y in range(0, height, side) for x in range(0, width, side)]
+    head = 8
+    entries = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (277, 3, 1)]
+    entries += [(322, 4, side), (323, 4, side)]
+    after = head + 2 + 12 * (len(entries) + 2) + 4
+    at, offsets = after + 8 * len(tiles), []
+    for tile in tiles:
+        offsets.append(at)
+        at += tile.size
+    data = b"II*\0" + struct.pack("<I", head) + struct.pack("<H", len(entries) + 2)
+    for code, kind, value in entries:
+        data += struct.pack("<HHII", code, kind, 1, value)
+    data += struct.pack("<HHII", 324, 4, len(tiles), after) + struct.pack(
+        "<HHII", 325, 4, len(tiles), after + 4 * len(tiles)
+    )
+    data += struct.pack("<I", 0) + struct.pack(f"<{len(tiles)}I", *offsets)
+    data += struct.pack(f"<{len(tiles)}I", *(tile.size for tile in tiles))
+    path.write_bytes(data + b"".join(tile.tobytes() for tile in tiles))
+
+
+def test_tiles_that_are_stored_without_what_lies_beyond_the_edge(tmp_path: Path) -> None:
+    array = numbers("uint8")[0, :128, :100]
+    clipped_tiles(tmp_path / "a.tif", array, 64)
+    with open_raster(tmp_path / "a.tif") as raster:
+        np.testing.assert_array_equal(raster.read()[0], array)
+        for window in (Window(0, 0, 30, 100), Window(0, 64, 30, 36), Window(70, 3, 5, 90)):
+            np.testing.assert_array_equal(raster.read(window)[0], array[window.slices])
+
+
+@pytest.mark.parametrize("layout", [{"tile": (64, 64)}, {"rowsperstrip": 64}])
+def test_subsampled_colours_are_refused(tmp_path: Path, layout: dict[str, object]) -> None:
+    path = tmp_path / "a.tif"
+    tags = [(530, 3, 2, (2, 2), True)]
+    tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), photometric="rgb", extratags=tags, **layout)  # type: ignore[arg-type]
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[0].tags["PhotometricInterpretation"].valueoffset  # type: ignore[union-attr]
+    data = bytearray(path.read_bytes())
+    data[at : at + 2] = struct.pack("<H", 6)  # YCbCr
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="subsampl"), open_raster(path) as raster:
+        raster.read(Window(0, 0, 20, 64))

@@ -33,7 +33,9 @@ def test_refined_logits_keep_nan_and_come_from_the_fused_probabilities(make_onnx
     logits[3:6, 7] = np.nan
     field = refiner.field(logits[np.newaxis])[0]
     assert np.isfinite(field).all()
-    refined = refiner.refined(logits, field)
+    refined = refiner.refined(logits, field, 1.0)
     np.testing.assert_array_equal(np.isnan(refined), np.isnan(logits))
     valid = ~np.isnan(logits)
     np.testing.assert_allclose((1 / (1 + np.exp(-refined)))[valid], field[valid], atol=2e-6)
+    half = refiner.refined(logits, field, 0.5)
+    np.testing.assert_allclose(half[valid], ((logits + refined) / 2)[valid], rtol=1e-4, atol=1e-5)

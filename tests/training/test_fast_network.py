@@ -116,4 +116,5 @@ def test_maps_that_cannot_be_written_to_are_refined_as_others() -> None:
     refiner = NetworkRefiner(FastNetwork(), torch.device("cpu"))
     expected = refine_map(logits, refiner)
     logits.flags.writeable = False
-    np.testing.assert_array_equal(refine_map(logits, refiner), expected)
+    for given in (logits, logits.astype(">f4"), logits.astype(np.float64), logits[::-1].copy()[::-1]):
+        np.testing.assert_array_equal(refine_map(given, refiner), expected)
