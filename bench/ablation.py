@@ -34,6 +34,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "without averaging of weights": ("--average", "0"),
     "level kept": ("--keep-level",),
     "crops of 128 px": ("--crop", "128"),
+    "crops of 384 px": ("--crop", "384"),
     "half the epochs": ("--epochs", "10"),
     "twice the epochs": ("--epochs", "40"),
 }

@@ -27,6 +27,7 @@ from prn_cli.errors import PrnError, UsageError
 _UsageError = typer.BadParameter.__mro__[1]
 
 _INTERRUPTED = 130
+_STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 app = typer.Typer(
     name="prn",
@@ -80,11 +81,12 @@ def run(arguments: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return code
     except PrnError as error:
+        if _signals:  # that came while a module was imported, and was taken for a fault of it
+            return _interrupted()
         console.error(str(error), final=True)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        console.error("interrupted; what was finished is kept")
-        return _INTERRUPTED
+        return _interrupted()
     except BrokenPipeError:
         return _reader_gone()
     except SystemExit as stop:
@@ -104,6 +106,11 @@ def run(arguments: list[str] | None = None) -> int:
         message = f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback, and report it"
         console.error(message, final=True)
         return 1
+
+
+def _interrupted() -> int:
+    console.error("interrupted; what was finished is kept")
+    return _INTERRUPTED
 
 
 def _reader_gone() -> int:
@@ -130,12 +137,29 @@ def _source(context: Any, name: str) -> str:
     return f" (from {variable})" if from_environment(context, name) else ""
 
 
+_signals: list[int] = []
+
+
+def _interrupt(number: int, frame: object) -> None:
+    _signals.append(number)
+    raise KeyboardInterrupt
+
+
 def _stop_cleanly() -> None:
     """Make a batch system's SIGTERM and a lost terminal's SIGHUP what Ctrl-C is, so that files are cleaned up."""
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in _STOPS:
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP: so it stays
-            signal.signal(number, signal.default_int_handler)
+        if number is None:
+            continue
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # what nohup ignores stays so
+            signal.signal(number, _interrupt)
+
+
+def _finish_undisturbed() -> None:
+    """Let no signal change the exit code of work that is done."""
+    for name in _STOPS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def main() -> None:
@@ -151,6 +175,7 @@ def main() -> None:
         ):
             stream.reconfigure(errors="replace")  # such as "→" where the encoding has none
     code = run()
+    _finish_undisturbed()
     try:
         sys.stdout.flush()
     except BrokenPipeError:

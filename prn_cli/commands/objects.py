@@ -110,7 +110,7 @@ class Objects:
             InputError: the map has a georeference from which areas or polygons cannot be had.
         """
         from prn_cli.rasters.grid import grid_of
-        from prn_cli.rasters.polygons import check_grid
+        from prn_cli.rasters.polygons import check_system
 
         if not self:
             return None
@@ -119,7 +119,7 @@ class Objects:
         except InputError as error:
             raise InputError(error.message, hint=error.hint, path=source) from error
         if self.layer is not None:
-            check_grid(self.layer, grid, source)
+            check_system(self.layer, grid.crs, source)
         return grid
 
     def clean(self, parts: Sequence[Runs], grid: Grid) -> tuple[Runs, NDArray[np.float64]]:

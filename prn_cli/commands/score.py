@@ -20,7 +20,7 @@ import typer
 from prn_cli.commands import console, options, reporting
 from prn_cli.commands.batch import Batch, run_batch
 from prn_cli.commands.options import TaskChoice
-from prn_cli.errors import InputError, UsageError, one_line
+from prn_cli.errors import InputError, PrnError, UsageError, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -293,7 +293,7 @@ def score(
     summary = figures.summarise(results, resamples=resamples, seed=seed) if results else None
     order = {str(image.masks): position for position, image in enumerate(images)}
     failures = sorted(batch.failures, key=lambda failure: order[failure[0]])  # threads finish in any order
-    if csv_file is not None and (results or csv_file == "-"):
+    if csv_file == "-":
         _write_csv(batch, csv_file, figures)
     if json:
         settings: dict[str, Any] = {"input_kind": kind}
@@ -313,6 +313,11 @@ def score(
             _described(kind, threshold, task),
             None if baseline is None else _described(base_kind, baseline_threshold, task),
         )
+    if csv_file is not None and csv_file != "-" and results:
+        try:
+            _write_csv(batch, csv_file, figures)
+        except PrnError as error:
+            batch.fail(csv_file, str(error))
     if page is not None and summary is not None:
         from prn_cli.report import Scored
 

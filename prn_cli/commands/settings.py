@@ -116,6 +116,8 @@ def _as_given(key: str, value: Any, parameter: Any, file: Path) -> str | list[st
     for one in values:
         if not isinstance(one, str | int | float):  # bool is an int
             raise UsageError(f"'{key}' is a {type(one).__name__}, expected text, a number or true or false", path=file)
+        if one == "":
+            raise UsageError(f"'{key}' is empty", hint="leave it out", path=file)
     if isinstance(value, list) and not several:
         raise UsageError(f"'{key}' is a list of {len(value)}, expected one value", path=file)
     text = [str(one).lower() if isinstance(one, bool) else str(one) for one in values]

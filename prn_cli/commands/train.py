@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -449,17 +450,6 @@ def train(
         conditions["shots"] = shots
     fingerprint = _fingerprint(sketch, learn, hold, settings, conditions)
     parallel.check_same(fingerprint, "maps or options")
-    if overwrite and parallel.rank() == 0:
-        _clear(out)
-    run = TrainingRun(make, settings, where, out, fingerprint, resume=resume, tensorboard=tensorboard)
-    try:
-        outcome = run.cross_validated(learn, parts, [m for m, _ in pieces]) if parts else run.held_out(learn, hold)
-    except DivergedError:
-        # The same line would diverge again, and another rate cannot go on from here. What --resume found stays.
-        if parallel.rank() == 0 and not resume:
-            with suppress(OSError):
-                _clear(out)
-        raise
     about = {
         "held_out_how": how,
         "left_out": [name for name, _ in failures],
@@ -469,7 +459,21 @@ def train(
         "conditions": conditions,
     }
     seen_before = None if start is None else start.reference
-    card = _conclude(outcome, learn, scenes, found.classes, settings, out, about, seen_before)
+    with _claimed(out) if parallel.rank() == 0 else nullcontext():
+        if parallel.rank() == 0:
+            _check_folder(out, resume=resume, overwrite=overwrite)  # another run may have ended there meanwhile
+            if overwrite:
+                _clear(out)
+        run = TrainingRun(make, settings, where, out, fingerprint, resume=resume, tensorboard=tensorboard)
+        try:
+            outcome = run.cross_validated(learn, parts, [m for m, _ in pieces]) if parts else run.held_out(learn, hold)
+        except DivergedError:
+            # The same line would diverge again, and another rate cannot go on from here. What --resume found stays.
+            if parallel.rank() == 0 and not resume:
+                with suppress(OSError):
+                    _clear(out)
+            raise
+        card = _conclude(outcome, learn, scenes, found.classes, settings, out, about, seen_before)
     if card is None:
         return
     if json:
@@ -559,6 +563,28 @@ def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
     if found and not resume and not overwrite:
         hint = "--resume to go on with it, --overwrite to start anew"
         raise UsageError(f"{out} holds a run" if set(found) & set(_STATES) else f"{out} holds {found[0]}", hint=hint)
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder, which exists.
+
+    Raises:
+        UsageError: another one is at work in it.
+    """
+    from prn_cli.temporaries import lock
+
+    try:
+        descriptor = os.open(out, os.O_RDONLY)
+    except OSError:  # such as on Windows, where folders cannot be opened
+        yield
+        return
+    try:
+        if lock(descriptor, wait=False) is False:
+            raise UsageError("another prn train is at work in it", hint="give another --out, or wait", path=out)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _clear(out: Path) -> None:
@@ -891,7 +917,7 @@ def _split(
 
     if stems is not None:
         try:
-            wanted = {line.strip() for line in stems.read_text().splitlines() if line.strip()}
+            wanted = {line.strip() for line in stems.read_text("utf-8-sig").splitlines() if line.strip()}
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot be read ({error})", path=stems) from error
         unknown = wanted - {m.name for m in maps}
@@ -933,7 +959,7 @@ def _fingerprint(
     digest = hashlib.sha256(repr((layers, sorted(asdict(settings).items()), sorted(conditions.items()))).encode())
     for role, maps in (("learn", learn), ("hold", hold)):
         for training_map in maps:
-            digest.update(f"{role} {training_map.name} {training_map.label.shape}".encode())
+            digest.update(f"{role} {training_map.name} {training_map.label.shape}".encode("utf-8", "surrogateescape"))
             for array in (training_map.logits, training_map.label, training_map.pseudo, training_map.image):
                 if array is not None:
                     digest.update(array.tobytes())

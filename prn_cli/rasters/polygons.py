@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, MissingExtraError, UsageError
+from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError
 from prn_cli.rasters.grid import Grid, import_rasterio
 from prn_cli.rasters.raster import reason
 from prn_cli.temporaries import write_whole
@@ -28,6 +28,7 @@ DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
 _ARRAYS = ("points", "rings", "polygons", "area", "probability")
 _SCALE = (2, -2)  # of the raster that GDAL polygonises: rasterio warns of one that lies nowhere
 _WGS84 = "EPSG:4326"
+_HALF_TURN = 180.0  # degrees
 # RFC 7946 finds 6 or 7 digits enough, which is a centimetre: a good part of the pixel of a drone.
 _DIGITS = 9
 
@@ -70,12 +71,21 @@ class Objects:
         return found
 
     def moved(self, crs: str) -> Objects:
-        """In another coordinate system; areas stay."""
+        """In longitude and latitude, of another coordinate system; areas stay.
+
+        An object across the 180th meridian stays in one piece: its longitudes go beyond 180.
+        """
         from dataclasses import replace
 
         rasterio = import_rasterio("polygons")
         x, y = rasterio.warp.transform(self.crs, crs, self.points[:, 0], self.points[:, 1])
-        return replace(self, points=np.stack([x, y], axis=1).reshape(-1, 2), crs=crs)
+        points = np.stack([x, y], axis=1).reshape(-1, 2)
+        if len(self.area):
+            starts = self.rings[self.polygons]
+            least, most = (extreme.reduceat(points[:, 0], starts[:-1]) for extreme in (np.minimum, np.maximum))
+            around = np.repeat(most - least > _HALF_TURN, np.diff(starts))
+            points[around & (points[:, 0] < 0), 0] += 2 * _HALF_TURN
+        return replace(self, points=points, crs=crs)
 
 
 def check_layer(path: Path) -> None:
@@ -98,13 +108,13 @@ def check_layer(path: Path) -> None:
         raise MissingExtraError("pyogrio", "geo", "polygons") from error
 
 
-def check_grid(path: Path, grid: Grid, source: Path) -> None:
-    """Check that the polygons of a map on this grid can be written to a layer of this name.
+def check_system(path: Path, crs: str | None, source: Path) -> None:
+    """Check that the polygons of a map with this coordinate system can be written to a layer of this name.
 
     Raises:
         InputError: GeoJSON is in longitude and latitude, and the map has no coordinate system.
     """
-    if DRIVERS[path.suffix.lower()] == "GeoJSON" and grid.crs is None:
+    if DRIVERS[path.suffix.lower()] == "GeoJSON" and crs is None:
         raise InputError(
             "has no coordinate system, and GeoJSON has longitudes and latitudes only",
             hint="write .gpkg or .fgb, or give --like",
@@ -194,12 +204,15 @@ def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
         How many objects there are.
 
     Raises:
-        InputError: some maps have a coordinate system and others have none.
+        InputError: some maps have a coordinate system and others have none, or none has one, and GeoJSON needs one.
         OutputError: the file cannot be written.
     """
     import pyogrio.raw
+    from pyogrio.errors import DataLayerError, DataSourceError
 
     everything = [load_objects(part) for part in parts.values()]
+    for source, objects in zip(parts, everything, strict=True):
+        check_system(path, objects.crs, Path(source))
     sources = [source for source, objects in zip(parts, everything, strict=True) for _ in objects.area]
     systems = {objects.crs for objects in everything}
     if len(systems) > 1:
@@ -223,19 +236,23 @@ def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
     }
     geometries = np.concatenate([np.empty(0, object), *(objects.geometries() for objects in everything)])
     content = BytesIO()
+    (name,) = _strings([path.stem])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="'crs' was not provided")
-        pyogrio.raw.write(
-            content,
-            geometries,
-            list(fields.values()),
-            list(fields),
-            driver=driver,
-            layer=path.stem,
-            geometry_type="Polygon",
-            crs=next(iter(systems), None),
-            layer_options=options,
-        )
+        try:
+            pyogrio.raw.write(
+                content,
+                geometries,
+                list(fields.values()),
+                list(fields),
+                driver=driver,
+                layer=name,
+                geometry_type="Polygon",
+                crs=next(iter(systems), None),
+                layer_options=options,
+            )
+        except (DataSourceError, DataLayerError) as error:
+            raise OutputError(f"cannot be written: {error}", hint="try another format", path=path) from error
     write_whole(path, content.getvalue())
     return count
 

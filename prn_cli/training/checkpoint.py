@@ -64,12 +64,12 @@ def load_state(path: Path, *, fingerprint: str, stage: str = "") -> State | None
         written_for, written_in = record.pop("fingerprint"), record.pop("stage", None)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"not a state of a training run ({error})", hint="start anew without --resume", path=path
+            f"not a state of a training run ({error})", hint="start anew with --overwrite", path=path
         ) from error
     if written_for != fingerprint:
         raise InputError(
             "this run was started with other settings or other data",
-            hint="give the same ones to go on, or start anew without --resume",
+            hint="give the same ones to go on, or start anew with --overwrite",
             path=path,
         )
     if written_in != stage:

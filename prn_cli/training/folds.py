@@ -78,14 +78,16 @@ def load_folds(path: Path, *, fingerprint: str) -> list[FinishedFold]:
             )
             for fold in record["folds"]
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if any(not fold.history or len(fold.counts) != len(fold.maps) for fold in folds):
+            raise ValueError("a fold without figures")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"not the folds of a training run ({error})", hint="start anew without --resume", path=path
+            f"not the folds of a training run ({error})", hint="start anew with --overwrite", path=path
         ) from error
     if written_for != fingerprint:
         raise InputError(
             "this run was started with other settings or other data",
-            hint="give the same ones to go on, or start anew without --resume",
+            hint="give the same ones to go on, or start anew with --overwrite",
             path=path,
         )
     return folds

@@ -59,6 +59,8 @@ def quantize(weights: Weights, maps: Sequence[NDArray[np.float32]], folder: Path
     if metadata.get("prn.network") != "fast" or inputs != ["logits"]:
         found = f"weights of {metadata.get('prn.network', 'another network')} with inputs {', '.join(inputs)}"
         raise UsageError(f"{found}, expected fast with logits alone", path=weights.path)
+    if any(node.op_type == "QuantizeLinear" for node in original.graph.node):
+        raise UsageError("these weights are of 8-bit integers already", path=weights.path)
     cut = [one[tuple(slice(min(side, LARGEST_SIDE) // multiple * multiple) for side in one.shape)] for one in maps]
     usable = [one for one in cut if one.size and not np.isnan(one).all()]
     if not usable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -378,3 +379,44 @@ def test_references_that_cannot_be(prn, write, random_logits):
     assert code == 1
     assert "nowhere.tif: has no georeference; give another --like" in err
     assert prn("a.npy", "-o", "m", "--like", "none.tif")[0] == 1
+
+
+def test_maps_that_are_kept_are_no_way_round_a_coordinate_system(prn, folder, random_logits):
+    np.save("a.npy", random_logits(40, 50))
+    assert prn("a.npy", "-o", "masks", "--polygons", "layer.gpkg")[0] == 0
+    code, _, err = prn("a.npy", "-o", "masks", "--polygons", "layer.geojson")
+    assert code == 1
+    assert "a.npy: has no coordinate system, and GeoJSON has longitudes and latitudes only" in err
+    assert not Path("layer.geojson").exists()
+
+
+def test_a_layer_whose_name_is_no_text_is_written(prn, folder, random_logits):
+    np.save("a.npy", random_logits(40, 50))
+    name = os.fsdecode(b"l\xff.gpkg")
+    code, _, err = prn("a.npy", "-o", "masks", "--polygons", name)
+    assert code == 0, err
+    assert len(pyogrio.raw.read(Path(name).read_bytes())[2]) > 0
+
+
+def test_objects_across_the_180th_meridian_stay_in_one_piece(prn, write, folder):
+    x, y = (float(v[0]) for v in rasterio.warp.transform("EPSG:4326", "EPSG:32660", [180.0], [10.0]))
+    write("am/a.tif", "EPSG:32660", Affine(20, 0, x - 900, 0, -20, y + 700))
+    write("am/b.tif", "EPSG:32633", Affine(1, 0, 400_000, 0, -1, 5_000_000))
+    code, _, err = prn("am", "-o", "m", "--polygons", "layer.gpkg")
+    assert code == 0, err
+    _, _, geometries, _ = pyogrio.raw.read("layer.gpkg")
+    bounds = shapely.bounds(shapely.from_wkb(geometries))
+    assert (bounds[:, 2] - bounds[:, 0]).max() < 0.1
+    assert bounds[:, 2].max() > 180
+
+
+def test_what_gdal_cannot_write_is_the_layer_s_failure(prn, write, folder, monkeypatch):
+    write("a.tif", *GRIDS["degrees"])
+
+    def full(*arguments, **options):
+        raise pyogrio.errors.FeatureError("no room")
+
+    monkeypatch.setattr(pyogrio.raw, "write", full)
+    code, _, err = prn("a.tif", "-o", "m", "--polygons", "layer.gpkg")
+    assert (code, Path("m/a.tif").exists()) == (1, True)
+    assert "layer.gpkg: cannot be written: no room" in err

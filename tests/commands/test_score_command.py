@@ -203,6 +203,14 @@ def test_csv_that_cannot_be_written_is_said_in_one_line(folder, prn):
     assert "taken: is a folder" in err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux alone")
+def test_figures_are_shown_though_their_rows_cannot_be_written(folder, prn):
+    code, out, err = prn("masks", "--labels", "labels", "--csv", "/dev/full", "--report", "page.html")
+    assert (code, (folder / "page.html").exists()) == (1, True)
+    assert "IoU" in out
+    assert "/dev/full: " in err
+
+
 def test_one_bad_file_never_stops_the_rest(folder, prn):
     Image.fromarray(np.zeros((60, 71), np.uint8)).save(folder / "masks" / "tile_0.png")
     (folder / "masks" / "tile_1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")

@@ -170,3 +170,10 @@ def test_underscores_are_dashes_and_a_single_value_makes_a_list(tmp_path):
     file.write_text('valid_mask = "v"\n[refine]\nco = "COMPRESS=LZW"\n')
     assert read_settings(file, "refine", {"refine": options}) == {"valid_mask": "v", "co": ["COMPRESS=LZW"]}
     assert read_settings(file, "score", {"refine": options, "score": {}}) == {}
+
+
+def test_empty_values_are_refused_as_on_the_command_line(folder, capsys):
+    Path("run.toml").write_text('[refine]\nout = ""\n')
+    code, _, err = prn(capsys, "refine", "logits", "--settings", "run.toml", "--dry-run")
+    assert (code, names(folder)) == (2, ["labels", "logits", "model.onnx", "run.toml"])
+    assert "'out' is empty" in err

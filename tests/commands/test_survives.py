@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prn_cli.commands import app
 from prn_cli.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks are a matter of POSIX")
@@ -348,3 +349,17 @@ def test_several_runs_into_one_folder(folder):
     assert sum("outputs" in line for line in lines) >= len(names)
     again = prn(*command[3:], *names, "--json")
     assert {json.loads(line)["status"] for line in again.stdout.splitlines()} == {"kept"}
+
+
+def test_an_interrupt_that_broke_an_import_is_an_interrupt(monkeypatch, capsys):
+    monkeypatch.setattr(app, "_signals", [signal.SIGTERM])
+    assert app.run(["refine", "nowhere", "-o", "out"]) == 130
+    assert capsys.readouterr().err == "prn: error: interrupted; what was finished is kept\n"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_after_the_work_does_not_change_its_exit_code(name):
+    late = f"atexit.register(lambda: os.kill(os.getpid(), signal.{name}))"
+    code = f"import atexit, os, signal; from prn_cli.commands import app; {late}; app.main()"
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -298,7 +299,7 @@ def test_divergence_costs_nothing_that_was_there_before(folder: Path) -> None:
 
 
 def test_held_out_images_can_be_given(folder: Path) -> None:
-    (folder / "held.txt").write_text("tile1\ntile3\n")
+    (folder / "held.txt").write_text("tile1\ntile3\n", "utf-8-sig")
     done = prn(folder, "train", *SMALL, "--validation-stems", "held.txt", "--json", "-o", "a")
     assert json.loads(done.stdout)["data"]["held_out"] == ["tile1", "tile3"]
     (folder / "more").mkdir()
@@ -399,3 +400,36 @@ def published_order(network, names):  # type: ignore[no-untyped-def]
 
     ours = network.state_dict()
     return [ours[published_name(name)].clone() for name in names]
+
+
+def test_two_runs_do_not_share_a_folder(folder: Path) -> None:
+    (folder / "run").mkdir()
+    descriptor = os.open(folder / "run", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    done = prn(folder, "train", *SMALL)
+    assert (done.returncode, list((folder / "run").iterdir())) == (2, [])
+    assert "run: another prn train is at work in it" in done.stderr
+    os.close(descriptor)
+    done = prn(folder, "train", *SMALL)
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_that_are_no_text_are_learned_from(folder: Path) -> None:
+    for part, suffix in (("logits", "npy"), ("labels", "png")):
+        (folder / part / f"tile0.{suffix}").rename(folder / part / os.fsdecode(b"\xff\xfe." + suffix.encode()))
+    done = prn(folder, "train", *SMALL, "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["data"]["learned_from"]) == 5
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["[" * 100_000, '{"fingerprint": "", "folds": [{"name": "a", "maps": ["a"], "counts": [], "history": []}]}'],
+)
+def test_damaged_folds_are_named(folder: Path, damage: str) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / "folds.json").write_text(damage)
+    done = prn(folder, "train", *CROSSED, "--resume")
+    assert done.returncode == 1
+    assert "folds.json: not the folds of a training run" in done.stderr
+    assert "start anew with --overwrite" in done.stderr

@@ -75,3 +75,10 @@ def test_a_missing_extra_is_named_before_a_map_is_looked_for(monkeypatch, capsys
     monkeypatch.delitem(sys.modules, "prn_cli.training.quantize", raising=False)
     assert app.run(["weights", "quantize", "fast", "nowhere", "-o", "out"]) == 2
     assert "pip install 'prn-cli[train]'" in capsys.readouterr().err
+
+
+def test_eight_bits_are_not_quantised_again(make_onnx, maps, tmp_path, capsys):
+    once, twice = str(tmp_path / "once"), str(tmp_path / "twice")
+    assert app.run(["weights", "quantize", str(make_onnx()), str(maps), "-o", once]) == 0
+    assert app.run(["weights", "quantize", once, str(maps), "-o", twice]) == 2
+    assert "of 8-bit integers already" in capsys.readouterr().err
