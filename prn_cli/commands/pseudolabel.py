@@ -62,6 +62,7 @@ class _Run:
     options: Mapping[str, str]
     settings: Mapping[str, Any]
     page: reporting.HeadroomReport | None = None
+    foregrounds: dict[Path, int | None] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
 
 
@@ -211,6 +212,9 @@ def pseudolabel(
         stop=run.stop,
         on_done=lambda item, result: headrooms[item.name].add(result.curve, result.oracle),
     )
+    two_kinds = rasters.two_kinds_of_labels(run.foregrounds)
+    if two_kinds is not None:
+        batch.fail(str(two_kinds.path), str(two_kinds))
     _summarise(batch, out, time.perf_counter() - started)
     if json:
         console.json_line(_document(headrooms, run, out, batch.failures))
@@ -261,7 +265,7 @@ def _why(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> str:
 def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
     """Search one map. Its outputs are kept if they are current; the figures are always counted anew."""
     from prn_cli.manifest import check_unchanged
-    from prn_cli.rasters import ClassNumbers, open_class_numbers, open_grey_label, open_label, open_scores
+    from prn_cli.rasters import BinaryMap, ClassNumbers, open_class_numbers, open_grey_label, open_label, open_scores
 
     started = time.perf_counter()
     valid_mask = run.valid_masks.of(item.path)
@@ -274,6 +278,8 @@ def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Re
     else:
         open_truth = open_grey_label if run.task is TaskChoice.saliency else open_label
         label = open_truth(label_path, nodata=run.label_nodata)
+        if isinstance(label, BinaryMap):
+            run.foregrounds[label_path] = label.foreground
     with (
         label,
         open_scores(

@@ -237,6 +237,8 @@ def score(
             baseline_threshold=None if baseline is None else baseline_threshold,
         )
 
+    foregrounds: dict[Path, int | None] = {}
+
     def work(image: _Image) -> ImageScore:
         if image.label is None:
             raise InputError(f"no label with this stem in {labels}", hint="add it, or leave this file out")
@@ -254,6 +256,8 @@ def score(
         with ExitStack() as stack:
             open_truth = rasters.open_class_numbers if task is TaskChoice.multiclass else rasters.open_label
             label: LabelMap = stack.enter_context(open_truth(image.label, nodata=label_nodata))
+            if isinstance(label, rasters.BinaryMap):
+                foregrounds[image.label] = label.foreground
             opened: list[Prediction] = []
             opened.append(open_prediction(image.masks, kind, nodata, band, valid))
             stack.callback(opened[0].close)
@@ -288,11 +292,14 @@ def score(
         threads=options.thread_count(threads),
         stop=stop,
     )
+    two_kinds = rasters.two_kinds_of_labels(foregrounds)
+    if two_kinds is not None:
+        batch.fail(str(two_kinds.path), str(two_kinds))
     results = [result for _, result in batch.results]
     figures = _figures_of(task, results, names)
     summary = figures.summarise(results, resamples=resamples, seed=seed) if results else None
     order = {str(image.masks): position for position, image in enumerate(images)}
-    failures = sorted(batch.failures, key=lambda failure: order[failure[0]])  # threads finish in any order
+    failures = sorted(batch.failures, key=lambda failure: order.get(failure[0], -1))  # threads finish in any order
     if csv_file == "-":
         _write_csv(batch, csv_file, figures)
     if json:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -667,6 +667,7 @@ class _Reader:
     grid: Any
     threads: int
     fail_fast: bool
+    foregrounds: dict[Path, int | None] = field(default_factory=dict)
 
     def read(
         self,
@@ -688,6 +689,7 @@ class _Reader:
             find_inputs,
             find_valid_masks,
             pair_by_stem,
+            two_kinds_of_labels,
         )
         from prn_cli.training.augment import TrainingMap
 
@@ -721,6 +723,9 @@ class _Reader:
             batch.finish()
         if not batch.results:
             raise InputError("none of the maps could be used", hint="see the errors above")
+        two_kinds = two_kinds_of_labels(self.foregrounds)
+        if two_kinds is not None:
+            raise two_kinds
         stored = store.mapped()
         return _Set(
             maps=[
@@ -783,11 +788,14 @@ class _Reader:
         import numpy as np
 
         from prn_cli.pixels import IGNORE
-        from prn_cli.rasters import open_class_numbers, read_grey_label, read_label
+        from prn_cli.rasters import open_class_numbers, open_label, read_grey_label
 
+        if self.task is options.TaskChoice.saliency:
+            return [read_grey_label(path, nodata=self.label_nodata)]
         if classes == 1:
-            read = read_grey_label if self.task is options.TaskChoice.saliency else read_label
-            return [read(path, nodata=self.label_nodata)]
+            with open_label(path, nodata=self.label_nodata) as label:
+                self.foregrounds[path] = label.foreground
+                return [label.read()]
         with open_class_numbers(path, nodata=self.label_nodata) as opened:
             opened.check_below(classes)
             numbers = opened.read()

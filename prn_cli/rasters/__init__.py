@@ -21,7 +21,15 @@ from prn_cli.rasters.classes import (
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, band_statistics, common_bands, open_image
 from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
-from prn_cli.rasters.labels import BinaryMap, LabelMap, open_label, open_mask, read_label, read_mask_or_scores
+from prn_cli.rasters.labels import (
+    BinaryMap,
+    LabelMap,
+    open_label,
+    open_mask,
+    read_label,
+    read_mask_or_scores,
+    two_kinds_of_labels,
+)
 from prn_cli.rasters.pairs import (
     Pairs,
     Partners,
@@ -95,4 +103,5 @@ __all__ = [
     "read_mask_or_scores",
     "read_palette",
     "sigmoid",
+    "two_kinds_of_labels",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -120,7 +121,11 @@ class LabelMap(ABC):
 
 
 class BinaryMap(LabelMap):
-    """A label or a mask of two values: read as 0 background, 1 foreground."""
+    """A label or a mask of two values: read as 0 background, 1 foreground.
+
+    Attributes:
+        foreground: the file's number for it, 1 or 255; None in a file of background alone.
+    """
 
     def __init__(
         self, raster: Raster, *, nodata: float | None, valid: Raster | None, subject: str, option: str, masks: bool
@@ -144,6 +149,7 @@ class BinaryMap(LabelMap):
             self._undeclared = undeclared_nodata({int(number) for number in numbers})
             numbers -= {self._undeclared}
         self._foreground = _foreground(numbers, raster.path, subject, option)
+        self.foreground = self._foreground if self._foreground in numbers else None
 
     def _meaning(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         result: NDArray[np.uint8] = np.asarray(values == self._foreground).view(np.uint8)
@@ -176,6 +182,25 @@ def open_label(path: str | os.PathLike[str], *, nodata: float | None = None, key
         label = BinaryMap(raster, nodata=nodata, valid=None, subject="labels are", option="--label-nodata", masks=False)
         stack.pop_all()
     return label
+
+
+def two_kinds_of_labels(foregrounds: Mapping[Path, int | None]) -> InputError | None:
+    """What is wrong with a set whose labels have 1 for foreground in some files and 255 in others; None if nothing is.
+
+    In a set of 0 and 1, 255 mostly means ignore: in a file without a 1, nothing else tells.
+
+    Args:
+        foregrounds: of each label, its `BinaryMap.foreground`.
+    """
+    ones, others = (sorted(path for path, number in foregrounds.items() if number == kind) for kind in (1, 255))
+    if not ones or not others:
+        return None
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return InputError(
+        f"255 counts as foreground here{more}, and 1 in other labels, such as {ones[0].name}",
+        hint="if 255 means ignore, say so with --label-nodata 255; else write them alike",
+        path=others[0],
+    )
 
 
 def open_mask(
