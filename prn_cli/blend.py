@@ -30,6 +30,11 @@ def mix(before: FloatMap, after: FloatMap, weights: FloatMap | np.float32) -> Fl
     return before + weights * (after - before)
 
 
+def strengthen(logits: FloatMap, refined: FloatMap, strength: float) -> FloatMap:
+    """The refined logits of a strength between 0 and 1, `(h, w)` float32, NaN where invalid."""
+    return refined if strength == 1 else mix(logits, refined, np.float32(strength))
+
+
 def mix_rows(before: FloatMap, after: FloatMap) -> FloatMap:
     """Two results `(ramp, W)` for the rows of a ramp, the upper window's and the lower one's, as one."""
     return mix(before, after, rising_weights(len(before))[:, np.newaxis])

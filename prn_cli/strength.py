@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.blend import mix
+from prn_cli.blend import strengthen
 from prn_cli.metrics.intervals import bootstrap
 from prn_cli.metrics.regions import iou
 from prn_cli.pixels import IGNORE
@@ -26,11 +26,6 @@ THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 TELLING_MAPS = 10
 """With fewer held-out maps, or parts of maps, a gain that may be chance is none, and the threshold stays."""
 _HALF = THRESHOLDS.index(0.5)
-
-
-def strengthen(logits: FloatMap, refined: FloatMap, strength: float) -> FloatMap:
-    """The refined logits of a strength between 0 and 1, `(h, w)` float32, NaN where invalid."""
-    return refined if strength == 1 else mix(logits, refined, np.float32(strength))
 
 
 def tally(logits: FloatMap, refined: FloatMap, label: NDArray[np.uint8]) -> NDArray[np.int64]:

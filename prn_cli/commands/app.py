@@ -97,6 +97,8 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, _UsageError):
             return _usage(error)
+        if _signals:
+            return _interrupted()
         if console.verbose():
             raise
         if isinstance(error, OSError) and error.strerror:  # no defect: a full disk behind stdout, for one
@@ -175,11 +177,11 @@ def main() -> None:
         ):
             stream.reconfigure(errors="replace")  # such as "→" where the encoding has none
     code = run()
-    _finish_undisturbed()
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _reader_gone()
+    _finish_undisturbed()
     parallel = sys.modules.get("prn_cli.training.parallel")
     if parallel is not None and parallel.launched():
         # The threads that spoke to other processes outlive the group. While the interpreter is taken down, now and then

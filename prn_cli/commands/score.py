@@ -300,8 +300,6 @@ def score(
     summary = figures.summarise(results, resamples=resamples, seed=seed) if results else None
     order = {str(image.masks): position for position, image in enumerate(images)}
     failures = sorted(batch.failures, key=lambda failure: order.get(failure[0], -1))  # threads finish in any order
-    if csv_file == "-":
-        _write_csv(batch, csv_file, figures)
     if json:
         settings: dict[str, Any] = {"input_kind": kind}
         if task is TaskChoice.binary:
@@ -320,7 +318,7 @@ def score(
             _described(kind, threshold, task),
             None if baseline is None else _described(base_kind, baseline_threshold, task),
         )
-    if csv_file is not None and csv_file != "-" and results:
+    if csv_file is not None and (results or csv_file == "-"):
         try:
             _write_csv(batch, csv_file, figures)
         except PrnError as error:

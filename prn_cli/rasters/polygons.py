@@ -70,22 +70,22 @@ class Objects:
             found[index] = b"".join(parts)
         return found
 
-    def moved(self, crs: str) -> Objects:
-        """In longitude and latitude, of another coordinate system; areas stay.
+    def in_degrees(self) -> Objects:
+        """In longitude and latitude on WGS 84; areas stay.
 
         An object across the 180th meridian stays in one piece: its longitudes go beyond 180.
         """
         from dataclasses import replace
 
         rasterio = import_rasterio("polygons")
-        x, y = rasterio.warp.transform(self.crs, crs, self.points[:, 0], self.points[:, 1])
+        x, y = rasterio.warp.transform(self.crs, _WGS84, self.points[:, 0], self.points[:, 1])
         points = np.stack([x, y], axis=1).reshape(-1, 2)
         if len(self.area):
             starts = self.rings[self.polygons]
             least, most = (extreme.reduceat(points[:, 0], starts[:-1]) for extreme in (np.minimum, np.maximum))
             around = np.repeat(most - least > _HALF_TURN, np.diff(starts))
             points[around & (points[:, 0] < 0), 0] += 2 * _HALF_TURN
-        return replace(self, points=points, crs=crs)
+        return replace(self, points=points, crs=_WGS84)
 
 
 def check_layer(path: Path) -> None:
@@ -223,7 +223,7 @@ def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
                 hint="give --like, or write two layers",
                 path=lost,
             )
-        everything = [objects.moved(_WGS84) for objects in everything]
+        everything = [objects.in_degrees() for objects in everything]
         systems = {_WGS84}
     driver = DRIVERS[path.suffix.lower()]
     options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DIGITS)} if driver == "GeoJSON" else {}

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.blend import mix
+from prn_cli.blend import strengthen
 from prn_cli.probabilities import logit, sigmoid
 from prn_cli.refiners.session import Session
 
@@ -50,7 +50,7 @@ class PaperRefiner:
         """Logits of the fused probabilities, mixed with the base logits; NaN where these are."""
         refined = logit(field)
         refined[np.isnan(logits)] = np.nan
-        return refined if strength == 1 else mix(logits, refined, np.float32(strength))
+        return strengthen(logits, refined, strength)
 
 
 def fuse(whole: FloatMap, local: FloatMap | None = None) -> FloatMap:

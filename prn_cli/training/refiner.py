@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prn_cli.blend import mix
+from prn_cli.blend import strengthen
 from prn_cli.drift import Reference
 from prn_cli.errors import DivergedError
 from prn_cli.probabilities import logit
@@ -62,4 +62,4 @@ class NetworkRefiner:
     def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
         """Refined logits, (h, w) float32, NaN where `logits` is."""
         whole = logits + field if self.adds else np.where(np.isnan(logits), np.float32(np.nan), logit(field))
-        return whole if strength == 1 else mix(logits, whole, np.float32(strength))
+        return strengthen(logits, whole, strength)
