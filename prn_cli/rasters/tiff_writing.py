@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import UsageError
 from prn_cli.rasters.geo import ASCII, TAG_TYPES, GeoTags
-from prn_cli.rasters.writing import RasterWriter, full_palette
+from prn_cli.rasters.writing import RasterWriter, full_palette, packer
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
@@ -195,19 +195,24 @@ class TiffWriter(RasterWriter):
                 raise _StoppedError
             if block is None:
                 return
-            if self._layout.tiled:
-                side = self._layout.block_width
-                for x in range(0, block.shape[1], side):
-                    yield np.ascontiguousarray(block[:, x : x + side])
-            elif self._layout.compression == 1:
-                yield block
-            else:  # tifffile would want the whole map to cut strips from
-                yield self._packed_strip(block)
+            for x in range(0, block.shape[1], self._layout.block_width):
+                part = np.ascontiguousarray(block[:, x : x + self._layout.block_width])
+                yield self._packed(part) if self._packs_itself else part
 
-    def _packed_strip(self, rows: NDArray[Any]) -> bytes:
-        if self._layout.predictor > 1:
-            rows = tifffile.TIFF.PREDICTORS[self._layout.predictor](rows, axis=-1)
-        packed: bytes = tifffile.TIFF.COMPRESSORS[self._layout.compression](rows)
+    @property
+    def _packs_itself(self) -> bool:
+        """Not where tifffile does, side by side; it would want the whole map to cut strips from."""
+        layout = self._layout
+        return _is_runs(layout, self.dtype) or (layout.compression > 1 and not layout.tiled)
+
+    def _packed(self, part: NDArray[Any]) -> bytes:
+        layout = self._layout
+        if _is_runs(layout, self.dtype):
+            deflate = packer(self.dtype)
+            return deflate.compress(part.data) + deflate.flush()
+        if layout.predictor > 1:
+            part = tifffile.TIFF.PREDICTORS[layout.predictor](part, axis=-1)
+        packed: bytes = tifffile.TIFF.COMPRESSORS[layout.compression](part)
         return packed
 
     def _encode(self) -> None:
@@ -239,6 +244,10 @@ class TiffWriter(RasterWriter):
 
 class _StoppedError(Exception):
     """The caller has given up."""
+
+
+def _is_runs(layout: TiffLayout, dtype: np.dtype[Any]) -> bool:
+    return dtype.itemsize == 1 and layout.compression == _COMPRESSIONS["DEFLATE"] and layout.predictor == 1
 
 
 def _nodata_text(nodata: float) -> str:

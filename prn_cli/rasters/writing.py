@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
@@ -42,6 +43,9 @@ def mask_nodata(values: tuple[int, int]) -> int:
     if values not in MASK_VALUES:
         raise UsageError(f"mask values {values[0]},{values[1]}, expected 0,255 or 0,1", hint="give other --values")
     return MASK_VALUES[values]
+
+
+_LEVEL = 6  # of deflate, 1 to 9
 
 
 class RasterWriter(ABC):
@@ -234,6 +238,16 @@ def full_palette(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(colours)] = colours
     return palette
+
+
+def packer(dtype: np.dtype[Any]) -> zlib._Compress:
+    """Deflate for rows of these numbers.
+
+    Masks are runs of equal numbers. Deflate that looks for nothing else (Z_RLE) takes half the time of any other, and
+    a quarter more space at most.
+    """
+    strategy = zlib.Z_RLE if dtype.itemsize == 1 else zlib.Z_DEFAULT_STRATEGY
+    return zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL + 1, strategy)
 
 
 class _NpyWriter(RasterWriter):
