@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from prn_cli.errors import one_line
@@ -14,6 +15,7 @@ from prn_cli.errors import one_line
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_EXAMPLES = 3
 _level = {"quiet": False, "verbose": False, "muted": False}
 
 
@@ -76,6 +78,13 @@ def note(message: str) -> None:
     """One line on stderr, unless `--quiet`."""
     if not quiet():
         _line(f"prn: {message}")
+
+
+def note_files(files: Sequence[Path], what: str) -> None:
+    """One line on stderr that names the first of some files, if there are any."""
+    if files:
+        more = ", …" if len(files) > _EXAMPLES else ""
+        note(f"{len(files)} {what}: {', '.join(path.name for path in files[:_EXAMPLES])}{more}")
 
 
 def detail(message: str) -> None:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _LABELS, _THRESHOLDS = "labels", "thresholds"
 _TIFF = (".tif", ".tiff")
-_EXAMPLES = 3
 _BAND_PIXELS = 1 << 22  # of a map in memory at once
 
 Out = Annotated[
@@ -140,7 +139,8 @@ def pseudolabel(
     creation = options.creation_options(co)
     inputs = rasters.find_inputs(list(logits or ["logits"]), stdin=sys.stdin, null=null)
     pairs = rasters.pair_by_stem(inputs, labels)
-    _name_the_rest(pairs, labels)
+    console.note_files(pairs.unmatched_inputs, f"maps have no label in {labels} and are left out")
+    console.note_files(pairs.unmatched_partners, f"files in {labels} have no map")
     paths = [path for path, _ in pairs.matched]
     masks = rasters.find_valid_masks(paths, valid_mask)
     names: list[str] = []
@@ -228,17 +228,6 @@ def pseudolabel(
         source = " ".join(logits or ["logits"])
         page.finish(Searched(source, str(labels), patch, grid.value), batch.failures)
     batch.finish()
-
-
-def _name_the_rest(pairs: Any, labels: Path) -> None:
-    """Say which files have no partner."""
-    for files, what in (
-        (pairs.unmatched_inputs, f"maps have no label in {labels} and are left out"),
-        (pairs.unmatched_partners, f"files in {labels} have no map"),
-    ):
-        if files:
-            more = ", …" if len(files) > _EXAMPLES else ""
-            console.note(f"{len(files)} {what}: {', '.join(path.name for path in files[:_EXAMPLES])}{more}")
 
 
 def _outputs(path: Path, out: Path) -> dict[str, Path]:

@@ -39,7 +39,6 @@ _METHOD = "Method"
 _OUTPUT = "Output"
 
 _CSV_HEADING = ("file", "label", "height", "width", "pixels")
-_EXAMPLES = 3
 _NUMBERS = "classes"  # kind of input beside the kinds of score maps and masks
 
 Baseline = Annotated[
@@ -118,10 +117,10 @@ Csv = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """The files of one image; a partner is None where it is missing."""
+    """The files of one image; the baseline is None where it is missing."""
 
     masks: Path
-    label: Path | None
+    label: Path
     baseline: Path | None
 
 
@@ -201,7 +200,7 @@ def score(
             return _NUMBERS
         return rasters.detect_kind(files, nodata=value, key=key)
 
-    kind = detect([image.masks for image in images if image.label is not None], input_kind.value, nodata)
+    kind = detect([image.masks for image in images], input_kind.value, nodata)
     base_nodata = nodata if baseline_nodata is None else baseline_nodata
     base_band = band if baseline_band is None else baseline_band
     base_files = [image.baseline for image in images if image.baseline is not None]
@@ -240,8 +239,6 @@ def score(
     foregrounds: dict[Path, int | None] = {}
 
     def work(image: _Image) -> ImageScore:
-        if image.label is None:
-            raise InputError(f"no label with this stem in {labels}", hint="add it, or leave this file out")
         if baseline is not None and image.baseline is None:
             raise InputError(f"no baseline with this stem in {baseline}", hint="add it, or leave this file out")
         valid = valid_masks.of(image.masks)
@@ -427,13 +424,10 @@ def _pair(inputs: Sequence[Path], labels: Path, baseline: Path | None) -> list[_
     from prn_cli.rasters import pair_by_stem
 
     pairs = pair_by_stem(inputs, labels)
-    label_of = dict(pairs.matched)
     baseline_of = dict(pair_by_stem(inputs, baseline, same_allowed=True).matched) if baseline is not None else {}
-    if pairs.unmatched_partners:
-        spare = ", ".join(path.name for path in pairs.unmatched_partners[:_EXAMPLES])
-        more = ", …" if len(pairs.unmatched_partners) > _EXAMPLES else ""
-        console.note(f"{len(pairs.unmatched_partners)} labels have no mask and are not scored: {spare}{more}")
-    return [_Image(path, label_of.get(path), baseline_of.get(path)) for path in inputs]
+    console.note_files(pairs.unmatched_inputs, f"masks have no label in {labels} and are left out")
+    console.note_files(pairs.unmatched_partners, f"files in {labels} have no mask")
+    return [_Image(path, label, baseline_of.get(path)) for path, label in pairs.matched]
 
 
 def _document(summary: Summary | None, settings: dict[str, Any], failures: Sequence[tuple[str, str]]) -> dict[str, Any]:

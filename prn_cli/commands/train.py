@@ -695,11 +695,7 @@ class _Reader:
 
         inputs = find_inputs(arguments, stdin=sys.stdin, null=null)
         pairs = pair_by_stem(inputs, labels)
-        if pairs.unmatched_inputs:
-            names = ", ".join(path.name for path in pairs.unmatched_inputs[:3])
-            more = len(pairs.unmatched_inputs) - 3
-            rest = f" and {more} more" if more > 0 else ""
-            console.note(f"without a label in {labels}, and left out: {names}{rest}")
+        console.note_files(pairs.unmatched_inputs, f"maps have no label in {labels} and are left out")
         kind = options.kind_of(self.kind, [path for path, _ in pairs.matched], nodata=self.nodata, key=self.key)
         classes = [""]
         if self.task is options.TaskChoice.multiclass:

@@ -214,7 +214,7 @@ def test_figures_are_shown_though_their_rows_cannot_be_written(folder, prn):
 def test_one_bad_file_never_stops_the_rest(folder, prn):
     Image.fromarray(np.zeros((60, 71), np.uint8)).save(folder / "masks" / "tile_0.png")
     (folder / "masks" / "tile_1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    (folder / "labels" / "tile_2.png").unlink()
+    (folder / "labels" / "tile_2.png").write_bytes(b"")
     code, out, err = prn("masks", "--labels", "labels", "--json")
     document = json.loads(out)
     assert code == 1
@@ -222,17 +222,27 @@ def test_one_bad_file_never_stops_the_rest(folder, prn):
     assert [failure["file"] for failure in document["failures"]] == [f"masks/tile_{i}.png" for i in range(3)]
     assert "60×71" in document["failures"][0]["error"]
     assert "60×72" in document["failures"][0]["error"]
-    assert "no label" in document["failures"][2]["error"]
+    assert "labels/tile_2.png" in document["failures"][2]["error"]
     assert all(f"masks/tile_{i}.png" in err for i in range(3))
     assert "Traceback" not in err
 
 
-def test_fail_fast_stops_at_the_first(folder, prn):
+def test_masks_without_a_label_are_left_out_and_named(folder, prn):
     (folder / "labels" / "tile_0.png").unlink()
+    (folder / "masks" / "tile_1.png").unlink()
+    code, out, err = prn("masks", "--labels", "labels", "--json")
+    document = json.loads(out)
+    assert (code, document["images"], document["failures"]) == (0, 2, [])
+    assert "1 masks have no label in labels and are left out: tile_0.png" in err
+    assert "1 files in labels have no mask: tile_1.png" in err
+
+
+def test_fail_fast_stops_at_the_first(folder, prn):
+    (folder / "masks" / "tile_0.png").write_bytes(b"")
     code, out, err = prn("masks", "--labels", "labels", "--fail-fast", "--threads", 1)
     assert code == 1
     assert out == ""
-    assert "masks/tile_0.png: no label" in err
+    assert "masks/tile_0.png: " in err
     assert "1 of 4 failed; stopped at the first failure, 3 not tried" in err
 
 
