@@ -1,9 +1,9 @@
 """What 8-bit weights gain in speed and cost in IoU, beside the float32 weights that they are made from.
 
-    python bench/precision.py [--weights fast] [SET …]
+    python bench/precision.py [--weights fast] [--int8 fast-int8] [SET …]
 
 A set is a folder with `logits/` and `labels/`, or with `train/` and `test/` that hold them; without one, the examples.
-The network is calibrated on the maps of `train/`, or on half of the maps, and scored on the others.
+The maps of `test/`, or half of the maps, are scored. Without `--int8`, the network is calibrated on the others.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", type=Path, nargs="*", default=[EXAMPLES / "buildings", EXAMPLES / "nuclei"])
     parser.add_argument("--weights", default="fast")
+    parser.add_argument("--int8", help="8-bit weights; without them, they are made for each set")
     arguments = parser.parse_args()
     cores = core_count()
     rows = []
@@ -43,9 +44,10 @@ def main() -> None:
         for folder in arguments.sets:
             calibration, scored, labels = split(folder)
             here = Path(name) / folder.name
-            quantized = here / "int8"
-            prn("weights", "quantize", arguments.weights, *calibration, "-o", quantized, as_json=False)
-            for precision, weights in (("float32", arguments.weights), ("int8", str(quantized))):
+            quantized = arguments.int8 or str(here / "quantized")
+            if not arguments.int8:
+                prn("weights", "quantize", arguments.weights, *calibration, "-o", quantized, as_json=False)
+            for precision, weights in (("float32", arguments.weights), ("int8", quantized)):
                 masks = here / precision
                 prn("refine", *scored, "-o", masks, "--weights", weights, "--device", "cpu")
                 pooled = prn("score", masks, "--labels", labels)["pooled"]["iou"]["value"]

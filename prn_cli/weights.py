@@ -76,13 +76,14 @@ def find_weights(name_or_path: str) -> Weights:
         WeightsError: they are missing, of another kind, or their sha256 is not the recorded one.
     """
     found = _locate(name_or_path, "onnx", "--weights")
-    if found.path.suffix.lower() == ".safetensors":
-        onnx = found.path.with_suffix(".onnx")
-        raise WeightsError(
-            "holds tensors without their network, expected ONNX",
-            hint=f"use {onnx}" if onnx.is_file() else f"export it first: prn weights export '{found.path}'",
-            path=found.path,
-        )
+    if found.path.suffix.lower() in (".safetensors", ".json"):
+        hints = {
+            found.path.with_suffix(".onnx"): "use {}",
+            found.path.with_name("model.onnx"): "use {}",
+            found.path.with_suffix(".safetensors"): "export it first: prn weights export '{}'",
+        }
+        near = [hint.format(path) for path, hint in hints.items() if path.is_file()]
+        raise WeightsError("holds no network, expected ONNX", hint=[*near, "name an .onnx file"][0], path=found.path)
     return _verified(found)
 
 
@@ -117,6 +118,9 @@ def _locate(name_or_path: str, kind: str, option: str) -> Weights:
     known = {weights.name: weights for weights in shipped()}
     if name_or_path in known:
         weights = _shipped(name_or_path, known[name_or_path].card, kind)
+        if not _entry(weights.card, kind):
+            others = [other.name for other in known.values() if _entry(other.card, kind)]
+            raise WeightsError(f"weights '{weights.name}' have no {kind}", hint=f"give {_names(others)}")
         if not weights.path.is_file():
             raise WeightsError(f"weights '{weights.name}' are missing", hint="install prn again", path=weights.path)
         return weights

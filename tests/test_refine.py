@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,8 @@ from prn_cli.refine import check_tile, cut, join_sections, refine_map, refine_ro
 from prn_cli.refiners import load_refiner
 from prn_cli.tiles import Window, plan_axis, smallest_tile
 from prn_cli.weights import find_weights, shipped
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 class Pointwise:
@@ -198,6 +202,16 @@ def test_the_shipped_weights_leave_no_seam_either(random_logits):
     steps, steps_whole = (np.abs(np.diff(field - logits, axis=1)).mean(axis=0) for field in (tiled, whole))
     ratio = steps / steps_whole
     assert ratio[borders].mean() == pytest.approx(ratio[~borders].mean(), abs=0.02)
+
+
+@pytest.mark.skipif("fast-int8" not in {weights.name for weights in shipped()}, reason="a checkout without weights")
+def test_the_shipped_eight_bits_change_next_to_nothing():
+    exact, coarse = (load_refiner(find_weights(name), device="cpu", threads=1) for name in ("fast", "fast-int8"))
+    for path in sorted((EXAMPLES / "nuclei" / "logits").iterdir()):
+        logits = np.load(path).astype(np.float32)
+        masks = [cut(refine_map(logits, refiner), 0.5) for refiner in (exact, coarse)]
+        assert (masks[0] != masks[1]).mean() < 1e-3
+        assert (masks[0] != cut(logits, 0.5)).any()
 
 
 def test_tta_is_the_mean_over_flips_and_turns(fast, random_logits):

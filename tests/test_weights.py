@@ -15,7 +15,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of shipped weights: `fast`, and `gone`, which is listed but missing."""
     (tmp_path / "fast.onnx").write_bytes(b"a network")
     digest = sha256_of(tmp_path / "fast.onnx")
-    card = {"files": {"onnx": {"file": "fast.onnx", "sha256": digest}}, "network": "fast", "description": "the default"}
+    files = {"onnx": {"file": "fast.onnx", "sha256": digest}, "safetensors": {"file": "fast.safetensors"}}
+    card = {"files": files, "network": "fast", "description": "the default"}
     gone = {"files": {"onnx": {"file": "gone.onnx", "sha256": "0"}}}
     (tmp_path / "manifest.json").write_text(json.dumps({"weights": {"fast": card, "gone": gone}}))
     monkeypatch.setattr(weights, "weights_folder", lambda: tmp_path)
@@ -88,6 +89,19 @@ def test_safetensors_beside_their_onnx(folder, tmp_path):
         find_weights(str(tmp_path / "fast.safetensors"))
 
 
+@pytest.mark.parametrize("name", ["model.json", "state.safetensors"])
+def test_what_else_lies_in_a_run_names_its_network(folder, tmp_path, name):
+    (tmp_path / name).write_bytes(b"{}")
+    if name.endswith(".json"):
+        with pytest.raises(WeightsError) as caught:
+            find_weights(str(tmp_path / name))
+        assert caught.value.hint == "name an .onnx file"
+    (tmp_path / "model.onnx").write_bytes(b"a network")
+    with pytest.raises(WeightsError) as caught:
+        find_weights(str(tmp_path / name))
+    assert caught.value.hint == f"use {tmp_path / 'model.onnx'}"
+
+
 @pytest.mark.parametrize("path", ["no/such/model.onnx", "missing.onnx"])
 def test_a_missing_path_is_named(folder, path):
     with pytest.raises(WeightsError, match="no such file"):
@@ -111,6 +125,9 @@ def test_tensors_are_found_by_name_folder_and_beside_their_onnx(folder, tmp_path
     tensors = folder / "fast.safetensors"
     with pytest.raises(WeightsError, match="'fast' are missing"):
         find_tensors("fast")
+    with pytest.raises(WeightsError, match="'gone' have no safetensors") as caught:
+        find_tensors("gone")
+    assert caught.value.hint == "give one of 'fast'"
     tensors.write_bytes(b"tensors")
     assert (find_tensors("fast").path, find_tensors("fast").sha256) == (tensors, sha256_of(tensors))
     run = tmp_path / "run"
