@@ -464,7 +464,16 @@ def train(
             _check_folder(out, resume=resume, overwrite=overwrite)  # another run may have ended there meanwhile
             if overwrite:
                 _clear(out)
-        run = TrainingRun(make, settings, where, out, fingerprint, resume=resume, tensorboard=tensorboard)
+        run = TrainingRun(
+            make,
+            settings,
+            where,
+            out,
+            fingerprint,
+            resume=resume,
+            tensorboard=tensorboard,
+            trained=start is not None,
+        )
         try:
             outcome = run.cross_validated(learn, parts, [m for m, _ in pieces]) if parts else run.held_out(learn, hold)
         except DivergedError:

@@ -46,7 +46,19 @@ class Outcome:
 
 @dataclass
 class TrainingRun:
-    """One run of `prn train` in a folder; where several processes train, the first alone writes and speaks."""
+    """One run of `prn train` in a folder; where several processes train, the first alone writes and speaks.
+
+    Attributes:
+        make: a network to train, from the maps that it learns from.
+        settings: of the training.
+        device: where to train.
+        out: the folder.
+        fingerprint: of all that the result depends on.
+        resume: whether to go on with what a killed run has left.
+        tensorboard: whether to log for it.
+        trained: whether the weights of `make` have been trained before.
+        history: name of the stage and epoch, of the stages that are done.
+    """
 
     make: Callable[[Sequence[TrainingMap]], Network]
     settings: Settings
@@ -55,6 +67,7 @@ class TrainingRun:
     fingerprint: str
     resume: bool
     tensorboard: bool
+    trained: bool
     history: list[tuple[str, Epoch]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -120,7 +133,7 @@ class TrainingRun:
             folder = self.out / "tensorboard" / name.replace(" ", "-")
             board = stack.enter_context(tensorboard_log(folder)) if first and self.tensorboard else None
             console.detail(f"{steps_per_epoch(learn, settings)} steps an epoch")
-            epochs = fit(network, learn, hold, settings, device=self.device, state=state)
+            epochs = fit(network, learn, hold, settings, device=self.device, state=state, trained=self.trained)
             for epoch, reached in self._until_interrupted(epochs):
                 state = reached
                 if not first:

@@ -120,6 +120,7 @@ def fit(
     *,
     device: torch.device | None = None,
     state: State | None = None,
+    trained: bool = False,
 ) -> Iterator[tuple[Epoch, State]]:
     """Train, one epoch an iteration; by several processes, if there are, all of which give the same.
 
@@ -131,6 +132,7 @@ def fit(
         settings: of the run.
         device: where to train; the CPU if None.
         state: of an earlier run to go on from. On the CPU, the result is that of an unbroken run.
+        trained: whether the network's weights have been trained before.
 
     Yields:
         What the epoch gave, and the state after it.
@@ -141,8 +143,8 @@ def fit(
     device = device or torch.device("cpu")
     if state is None:
         state = start(network)
-        if settings.choose_epoch:
-            # An untrained `fast` is the identity: an epoch must beat the base model on the validation maps to be kept.
+        if settings.choose_epoch and (trained or network.starts_as_identity):
+            # An epoch must beat on the validation maps what there was before: the trained weights, or the base model.
             state.best_iou = pooled(evaluate(network.to(device), validation, device)).iou()
     network.load_state_dict(state.network)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from prn_cli.errors import InputError
+from prn_cli.training import loop
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.checkpoint import load_state, save_state
 from prn_cli.training.loop import Settings, State, base_counts, evaluate, fit, learning_rate, pooled
+from prn_cli.training.networks import build
 from prn_cli.training.networks.fast import FastNetwork
 
 
@@ -96,6 +99,16 @@ def test_learning_rate_rises_and_falls() -> None:
     assert max(rates) == pytest.approx(1e-3, rel=0.01)
     assert rates[0] < 1e-4
     assert rates[-1] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(("name", "trained", "kept"), [("fast", False, -1), ("paper", False, 0), ("paper", True, -1)])
+def test_an_epoch_must_beat_what_was_there_but_not_weights_drawn_at_random(name, trained, kept, monkeypatch):
+    found = iter((0.5, 0.4) if kept < 0 else (0.4,))  # the start is better, where it is looked at
+    monkeypatch.setattr(loop, "pooled", lambda _: SimpleNamespace(iou=lambda: next(found)))
+    settings = Settings(crop=64, batch=2, epochs=1, steps=1)
+    network = build(name, patch=64, width=4, seed=0)
+    ((_, state),) = fit(network, biased_maps(1, 1), biased_maps(1, 2), settings, trained=trained)
+    assert state.best_epoch == kept
 
 
 @pytest.mark.slow
