@@ -24,7 +24,7 @@ FloatArray = NDArray[np.float64]
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 TELLING_MAPS = 10
-"""With fewer held-out maps, or parts of maps, a gain that may be chance is none, and the threshold stays."""
+"""With fewer held-out maps, a gain that may be chance is none, and the threshold stays."""
 _HALF = THRESHOLDS.index(0.5)
 
 
@@ -74,18 +74,27 @@ class Choice:
     strengths: dict[str, float]
 
 
-def choose(counts: NDArray[np.int64], groups: Sequence[str], *, any_threshold: bool = True, seed: int = 0) -> Choice:
+def choose(
+    counts: NDArray[np.int64],
+    groups: Sequence[str],
+    *,
+    images: int | None = None,
+    any_threshold: bool = True,
+    seed: int = 0,
+) -> Choice:
     """Choose strength and threshold on held-out maps.
 
     The strength is the one with the largest expected gain over the base model at 0.5: the mean over groups, so that a
     scene of many tiles does not outvote the others. Of two to nine maps, strengths whose pooled gain may be chance
-    are out: those with the lower bound of its 95 % bootstrap interval over maps not above 0. The threshold leaves 0.5
-    only on ten maps or more, and if that gains on top, with the lower bound of such an interval over groups (over maps,
-    if there is one group) above 0: a level that fits the maps at hand is the first thing that does not carry over.
+    are out: those with the lower bound of its 95 % bootstrap interval over maps not above 0. Of two groups, both must
+    gain. The threshold leaves 0.5 only on ten maps or more, and if that gains on top, with the lower bound of such an
+    interval over three groups or more (over maps, if there is one group) above 0: a level that fits the maps at hand is
+    the first thing that does not carry over.
 
     Args:
         counts: `(maps, S, T, 4)`, see `tally`.
         groups: of each map: its scene, or one name for all.
+        images: how many maps there are, where `counts` has several rows for each, of parts or classes.
         any_threshold: whether the threshold may leave 0.5; of several classes, the greatest score counts instead.
         seed: of the bootstrap.
     """
@@ -95,10 +104,12 @@ def choose(counts: NDArray[np.int64], groups: Sequence[str], *, any_threshold: b
     scores = iou(pooled)
     gains = scores - scores[:, :1, _HALF : _HALF + 1]
     expected = gains[:, :, _HALF].mean(axis=0)
-    few = len(counts) < TELLING_MAPS
+    few, pair = (images or len(counts)) < TELLING_MAPS, len(names) == 2
     sure = _sure(counts, seed) if few and len(counts) > 1 else np.ones(len(STRENGTHS), bool)
+    if pair:
+        sure[1:] &= (gains[:, 1:, _HALF] > 0).all(axis=0)
     best = int(np.argmax(np.where(sure, expected, -np.inf)))  # the first of equals, which is the weaker
-    cut = _threshold(counts[:, best], pooled[:, best], seed) if any_threshold and not few else _HALF
+    cut = _threshold(counts[:, best], pooled[:, best], seed) if any_threshold and not (few or pair) else _HALF
     return Choice(
         strength=STRENGTHS[best],
         threshold=THRESHOLDS[cut],

@@ -84,6 +84,25 @@ def test_few_maps_say_nothing_of_the_threshold() -> None:
     assert choose(np.stack([better] * 9), ["a"] * 9).threshold == 0.5
 
 
+def test_parts_or_classes_of_few_maps_are_no_more_maps() -> None:
+    better = counts_of(0.5, 0.5, 0.5, 0.5, 0.6)
+    better[-1, THRESHOLDS.index(0.3)] = counts_of(0.7)[0, 0]
+    assert choose(np.stack([better] * 12), ["a"] * 12, images=3).threshold == 0.5
+    gains = (0.7, 0.3, 0.53)
+    mixed = np.stack([counts_of(0.5, gain, 0.5, 0.5, 0.5) for gain in gains] * 4)
+    assert choose(mixed, ["a"] * 12).strength == 0.25
+    assert choose(mixed, ["a"] * 12, images=3).strength == 0.0
+
+
+def test_of_two_scenes_both_must_gain_and_the_threshold_stays() -> None:
+    better, worse = counts_of(0.5, 0.52, 0.5, 0.5, 0.6), counts_of(0.5, 0.51, 0.5, 0.5, 0.45)
+    better[:, THRESHOLDS.index(0.3)] = counts_of(0.7)[0, 0]
+    worse[:, THRESHOLDS.index(0.3)] = counts_of(0.7)[0, 0]
+    choice = choose(np.stack([better, worse] * 6), ["a", "b"] * 6)
+    assert (choice.strength, choice.threshold) == (0.25, 0.5)
+    assert choose(np.stack([better, better, worse] * 4), ["a", "b", "c"] * 4).strength == 1.0
+
+
 def test_one_map_says_nothing_of_the_threshold() -> None:
     only = counts_of(0.5, 0.5, 0.5, 0.5, 0.6)
     only[-1, 3] = counts_of(0.9)[0, 0]

@@ -1021,9 +1021,11 @@ def _conclude(
     ]
     # Soft maps are not cut, and of several classes the greatest score counts.
     any_threshold = about["conditions"]["task"] == options.TaskChoice.binary
-    choice = choose(outcome.counts, groups, any_threshold=any_threshold, seed=settings.seed)
-    chosen = STRENGTHS.index(choice.strength), THRESHOLDS.index(choice.threshold)
     images = len(outcome.maps) // len(classes)
+    choice = choose(
+        outcome.counts, groups, images=about["parts_of"] or images, any_threshold=any_threshold, seed=settings.seed
+    )
+    chosen = STRENGTHS.index(choice.strength), THRESHOLDS.index(choice.threshold)
     before = outcome.counts[:, 0, THRESHOLDS.index(0.5)].astype(np.float64).reshape(images, -1)
     after = outcome.counts[:, chosen[0], chosen[1]].astype(np.float64).reshape(images, -1)
 
@@ -1060,6 +1062,7 @@ def _conclude(
                 "held_out_how": about["held_out_how"],
                 "parts_of": about["parts_of"],
                 "scenes": len(set(scenes.values())),
+                "scenes_held_out": len({scenes[name] for name in outcome.maps if name in scenes}),
                 "left_out": about["left_out"],
                 "unused": about["unused"],
                 "pixels": int(sum(m.label.size for m in learn)) // len(classes),
@@ -1076,7 +1079,6 @@ def _conclude(
             "verdict": _verdict(
                 choice,
                 figures["pooled_iou"]["difference"],
-                len(set(groups)),
                 "classes" if several else "scenes",
                 about["parts_of"],
             ),
@@ -1092,22 +1094,28 @@ def _number(value: float) -> float | None:
     return None if value != value else round(float(value), 6)
 
 
-def _verdict(choice: Choice, difference: list[float | None], groups: int, noun: str, parts_of: int) -> str:
+def _verdict(choice: Choice, difference: list[float | None], noun: str, parts_of: int) -> str:
+    """What the held-out maps say, in a line; `difference` is of their pooled IoU."""
     change, low, high = difference
     held_out = "parts of maps" if parts_of else "images"
-    if change is None or change <= 0:
-        if choice.strength == 0 and max(choice.strengths.values()) > 0:
-            return f"the gain on the few held-out {held_out} may be chance, so nothing is corrected; label more maps"
-        return f"refinement does not help on the held-out {held_out}"
+    if choice.gain <= 0:
+        if max(choice.strengths.values()) <= 0:
+            return f"refinement does not help on the held-out {held_out}"
+        if len(choice.groups) == 2:
+            return f"refinement does not help on both of the held-out {noun}, so nothing is corrected; hold out more"
+        return f"the gain on the few held-out {held_out} may be chance, so nothing is corrected; label more maps"
     losers = [name for name, gain in choice.groups.items() if gain < 0]
-    if losers and groups > 1:
+    chance = low is not None and low <= 0
+    if losers and len(choice.groups) > 1:
         return (
-            f"refinement helps on the mean of the held-out {noun}, and harms {len(losers)} of {groups}: "
-            f"{', '.join(losers[:3])}"
+            f"refinement helps on the mean of the held-out {noun}, and harms {len(losers)} of {len(choice.groups)}: "
+            f"{'; '.join(losers[:3])}" + (f"; pooled over the {held_out}, it may be chance" if chance else "")
         )
+    if change is None or change <= 0:
+        return f"refinement helps on the mean of the held-out {noun}, and not on their pooled {held_out}"
     if low is None or high is None:
         return "one held-out image gains, which says little; hold out more"
-    if low <= 0:
+    if chance:
         return f"the gain on the held-out {held_out} may be chance: its 95 % interval holds 0"
     if parts_of:
         return (
@@ -1144,6 +1152,8 @@ def _show(card: dict[str, Any], out: Path) -> None:
             + ", ".join(f"{name} {100 * gain:+.2f}" for name, gain in choice["groups"].items())
         )
     console.tell(f"{card['verdict'][0].upper()}{card['verdict'][1:]}.")
-    if card["data"]["scenes"] < 2 and not card["data"]["parts_of"]:
+    if data["scenes_held_out"] == 1 and data["scenes"] > 1:
+        console.tell("One scene was held out: what others can expect, this does not say (--folds).")
+    elif data["scenes"] < 2 and not data["parts_of"]:
         console.tell("New images of the same scenes can expect as much; of other scenes, this says nothing (--groups).")
     console.tell(f"Weights: {out / card['files']['onnx']['file']} (epoch {card['best_epoch']} of {card['epochs']})")

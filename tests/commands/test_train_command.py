@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prn_cli.commands.train import _verdict
+from prn_cli.strength import Choice
+
 SMALL = ("--crop", "64", "--batch", "2", "--epochs", "2", "--steps", "2", "--threads", "1", "--folds", "1")
 CROSSED = (*SMALL[:-1], "3")
 
@@ -201,6 +204,22 @@ def test_a_run_of_a_network_with_other_layers_is_not_gone_on_with(folder: Path) 
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
     assert "this run was started with other settings or other data" in done.stderr
+
+
+def verdict(gain: float, groups: dict[str, float], difference: list[float | None], *, best: float = 0.1) -> str:
+    strength = 1.0 if gain > 0 else 0.0
+    return _verdict(Choice(strength, 0.5, gain, groups, {"0": 0.0, "1": best}), difference, "scenes", 0)
+
+
+def test_the_verdict_says_what_the_choice_went_by() -> None:
+    two = {"a": 0.05, "b": -0.02}
+    assert "harms 1 of 2: b" in verdict(0.02, two, [0.01, 0.001, 0.02])
+    assert "harms 1 of 2: b; pooled over the images, it may be chance" in verdict(0.02, two, [0.01, -0.02, 0.03])
+    assert "and not on their pooled images" in verdict(0.02, {"a": 0.01, "b": 0.03}, [-0.01, -0.02, 0.03])
+    assert "does not help on both" in verdict(0, {"a": 0.0, "b": 0.0}, [0.0, 0.0, 0.0])
+    assert "may be chance, so nothing is corrected" in verdict(0, {"": 0.0}, [0.0, 0.0, 0.0])
+    assert verdict(0, {"": 0.0}, [0.0, 0.0, 0.0], best=0) == "refinement does not help on the held-out images"
+    assert verdict(0.01, {"": 0.01}, [0.01, 0.001, 0.02]) == "refinement helps on the held-out images"
 
 
 def test_one_bad_file_does_not_stop_the_rest(folder: Path) -> None:
