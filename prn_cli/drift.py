@@ -19,7 +19,7 @@ FloatMap = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-SHARE = "share above 0.5"
+SHARE = "mean probability"
 FEATURES = (*(f"{100 * q:.0f} % quantile" for q in QUANTILES), SHARE)
 LIMIT = 12.0
 """Logits beyond ±12 are as good as 12: probabilities below 1e-5."""

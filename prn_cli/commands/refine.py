@@ -291,6 +291,7 @@ def refine(
     items = select_part(items, lambda item: item.path.stem, num_parts, part_id)
     if num_parts is not None:
         console.note(f"part {part_id} of {num_parts}: {len(items)} of {len(inputs)} inputs")
+    _check_tiff_options(items, like, co)
     for item in items[:1]:
         _check_creation(item, creation, task, cog=format is FormatChoice.cog)
     manifest = None if single else Manifest(out)
@@ -313,6 +314,8 @@ def refine(
         )
     elif (share, cut_at) != (1, 0.5):
         console.note(f"strength {share:g}, cut at {cut_at:g}")
+    if probabilities is not None and cut_at != 0.5 and task is TaskChoice.binary:
+        console.note(f"to score the probabilities as the masks are cut: prn score --threshold {cut_at:g}")
     run = Run(
         refiner,
         share,
@@ -386,6 +389,8 @@ def refine(
             on_done=_print_record if json else None,
         )
     _summarise(batch, out, time.perf_counter() - started)
+    if share > 0:
+        _warn_of_drift(batch)
     _write_layer(batch, objects, manifest, parts=num_parts is not None)
     batch.finish()
 
@@ -464,6 +469,17 @@ def _check_creation(item: Item, creation: Mapping[str, str], task: TaskChoice, *
         create_raster(
             path, height=1, width=1, **content_of(role, task, nodata=None), cog=cog, creation_options=creation
         )
+
+
+def _check_tiff_options(items: Sequence[Item], like: Path | None, co: Sequence[str] | None) -> None:
+    """Check that what is for TIFF alone is given where one is written."""
+    outputs = [path for item in items for path in rasters_of(item).values()]
+    if outputs and not any(path.suffix.lower() in (".tif", ".tiff") for path in outputs):
+        for option, value in (("--like", like), ("--co", co)):
+            if value:
+                raise UsageError(
+                    f"{option} is for TIFF, and none is written", hint=f"add --format tif, or leave {option} out"
+                )
 
 
 def _check_task(task: TaskChoice, *, threshold: float | None, values: str, palette: Path | None) -> None:
@@ -573,4 +589,3 @@ def _summarise(batch: Batch[Item, _Result], out: Path, seconds: float) -> None:
         parts.append(f"{changed / max(valid, 1):.2%} of the pixels changed")
         parts.append(f"{pixels / 1e6 / seconds:.3g} Mpx/s")
     console.note("; ".join(parts))
-    _warn_of_drift(batch)

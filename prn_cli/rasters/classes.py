@@ -18,7 +18,7 @@ from prn_cli.probabilities import sigmoid
 from prn_cli.rasters.kinds import InputKind, no_valid_pixel
 from prn_cli.rasters.labels import LabelMap
 from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster
-from prn_cli.rasters.scores import ScoreMap, check_same_size
+from prn_cli.rasters.scores import ScoreMap, check_same_size, refuse_scaled
 from prn_cli.tiles import Window
 
 _SUM_TOLERANCE = 0.02  # how far from 1 a softmax may add up, after rounding to float16
@@ -102,6 +102,7 @@ def open_class_scores(
     """
     with ExitStack() as stack:
         raster = stack.enter_context(open_raster(path, key=key))
+        refuse_scaled(raster)
         if not 2 <= raster.bands <= MOST_CLASSES:
             raise InputError(
                 f"{raster.bands} band{'s' if raster.bands > 1 else ''}, expected one a class, 2 to {MOST_CLASSES}",
@@ -292,8 +293,11 @@ def class_names(classes: int, given: str | None, palette: Palette | None) -> lis
         palette: that may have names.
 
     Raises:
-        UsageError: other than one name a class, or names that cannot be told apart or cannot name folders.
+        UsageError: fewer colours than classes, other than one name a class, or names that cannot be told apart or
+            cannot name folders.
     """
+    if palette is not None and len(palette.colours) < classes:
+        raise UsageError(f"a palette of {len(palette.colours)} colours, expected {classes}", hint="give each class one")
     if given is None:
         named = palette.names if palette is not None else {}
         names = [named.get(number, str(number)) for number in range(classes)]

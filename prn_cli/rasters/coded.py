@@ -48,12 +48,32 @@ def webp_pixels(data: bytes) -> int:
 
 def lerc_pixels(data: bytes) -> int:
     """Pixels that a LERC 2 claims, times its numbers a pixel; 0 if it is none."""
-    if data[:6] != b"Lerc2 " or len(data) < 30:
-        return 0
+    height, width, depth, _ = _lerc_header(data)
+    return height * width * depth
+
+
+def lerc_bands(data: bytes) -> int:
+    """Numbers a pixel of a LERC 2, the first if there are several."""
+    return _lerc_header(data)[2]
+
+
+def lerc_has_invalid(data: bytes) -> bool:
+    """Whether a LERC 2 says that some of its pixels are invalid; they come first, if there are several."""
+    height, width, _, valid = _lerc_header(data)
+    return valid < height * width
+
+
+def _lerc_header(data: bytes) -> tuple[int, int, int, int]:
+    """Height, width, numbers a pixel and valid pixels; zeros if it is no LERC 2."""
+    if data[:6] != b"Lerc2 " or len(data) < 34:
+        return 0, 0, 0, 0
     (version,) = struct.unpack_from("<i", data, 6)
     at = 14 if version >= 3 else 10  # a checksum comes between since version 3
-    height, width, depth = (max(int(number), 0) for number in struct.unpack_from("<iii", data, at))
-    return height * width * (depth if version >= 4 else 1)
+    numbers = [max(int(number), 0) for number in struct.unpack_from("<iiii", data, at)]
+    if version < 4:
+        numbers[2:] = 1, numbers[2]
+    height, width, depth, valid = numbers
+    return height, width, depth, valid
 
 
 CLAIMED: Mapping[int, Callable[[bytes], int]] = {7: jpeg_pixels, 34887: lerc_pixels, 50001: webp_pixels}

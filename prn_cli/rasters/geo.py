@@ -54,6 +54,11 @@ class GeoTags:
     tags: Mapping[int, bytes]
 
     @property
+    def is_placed(self) -> bool:
+        """Whether they say where the map lies."""
+        return TRANSFORMATION in self.tags or TIEPOINTS in self.tags
+
+    @property
     def pixel_is_point(self) -> bool:
         """Whether raster coordinates name the centres of pixels (GTRasterTypeGeoKey) and not their corners."""
         keys = self._values(GEO_KEYS)

@@ -52,8 +52,8 @@ def detect_kind(
 ) -> InputKind:
     """Find out what the numbers of a set of score maps mean, from their type and joint range.
 
-    At most 16 files, evenly spread, are looked at, and of big files a few windows. Files that cannot be read are
-    passed over: they fail on their own when their turn comes.
+    At most 16 files, evenly spread, are looked at, and of big files a few windows. Files that cannot be read, or
+    whose numbers cannot be scores, are passed over: they fail on their own when their turn comes.
 
     Args:
         paths: the files of the set.
@@ -161,10 +161,17 @@ class _Sample:
     def _is_two_values(self) -> bool:
         return self.dtype.kind in "bui" and self.two_values and self.low >= 0 and self.high in (0, 1, 255)
 
-    def kind(self) -> InputKind:
+    def check(self) -> None:
+        """Check that the numbers can be scores.
+
+        Raises:
+            InputError: some stand for missing data, and nothing says so.
+        """
         for value in (self.low, self.high):
             if self.dtype.kind in "fi" and abs(value) > LARGEST_LOGIT:
                 raise unlikely_logit(value, self.path)
+
+    def kind(self) -> InputKind:
         if self.dtype.kind == "f":
             return self._kind_of_floats()
         if self.is_mask():
@@ -207,6 +214,7 @@ def _sample(paths: Sequence[str | os.PathLike[str]], nodata: float | None, key: 
         try:
             with open_raster(path, key=key) as raster:
                 one = _sample_of(raster, nodata)
+            one.check()
         except (InputError, UsageError) as error:  # usage: several arrays in an archive, an extra that is missing
             failure = failure or error
             continue

@@ -38,6 +38,7 @@ class Raster(ABC):
         geo: georeferencing of a GeoTIFF; None elsewhere.
         palette: `(N, 4)` uint8, the red, green, blue and alpha of each number, where numbers stand for colours.
         alpha_last: whether the file says that the last of several bands is an alpha band and no colour.
+        scaled: whether the file says that its numbers stand for others, by a scale and an offset.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Raster(ABC):
     geo: GeoTags | None = None
     palette: NDArray[np.uint8] | None = None
     alpha_last: bool = False
+    scaled: bool = False
 
     @abstractmethod
     def _read(self, window: Window) -> NDArray[Any]:

@@ -203,6 +203,7 @@ def open_scores(
     path = Path(path)
     with ExitStack() as stack:
         raster = stack.enter_context(open_raster(path, key=key))
+        refuse_scaled(raster)
         if kind == "auto":
             kind = detect_kind([path], nodata=nodata, key=key)
         if kind not in INPUT_KINDS:
@@ -224,7 +225,7 @@ def open_scores(
 
 
 def lay_like(raster: Raster, path: str | os.PathLike[str]) -> None:
-    """Give an open raster the georeference of another of the same size.
+    """Give an open raster the georeference of another of the same size, unless it has one.
 
     Raises:
         InputError: the other has another size, or no georeference.
@@ -233,7 +234,22 @@ def lay_like(raster: Raster, path: str | os.PathLike[str]) -> None:
         check_same_size(reference, raster)
         if reference.geo is None:
             raise InputError("has no georeference", hint="give another --like", path=path)
-        raster.geo = reference.geo
+        if raster.geo is None or not raster.geo.is_placed:
+            raster.geo = reference.geo
+
+
+def refuse_scaled(raster: Raster) -> None:
+    """Check that a raster's numbers are what they say.
+
+    Raises:
+        InputError: they stand for others.
+    """
+    if raster.scaled:
+        raise InputError(
+            "declares a scale or an offset of its numbers, which prn does not apply",
+            hint="write it again (gdal_translate -unscale -ot Float32)",
+            path=raster.path,
+        )
 
 
 def check_same_size(raster: Raster, other: Raster) -> None:

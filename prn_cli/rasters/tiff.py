@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import struct
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from prn_cli.cores import core_count
 from prn_cli.errors import InputError
-from prn_cli.rasters.coded import CLAIMED
+from prn_cli.rasters.coded import CLAIMED, lerc_bands, lerc_has_invalid
 from prn_cli.rasters.directories import check_directories
 from prn_cli.rasters.geo import GDAL_METADATA, NUMPY_TYPES, TAG_TYPES, GeoTags, dataset_metadata, from_world_file
 from prn_cli.rasters.limits import check_block
@@ -31,6 +33,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
 _NODATA = 42113
+_LERC, _LERC_PARAMETERS = 34887, 50674
 _TAGS_THAT_MATTER = {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, *range(322, 326), 338, 339, _NODATA}
 _TAGS_THAT_MATTER |= set(TAG_TYPES)
 _MOST_PADDING = 4  # coders of pictures fill up to whole blocks
@@ -47,6 +50,7 @@ class TiffRaster(Raster):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._mask_file: tifffile.TiffFile | None = None
         check_directories(path)
         try:
             self._file = tifffile.TiffFile(path)
@@ -57,10 +61,10 @@ class TiffRaster(Raster):
         try:
             self._open_pages()
         except InputError:
-            self._file.close()
+            self.close()
             raise
         except Exception as error:
-            self._file.close()
+            self.close()
             raise _broken(path, error) from error
 
     def _open_pages(self) -> None:
@@ -83,14 +87,31 @@ class TiffRaster(Raster):
             self.alpha_last = len(alike) == 1 and self.bands > 1 and first.extrasamples[-1:] in ((1,), (2,))
         self.palette = _palette(first)
         mask = [page for page in masks if (page.imagelength, page.imagewidth) == (self.height, self.width)]
-        self._mask = _Page(mask[0], self._file, self.path, lock) if mask else None
+        self._mask = _Page(mask[0], self._file, self.path, lock) if mask else self._mask_beside()
         if self._mask is not None:
             self._mask.nodata = 0.0  # tiles that a mask leaves out are invalid
+        self.scaled = _is_scaled(first)
         self.nodata = _nodata(first, self.path)
         for page in self._pages:
             page.nodata = self.nodata
         geo = from_world_file(geo_tags(first), self.path)
         self.geo = geo if geo.tags else None
+
+    def _mask_beside(self) -> _Page | None:
+        """The mask that GDAL writes into a file of its own, unless told to keep it inside."""
+        path = self.path.with_name(f"{self.path.name}.msk")
+        if not path.is_file():
+            return None
+        check_directories(path)
+        self._mask_file = tifffile.TiffFile(path)
+        page = _Page(self._mask_file.pages[0], self._mask_file, path, threading.Lock())
+        if page.size != (self.height, self.width):
+            raise InputError(
+                f"a mask of {page.size[0]}×{page.size[1]} pixels beside a map of {self.height}×{self.width}",
+                hint="write the two again, or move it away",
+                path=path,
+            )
+        return page
 
     def _read(self, window: Window) -> NDArray[Any]:
         parts = [page.read(window) for page in self._pages]
@@ -107,6 +128,8 @@ class TiffRaster(Raster):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        if self._mask_file is not None:
+            self._mask_file.close()
 
 
 @cache
@@ -129,6 +152,11 @@ class _Page:
         self._check_structure()
         self._check_segments()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self._height, self._width
+
     def _check_structure(self) -> None:
         page = self._page
         if page.dtype is None or isinstance(page.bitspersample, tuple):
@@ -143,6 +171,13 @@ class _Page:
         if int(page.compression) not in _COMPRESSIONS:
             raise InputError(
                 f"compression {int(page.compression)}, which prn does not read",
+                hint="write it again (gdal_translate -co COMPRESS=DEFLATE)",
+                path=self.path,
+            )
+        more = page.tags.get(_LERC_PARAMETERS)
+        if page.compression == _LERC and more is not None and tuple(np.atleast_1d(more.value))[1:2] not in ((), (0,)):
+            raise InputError(
+                "LERC that was compressed once more, which prn does not read",
                 hint="write it again (gdal_translate -co COMPRESS=DEFLATE)",
                 path=self.path,
             )
@@ -308,6 +343,12 @@ class _Page:
                 hint="write or copy it again",
                 path=self.path,
             )
+        if self._page.compression == _LERC and lerc_bands(data) != self._contiguous:
+            raise InputError(  # bands whose invalid pixels differ are coded one after the other
+                f"strip or tile {index} is LERC of {lerc_bands(data)} bands, expected {self._contiguous}",
+                hint="write it again (gdal_translate -co COMPRESS=DEFLATE)",
+                path=self.path,
+            )
         row, column = index // self._across % self._down, index % self._across
         rows = min(self._segment_height, self._height - row * self._segment_height)
         columns = min(self._segment_width, self._width - column * self._segment_width)
@@ -329,6 +370,11 @@ class _Page:
         if segment is None:
             return self._absent(index, self._segment_height)
         decoded: NDArray[Any] = segment[0]
+        if self._page.compression == _LERC and self.dtype.kind == "f" and lerc_has_invalid(data):
+            # GDAL writes NaN as a mask of its own, which tifffile does not look at.
+            import imagecodecs
+
+            decoded[~imagecodecs.lerc_decode(data, masks=True)[1]] = np.nan
         if decoded.shape[0] < rows or decoded.shape[1] < columns or decoded.shape[2] != self._contiguous:
             raise self._short(index, decoded.size, rows * columns * self._contiguous)
         return decoded.astype(self.dtype, copy=False)
@@ -398,6 +444,19 @@ def _nodata(page: Any, path: Path) -> float | None:
         raise InputError(
             f"declares '{text}' as nodata, expected a number", hint="correct it (gdal_edit -a_nodata)", path=path
         ) from None
+
+
+def _is_scaled(page: Any) -> bool:
+    """Whether GDAL's metadata give the numbers of a band another scale or offset than 1 and 0."""
+    tag = page.tags.get(GDAL_METADATA)
+    if tag is None:
+        return False
+    plain = {"scale": 1.0, "offset": 0.0}
+    for role, value in re.findall(r'role="(scale|offset)"[^>]*>\s*([^<]*)', str(tag.value)):
+        with suppress(ValueError):
+            if float(value) != plain[role]:
+                return True
+    return False
 
 
 def geo_tags(page: Any) -> GeoTags:

@@ -367,6 +367,24 @@ def test_references_pair_by_stem(prn, write, random_logits):
             assert made.transform == reference.transform
 
 
+def test_a_map_that_lies_somewhere_stays_there(prn, write):
+    crs, transform = GRIDS["utm, rotated"]
+    write("a.tif", crs, transform)
+    write("images/a.tif", *GRIDS["degrees"])
+    assert prn("a.tif", "-o", "m", "--like", "images")[0] == 0
+    with rasterio.open("m/a.tif") as made, rasterio.open("a.tif") as own:
+        assert (made.crs, made.transform) == (own.crs, own.transform)
+
+
+def test_what_is_for_tiff_alone_is_refused_where_none_is_written(prn, write, random_logits):
+    np.save("a.npy", random_logits(70, 90))
+    write("image.tif", *GRIDS["degrees"])
+    for options in (("--like", "image.tif"), ("--co", "COMPRESS=ZSTD")):
+        code, _, err = prn("a.npy", "-o", "m.png", *options)
+        assert (code, Path("m.png").exists()) == (2, False)
+        assert f"{options[0]} is for TIFF, and none is written" in err
+
+
 def test_references_that_cannot_be(prn, write, random_logits):
     np.save("a.npy", random_logits(70, 90))
     np.save("small.npy", random_logits(60, 90))

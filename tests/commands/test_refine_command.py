@@ -137,6 +137,19 @@ def test_a_map_without_its_validity_mask_fails_alone(prn, folder):
     assert files(folder / "m") == ["a.png", MANIFEST_NAME]
 
 
+@pytest.mark.parametrize("first", ["", "--input-kind"])
+def test_a_map_with_undeclared_nodata_fails_alone_and_by_its_name(prn, folder, random_logits, first):
+    (folder / "logits" / "d").mkdir()
+    for name in ("aa", "zz"):
+        logits = random_logits(40, 40, seed=5).astype(np.float32)
+        logits[0, 0] = -9999
+        np.save(folder / "logits" / f"{name}.npy", logits)
+    code, _, err = prn("logits", "-o", "masks", *((first, "logits") if first else ()))
+    assert (code, files(folder / "masks")) == (1, ["a.png", "b.png", "c.tif", MANIFEST_NAME])
+    for name in ("aa", "zz"):
+        assert f"logits/{name}.npy: a value of -9999" in err
+
+
 @pytest.mark.parametrize("name", ["out.png", "out.npy", "out.tif", "new/out.PNG"])
 def test_one_file_to_one_file(prn, folder, name):
     assert prn("logits/a.npy", "-o", name)[0] == 0
@@ -182,6 +195,12 @@ def test_a_npy_mask_of_0_and_1_cannot_say_what_is_invalid(prn, random_logits):
     assert files(Path("m")) == ["a.npy", MANIFEST_NAME]
     assert not Path("hole-mask.npy").exists()
     assert prn("hole.npy", "-o", "m", "--format", "npy")[0] == 0
+
+
+def test_probabilities_of_another_cut_say_how_to_score_them(prn):
+    code, _, err = prn("logits", "-o", "m", "--probabilities", "p", "--threshold", "0.35")
+    assert (code, "prn score --threshold 0.35" in err) == (0, True)
+    assert "prn score" not in prn("logits", "-o", "m", "--probabilities", "p", "--overwrite")[2]
 
 
 def test_tta_and_smaller_tiles(prn):

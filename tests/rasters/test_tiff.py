@@ -57,6 +57,57 @@ def test_as_rasterio_writes(tmp_path: Path, dtype: str, compress: str | None, la
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_nan_in_lerc_is_nan(tmp_path: Path, layout: str) -> None:
+    array = numbers("float32")
+    array[0, 20:70, 50:90] = np.nan
+    write_tiff(tmp_path / "map.tif", array, compress="lerc", **LAYOUTS[layout])
+    with open_raster(tmp_path / "map.tif") as raster:
+        np.testing.assert_array_equal(raster.read(), array)
+
+
+def test_lerc_that_cannot_be_read_right_is_refused(tmp_path: Path) -> None:
+    array = numbers("float32", bands=2)
+    write_tiff(tmp_path / "more.tif", array, compress="lerc_zstd")
+    with pytest.raises(InputError, match="compressed once more"):
+        open_raster(tmp_path / "more.tif")
+    array[1, 20:70, 50:90] = np.nan
+    write_tiff(tmp_path / "apart.tif", array, compress="lerc", interleave="pixel")
+    with open_raster(tmp_path / "apart.tif") as raster, pytest.raises(InputError, match="LERC of 1 bands, expected 2"):
+        raster.read()
+
+
+def test_a_mask_in_a_file_of_its_own(tmp_path: Path) -> None:
+    path, array = tmp_path / "map.tif", numbers("float32")
+    valid = np.ones((HEIGHT, WIDTH), bool)
+    valid[30:80, 100:] = False
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False):
+        write_tiff(path, array)
+        with rasterio.open(path, "r+") as file:
+            file.write_mask(valid)
+    assert path.with_name("map.tif.msk").is_file()
+    with open_raster(path) as raster:
+        np.testing.assert_array_equal(raster.valid(Window(20, 90, 70, 40)), valid[20:90, 90:130])
+    with open_scores(path, kind="logits") as scores:
+        np.testing.assert_array_equal(np.isnan(scores.logits()), ~valid)
+    write_tiff(tmp_path / "other.tif", array)
+    tifffile.imwrite(tmp_path / "other.tif.msk", np.zeros((4, 4), np.uint8))
+    with pytest.raises(InputError, match=r"a mask of 4×4 pixels beside a map of 150×203"):
+        open_raster(tmp_path / "other.tif")
+
+
+def test_numbers_that_stand_for_others_are_refused(tmp_path: Path) -> None:
+    write_tiff(tmp_path / "map.tif", numbers("int16"))
+    with rasterio.open(tmp_path / "map.tif", "r+") as file:
+        file.scales, file.offsets = (1.0,), (0.0,)
+    open_scores(tmp_path / "map.tif", kind="logits").close()
+    with rasterio.open(tmp_path / "map.tif", "r+") as file:
+        file.scales = (0.01,)
+    with pytest.raises(InputError, match="declares a scale") as caught:
+        open_scores(tmp_path / "map.tif", kind="logits")
+    assert "gdal_translate -unscale" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
 @pytest.mark.parametrize("options", [{}, {"compress": "deflate", "predictor": 2}, {"BIGTIFF": "YES"}])
 def test_bands(tmp_path: Path, interleave: str, layout: str, options: dict[str, object]) -> None:
