@@ -7,6 +7,7 @@ from pathlib import Path
 
 _ADDRESS = re.compile(r"(/vsi\w+/)?(https?|s3|gs|az):/+(.*)", re.DOTALL)
 _GDAL = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
+_ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsi7z/", "/vsirar/")
 _TIMEOUT = 30  # seconds
 
 _LocalPath = type(Path())
@@ -31,6 +32,10 @@ class RemotePath(_LocalPath):  # type: ignore[misc, valid-type]
 def gdal_name(path: str | Path) -> str | None:
     """The name by which GDAL opens a remote file; None for a file of this machine."""
     text = _unfolded(str(path))
+    if text.startswith(_ARCHIVES):
+        # `/vsizip//data/a.zip/b.tif` has an absolute path in it, whose slash a path folds into the other.
+        archive, (_, folder, inside) = _archive(text), text.split("/", 2)
+        return text if archive is None or not archive.is_absolute() else f"/{folder}//{inside.lstrip('/')}"
     if text.startswith("/vsi"):
         return text
     scheme, separator, rest = text.partition("://")
@@ -48,7 +53,11 @@ def without_query(path: Path) -> str:
 
 
 def state_of(path: Path) -> tuple[int, int]:
-    """Size in bytes and modification time in ns of a remote file; 0 where its server does not tell."""
+    """Size in bytes and modification time in ns of a remote file, or of the archive that holds it; 0 if unknown."""
+    archive = _archive(str(path))
+    if archive is not None:
+        found = archive.stat()
+        return found.st_size, found.st_mtime_ns
     import urllib.request
     from email.utils import parsedate_to_datetime
 
@@ -63,6 +72,19 @@ def state_of(path: Path) -> tuple[int, int]:
             return int(answer.headers.get("Content-Length") or 0), time
     except (OSError, ValueError):  # whoever opens the file will say what is wrong
         return 0, 0
+
+
+def _archive(text: str) -> Path | None:
+    """The archive on this machine that holds a file, by a relative or an absolute path; None for others."""
+    if not text.startswith(_ARCHIVES):
+        return None
+    inside = text.split("/", 2)[2].lstrip("/")
+    for start in ("", "/"):
+        path = Path(start + inside)
+        for place in (path, *path.parents):
+            if place.is_file():
+                return place
+    return None
 
 
 def _unfolded(text: str) -> str:

@@ -487,8 +487,9 @@ def _check_task(task: TaskChoice, *, threshold: float | None, values: str, palet
     if task is not TaskChoice.binary and threshold is not None:
         why = "soft maps are not cut" if task is TaskChoice.saliency else "the greatest score counts"
         raise UsageError(f"--threshold with --task {task}: {why}", hint="leave it out")
-    if task is TaskChoice.multiclass and options.mask_values(values) != (0, 255):
-        raise UsageError(f"--values with --task {task}, whose masks hold class numbers", hint="leave it out")
+    if task is not TaskChoice.binary and options.mask_values(values) != (0, 255):
+        what = "probabilities" if task is TaskChoice.saliency else "class numbers"
+        raise UsageError(f"--values with --task {task}, whose masks hold {what}", hint="leave it out")
     if task is not TaskChoice.multiclass and palette is not None:
         raise UsageError("--palette is for --task multiclass")
 

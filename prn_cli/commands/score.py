@@ -168,6 +168,15 @@ def score(
     from prn_cli.score import ImageCounter
 
     options.check_classes(task, classes=classes, band=band)
+    if task is not TaskChoice.binary:
+        why = "soft maps are measured whole" if task is TaskChoice.saliency else "the greatest score counts"
+        for option, value, default in (
+            ("--threshold", threshold, 0.5),
+            ("--baseline-threshold", baseline_threshold, 0.5),
+            ("--buffer", buffer, 3.0),
+        ):
+            if value != default:
+                raise UsageError(f"{option} with --task {task.value}: {why}", hint="leave it out")
     if json and csv_file == "-":
         raise UsageError("--json and --csv - both want stdout", hint="give --csv a file")
     if report is not None and task is not TaskChoice.binary:

@@ -302,6 +302,6 @@ def _foreground(numbers: set[float], path: Path, subject: str, option: str) -> i
         if numbers <= {0, 1, 255}:
             hint = f"if 255 means ignore, say so with {option} 255"
         else:
-            hint += f", and say with {option} which value to ignore"
+            hint += f", and say with {option} which value to ignore; of several classes, add --task multiclass"
         raise InputError(f"{subject} not binary: values {listed}, expected 0 and 1, or 0 and 255", hint=hint, path=path)
     return foreground

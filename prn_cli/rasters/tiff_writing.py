@@ -23,7 +23,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
 _NODATA = 42113
-_BIGTIFF_FROM = 3_900_000_000  # bytes of pixels; classic TIFF ends at 4 GiB, and encoding may add a little
+_BIGTIFF_FROM = 1 << 30  # bytes of pixels; classic TIFF ends at 4 GiB, and some readers of it at 2
 _ENCODE_BYTES = 16 << 20  # bytes of pixels that tifffile takes at a time to encode them side by side
 _STRIP_BYTES = 256 << 10
 _SMALL_BYTES = 4 << 20

@@ -54,7 +54,7 @@ def make_folds(groups: Mapping[str, str], count: int, *, seed: int = 0) -> list[
         only = next(iter(members), "none")
         raise UsageError(
             f"all maps are of one group, {only!r}: there is no other to hold out",
-            hint="give a --groups pattern that tells scenes apart, or leave --groups out and hold out single maps",
+            hint="tell scenes apart by another --groups or --group-distance, or leave it out and hold out single maps",
         )
     order = sorted(members)
     np.random.default_rng(seed).shuffle(order)

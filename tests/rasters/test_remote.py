@@ -16,7 +16,7 @@ import pytest
 
 from prn_cli.errors import InputError
 from prn_cli.rasters import open_raster
-from prn_cli.remote import RemotePath, as_path, gdal_name, without_query
+from prn_cli.remote import RemotePath, as_path, gdal_name, state_of, without_query
 from prn_cli.tiles import Window
 
 rasterio = pytest.importorskip("rasterio")
@@ -134,6 +134,16 @@ def test_names(name, expected):
         assert str(path) == os.fspath(path) == name
         assert (path.stem, path.suffix) == ("b", ".tif")
         assert without_query(path) == name.partition("?")[0]
+
+
+def test_archives_of_this_machine_have_their_absolute_path_and_their_state(tmp_path, monkeypatch):
+    (tmp_path / "maps.zip").write_bytes(b"abc")
+    path = as_path(f"/vsizip/{tmp_path / 'maps.zip'}/in/b.tif")
+    assert gdal_name(path) == f"/vsizip/{tmp_path / 'maps.zip'}/in/b.tif"
+    assert state_of(path) == (3, (tmp_path / "maps.zip").stat().st_mtime_ns)
+    monkeypatch.chdir(tmp_path)
+    assert gdal_name(as_path("/vsizip/maps.zip/b.tif")) == "/vsizip/maps.zip/b.tif"
+    assert state_of(as_path("/vsizip/maps.zip/b.tif")) == state_of(path)
 
 
 def test_windows_are_those_of_the_file_and_cost_what_they_need(server, random_logits):

@@ -248,7 +248,8 @@ def test_big_files_are_bigtiff() -> None:
     kind = np.dtype(np.float32)
     assert tiff_layout(40_000, 40_000, kind, {}).big
     assert not tiff_layout(10_000, 10_000, kind, {}).big
-    assert tiff_layout(25_000, 25_000, kind, {"BIGTIFF": "IF_SAFER"}).big
+    assert tiff_layout(40_000, 40_000, np.dtype(np.uint8), {}).big
+    assert tiff_layout(15_000, 15_000, kind, {"BIGTIFF": "IF_SAFER"}).big
     assert not tiff_layout(40_000, 40_000, kind, {"BIGTIFF": "NO"}).big
 
 
