@@ -124,3 +124,12 @@ def test_readme_has_the_two_commands(name):
     found = re.search(rf"^<!-- setup:{name} -->\n```sh\n(.+)\n```$", text, flags=re.MULTILINE)
     assert found
     assert "constraints.txt" in found[1]
+
+
+def test_scripts_for_slurm_are_whole():
+    scripts = [block for page in PAGES for block in blocks(page, "sh") if "#SBATCH" in block]
+    assert len(scripts) == 2
+    for script in scripts:
+        assert script.startswith("#!/")  # sbatch refuses others
+        if "SLURM_CPUS_PER_TASK" in script:  # not set otherwise
+            assert re.search(r"^#SBATCH (-c |--cpus-per-task=)\d", script, flags=re.MULTILINE)
