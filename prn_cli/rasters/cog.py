@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from prn_cli.errors import UsageError
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.grid import import_rasterio
+from prn_cli.rasters.libtiff import silence_libtiff
 from prn_cli.rasters.raster import reason
 from prn_cli.rasters.tiff_writing import TiffWriter
 
@@ -59,17 +61,25 @@ class CogWriter(TiffWriter):
         super()._finish()
         # Beside the plain one, by a name that a later run removes if this one is killed.
         copy = self._temporary.with_name(self._temporary.name.replace(".prn-tmp", ".prn-new"))
+        silence_libtiff()
         try:
             self._rasterio.shutil.copy(self._temporary, copy, driver="COG", **self._options)
             shutil.copyfile(copy, self._temporary)  # into the file that is locked
-        except OSError:
-            raise
         except Exception as error:  # GDAL's are of many kinds
+            if isinstance(error, OSError) and error.errno:
+                raise
+            # GDAL names the call that failed and not the cause, and has removed what it could not finish.
+            if shutil.disk_usage(copy.parent).free < self._most_bytes():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise OSError(0, reason(error)) from error
         finally:
             for name in (copy, copy.with_name(f"{copy.name}.ovr.tmp")):
                 with suppress(OSError):
                     os.unlink(name)  # noqa: PTH108
+
+    def _most_bytes(self) -> int:
+        """What the copy may take on the disk, with a temporary file of overviews beside it."""
+        return 2 * self.height * self.width * self.dtype.itemsize
 
 
 def cog_options(dtype: np.dtype[Any], options: Mapping[str, str]) -> dict[str, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import struct
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 
+from prn_cli.rasters.libtiff import silence_libtiff
+
+_silence_libtiff = cache(silence_libtiff)  # Pillow's, once
 _SHORT, _LONG = 3, 4
 _HEADER = 8
 _BITS, _COMPRESSION, _BLACK_IS_ZERO = 8, 5, 1
@@ -30,15 +30,6 @@ def decode_lzw(packed: bytes, size: int, *, fill_order: int = 1) -> bytes:
     _silence_libtiff()
     with Image.open(io.BytesIO(_as_tiff(packed, size, fill_order)), formats=["TIFF"]) as image:
         return image.tobytes()
-
-
-@cache
-def _silence_libtiff() -> None:
-    """What is wrong is said once, by the error; libtiff would say it on stderr, too. Where it is not found, it does."""
-    with suppress(OSError):
-        mapped = Path("/proc/self/maps").read_text().split()
-        for name in {word for word in mapped if Path(word).name.startswith("libtiff")}:
-            ctypes.CDLL(name).TIFFSetErrorHandler(None)
 
 
 def _as_tiff(packed: bytes, size: int, fill_order: int) -> bytes:

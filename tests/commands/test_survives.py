@@ -203,18 +203,41 @@ def test_a_file_that_finds_no_space_costs_no_other(folder, random_logits):
     assert len(outputs(folder / "out")) == 26
 
 
+def in_a_file_system_of_its_own(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of the shell that mounts one at `out`."""
+    line = ["unshare", "-rm"]
+    if shutil.which("unshare") is None or subprocess.run([*line, "mount", "-t", "tmpfs", "none", "out"]).returncode:
+        pytest.skip("no file system of its own for this test")
+    return subprocess.run([*line, "sh", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+
+
 def test_a_full_file_system_is_a_line_a_file(folder):
     (folder / "out").mkdir()
     inside = f"mount -t tmpfs -o size=56k none out && {sys.executable} -m prn_cli " + " ".join([*REFINE, "out"])
-    line = ["unshare", "-rm", "sh", "-c", f"{inside}; code=$?; cp -r out copy; exit $code"]
-    if shutil.which("unshare") is None or subprocess.run([*line[:2], "mount", "-t", "tmpfs", "none", "out"]).returncode:
-        pytest.skip("no file system of its own for this test")
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    done = in_a_file_system_of_its_own(f"{inside}; code=$?; cp -r out copy; exit $code")
     assert done.returncode == 1
     found = errors(done)
     assert 2 <= len(found) <= 13
     assert all("no space left on device" in text for text in found[:-1]), found
     assert not any("tmp" in name for name in outputs(folder / "copy"))
+
+
+def test_a_full_file_system_is_a_line_for_gdal_too(folder):
+    pytest.importorskip("rasterio")
+    noise = np.random.default_rng(3).standard_normal((1000, 1100)).astype(np.float32)
+    write(folder / "logits" / "noise.npy", noise)
+    line = ["refine", "logits/noise.npy", *REFINE[2:7], "--format", "cog", "-o", "out"]
+    assert prn(*line, "--overwrite").returncode == 0
+    room = (folder / "out" / "noise.tif").stat().st_size // 1024
+    (folder / "out" / "noise.tif").unlink()
+    for share in (1.1, 1.7):  # the plain TIFF fits, and the copy does not, in different places
+        size = f"size={int(room * share)}k"
+        inside = f"mount -t tmpfs -o {size} none out && exec {sys.executable} -m prn_cli {' '.join(line)}"
+        done = in_a_file_system_of_its_own(inside)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 2
+        found, _ = errors(done)
+        assert "out/noise.tif: cannot be written: no space left on device; check the folder" in found
 
 
 @pytest.mark.parametrize("line", [REFINE, PSEUDOLABEL], ids=["refine", "pseudolabel"])
