@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows, which does not let go of open files and needs no locks for it
     fcntl = None  # type: ignore[assignment]
 
-_NAME = re.compile(r"\..{0,40}\.[0-9a-f]{16}\.prn-(tmp|new)(\.\w{1,12})?(\.ovr\.tmp)?", re.DOTALL)
+_NAME = re.compile(r"\..{0,40}\.[0-9a-f]{16}\.prn-(tmp|new|copy)(\.\w{1,12})?(\.ovr\.tmp)?", re.DOTALL)
 _DESCRIPTOR = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
 _STEM = 40  # characters, so that no name grows longer than file systems allow
 _JUST_MADE = 60.0  # seconds: a new one may be about to be locked
@@ -35,6 +35,7 @@ class Temporary:
     Attributes:
         path: the file that will be there.
         name: the temporary file, to be written to by its name.
+        copy: a second one that may be made of it, and is to be removed before the first one goes. It needs no lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,6 +43,7 @@ class Temporary:
         # In the same folder: a rename within a file system is atomic. Hidden, so that listings leave it out.
         start = f".{path.stem[:_STEM]}.{os.urandom(8).hex()}"
         self.name = path.with_name(f"{start}.prn-tmp{path.suffix}")
+        self.copy = path.with_name(f"{start}.prn-copy{path.suffix}")
         self._new = path.with_name(f"{start}.prn-new{path.suffix}")
         self._descriptor: int | None = None
 
@@ -174,10 +176,21 @@ def remove_stale(folders: Iterable[Path]) -> int:
             continue
         for path, state in found:
             with suppress(OSError):
-                if _is_stale(path, was_locked=state == "tmp"):
+                if _is_left(path, state):
                     os.unlink(path)  # noqa: PTH108
                     removed += 1
     return removed
+
+
+def _is_left(path: str, state: str) -> bool:
+    if state != "copy":
+        return _is_stale(path, was_locked=state == "tmp")
+    # It is being made for as long as what it is made of is there, and locked.
+    start, _, suffix = path.removesuffix(".ovr.tmp").rpartition(".prn-copy")
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode) and _is_stale(f"{start}.prn-tmp{suffix}", was_locked=True)
+    except FileNotFoundError:
+        return True
 
 
 def _is_stale(path: str, *, was_locked: bool) -> bool:

@@ -89,9 +89,10 @@ def test_links_and_folders_that_are_named_so_stay(tmp_path):
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / ".a.0123456789abcdef.prn-tmp.tif").symlink_to("precious")
     (tmp_path / ".b.0123456789abcdef.prn-tmp.tif").mkdir()
+    (tmp_path / ".d.0123456789abcdef.prn-copy.tif").symlink_to("precious")
     os.mkfifo(tmp_path / ".c.0123456789abcdef.prn-tmp.tif")
     assert remove_stale([tmp_path]) == 0
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_new_ones_go_when_they_are_old(tmp_path):
@@ -99,6 +100,48 @@ def test_new_ones_go_when_they_are_old(tmp_path):
     path.touch()
     os.utime(path, (time.time() - 100,) * 2)
     assert remove_stale([tmp_path]) == 1
+
+
+# Writes a cloud-optimised GeoTIFF, which is made as a copy that takes a while.
+COG = """
+import sys
+import numpy as np
+from prn_cli.rasters import create_raster
+rows = np.random.default_rng(0).integers(0, 255, (4000, 4000), np.uint8)
+with create_raster(sys.argv[1], height=4000, width=4000, dtype=np.uint8, cog=True) as writer:
+    writer.write(rows)
+"""
+
+
+def test_a_copy_goes_as_soon_as_its_run_is_killed(tmp_path):
+    pytest.importorskip("rasterio")
+    run = subprocess.Popen([sys.executable, "-c", COG, tmp_path / "map.tif"])
+    until = time.monotonic() + 60
+    while len(list(tmp_path.glob(".map.*"))) < 2 and time.monotonic() < until:
+        assert run.poll() is None
+        time.sleep(0.001)
+    assert remove_stale([tmp_path]) == 0
+    run.kill()
+    run.wait()
+    left = len(list(tmp_path.iterdir()))
+    assert left >= 2
+    assert remove_stale([tmp_path]) == left
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a"])
+def test_a_copy_stays_while_what_it_is_made_of_is_written(tmp_path, name):
+    temporary = Temporary(tmp_path / name)
+    temporary.create()
+    beside = temporary.copy.with_name(f"{temporary.copy.name}.ovr.tmp")
+    for path in (temporary.copy, beside):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - 1e6,) * 2)
+    assert remove_stale([tmp_path]) == 0
+    temporary.replace()
+    temporary.copy.with_name(temporary.copy.name.replace(".prn-copy", "2.prn-copy")).write_bytes(b"precious")
+    assert remove_stale([tmp_path]) == 2
+    assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == [b"", b"precious"]
 
 
 def test_names_fit_file_systems_and_may_be_anything(tmp_path):

@@ -59,8 +59,7 @@ class CogWriter(TiffWriter):
 
     def _finish(self) -> None:
         super()._finish()
-        # Beside the plain one, by a name that a later run removes if this one is killed.
-        copy = self._temporary.with_name(self._temporary.name.replace(".prn-tmp", ".prn-new"))
+        copy = self._place.copy
         silence_libtiff()
         try:
             self._rasterio.shutil.copy(self._temporary, copy, driver="COG", **self._options)
