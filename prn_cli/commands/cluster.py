@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -25,6 +26,8 @@ from prn_cli.errors import MissingExtraError, PrnError, UsageError
 R = TypeVar("R")
 
 _PATIENCE = "10s"  # for a scheduler to answer
+_LOOK = 5.0  # seconds, after which a call that waits looks whether there is still a scheduler
+_LOGGERS = ("distributed", "tornado", "asyncio")
 # A terminal interrupts all processes that it has started; local workers leave it to the one that started them.
 _LEAVE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"
 
@@ -49,9 +52,8 @@ class Cluster:
             UsageError: not a number of workers, not an address, or no scheduler there.
         """
         distributed = _distributed()
-        # What matters comes back with the calls. The rest is for those who run a cluster, in its own logs.
         level = logging.WARNING if console.verbose() else logging.CRITICAL
-        logging.getLogger("distributed").setLevel(level)
+        _quieten(level)
         self._local: Any = None
         workers = _local_workers(where, cores)
         if workers:
@@ -82,7 +84,11 @@ class Cluster:
 
     def _cancel_when_stopped(self) -> None:
         self._stop.wait()
-        self._client.cancel(list(self._waiting), force=True)
+        self._cancel(list(self._waiting), force=True)
+
+    def _cancel(self, futures: list[Any], *, force: bool = False) -> None:
+        with suppress(Exception):  # a cluster that was lost does nothing any more
+            self._client.cancel(futures, force=force)
 
     def call(self, function: Callable[..., R], *arguments: object) -> R:
         """Call a function on a worker and wait for what it returns. Safe in threads.
@@ -108,9 +114,8 @@ class Cluster:
             while queue:
                 yield self._next(queue)
         finally:
-            for future in queue:
-                self._waiting.discard(future)
-                future.cancel()
+            self._waiting.difference_update(queue)
+            self._cancel(list(queue))
 
     def _next(self, queue: deque[Any]) -> Any:
         try:
@@ -123,12 +128,12 @@ class Cluster:
         future = self._client.submit(_call, __version__, payload, pure=False)
         self._waiting.add(future)
         if self._stop.is_set():
-            future.cancel()
+            self._cancel([future])
         return future
 
     def _result(self, future: Any) -> Any:
         try:
-            return future.result()
+            return self._outcome(future)
         except _distributed().KilledWorker as error:
             raise PrnError(
                 "several workers died over this file, one after another",
@@ -139,8 +144,18 @@ class Cluster:
             if type(error).__name__.endswith("CancelledError"):
                 if self._stop.is_set():
                     raise CancelledError from error
-                raise PrnError("the scheduler was lost", hint="see its log, and run again") from error
+                raise _lost() from error
             raise
+
+    def _outcome(self, future: Any) -> Any:
+        while True:
+            try:
+                return future.result(timeout=_LOOK)
+            except TimeoutError:
+                if future.done():  # it is the call's own
+                    raise
+                if self._client.status in ("closing", "closed"):  # calls that come just then are never ended
+                    raise _lost() from None
 
     def __enter__(self) -> Self:
         return self
@@ -164,12 +179,23 @@ def check_cluster(where: str) -> None:
     _distributed()
 
 
+def _lost() -> PrnError:
+    return PrnError("the scheduler was lost", hint="see its log, and run again")
+
+
 def _distributed() -> Any:
     try:
         import distributed
     except ImportError as error:
         raise MissingExtraError(error.name or "distributed", "dask", "--dask") from error
     return distributed
+
+
+def _quieten(level: int) -> None:
+    """Let Dask log from this level on. What matters comes back with the calls; the rest is for a cluster's own logs."""
+    for name in (*_LOGGERS, *logging.root.manager.loggerDict):
+        if name.partition(".")[0] in _LOGGERS:  # some of their children have levels of their own
+            logging.getLogger(name).setLevel(level)
 
 
 def _local_workers(where: str, cores: int) -> int:

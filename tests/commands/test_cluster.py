@@ -27,7 +27,7 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.address = ""
-        self._scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1", "--scheduler-file", "s.json")
+        self.scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1", "--scheduler-file", "s.json")
         self.workers = [self.add_worker() for _ in range(3)]
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -58,7 +58,7 @@ class Processes:
         self.workers.pop().kill()
 
     def stop(self) -> None:
-        for process in (*self.workers, self._scheduler):
+        for process in (*self.workers, self.scheduler):
             process.kill()
             process.wait()
 
@@ -174,6 +174,28 @@ def test_failures_are_named_as_in_a_plain_run(folder, workers, random_logits):
     assert len(errors(plain)) == 6
     assert errors(dask) == errors(plain)
     assert list(contents(folder / "masks")) == ["good.png"]
+
+
+@pytest.mark.parametrize("split", ["100", "0.05"])
+def test_a_lost_scheduler_is_plain_lines(folder, random_logits, split):
+    for number in range(40):
+        np.save(f"logits/{number:02}.npy", random_logits(400, 380, seed=number))
+    (folder / "dask").mkdir()
+    processes = Processes(folder / "dask")
+    try:
+        processes.wait()
+        line = command("logits", "-o", "masks", "--dask", processes.address, "--dask-split", split, "--tta")
+        with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as run:
+            until = time.monotonic() + 60
+            while not list(Path("masks").glob("*.png")) and time.monotonic() < until:
+                time.sleep(0.01)
+            processes.scheduler.kill()
+            _, errors = run.communicate(timeout=120)
+    finally:
+        processes.stop()
+    assert run.returncode == 1
+    assert "the scheduler was lost; see its log, and run again" in errors
+    assert all(line.startswith("prn: ") for line in errors.splitlines()), errors
 
 
 def test_workers_of_its_own(folder, random_logits):
