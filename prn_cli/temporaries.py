@@ -6,6 +6,7 @@ goes with the process, however that ends and on whichever machine it runs, so an
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -106,11 +107,33 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.name.write_bytes(content)
         temporary.replace()
     except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror or error}", hint="check the folder and the free space", path=path
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         temporary.discard()
+
+
+def check_place(path: Path) -> None:
+    """Check that `write_whole` will find a place for a file. Its folder is made if need be.
+
+    Raises:
+        OutputError: it will not.
+    """
+    temporary = Temporary(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not is_stream(path):
+            temporary.create()
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    finally:
+        temporary.discard()
+
+
+def _unwritten(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot be written: {error.strerror or error}", hint="check the folder and the free space", path=path
+    )
 
 
 def is_stream(path: Path) -> bool:

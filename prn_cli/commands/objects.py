@@ -89,6 +89,17 @@ class Objects:
                 hint="leave them out",
             )
 
+    def check_place(self) -> None:
+        """Check that the layer finds a place, before the work on the maps.
+
+        Raises:
+            OutputError: its folder cannot be written to.
+        """
+        from prn_cli.temporaries import check_place
+
+        if self.layer is not None:
+            check_place(self.layer)
+
     def settings(self) -> dict[str, Any]:
         """What the masks depend on, for the manifest."""
         return {

@@ -366,6 +366,8 @@ def refine(
             json=json,
         )
         return
+    if num_parts is None:
+        objects.check_place()
     with _workers(dask, dask_split, cores=options.thread_count(threads), stop=run.stop) as (refine_one, maps_at_once):
 
         def work(item: Item) -> _Result:

@@ -88,11 +88,22 @@ class Objects:
         return replace(self, points=points, crs=_WGS84)
 
 
+_TRIAL = Objects(
+    np.array([[0, 0], [1, 0], [0, 1], [0, 0]], np.float64),
+    np.array([0, 4]),
+    np.array([0, 1]),
+    np.ones(1),
+    np.ones(1),
+    _WGS84,
+    "m2",
+)
+
+
 def check_layer(path: Path) -> None:
     """Check that a layer can be written under this name.
 
     Raises:
-        UsageError: an unknown suffix.
+        UsageError: an unknown suffix, or a name that the format refuses.
         MissingExtraError: a library is not installed.
     """
     if path.suffix.lower() not in DRIVERS:
@@ -106,6 +117,10 @@ def check_layer(path: Path) -> None:
         import pyogrio  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("pyogrio", "geo", "polygons") from error
+    try:
+        _as_layer(path, [_TRIAL], ["trial"], _WGS84)
+    except OutputError as error:
+        raise UsageError(error.message, hint="give another name", path=path) from error
 
 
 def check_system(path: Path, crs: str | None, source: Path) -> None:
@@ -207,9 +222,6 @@ def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
         InputError: some maps have a coordinate system and others have none, or none has one, and GeoJSON needs one.
         OutputError: the file cannot be written.
     """
-    import pyogrio.raw
-    from pyogrio.errors import DataLayerError, DataSourceError
-
     everything = [load_objects(part) for part in parts.values()]
     for source, objects in zip(parts, everything, strict=True):
         check_system(path, objects.crs, Path(source))
@@ -225,9 +237,27 @@ def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
             )
         everything = [objects.in_degrees() for objects in everything]
         systems = {_WGS84}
+    write_whole(path, _as_layer(path, everything, sources, next(iter(systems), None)))
+    return len(sources)
+
+
+def _as_layer(path: Path, everything: Sequence[Objects], sources: Sequence[str], crs: str | None) -> bytes:
+    """The content of the file of a layer.
+
+    Args:
+        path: the file, whose stem the layer is named by.
+        everything: the objects of all maps.
+        sources: the map of each object.
+        crs: the coordinate system of all.
+
+    Raises:
+        OutputError: GDAL does not write it.
+    """
+    import pyogrio.raw
+    from pyogrio.errors import DataLayerError, DataSourceError
+
     driver = DRIVERS[path.suffix.lower()]
     options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DIGITS)} if driver == "GeoJSON" else {}
-    count = sum(len(objects.area) for objects in everything)
     fields: dict[str, NDArray[Any]] = {
         "source": _strings(sources),
         "area": _joined([objects.area for objects in everything]),
@@ -248,13 +278,12 @@ def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
                 driver=driver,
                 layer=name,
                 geometry_type="Polygon",
-                crs=next(iter(systems), None),
+                crs=crs,
                 layer_options=options,
             )
         except (DataSourceError, DataLayerError) as error:
             raise OutputError(f"cannot be written: {error}", hint="try another format", path=path) from error
-    write_whole(path, content.getvalue())
-    return count
+    return content.getvalue()
 
 
 @contextmanager

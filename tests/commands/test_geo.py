@@ -255,6 +255,8 @@ def test_what_cannot_be_is_said_before_the_work(prn, write, folder):
     write("a.tif", *GRIDS["degrees"])
     for arguments, message in (
         (["--polygons", "layer.shp"], "cannot write polygons as '.shp', expected .gpkg .geojson .fgb"),
+        (["--polygons", "gpkg_x.gpkg"], "gpkg_x.gpkg: cannot be written: The layer name may not begin with 'gpkg'"),
+        (["--polygons", "sqlite_x.gpkg"], "object name reserved for internal use: sqlite_x; give another name"),
         (["--min-area", "-1"], "--min-area"),
         (["--min-area", "3", "--task", "saliency"], "objects are of masks of one class"),
     ):
@@ -267,6 +269,20 @@ def test_what_cannot_be_is_said_before_the_work(prn, write, folder):
     assert "mine.gpkg: is there already" in err
     assert not (folder / "m").exists()
     assert prn("a.tif", "-o", "m", "--polygons", "mine.gpkg", "--overwrite")[0] == 0
+
+
+def test_a_layer_without_a_place_is_said_before_the_work(prn, write, folder):
+    write("a.tif", *GRIDS["degrees"])
+    (folder / "file").touch()
+    (folder / "folder.gpkg").mkdir()
+    for name, cause in (("file/layer.gpkg", "Not a directory"), ("folder.gpkg", "Is a directory")):
+        code, _, err = prn("a.tif", "-o", "m", "--polygons", name, "--overwrite")
+        assert code == 1
+        assert f"{name}: cannot be written: {cause}; check the folder and the free space" in err
+        assert err.count("prn: error") == 1
+        assert not (folder / "m").exists()
+    assert prn("a.tif", "-o", "m", "--polygons", "new/layer.gpkg")[0] == 0
+    assert [path.name for path in (folder / "new").iterdir()] == ["layer.gpkg"]
 
 
 def test_control_points_are_no_grid(prn, write):
@@ -431,8 +447,12 @@ def test_objects_across_the_180th_meridian_stay_in_one_piece(prn, write, folder)
 def test_what_gdal_cannot_write_is_the_layer_s_failure(prn, write, folder, monkeypatch):
     write("a.tif", *GRIDS["degrees"])
 
+    real = pyogrio.raw.write
+
     def full(*arguments, **options):
-        raise pyogrio.errors.FeatureError("no room")
+        if Path("m/a.tif").exists():
+            raise pyogrio.errors.FeatureError("no room")
+        real(*arguments, **options)
 
     monkeypatch.setattr(pyogrio.raw, "write", full)
     code, _, err = prn("a.tif", "-o", "m", "--polygons", "layer.gpkg")

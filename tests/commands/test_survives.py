@@ -251,6 +251,18 @@ def test_a_folder_that_is_read_only_is_one_line(folder, line):
     assert "prn-manifest.jsonl: cannot be written: permission denied" in found.lower()
 
 
+def test_a_read_only_folder_of_the_layer_is_said_before_the_work(folder):
+    pytest.importorskip("pyogrio")
+    (folder / "layers").mkdir(mode=0o555)
+    done = prn(*REFINE, "out", "--polygons", "layers/all.gpkg", preexec_fn=obey_permissions)
+    if done.returncode == 77:
+        pytest.skip("runs as root, who cannot give up writing everywhere")
+    assert done.returncode == 1
+    [found] = errors(done)
+    assert "layers/all.gpkg: cannot be written: Permission denied" in found
+    assert not (folder / "out").exists()
+
+
 def test_a_subfolder_that_is_read_only_is_a_line_a_file(folder):
     (folder / "out" / "p").mkdir(parents=True)
     (folder / "out" / "p").chmod(0o555)
