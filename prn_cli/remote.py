@@ -48,8 +48,8 @@ def as_path(name: str) -> Path:
 
 
 def without_query(path: Path) -> str:
-    """The address without its query, which may be a signature: a secret, and another one every day."""
-    return str(path).partition("?")[0]
+    """The address without its query, which may be a signature: a secret, and another one every day. Paths stay."""
+    return str(path) if gdal_name(path) is None else str(path).partition("?")[0]
 
 
 def state_of(path: Path) -> tuple[int, int]:

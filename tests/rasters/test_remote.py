@@ -124,16 +124,17 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("data/b.tif", None),
         ("/data/b.tif", None),
         ("ftp://host/b.tif", None),
+        ("data/is it b?.tif", None),
     ],
 )
 def test_names(name, expected):
     path = as_path(name)
     assert gdal_name(name) == gdal_name(path) == gdal_name(Path(name)) == expected
     assert isinstance(path, RemotePath) == (expected is not None)
+    assert without_query(path) == (name.partition("?")[0] if expected else str(Path(name)))
     if expected is not None:
         assert str(path) == os.fspath(path) == name
         assert (path.stem, path.suffix) == ("b", ".tif")
-        assert without_query(path) == name.partition("?")[0]
 
 
 def test_archives_of_this_machine_have_their_absolute_path_and_their_state(tmp_path, monkeypatch):
@@ -232,11 +233,13 @@ def test_signed_addresses_leave_no_signature(server, tmp_path, make_onnx, random
     make_onnx()
     write(server.root / "a.tif", random_logits(50, 60))
     for secret in ("?sig=first%2F", "?sig=second"):
-        done = run(tmp_path, f"{server.url}/a.tif{secret}", "-o", "masks")
+        done = run(tmp_path, f"{server.url}/a.tif{secret}", "-o", "masks", "--polygons", "layer.geojson")
         assert done.returncode == 0, done.stderr
+        features = json.loads((tmp_path / "layer.geojson").read_text())["features"]
+        assert {feature["properties"]["source"] for feature in features} == {f"{server.url}/a.tif"}
     assert json.loads(done.stdout)["status"] == "kept"
     assert (tmp_path / "masks" / "a.tif").is_file()
-    assert "sig" not in (tmp_path / "masks" / "prn-manifest.jsonl").read_text()
+    assert "sig=" not in (tmp_path / "masks" / "prn-manifest.jsonl").read_text()
 
 
 def test_what_cannot_be_read_is_one_line(server):
