@@ -9,6 +9,7 @@ _ADDRESS = re.compile(r"(/vsi\w+/)?(https?|s3|gs|az):/+(.*)", re.DOTALL)
 _GDAL = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
 _ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsi7z/", "/vsirar/")
 _TIMEOUT = 30  # seconds
+_WHOLE = 200  # status of an answer with all of a file, whatever part was asked for
 
 _LocalPath = type(Path())
 
@@ -85,6 +86,21 @@ def _archive(text: str) -> Path | None:
             if place.is_file():
                 return place
     return None
+
+
+def sends_parts(path: Path) -> bool:
+    """Whether a server sends parts of a file, as GDAL asks for; True where it does not tell."""
+    import urllib.request
+
+    name = gdal_name(path) or ""
+    if not name.startswith("/vsicurl/"):
+        return True
+    request = urllib.request.Request(name.removeprefix("/vsicurl/"), headers={"Range": "bytes=0-0"})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+            return bool(answer.status != _WHOLE)
+    except (OSError, ValueError):  # another fault, and a plainer one
+        return True
 
 
 def _unfolded(text: str) -> str:

@@ -17,7 +17,7 @@ from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.grid import import_rasterio
 from prn_cli.rasters.raster import Raster, check_dtype, reason
 from prn_cli.rasters.tiff import geo_tags
-from prn_cli.remote import gdal_name
+from prn_cli.remote import gdal_name, sends_parts
 from prn_cli.tiles import Window
 
 _SETTINGS = {
@@ -41,6 +41,12 @@ class RemoteRaster(Raster):
             with self._env():
                 self._file = self._rasterio.open(gdal_name(path), driver="GTiff")
         except self._rasterio.errors.RasterioError as error:
+            if not sends_parts(path):  # which GDAL says, and then hides behind what follows from it
+                raise InputError(
+                    "its server sends files only whole, expected one that knows byte ranges",
+                    hint="download it first",
+                    path=path,
+                ) from error
             raise self._failed(error) from error
         try:
             self._describe()

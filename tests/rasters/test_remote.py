@@ -253,3 +253,22 @@ def test_what_cannot_be_read_is_one_line(server):
             open_raster(f"{server.url}/{name}")
         assert "\n" not in str(failure.value)
         assert str(failure.value).startswith(f"{server.url}/{name}: ")
+        assert ".;" not in str(failure.value)
+
+
+def test_a_server_that_sends_files_only_whole_is_named(server, random_logits):
+    write(server.root / "a.tif", random_logits(300, 300))
+    line = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
+    with subprocess.Popen(line, cwd=server.root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as plain:
+        port = re.search(r"port (\d+)", plain.stdout.readline())[1]
+        address = f"http://127.0.0.1:{port}"
+        try:
+            with pytest.raises(InputError) as whole:
+                open_raster(f"{address}/a.tif")
+            with pytest.raises(InputError, match=r"404; check the address") as none:
+                open_raster(f"{address}/none.tif")
+        finally:
+            plain.terminate()
+    cause = "its server sends files only whole, expected one that knows byte ranges; download it first"
+    assert str(whole.value) == f"{address}/a.tif: {cause}"
+    assert str(none.value).startswith(f"{address}/none.tif: cannot be read: ")
