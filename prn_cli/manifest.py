@@ -5,6 +5,9 @@ output is done if it is whole and was made from the same inputs with the same se
 those of others, which are never written over: a short line, `{"begun": [names]}`, is there before a file takes its
 name, and the entry itself after it. Lines are only ever appended, each in one write and under a lock, so that several
 runs may share a folder; the last entry of an output counts, and a line that is torn or not ours is none.
+
+A folder may hold a million outputs, of which a run asks about its own: all other lines are passed over by their names,
+so that memory grows with the run and not with the folder.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import errno
 import json
 import math
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +33,13 @@ from prn_cli.temporaries import lock
 MANIFEST_NAME = "prn-manifest.jsonl"
 
 _LONGEST_LINE = 1 << 20  # bytes
+_BUFFER = 1 << 20  # bytes
+_BLOCK = 1 << 13  # bytes: some dozen entries, among which there is often none of the run's own
+
+# Of lines that may be torn: nothing goes on from one line to the next.
+_STRING = re.compile(rb'"([^"\\\n]*(?:\\[^\n][^"\\\n]*)*)"')
+_PATH = re.compile(rb'"path"[ \t\r]*:[ \t\r]*' + _STRING.pattern)
+_BEGUN = re.compile(rb'"begun"([^\n]*)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +80,64 @@ class Manifest:
 
     Args:
         folder: the folder; it need not exist yet.
+        outputs: what will be asked about. Others may be, too, but then the manifest is read once more for them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, outputs: Iterable[Path] = ()) -> None:
         self.folder = folder
         self.path = folder / MANIFEST_NAME
         self._prefix = os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
-        self._entries: dict[str, dict[str, Any]] = {}
+        self._wanted: set[bytes] = set()
+        self._entries: dict[str, bytes] = {}  # as lines, which take a seventh of the memory
         self._begun: set[str] = set()
+        self._file: tuple[int, int] | None = None
+        self._end = 0  # of the lines that were read
         self._lock = threading.Lock()
-        self._load()
+        self._want(map(self._name, outputs))
 
-    def _load(self) -> None:
-        self._entries.clear()
-        self._begun.clear()
+    def _want(self, names: Iterable[str]) -> None:
+        """Read what there is on names that were not asked about before."""
+        new = {_encoded(name) for name in names} - self._wanted
+        if new:
+            with self._lock:
+                wanted = self._wanted | new
+                self._end = 0
+                self._read_on(wanted)
+                self._wanted = wanted
+
+    def _read_on(self, wanted: set[bytes]) -> None:
+        """Take the lines on these that were appended since the last reading, or all if this is another file."""
+
+        def is_wanted(lines: bytes) -> bool:
+            return not wanted.isdisjoint(_names_in(lines))
+
         try:
-            with self.path.open("rb") as file:
-                while line := file.readline(_LONGEST_LINE):
-                    self._take(line)
+            with self.path.open("rb", _BUFFER) as file:
+                status = os.fstat(file.fileno())
+                if self._file != (status.st_dev, status.st_ino) or status.st_size < self._end:
+                    self._forget()
+                self._file = status.st_dev, status.st_ino
+                file.seek(self._end)
+                block = b""
+                while following := file.read(_BLOCK) + file.readline(_LONGEST_LINE):
+                    block = following
+                    if is_wanted(block):
+                        for line in filter(is_wanted, block.split(b"\n")):
+                            self._take(line)
+                # What lacks its newline may still grow: it is read again.
+                self._end = file.tell() - len(block.rpartition(b"\n")[2])
         except (FileNotFoundError, NotADirectoryError):  # `start` makes it, or says why it cannot
-            return
+            self._forget()
         except OSError as error:
             raise OutputError(
                 f"cannot be read: {error.strerror}", hint="check its permissions, or move it away", path=self.path
             ) from error
+
+    def _forget(self) -> None:
+        self._entries.clear()
+        self._begun.clear()
+        self._file = None
+        self._end = 0
 
     def _take(self, line: bytes) -> None:
         try:
@@ -108,7 +153,7 @@ class Manifest:
             paths = [output.get("path") for output in outputs.values() if isinstance(output, dict)]
             names = [path for path in paths if isinstance(path, str)]
             if len(names) == len(outputs):
-                self._entries.update((name, entry) for name in names)
+                self._entries.update((name, line) for name in names)
 
     def job(self, *, inputs: Mapping[str, Path], settings: Mapping[str, Any], outputs: Mapping[str, Path]) -> Job:
         """Note down the inputs as they are now: if one changes during the work, the next run sees that it did.
@@ -137,20 +182,26 @@ class Manifest:
 
     def _find(self, job: Job) -> dict[str, Any] | str:
         """The entry of a finished job, or why there is none."""
-        entry: dict[str, Any] | None = None
+        names = {role: self._name(path) for role, path in job.outputs.items()}
+        self._want(names.values())
+        line, entry = b"", {}
         for role, path in job.outputs.items():
-            found = self._entries.get(self._name(path))
-            if found is None or found["outputs"].get(role, {}).get("path") != self._name(path):
+            found = self._entries.get(names[role])
+            if found is None:
                 return f"no {role} yet"
-            if entry is not None and found is not entry:
+            if not line:
+                line, entry = found, json.loads(found)
+            if found is not line:
                 return "outputs of different runs"
-            entry = found
+            output = entry["outputs"].get(role, {})
+            if output.get("path") != names[role]:
+                return f"no {role} yet"
             try:
-                if path.stat().st_size != found["outputs"][role].get("size"):
+                if path.stat().st_size != output.get("size"):
                     return f"the {role} is not whole, or was changed"
             except OSError:
                 return f"the {role} is gone"
-        if entry is None:
+        if not line:
             return "no output"
         if entry.get("inputs") != job.inputs:
             return "other inputs, or changed ones"
@@ -166,9 +217,12 @@ class Manifest:
         Raises:
             UsageError: naming the first that is there and not in the manifest.
         """
-        for path in outputs:
+        paths = list(outputs)
+        self._want(map(self._name, paths))
+        for path in paths:
             if not self._knows(path) and os.path.lexists(path):
-                self._load()  # another run may have begun it since
+                with self._lock:
+                    self._read_on(self._wanted)  # another run may have begun it since
                 if self._knows(path):
                     continue
                 raise UsageError(
@@ -228,8 +282,9 @@ class Manifest:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "prn": __version__,
         }
-        self._append(json.dumps(entry).encode() + b"\n")
-        self._entries.update((self._name(path), entry) for path in job.outputs.values())
+        line = json.dumps(entry).encode() + b"\n"
+        self._append(line)
+        self._entries.update((self._name(path), line) for path in job.outputs.values())
         return entry
 
     def _append(self, line: bytes) -> None:
@@ -264,6 +319,24 @@ class Manifest:
         """Relative to the folder, so that the outputs may move as a whole; absolute for files elsewhere."""
         whole = os.path.abspath(path)  # noqa: PTH100 (a link stays the name that the user gave)
         return whole.removeprefix(self._prefix).replace(os.sep, "/")
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _names_in(lines: bytes) -> list[bytes]:
+    """What may be names of outputs, among them all that are: tens of times faster than parsing the lines."""
+    found: list[bytes] = _PATH.findall(lines)
+    found += _STRING.findall(b"\n".join(_BEGUN.findall(lines)))
+    return [_without_escapes(name) if b"\\" in name else name for name in found] if b"\\" in lines else found
+
+
+def _without_escapes(name: bytes) -> bytes:
+    try:
+        return _encoded(json.loads(b'"' + name + b'"'))
+    except ValueError:  # then the line is none
+        return name
 
 
 def _are_figures(found: object) -> bool:

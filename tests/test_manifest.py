@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from prn_cli import manifest as manifest_module
 from prn_cli.errors import InputError, OutputError, UsageError
 from prn_cli.manifest import MANIFEST_NAME, Manifest, check_outputs, check_unchanged, unchanged
 
@@ -235,6 +240,140 @@ def test_what_another_run_has_begun_since_is_no_stranger(folder, source):
     manifest = Manifest(folder)
     finish(folder, source)
     manifest.refuse_strangers([folder / "a.png"])
+
+
+def others(count: int) -> str:
+    """What runs on other maps have left in the manifest that they share."""
+    entry = {"inputs": {}, "settings": {"note": "x" * 400}, "outputs": {"mask": {"path": "", "size": 4}}, "figures": {}}
+    names = [f"other_{number}.png" for number in range(count)]
+    lines = [({"begun": [name]}, entry | {"outputs": {"mask": {"path": name, "size": 4}}}) for name in names]
+    return "".join(json.dumps(line) + "\n" for pair in lines for line in pair)
+
+
+def test_memory_does_not_grow_with_the_outputs_of_others(folder, source):
+    folder.mkdir()
+    lines = others(20_000)
+    (folder / MANIFEST_NAME).write_text(lines)
+    finish(folder, source)
+    tracemalloc.start()
+    manifest = Manifest(folder, [folder / "a.png"])
+    assert manifest.finished(job_of(manifest, source)) is not None
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < len(lines) / 4
+
+
+def test_what_others_have_appended_is_read_without_the_rest(folder, source, monkeypatch):
+    folder.mkdir()
+    (folder / MANIFEST_NAME).write_text(others(1000))
+    outputs = [folder / "a.png", folder / "b.png"]
+    manifest = Manifest(folder, outputs)
+    finish(folder, source)
+    read, names_in = [], manifest_module._names_in
+    monkeypatch.setattr(manifest_module, "_names_in", lambda lines: read.append(len(lines)) or names_in(lines))
+    manifest.refuse_strangers(outputs)
+    assert 0 < sum(read) < 2000
+    (folder / "b.png").write_bytes(b"a label")
+    with pytest.raises(UsageError, match=r"b\.png: is there already"):
+        manifest.refuse_strangers(outputs)
+
+
+def test_a_manifest_that_was_put_in_place_of_another_is_read_whole(folder, source):
+    finish(folder, source)
+    manifest = Manifest(folder, [folder / "a.png", folder / "b.png"])
+    (folder / "b.png").write_bytes(b"mask")
+    (folder / "other").write_text(others(10) + '{"begun": ["b.png"]}\n')
+    (folder / "other").replace(folder / MANIFEST_NAME)
+    manifest.refuse_strangers([folder / "b.png"])
+    assert manifest.finished(job_of(manifest, source)) is None
+    (folder / MANIFEST_NAME).write_text("")
+    (folder / "c.png").write_bytes(b"a label")
+    with pytest.raises(UsageError, match="already"):
+        manifest.refuse_strangers([folder / "c.png"])
+
+
+def test_a_line_that_is_only_half_there_is_read_again(folder, source):
+    finish(folder, source)
+    whole = (folder / MANIFEST_NAME).read_bytes()
+    for cut in range(0, len(whole), 7):
+        (folder / MANIFEST_NAME).write_bytes(whole[:cut])
+        manifest = Manifest(folder, [folder / "a.png"])
+        with (folder / MANIFEST_NAME).open("ab") as file:
+            file.write(whole[cut:])
+        manifest.refuse_strangers([folder / "a.png"])
+        assert manifest.finished(job_of(manifest, source)) is not None
+
+
+NAMES = ["a.png", "é.png", "\U0001f30d.png", 'q"q.png', "back\\slash.png", "new\nline.png", "\udcff.png", "\x7f.png"]
+NAMES += ["sub/a.png", '{"begun": ["a.png"]}', '"path": "a.png"', "path", "begun", "outputs"]
+TEXTS = st.sampled_from([*NAMES, '\\"path', '\\"begun', '"path": "', '["', "\\"]) | st.text(max_size=3)
+
+
+@st.composite
+def manifest_lines(draw) -> bytes:
+    """A line as prn, another program or a kill may leave it."""
+    names = draw(st.lists(TEXTS, min_size=1, max_size=3))
+    output = st.sampled_from([{}, {"size": 4}, {"path": 3}, 7]) | TEXTS.map(lambda name: {"path": name, "size": 4})
+    entry = {
+        "inputs": {draw(TEXTS): {"path": draw(TEXTS)}},
+        draw(TEXTS): draw(TEXTS),
+        "outputs": dict.fromkeys(names, draw(output)) | {"mask": {"path": draw(TEXTS), "size": 4}},
+        "figures": draw(st.sampled_from([{}, {"valid": 3}, {"drift": "far"}, None])),
+        "seconds": draw(st.integers(0, 9)),
+    }
+    begun = {"begun": names}
+    whole = draw(st.sampled_from([begun, entry, entry, {"begun": names[0]}, entry | begun, names]))
+    if draw(st.booleans()) and isinstance(whole, dict):
+        whole = dict(reversed(whole.items()))
+    text = json.dumps(
+        whole, ensure_ascii=draw(st.booleans()), separators=draw(st.sampled_from([None, (",", ":"), (" ,\t", "\t:\r")]))
+    )
+    line = text.encode("utf-8", "surrogatepass")
+    if draw(st.integers(0, 3)) == 0:
+        line = line[: draw(st.integers(0, len(line)))]
+    return line + draw(st.sampled_from([b"\n", b"\n", b"\n", b"\r\n", b""]))
+
+
+def read_plainly(content: bytes) -> tuple[set[str], dict[str, dict]]:
+    """The names that are known, and the last entry of each that has one: each line parsed and kept."""
+    known, entries = set(), {}
+    for line in content.split(b"\n"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(entry, dict):
+            continue
+        outputs = entry.get("outputs")
+        if isinstance(entry.get("begun"), list):
+            known.update(entry["begun"])
+        elif isinstance(outputs, dict) and entry.get("figures") in ({}, {"valid": 3}):
+            paths = [output.get("path") if isinstance(output, dict) else None for output in outputs.values()]
+            if all(isinstance(path, str) for path in paths):
+                entries.update(dict.fromkeys(paths, entry))
+    return known | set(entries), entries
+
+
+@given(st.lists(manifest_lines(), max_size=8), st.lists(manifest_lines(), max_size=4), st.integers(1, 200))
+def test_lines_that_are_passed_over_say_nothing_of_what_is_asked(first, then, block):
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_module, "_BLOCK", block)
+        folder = Path(name)
+        before, after = b"".join(first), b"".join(then)
+        if before and not before.endswith(b"\n"):
+            after = b"\n" + after
+        (folder / MANIFEST_NAME).write_bytes(before)
+        manifest = Manifest(folder, [folder / name for name in NAMES[:-4]])
+        with (folder / MANIFEST_NAME).open("ab") as file:
+            file.write(after)
+        manifest._read_on(manifest._wanted)
+        known, entries = read_plainly(before + after)
+        for number, name in enumerate(NAMES):
+            if number == len(NAMES) - 4:
+                manifest._want(NAMES[-4:])  # they were not announced
+            assert manifest._knows(folder / name) == (name in known)
+            line = manifest._entries.get(name)
+            assert (None if line is None else json.loads(line)) == entries.get(name)
 
 
 @pytest.mark.parametrize(("change", "cause"), [("touch", "changed"), ("replace", "changed"), ("remove", "vanished")])

@@ -160,9 +160,10 @@ def pseudolabel(
         # Unknown creation options show before the work, and not in every file.
         dtype = "uint8" if path.parent.name == _LABELS else "float32"
         rasters.create_raster(path, height=1, width=1, dtype=dtype, creation_options=creation)
-    manifest = Manifest(out)
+    outputs = [output for item in items for output in item.outputs.values()]
+    manifest = Manifest(out, outputs)
     if not overwrite:
-        manifest.refuse_strangers(output for item in items for output in item.outputs.values())
+        manifest.refuse_strangers(outputs)
     page = None
     if report is not None:
         files = [path for item in items for path in (*item.inputs.values(), *item.outputs.values())]
@@ -199,7 +200,7 @@ def pseudolabel(
         show_plan(items, lambda item: _why(item, run, manifest, overwrite=overwrite), verb="search", json=json)
         return
     manifest.start()
-    remove_stale(output.parent for item in items for output in item.outputs.values())
+    remove_stale(output.parent for output in outputs)
     headrooms = {name: Headroom() for name in names or [""]}
     started = time.perf_counter()
     batch = run_batch(

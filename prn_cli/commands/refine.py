@@ -295,11 +295,14 @@ def refine(
     _check_tiff_options(items, like, co)
     for item in items[:1]:
         _check_creation(item, creation, task, cog=format is FormatChoice.cog)
-    manifest = None if single else Manifest(out)
+    layer = [] if polygons is None or num_parts is not None else [polygons]
+    manifest = None
+    if not single:
+        manifest = Manifest(out, [*(output for item in items for output in item.outputs.values()), *layer])
     if not overwrite:
         refuse = refuse_existing if manifest is None else manifest.refuse_strangers
         refuse(output for item in items for output in (item.outputs if manifest else rasters_of(item)).values())
-        refuse([] if polygons is None or num_parts is not None else [polygons])
+        refuse(layer)
 
     side = tile or refiner.tile
     check_tile(side, refiner)
