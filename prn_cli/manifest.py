@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -434,11 +435,19 @@ def check_outputs(jobs: Iterable[tuple[Iterable[Path], Iterable[Path]]]) -> None
     """
     plans = [(list(inputs), list(outputs)) for inputs, outputs in jobs]
     # Real paths, so that no link leads an output over an input.
-    inputs = {os.path.realpath(path): path for job, _ in plans for path in job}
+    folders = cache(os.path.realpath)
+
+    def real_path(path: Path) -> str:
+        folder, name = os.path.split(path)
+        if name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114
+            return os.path.realpath(path)
+        return os.path.join(folders(folder), name)  # noqa: PTH118
+
+    inputs = {real_path(path): path for job, _ in plans for path in job}
     owners: dict[str, int] = {}
     for number, ((job, *_), outputs) in enumerate(plans):
         for output in outputs:
-            real = os.path.realpath(output)
+            real = real_path(output)
             if real in inputs:
                 raise UsageError(
                     f"would be written over the input {inputs[real]}", hint="choose another output", path=output

@@ -194,6 +194,15 @@ def test_no_output_may_be_an_input_by_whatever_link(tmp_path, source):
         check_outputs([([source], [link / "a.npy"])])
 
 
+@pytest.mark.parametrize("name", ["a.npy", "b.npy"])
+def test_an_output_that_is_a_link_is_what_it_leads_to(tmp_path, source, name):
+    out = tmp_path / "out" / name
+    out.parent.mkdir()
+    out.symlink_to(source)
+    with pytest.raises(UsageError, match="over the input"):
+        check_outputs([([source], [tmp_path / "in" / ".." / "out" / name])])
+
+
 def test_two_inputs_may_not_share_an_output(tmp_path):
     with pytest.raises(UsageError, match=r"both .*x/a\.npy and .*y/a\.npy"):
         check_outputs([([tmp_path / d / "a.npy"], [tmp_path / "out" / "a.png"]) for d in "xy"])

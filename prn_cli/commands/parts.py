@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable
 
 from prn_cli.errors import UsageError
-
-T = TypeVar("T")
 
 
 def part_of(name: str, count: int) -> int:
@@ -16,8 +13,11 @@ def part_of(name: str, count: int) -> int:
 
     By a hash of the name alone, so that tasks that start hours apart agree although files have come since.
     """
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % count
+    return _digest(name) % count
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
 def check_part(count: int | None, number: int | None) -> None:
@@ -35,8 +35,14 @@ def check_part(count: int | None, number: int | None) -> None:
         )
 
 
-def select_part(items: Sequence[T], name: Callable[[T], str], count: int | None, number: int | None) -> list[T]:
-    """The items of one part, in their order; all of them if there are no parts."""
-    if count is None:
-        return list(items)
-    return [item for item in items if part_of(name(item), count) == number]
+def select_part(names: Iterable[str], count: int | None, number: int | None) -> tuple[list[int], list[int]]:
+    """The positions of the names of one part, all if there are no parts; and of those of any that occur again.
+
+    Each task sees all names, and there may be millions: of each, no more than a hash is kept.
+    """
+    import numpy as np
+
+    digests = np.fromiter(map(_digest, names), np.uint64)
+    chosen = np.arange(len(digests)) if count is None else np.flatnonzero(digests % np.uint64(count) == number)
+    _, first, repeats = np.unique(digests, return_inverse=True, return_counts=True)
+    return chosen.tolist(), np.flatnonzero(repeats[first] > 1).tolist()

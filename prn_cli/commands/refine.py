@@ -279,17 +279,19 @@ def refine(
     if task is TaskChoice.multiclass:
         names = rasters.class_names(rasters.count_classes_of_maps(inputs, key=key), classes, palette)
         more = {f"{role}/{name}": place and place / name for role, place in more.items() for name in names}
-    items = [
-        Item(
+    chosen, twins = select_part((path.stem for path in inputs), num_parts, part_id)
+    # Outputs are named by stems, so only inputs of one stem may share them: all parts compare these, and see the same.
+    found_items = {
+        number: Item(
             path,
             {"logits": path} | masks.role(path) | pictures.role(path) | references.role(path),
             _outputs(path, out, single, format, more, objects),
         )
-        for path in inputs
-    ]
-    check_outputs((item.inputs.values(), item.outputs.values()) for item in items)
-    # Names clash, and kinds are detected, over the whole set: all parts see the same.
-    items = select_part(items, lambda item: item.path.stem, num_parts, part_id)
+        for number in sorted({*chosen, *twins})
+        for path in (inputs[number],)
+    }
+    check_outputs((item.inputs.values(), item.outputs.values()) for item in found_items.values())
+    items = [found_items[number] for number in chosen]
     if num_parts is not None:
         console.note(f"part {part_id} of {num_parts}: {len(items)} of {len(inputs)} inputs")
     _check_tiff_options(items, like, co)

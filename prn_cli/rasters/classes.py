@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +201,7 @@ def open_class_numbers(
     return numbers
 
 
-def count_bands(paths: list[Path], *, key: str | None = None) -> int:
+def count_bands(paths: Sequence[Path], *, key: str | None = None) -> int:
     """The number of bands of the first of these files that can be opened.
 
     Raises:
@@ -217,7 +218,7 @@ def count_bands(paths: list[Path], *, key: str | None = None) -> int:
     raise failure or InputError("no files, expected at least one", hint="name files or folders")
 
 
-def count_classes_of_maps(paths: list[Path], *, key: str | None = None) -> int:
+def count_classes_of_maps(paths: Sequence[Path], *, key: str | None = None) -> int:
     """The number of bands of maps with a band a class, by the first that can be opened.
 
     Raises:

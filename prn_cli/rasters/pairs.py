@@ -7,13 +7,37 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, overload
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES
 from prn_cli.remote import as_path, gdal_name
 
 _EXAMPLES = 3
+
+
+class Paths(Sequence[Path]):
+    """Files by name, of which a path is made when it is asked for: a name takes a fifth of its memory."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        if isinstance(index, slice):
+            return [as_path(name) for name in self._names[index]]
+        return as_path(self._names[index])
+
+    def __iter__(self) -> Iterator[Path]:
+        return map(as_path, self._names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +142,7 @@ def _find_partners(
     return replace(kind, folder=Path(folder), found=dict(pair_by_stem(inputs, folder, suffixes=suffixes).matched))
 
 
-def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: bool = False) -> list[Path]:
+def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: bool = False) -> Paths:
     """Find the files that the arguments of a command line name.
 
     Args:
@@ -137,13 +161,16 @@ def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: 
     """
     if list(arguments).count("-") > 1:
         raise UsageError("'-' is given twice", hint="read paths from stdin once")
-    found: dict[str, Path] = {}
-    for argument in arguments:
-        for path in _expand(argument, stdin, null):
-            found.setdefault(gdal_name(path) or os.path.normpath(path.absolute()), path)
-    if not found:
+    names = [name for argument in arguments for name in _expand(argument, stdin, null)]
+    if not names:
         raise InputError("no input files", hint="name files or folders, or pipe paths into '-'")
-    return list(found.values())
+    one_folder = len(arguments) == 1 and arguments[0] != "-" and Path(arguments[0]).is_dir()
+    if not one_folder:  # whose files are there once
+        found: dict[str, str] = {}
+        for name in names:
+            found.setdefault(gdal_name(name) or os.path.abspath(name), name)  # noqa: PTH100
+        names = list(found.values())
+    return Paths(names)
 
 
 def pair_by_stem(
@@ -191,7 +218,7 @@ def pair_by_stem(
     )
 
 
-def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[Path]:
+def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[str]:
     if argument == "-":
         if stdin is None:
             raise UsageError("'-' reads paths from stdin, and there is none", hint="name files or folders")
@@ -199,9 +226,9 @@ def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[Path]:
         return
     path = as_path(argument)
     if gdal_name(argument) is not None:
-        yield path
+        yield argument
     elif path.is_dir():
-        files = _raster_files(path)
+        files = _raster_names(path)
         if not files:
             raise InputError(
                 "no raster files in this folder", hint=f"expected files that end in {' '.join(SUFFIXES)}", path=path
@@ -210,18 +237,18 @@ def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[Path]:
     elif path.exists() or not glob.has_magic(argument):
         if not path.exists() and path.suffix.lower() not in SUFFIXES:
             raise InputError("no such file or folder", hint="check the path", path=path)
-        yield path
+        yield argument
     else:
         files = []
         for name in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207 (Path.glob wants relative patterns)
             match = Path(name)
-            files += _raster_files(match) if match.is_dir() else [match] if _is_raster_name(match) else []
+            files += _raster_names(match) if match.is_dir() else [name] if _is_raster_name(match.name) else []
         if not files:
             raise InputError("no raster file matches this pattern", hint="check the pattern", path=argument)
         yield from files
 
 
-def _read_paths(stdin: TextIO, null: bool) -> Iterator[Path]:
+def _read_paths(stdin: TextIO, null: bool) -> Iterator[str]:
     try:
         text = stdin.read()
     except UnicodeDecodeError as error:
@@ -231,20 +258,31 @@ def _read_paths(stdin: TextIO, null: bool) -> Iterator[Path]:
     for line in text.split("\0" if null else "\n"):
         name = line if null else line.removesuffix("\r")
         if name:
-            yield as_path(name)
+            yield name
 
 
-def _raster_files(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+def _raster_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    return [Path(name) for name in _raster_names(folder, suffixes)]
+
+
+def _raster_names(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     try:
-        named = (path for path in folder.iterdir() if _is_raster_name(path, suffixes))
-        # A link to nothing is to be named as a failure, and not to be passed over.
-        return sorted(path for path in named if path.is_file() or (path.is_symlink() and not path.exists()))
+        with os.scandir(folder) as entries:
+            found = [entry.name for entry in entries if _is_raster_name(entry.name, suffixes) and _is_file(entry)]
     except OSError as error:
         raise InputError(f"cannot be listed: {error.strerror}", hint="check the folder", path=folder) from error
+    return [os.path.join(folder, name) for name in sorted(found, key=os.path.normcase)]  # noqa: PTH118
 
 
-def _is_raster_name(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
-    return path.suffix.lower() in suffixes and not path.name.startswith((".", "~"))
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link to one or to nothing: that is to be named as a failure, not to be passed over."""
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)  # noqa: PTH110, PTH113
+    return entry.is_file(follow_symlinks=False)
+
+
+def _is_raster_name(name: str, suffixes: Sequence[str] = SUFFIXES) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes and not name.startswith((".", "~"))  # noqa: PTH122
 
 
 def _by_stem(paths: Iterable[Path], stems: set[str] | None) -> dict[str, Path]:

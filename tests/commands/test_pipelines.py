@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prn_cli import manifest
 from prn_cli.commands import app
 from prn_cli.commands.parts import part_of, select_part
 from prn_cli.manifest import MANIFEST_NAME
@@ -209,14 +210,18 @@ def test_what_is_for_the_report_is_refused_before_a_file_is_looked_for(folder, c
 
 @given(st.lists(st.text(min_size=1), unique=True), st.integers(1, 50), st.randoms())
 def test_parts_are_disjoint_complete_and_do_not_depend_on_the_order(names, count, random):
-    parts = [select_part(names, str, count, number) for number in range(count)]
+    def part_of_all(names, number):
+        return [names[position] for position in select_part(names, count, number)[0]]
+
+    parts = [part_of_all(names, number) for number in range(count)]
     assert sorted(name for part in parts for name in part) == sorted(names)
+    assert parts == [[name for name in names if part_of(name, count) == number] for number in range(count)]
     shuffled = list(names)
     random.shuffle(shuffled)
     for number, part in enumerate(parts):
-        assert set(select_part(shuffled, str, count, number)) == set(part)
+        assert set(part_of_all(shuffled, number)) == set(part)
         # Nor on what else there is.
-        assert select_part(part[:1], str, count, number) == part[:1]
+        assert part_of_all(part[:1], number) == part[:1]
 
 
 def test_parts_are_about_equal():
@@ -251,6 +256,38 @@ def test_a_job_array_does_each_map_once(folder):
         [*PRN, "refine", "logits", "-o", "out", "-w", "model.onnx", "--json"], capture_output=True, text=True
     )
     assert [json.loads(line)["status"] for line in rest.stdout.splitlines()] == ["kept"] * 12
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_each_task_refuses_two_inputs_with_one_mask(folder, capsys, number):
+    np.savez(folder / "logits" / "map0.npz", np.load(folder / "logits" / "map0.npy"))
+    line = ["refine", "logits", "-o", "out", "-w", "model.onnx", "--num-parts", "3", "--part-id", str(number)]
+    code, _, err = prn(capsys, *line)
+    assert code == 2
+    assert "would be written for both logits/map0.npy and logits/map0.npz" in err
+    assert not (folder / "out").exists()
+
+
+def test_a_task_resolves_the_files_of_its_part_alone(folder, capsys, monkeypatch):
+    resolved = []
+    check = manifest.check_outputs
+
+    def spy(jobs):
+        plans = [(list(inputs), list(outputs)) for inputs, outputs in jobs]
+        resolved.extend(path.stem for inputs, _ in plans for path in inputs)
+        check(plans)
+
+    monkeypatch.setattr(manifest, "check_outputs", spy)
+    line = ["refine", "logits", "-o", "out", "-w", "model.onnx", "--num-parts", "4", "--part-id", "1", "--dry-run"]
+    assert prn(capsys, *line)[0] == 0
+    assert resolved == [f"map{number}" for number in sorted(range(12), key=str) if part_of(f"map{number}", 4) == 1]
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), max_size=12), st.integers(1, 5))
+def test_names_that_occur_again_are_known_to_all_parts(names, count):
+    again = [position for position, name in enumerate(names) if names.count(name) > 1]
+    assert {tuple(select_part(names, count, number)[1]) for number in range(count)} == {tuple(again)}
+    assert select_part(names, None, None) == (list(range(len(names))), again)
 
 
 def test_a_part_without_inputs_is_done(folder, capsys):

@@ -24,9 +24,27 @@ def test_folders_are_listed_by_name(tmp_path: Path) -> None:
 
 def test_files_stay_in_order_and_come_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = touch(tmp_path, "a.npy", "b.npy")
-    assert find_inputs([str(b), str(tmp_path), str(a)]) == [b, a]
+    assert list(find_inputs([str(b), str(tmp_path), str(a)])) == [b, a]
     monkeypatch.chdir(tmp_path)
-    assert find_inputs(["a.npy", "./a.npy", str(a)]) == [Path("a.npy")]
+    assert list(find_inputs(["a.npy", "./a.npy", str(a)])) == [Path("a.npy")]
+
+
+def test_inputs_are_paths_at_any_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "in", "a.npy", "b.npy", "c.npy")
+    monkeypatch.chdir(tmp_path)
+    found = find_inputs(["./in/"])
+    assert (len(found), found[0], found[-1]) == (3, Path("in/a.npy"), Path("in/c.npy"))
+    assert found[1:] == [Path("in/b.npy"), Path("in/c.npy")]
+    assert str(find_inputs(["https://host/a.tif"])[0]) == "https://host/a.tif"
+
+
+def test_links_to_nothing_are_listed_and_links_to_folders_are_not(tmp_path: Path) -> None:
+    (target,) = touch(tmp_path / "elsewhere", "a.npy")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, place in (("file", target), ("folder", target.parent), ("nothing", "gone"), ("loop", "loop.npy")):
+        (folder / f"{name}.npy").symlink_to(place)
+    assert [path.stem for path in find_inputs([str(folder)])] == ["file", "loop", "nothing"]
 
 
 def test_globs(tmp_path: Path) -> None:
@@ -42,8 +60,11 @@ def test_globs(tmp_path: Path) -> None:
 
 
 def test_stdin(tmp_path: Path) -> None:
-    assert find_inputs(["-"], stdin=io.StringIO("a b.npy\r\n\nc.tif\n")) == [Path("a b.npy"), Path("c.tif")]
-    assert find_inputs(["-"], stdin=io.StringIO("a\nb.npy\0c.tif\0"), null=True) == [Path("a\nb.npy"), Path("c.tif")]
+    assert list(find_inputs(["-"], stdin=io.StringIO("a b.npy\r\n\nc.tif\n"))) == [Path("a b.npy"), Path("c.tif")]
+    assert list(find_inputs(["-"], stdin=io.StringIO("a\nb.npy\0c.tif\0"), null=True)) == [
+        Path("a\nb.npy"),
+        Path("c.tif"),
+    ]
     with pytest.raises(UsageError, match="--null"):
         find_inputs(["-"], stdin=io.StringIO("a.npy\0c.tif\0"))
     with pytest.raises(UsageError, match="twice"):
@@ -56,7 +77,7 @@ def test_stdin(tmp_path: Path) -> None:
 
 def test_missing(tmp_path: Path) -> None:
     # A missing file fails on its own, later; a missing folder is a slip of the pen.
-    assert find_inputs([str(tmp_path / "missing.npy")]) == [tmp_path / "missing.npy"]
+    assert list(find_inputs([str(tmp_path / "missing.npy")])) == [tmp_path / "missing.npy"]
     with pytest.raises(InputError, match="no such file or folder"):
         find_inputs([str(tmp_path / "missing")])
     with pytest.raises(InputError, match="no raster files in this folder"):
