@@ -279,7 +279,7 @@ def refine(
     if task is TaskChoice.multiclass:
         names = rasters.class_names(rasters.count_classes_of_maps(inputs, key=key), classes, palette)
         more = {f"{role}/{name}": place and place / name for role, place in more.items() for name in names}
-    chosen, twins = select_part((path.stem for path in inputs), num_parts, part_id)
+    chosen, twins = select_part(inputs.stems(), num_parts, part_id)
     # Outputs are named by stems, so only inputs of one stem may share them: all parts compare these, and see the same.
     found_items = {
         number: Item(

@@ -39,6 +39,10 @@ class Paths(Sequence[Path]):
     def __iter__(self) -> Iterator[Path]:
         return map(as_path, self._names)
 
+    def stems(self) -> Iterator[str]:
+        """The stem of each, in a fraction of the time that a path takes."""
+        return map(_stem, self._names)
+
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
@@ -218,6 +222,14 @@ def pair_by_stem(
     )
 
 
+def _stem(name: str) -> str:
+    last = os.path.basename(name)  # noqa: PTH119
+    dot = last.rfind(".")
+    if ":/" in name or name.startswith("/vsi") or last.startswith(".") or not 0 < dot < len(last) - 1:
+        return as_path(name).stem
+    return last[:dot]
+
+
 def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[str]:
     if argument == "-":
         if stdin is None:
@@ -266,12 +278,16 @@ def _raster_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def _raster_names(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
+    start = os.path.join(folder, "")  # noqa: PTH118
     try:
         with os.scandir(folder) as entries:
-            found = [entry.name for entry in entries if _is_raster_name(entry.name, suffixes) and _is_file(entry)]
+            found = [
+                start + entry.name for entry in entries if _is_raster_name(entry.name, suffixes) and _is_file(entry)
+            ]
     except OSError as error:
         raise InputError(f"cannot be listed: {error.strerror}", hint="check the folder", path=folder) from error
-    return [os.path.join(folder, name) for name in sorted(found, key=os.path.normcase)]  # noqa: PTH118
+    found.sort(key=os.path.normcase)
+    return found
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

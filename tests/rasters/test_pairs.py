@@ -4,9 +4,12 @@ import io
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.rasters import find_inputs, find_valid_masks, pair_by_stem
+from prn_cli.rasters.pairs import Paths
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -36,6 +39,15 @@ def test_inputs_are_paths_at_any_position(tmp_path: Path, monkeypatch: pytest.Mo
     assert (len(found), found[0], found[-1]) == (3, Path("in/a.npy"), Path("in/c.npy"))
     assert found[1:] == [Path("in/b.npy"), Path("in/c.npy")]
     assert str(find_inputs(["https://host/a.tif"])[0]) == "https://host/a.tif"
+
+
+ODD = ["https://host/a.b.tif?x=/c.d", "/vsis3/bucket/a.tif", "s3:/b/a", "..npy", "a.", ".."]
+
+
+@given(st.text("ab./:?\\~", min_size=1) | st.sampled_from(ODD))
+def test_stems_are_those_of_the_paths(name: str) -> None:
+    paths = Paths([name, f"in/{name}.npy"])
+    assert list(paths.stems()) == [path.stem for path in paths]
 
 
 def test_links_to_nothing_are_listed_and_links_to_folders_are_not(tmp_path: Path) -> None:
