@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from common import machine, markdown
@@ -28,6 +29,7 @@ from make_mosaic import EXAMPLES, mirror_rows, write_mosaic
 PARTS = ("speed", "memory", "resume", "workers")
 SMALL, TILE = 512, 1024
 TILES, WORKERS = 1_000_000, 100
+NAMES = 20_000
 FORMATS = {
     "npy": (".npy", {}),
     "TIFF, uncompressed": (".tif", {"COMPRESS": "NONE"}),
@@ -260,7 +262,7 @@ def resume(folder: Path, files: int) -> list[Row]:
     ]
 
 
-def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str, float]]:
+def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str, Any]]:
     """Speed of one and of two processes with a core each, and what one map costs a worker."""
     inputs = small_maps(folder / "tiles", files, TILE, ".tif", FORMATS["TIFF, deflate"][1])
     rows, pixels = [], files * TILE**2 / 1e6
@@ -295,7 +297,33 @@ def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str
         "mask": sum(path.stat().st_size for path in masks.glob("*.tif")) / files,
         "manifest": (masks / "prn-manifest.jsonl").stat().st_size / files / 2,  # it was written twice
         "memory": megabytes,
+        "name": task_start(folder / "start", repeats),
     }
+
+
+def task_start(folder: Path, repeats: int) -> tuple[float, float]:
+    """Seconds and MB that each name of a set, and its entry in the manifest, add to the start of a task.
+
+    A task of some twenty maps, among many names and among few; the manifest says that all of them are done.
+    """
+    source = small_maps(folder / "source", 1, 16, ".npy", {}) / "00000.npy"
+    subprocess.run(refine(source, folder / "done"), check=True)
+    lines = (folder / "done" / "prn-manifest.jsonl").read_text()
+    costs = []
+    for count in (NAMES // 20, NAMES):
+        inputs, masks = folder / f"names_{count}", folder / f"masks_{count}"
+        for here in (inputs, masks):
+            here.mkdir()
+        for number in range(count):
+            os.link(source, inputs / f"{number:05}.npy")
+        with (masks / "prn-manifest.jsonl").open("w") as manifest:
+            manifest.writelines(lines.replace("00000", f"{number:05}") for number in range(count))
+        line = ("refine", inputs, "-o", masks, "-q", "-j", 1, "--dry-run", "--num-parts", count // 20, "--part-id", 0)
+        peaks = [peak(*line) for _ in range(repeats)]
+        costs.append((min(seconds for _, seconds in peaks), min(megabytes for megabytes, _ in peaks)))
+    (few, small), (many, large) = costs
+    more = NAMES - NAMES // 20
+    return (many - few) / more, (large - small) / more
 
 
 def dask_workers(inputs: Path, out: Path, pixels: float, repeats: int) -> list[Row]:
@@ -311,21 +339,24 @@ def dask_workers(inputs: Path, out: Path, pixels: float, repeats: int) -> list[R
     return rows
 
 
-def plan(cost: dict[str, float]) -> list[Row]:
+def plan(cost: dict[str, Any]) -> list[Row]:
     """A million tiles on a hundred workers, from what one tile costs here."""
     share = TILES / WORKERS
     work = share * cost["tile"] / cost["efficiency"]
     pixels = TILES * TILE**2 / 1e6
+    seconds, megabytes = (TILES * each for each in cost["name"])
+    held = cost["memory"] + megabytes
     return [
         ["tiles of 1024×1024, deflate", f"{TILES:,}", f"{pixels / 1e6:.2f} Tpx"],
         ["seconds a tile on one core", f"{cost['tile']:.3f}", f"{TILE**2 / 1e6 / cost['tile']:.1f} Mpx/s"],
         ["tiles a worker", f"{share:,.0f}", f"{work / 3600:.2f} h with the efficiency of two workers here"],
         ["start of a worker", f"{cost['start']:.2f} s", f"{cost['start'] / (work + cost['start']):.2%} of its time"],
+        ["to find its part, and what is done", f"{seconds:.1f} s", f"{seconds / work:.2%} of its time"],
         ["one worker dies half-way", "nothing lost", f"its part again: {work / 7200:.2f} h more, or less with --dask"],
         ["read", f"{TILES * cost['input'] / 1e12:.2f} TB", f"{WORKERS * cost['input'] / cost['tile'] / 1e6:.0f} MB/s"],
         ["written", f"{TILES * cost['mask'] / 1e9:.1f} GB", f"{WORKERS / cost['tile']:.0f} files/s, each synced"],
         ["manifests", f"{TILES * cost['manifest'] / 1e6:.0f} MB", f"{share * cost['manifest'] / 1e6:.1f} MB a part"],
-        ["memory", f"{WORKERS * cost['memory'] / 1024:.1f} GB", f"{cost['memory']:.0f} MB a worker"],
+        ["memory", f"{WORKERS * held / 1024:.1f} GB", f"{held:.0f} MB a worker, {megabytes:.0f} of it for names"],
     ]
 
 
