@@ -301,6 +301,18 @@ def test_a_manifest_that_was_put_in_place_of_another_is_read_whole(folder, sourc
         manifest.refuse_strangers([folder / "c.png"])
 
 
+@pytest.mark.parametrize("torn", ['{"begun": ["x', '{"outputs": {"mask": {"path": "x', '{"outputs": {"mask": {"path":'])
+def test_a_name_that_is_torn_hides_none_of_the_next_line(folder, source, torn):
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"mask")
+    (folder / MANIFEST_NAME).write_text(torn + '\n{"begun": ["a.png"]}\n')
+    Manifest(folder).refuse_strangers([folder / "a.png"])
+    finish(folder, source)
+    line = (folder / MANIFEST_NAME).read_text().splitlines()[-1]
+    (folder / MANIFEST_NAME).write_text(torn + "\n" + line)
+    assert is_finished(folder, source)
+
+
 def test_a_line_that_is_only_half_there_is_read_again(folder, source):
     finish(folder, source)
     whole = (folder / MANIFEST_NAME).read_bytes()
