@@ -318,8 +318,12 @@ def refine(
             "these weights leave masks as they are: in training, no correction helped on held-out images (--strength 1 "
             "applies it nevertheless)"
         )
-    elif (share, cut_at) != (1, 0.5):
-        console.note(f"strength {share:g}, cut at {cut_at:g}")
+    else:
+        said = [f"strength {share:g}, cut at {cut_at:g}"] if (share, cut_at) != (1, 0.5) else []
+        if (share, cut_at) == (refiner.strength, refiner.threshold):
+            said += _expected(found.card)
+        if said:
+            console.note("; ".join(said))
     if probabilities is not None and cut_at != 0.5 and task is TaskChoice.binary:
         console.note(f"to score the probabilities as the masks are cut: prn score --threshold {cut_at:g}")
     run = Run(
@@ -477,6 +481,13 @@ def _check_creation(item: Item, creation: Mapping[str, str], task: TaskChoice, *
         create_raster(
             path, height=1, width=1, **content_of(role, task, nodata=None), cog=cog, creation_options=creation
         )
+
+
+def _expected(card: Mapping[str, Any]) -> list[str]:
+    """What training expects of the correction, if the weights' card says so."""
+    choice = card.get("choice")
+    gain = choice.get("gain") if isinstance(choice, dict) else None
+    return [f"{100 * gain:+.2f} points of IoU on the held-out maps of training"] if isinstance(gain, float) else []
 
 
 def _check_tiff_options(items: Sequence[Item], like: Path | None, co: Sequence[str] | None) -> None:

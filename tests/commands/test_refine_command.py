@@ -197,6 +197,13 @@ def test_a_npy_mask_of_0_and_1_cannot_say_what_is_invalid(prn, random_logits):
     assert prn("hole.npy", "-o", "m", "--format", "npy")[0] == 0
 
 
+def test_what_training_expects_is_said(prn, folder):
+    assert "points of IoU" not in prn("logits", "-o", "m")[2]
+    (folder / "model.json").write_text(json.dumps({"choice": {"gain": 0.0283}}))
+    assert "prn: +2.83 points of IoU on the held-out maps of training" in prn("logits", "-o", "m", "--overwrite")[2]
+    assert "points of IoU" not in prn("logits", "-o", "m", "--overwrite", "--strength", "0.5")[2]
+
+
 def test_probabilities_of_another_cut_say_how_to_score_them(prn):
     code, _, err = prn("logits", "-o", "m", "--probabilities", "p", "--threshold", "0.35")
     assert (code, "prn score --threshold 0.35" in err) == (0, True)
