@@ -73,6 +73,19 @@ def refine(capsys: Any, *arguments: str) -> tuple[int, str]:
     return code, capsys.readouterr().err
 
 
+def test_an_image_without_a_valid_pixel_fails_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("logits", "labels", "images"):
+        (tmp_path / name).mkdir()
+    for number in range(4):
+        np.save(tmp_path / "logits" / f"{number}.npy", np.random.default_rng(number).normal(size=(70, 70)))
+        Image.fromarray(np.eye(70, dtype=np.uint8)).save(tmp_path / "labels" / f"{number}.png")
+        np.save(tmp_path / "images" / f"{number}.npy", np.full((1, 70, 70), number if number else np.nan, np.float32))
+    folders = ["--labels", str(tmp_path / "labels"), "--images", str(tmp_path / "images"), "-o", str(tmp_path / "run")]
+    assert app.run(["train", str(tmp_path / "logits"), *folders, *OPTIONS, "--epochs", "1", "--steps", "1"]) == 1
+    assert "0.npy: no valid pixel" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model.onnx").exists()
+
+
 def test_what_only_the_image_shows_is_learned(folder: Path) -> None:
     card = json.loads((folder / "run" / "model.json").read_text())
     change = card["held_out_figures"]["pooled_iou"]["difference"][0]
