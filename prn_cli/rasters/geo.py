@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 PIXEL_SCALE = 33550
 TIEPOINTS = 33922
@@ -38,6 +42,7 @@ NUMPY_TYPES: dict[int, np.dtype[Any]] = {ASCII: np.dtype("u1"), SHORT: np.dtype(
 """The TIFF data types as NumPy reads them, in little-endian order."""
 
 _LONGEST_METADATA = 1 << 20  # bytes
+_UNSCALED = {"scale": 1.0, "offset": 0.0}  # by role of an item of the metadata
 _LONGEST_WORLD_FILE = 1000  # characters
 _RASTER_TYPE_KEY, _PIXEL_IS_POINT = 1025, 2
 _MODEL_TYPE_KEY, _GEOGRAPHIC_KEY, _PROJECTED_KEY, _USER_DEFINED = 1024, 2048, 3072, 32767
@@ -168,6 +173,29 @@ def from_world_file(tags: GeoTags, image: Path) -> GeoTags:
     return tags
 
 
+def declares_scale(xml: bytes) -> bool:
+    """Whether a file's GDAL metadata (tag 42112) give the numbers of a band another scale or offset than 1 and 0."""
+    root = _metadata(xml) if b"role=" in xml else None
+    for item in () if root is None else root.findall("Item"):
+        with suppress(KeyError, ValueError):
+            if float(item.text or "") != _UNSCALED[item.get("role", "")]:
+                return True
+    return False
+
+
+def _metadata(xml: bytes) -> Element | None:
+    """The root of the XML in tag 42112; None if it is none."""
+    from xml.etree import ElementTree  # few files need it
+
+    text = xml.rstrip(b"\0").strip()
+    if len(text) > _LONGEST_METADATA or b"<!DOCTYPE" in text or b"\0" in text:  # entities that grow without end
+        return None
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, LookupError, ValueError, RecursionError):
+        return None
+
+
 def dataset_metadata(xml: bytes) -> bytes | None:
     """What of a file's GDAL metadata (tag 42112) holds for a map computed from it, too: not statistics, not bands.
 
@@ -176,12 +204,8 @@ def dataset_metadata(xml: bytes) -> bytes | None:
     """
     from xml.etree import ElementTree  # few files need it
 
-    text = xml.rstrip(b"\0").strip()
-    if len(text) > _LONGEST_METADATA or b"<!DOCTYPE" in text or b"\0" in text:  # entities that grow without end
-        return None
-    try:
-        root = ElementTree.fromstring(text)
-    except (ElementTree.ParseError, LookupError, ValueError, RecursionError):
+    root = _metadata(xml)
+    if root is None:
         return None
     items = root.findall("Item")
     kept = [

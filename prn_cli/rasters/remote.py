@@ -73,6 +73,7 @@ class RemoteRaster(Raster):
         self._alpha = file.count == 2 and file.colorinterp[1] == enums.ColorInterp.alpha
         self._mask = not self._alpha and enums.MaskFlags.per_dataset in file.mask_flag_enums[0]
         self.bands = 1 if self._alpha else file.count
+        self.scaled = any(scale != 1 for scale in file.scales) or any(file.offsets)
         self.geo = self._geo()
 
     def _geo(self) -> GeoTags | None:

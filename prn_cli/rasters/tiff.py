@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import struct
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,15 @@ from prn_cli.cores import core_count
 from prn_cli.errors import InputError
 from prn_cli.rasters.coded import CLAIMED, lerc_bands, lerc_has_invalid
 from prn_cli.rasters.directories import check_directories
-from prn_cli.rasters.geo import GDAL_METADATA, NUMPY_TYPES, TAG_TYPES, GeoTags, dataset_metadata, from_world_file
+from prn_cli.rasters.geo import (
+    GDAL_METADATA,
+    NUMPY_TYPES,
+    TAG_TYPES,
+    GeoTags,
+    dataset_metadata,
+    declares_scale,
+    from_world_file,
+)
 from prn_cli.rasters.limits import check_block
 from prn_cli.rasters.lzw import decode_lzw
 from prn_cli.rasters.raster import Raster, check_dtype, holds, reason
@@ -34,6 +40,7 @@ logging.getLogger("tifffile").propagate = False
 
 _NODATA = 42113
 _LERC, _LERC_PARAMETERS = 34887, 50674
+_PLAINER = "write it again (gdal_translate -co COMPRESS=DEFLATE)"
 _TAGS_THAT_MATTER = {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, *range(322, 326), 338, 339, _NODATA}
 _TAGS_THAT_MATTER |= set(TAG_TYPES)
 _MOST_PADDING = 4  # coders of pictures fill up to whole blocks
@@ -90,7 +97,8 @@ class TiffRaster(Raster):
         self._mask = _Page(mask[0], self._file, self.path, lock) if mask else self._mask_beside()
         if self._mask is not None:
             self._mask.nodata = 0.0  # tiles that a mask leaves out are invalid
-        self.scaled = _is_scaled(first)
+        metadata = first.tags.get(GDAL_METADATA)
+        self.scaled = metadata is not None and declares_scale(str(metadata.value).encode())
         self.nodata = _nodata(first, self.path)
         for page in self._pages:
             page.nodata = self.nodata
@@ -171,14 +179,14 @@ class _Page:
         if int(page.compression) not in _COMPRESSIONS:
             raise InputError(
                 f"compression {int(page.compression)}, which prn does not read",
-                hint="write it again (gdal_translate -co COMPRESS=DEFLATE)",
+                hint=_PLAINER,
                 path=self.path,
             )
         more = page.tags.get(_LERC_PARAMETERS)
         if page.compression == _LERC and more is not None and tuple(np.atleast_1d(more.value))[1:2] not in ((), (0,)):
             raise InputError(
                 "LERC that was compressed once more, which prn does not read",
-                hint="write it again (gdal_translate -co COMPRESS=DEFLATE)",
+                hint=_PLAINER,
                 path=self.path,
             )
         planes, depth, self._height, self._width, self._contiguous = page.shaped
@@ -346,7 +354,7 @@ class _Page:
         if self._page.compression == _LERC and lerc_bands(data) != self._contiguous:
             raise InputError(  # bands whose invalid pixels differ are coded one after the other
                 f"strip or tile {index} is LERC of {lerc_bands(data)} bands, expected {self._contiguous}",
-                hint="write it again (gdal_translate -co COMPRESS=DEFLATE)",
+                hint=_PLAINER,
                 path=self.path,
             )
         row, column = index // self._across % self._down, index % self._across
@@ -444,19 +452,6 @@ def _nodata(page: Any, path: Path) -> float | None:
         raise InputError(
             f"declares '{text}' as nodata, expected a number", hint="correct it (gdal_edit -a_nodata)", path=path
         ) from None
-
-
-def _is_scaled(page: Any) -> bool:
-    """Whether GDAL's metadata give the numbers of a band another scale or offset than 1 and 0."""
-    tag = page.tags.get(GDAL_METADATA)
-    if tag is None:
-        return False
-    plain = {"scale": 1.0, "offset": 0.0}
-    for role, value in re.findall(r'role="(scale|offset)"[^>]*>\s*([^<]*)', str(tag.value)):
-        with suppress(ValueError):
-            if float(value) != plain[role]:
-                return True
-    return False
 
 
 def geo_tags(page: Any) -> GeoTags:

@@ -160,7 +160,7 @@ def test_windows_are_those_of_the_file_and_cost_what_they_need(server, random_lo
             remote.read(Window(2000, 0, 100, 10))
 
 
-@pytest.mark.parametrize("case", ["nodata", "bands", "alpha", "mask", "nowhere", "points"])
+@pytest.mark.parametrize("case", ["nodata", "bands", "alpha", "mask", "scaled", "nowhere", "points"])
 def test_what_a_remote_file_says_is_what_the_same_file_says_here(server, random_logits, case):
     logits = random_logits(60, 70)
     path = server.root / f"{case}.tif"
@@ -178,6 +178,10 @@ def test_what_a_remote_file_says_is_what_the_same_file_says_here(server, random_
             write(path, logits)
             with rasterio.open(path, "r+") as target:
                 target.write_mask(~invalid)
+    elif case == "scaled":
+        write(path, logits)
+        with rasterio.open(path, "r+") as target:
+            target.offsets = (0.5,)
     elif case == "nowhere":
         write(path, logits, crs=None, transform=None)
     else:
@@ -187,6 +191,7 @@ def test_what_a_remote_file_says_is_what_the_same_file_says_here(server, random_
             target.gcps = (points, "EPSG:4326")
     with open_raster(f"{server.url}/{case}.tif") as remote, open_raster(path) as local:
         assert (remote.bands, remote.nodata, remote.dtype) == (local.bands, local.nodata, local.dtype)
+        assert remote.scaled is local.scaled is (case == "scaled")
         np.testing.assert_array_equal(remote.read(), local.read())
         ours, theirs = remote.valid(), local.valid()
         assert (ours is None) == (theirs is None)
