@@ -33,7 +33,8 @@ _OUTPUT = "Output"
 _METHOD = "Method"
 _CLUSTER = "Cluster"
 
-_FLOAT_SUFFIXES = (".npy", ".tif", ".tiff")
+_TIFF_SUFFIXES = (".tif", ".tiff")
+_FLOAT_SUFFIXES = (".npy", *_TIFF_SUFFIXES)
 _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
 _LARGE_FILE = 1 << 22  # bytes
 # On a cluster, so that workers that come later find work.
@@ -453,7 +454,7 @@ def _outputs(
     path: Path, out: Path, single: bool, format: FormatChoice, more: Mapping[str, Path | None], objects: Objects
 ) -> dict[str, Path]:
     """The files that are written for one input, by role."""
-    tiff = path.suffix.lower() in (".tif", ".tiff")
+    tiff = path.suffix.lower() in _TIFF_SUFFIXES
     if single:
         mask = out
     elif format is FormatChoice.auto:
@@ -468,7 +469,7 @@ def _outputs(
         if names_file and (not single or place.suffix.lower() not in _FLOAT_SUFFIXES):
             found = f"'{place.suffix}' for float32 maps" if single else "a file, for masks in a folder"
             raise UsageError(f"--{role} names {found}", hint="give a folder, or a .npy or .tif file", path=place)
-        suffix = mask.suffix.lower() if mask.suffix.lower() in (".tif", ".tiff") else ".npy"
+        suffix = mask.suffix.lower() if mask.suffix.lower() in _TIFF_SUFFIXES else ".npy"
         outputs[role] = place if names_file else place / (path.stem + suffix)
     return outputs | objects.part(mask, single)
 
@@ -492,13 +493,11 @@ def _expected(card: Mapping[str, Any]) -> list[str]:
 
 def _check_tiff_options(items: Sequence[Item], like: Path | None, co: Sequence[str] | None) -> None:
     """Check that what is for TIFF alone is given where one is written."""
-    outputs = [path for item in items for path in rasters_of(item).values()]
-    if outputs and not any(path.suffix.lower() in (".tif", ".tiff") for path in outputs):
-        for option, value in (("--like", like), ("--co", co)):
-            if value:
-                raise UsageError(
-                    f"{option} is for TIFF, and none is written", hint=f"add --format tif, or leave {option} out"
-                )
+    option = "--like" if like is not None else "--co" if co else ""
+    if not option or not items:
+        return
+    if not any(path.suffix.lower() in _TIFF_SUFFIXES for item in items for path in rasters_of(item).values()):
+        raise UsageError(f"{option} is for TIFF, and none is written", hint=f"add --format tif, or leave {option} out")
 
 
 def _check_task(task: TaskChoice, *, threshold: float | None, values: str, palette: Path | None) -> None:
