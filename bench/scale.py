@@ -20,7 +20,6 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from common import machine, markdown
@@ -262,7 +261,7 @@ def resume(folder: Path, files: int) -> list[Row]:
     ]
 
 
-def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str, Any]]:
+def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str, float]]:
     """Speed of one and of two processes with a core each, and what one map costs a worker."""
     inputs = small_maps(folder / "tiles", files, TILE, ".tif", FORMATS["TIFF, deflate"][1])
     rows, pixels = [], files * TILE**2 / 1e6
@@ -289,6 +288,7 @@ def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str
     masks = folder / "part_0"
     subprocess.run(refine(inputs, masks, "-j", 1), check=True)
     megabytes, _ = peak(*refine(inputs, masks, "-j", 1)[3:])
+    per_name = task_start(folder / "start", repeats)
     return rows, {
         "start": start,
         "tile": (taken[1] - start) / (files - 1),
@@ -297,7 +297,8 @@ def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str
         "mask": sum(path.stat().st_size for path in masks.glob("*.tif")) / files,
         "manifest": (masks / "prn-manifest.jsonl").stat().st_size / files / 2,  # it was written twice
         "memory": megabytes,
-        "name": task_start(folder / "start", repeats),
+        "name seconds": per_name[0],
+        "name memory": per_name[1],
     }
 
 
@@ -339,12 +340,12 @@ def dask_workers(inputs: Path, out: Path, pixels: float, repeats: int) -> list[R
     return rows
 
 
-def plan(cost: dict[str, Any]) -> list[Row]:
+def plan(cost: dict[str, float]) -> list[Row]:
     """A million tiles on a hundred workers, from what one tile costs here."""
     share = TILES / WORKERS
     work = share * cost["tile"] / cost["efficiency"]
     pixels = TILES * TILE**2 / 1e6
-    seconds, megabytes = (TILES * each for each in cost["name"])
+    seconds, megabytes = TILES * cost["name seconds"], TILES * cost["name memory"]
     held = cost["memory"] + megabytes
     return [
         ["tiles of 1024×1024, deflate", f"{TILES:,}", f"{pixels / 1e6:.2f} Tpx"],

@@ -141,7 +141,7 @@ def quantized(logits: Path, folder: Path) -> Path:
         maps += [found[number * len(found) // CALIBRATION] for number in range(CALIBRATION)]
     prn("weights", "quantize", "fast", *maps, "-o", folder, "-q", as_json=False)
     card = json.loads((folder / "model.json").read_text())
-    card["description"] = "fast in 8-bit integers: the same masks in less time, on CPUs that have VNNI"
+    card["description"] = "fast in 8-bit integers: nearly the same masks in less time, on CPUs that have VNNI"
     (folder / "model.json").write_text(json.dumps(card))
     return folder
 

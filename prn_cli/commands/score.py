@@ -39,6 +39,7 @@ _METHOD = "Method"
 _OUTPUT = "Output"
 
 _CSV_HEADING = ("file", "label", "height", "width", "pixels")
+_THRESHOLD, _BUFFER = 0.5, 3.0  # unless others are given
 _NUMBERS = "classes"  # kind of input beside the kinds of score maps and masks
 
 Baseline = Annotated[
@@ -137,13 +138,13 @@ def score(
     max_pixels: options.MaxPixels = None,
     baseline: Baseline = None,
     baseline_input_kind: BaselineKind = options.InputKindChoice.auto,
-    baseline_threshold: BaselineThreshold = 0.5,
+    baseline_threshold: BaselineThreshold = _THRESHOLD,
     baseline_nodata: BaselineNodata = None,
     baseline_band: BaselineBand = None,
     task: options.Task = TaskChoice.binary,
     classes: options.Classes = None,
-    threshold: Threshold = 0.5,
-    buffer: Buffer = 3.0,
+    threshold: Threshold = _THRESHOLD,
+    buffer: Buffer = _BUFFER,
     resamples: Resamples = 2000,
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -171,9 +172,9 @@ def score(
     if task is not TaskChoice.binary:
         why = "soft maps are measured whole" if task is TaskChoice.saliency else "the greatest score counts"
         for option, value, default in (
-            ("--threshold", threshold, 0.5),
-            ("--baseline-threshold", baseline_threshold, 0.5),
-            ("--buffer", buffer, 3.0),
+            ("--threshold", threshold, _THRESHOLD),
+            ("--baseline-threshold", baseline_threshold, _THRESHOLD),
+            ("--buffer", buffer, _BUFFER),
         ):
             if value != default:
                 raise UsageError(f"{option} with --task {task.value}: {why}", hint="leave it out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +189,7 @@ class TiffWriter(RasterWriter):
             raise self._failed(self._failure) from self._failure
 
     def _segments(self) -> Iterator[Any]:
+        pack = self._own_packing()
         while True:
             block = self._blocks.get()
             if self._stop.is_set():
@@ -197,22 +198,24 @@ class TiffWriter(RasterWriter):
                 return
             for x in range(0, block.shape[1], self._layout.block_width):
                 part = np.ascontiguousarray(block[:, x : x + self._layout.block_width])
-                yield self._packed(part) if self._packs_itself else part
+                yield part if pack is None else pack(part)
 
-    @property
-    def _packs_itself(self) -> bool:
-        """Not where tifffile does, side by side; it would want the whole map to cut strips from."""
+    def _own_packing(self) -> Callable[[NDArray[Any]], bytes] | None:
+        """How a tile or strip is packed here; None where tifffile does that, side by side."""
         layout = self._layout
-        return _is_runs(layout, self.dtype) or (layout.compression > 1 and not layout.tiled)
+        if self.dtype.itemsize == 1 and layout.compression == _COMPRESSIONS["DEFLATE"] and layout.predictor == 1:
+            return self._packed_runs
+        # tifffile would want the whole map to cut strips from.
+        return self._packed_strip if layout.compression > 1 and not layout.tiled else None
 
-    def _packed(self, part: NDArray[Any]) -> bytes:
-        layout = self._layout
-        if _is_runs(layout, self.dtype):
-            deflate = packer(self.dtype)
-            return deflate.compress(part.data) + deflate.flush()
-        if layout.predictor > 1:
-            part = tifffile.TIFF.PREDICTORS[layout.predictor](part, axis=-1)
-        packed: bytes = tifffile.TIFF.COMPRESSORS[layout.compression](part)
+    def _packed_runs(self, part: NDArray[Any]) -> bytes:
+        deflate = packer(self.dtype)
+        return deflate.compress(part.data) + deflate.flush()
+
+    def _packed_strip(self, rows: NDArray[Any]) -> bytes:
+        if self._layout.predictor > 1:
+            rows = tifffile.TIFF.PREDICTORS[self._layout.predictor](rows, axis=-1)
+        packed: bytes = tifffile.TIFF.COMPRESSORS[self._layout.compression](rows)
         return packed
 
     def _encode(self) -> None:
@@ -244,10 +247,6 @@ class TiffWriter(RasterWriter):
 
 class _StoppedError(Exception):
     """The caller has given up."""
-
-
-def _is_runs(layout: TiffLayout, dtype: np.dtype[Any]) -> bool:
-    return dtype.itemsize == 1 and layout.compression == _COMPRESSIONS["DEFLATE"] and layout.predictor == 1
 
 
 def _nodata_text(nodata: float) -> str:
