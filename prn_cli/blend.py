@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.tiles import AxisPlan, Span
+from prn_cli.tiles import AxisPlan, Span, Stretch
 
 FloatMap = NDArray[np.float32]
 
@@ -41,33 +41,46 @@ def mix_rows(before: FloatMap, after: FloatMap) -> FloatMap:
 
 
 class ColumnBlender:
-    """Puts the windows of one row of tiles side by side.
+    """Puts the windows of one row of tiles side by side, those of one stretch of columns at a time.
 
     Args:
         rows: height of the row of tiles.
-        plan: the windows along the map's width, which are to be added in this order.
+        stretch: the windows, which are to be added in this order.
+        ramp: px over which one passes into the next one.
+        before: what the stretch before left open, `(rows, ramp)`; None for the first.
     """
 
-    def __init__(self, rows: int, plan: AxisPlan) -> None:
-        self.strip: FloatMap = np.empty((rows, plan.size), np.float32)
-        self._weights = rising_weights(plan.ramp)
-        self._ramp = plan.ramp
+    def __init__(self, rows: int, stretch: Stretch, ramp: int, before: FloatMap | None) -> None:
+        self._strip: FloatMap = np.empty((rows, stretch.spans[-1].stop - stretch.keep), np.float32)
+        self._stretch = stretch
+        self._ramp, self._weights = ramp, rising_weights(ramp)
+        if before is not None:
+            self._strip[:, :ramp] = before
 
     def add(self, span: Span, result: FloatMap) -> None:
         """Blend in the result `(rows, span.length)` of the next window; pixels beyond the map are ignored."""
         kept = result[:, span.keep - span.start : span.stop - span.start]
-        fresh = span.keep
-        if span.keep > 0:
-            fresh += self._ramp
-            ramp = self.strip[:, span.keep : fresh]
-            ramp[:] = mix(ramp, kept[:, : self._ramp], self._weights)
-        self.strip[:, fresh : span.stop] = kept[:, fresh - span.keep :]
+        at = span.keep - self._stretch.keep
+        fresh = self._ramp if span.keep > 0 else 0
+        ramp = self._strip[:, at : at + fresh]
+        ramp[:] = mix(ramp, kept[:, :fresh], self._weights[:fresh])
+        self._strip[:, at + fresh : at + kept.shape[1]] = kept[:, fresh:]
+
+    @property
+    def finished(self) -> FloatMap:
+        """`(rows, stretch.stop - stretch.keep)`: what no later window will change."""
+        return self._strip[:, : self._stretch.stop - self._stretch.keep]
+
+    @property
+    def open(self) -> FloatMap:
+        """`(rows, ramp)`: the columns that the next stretch will change; none after the last one."""
+        return self._strip[:, self._stretch.stop - self._stretch.keep :]
 
 
 class RowBlender:
     """Puts rows of tiles one below the other and hands out the rows that no later tile will change.
 
-    It holds one row of tiles and one ramp, whatever the height of the map.
+    It holds one ramp, whatever the height of the map.
 
     Args:
         plan: the windows along the map's height, which are to be added in this order.

@@ -169,6 +169,28 @@ def join(parts: Sequence[Runs]) -> Runs:
     )
 
 
+def join_beside(parts: Sequence[Runs]) -> Runs:
+    """The runs of rows from those of some columns each, from the left."""
+    lefts = np.cumsum([0, *(part.width for part in parts)])
+    width = int(lefts[-1])
+    starts = np.concatenate(
+        [
+            part.starts // part.width * width + part.starts % part.width + left
+            for part, left in zip(parts, lefts[:-1], strict=True)
+        ]
+    )
+    order = np.argsort(starts, kind="stable")
+    starts = starts[order]
+    values, base, probability = (
+        np.concatenate([getattr(part, name) for part in parts])[order] for name in ("values", "base", "probability")
+    )
+    begins = np.ones(len(starts), np.bool_)  # but those that go on from the columns to the left
+    begins[1:] = (values[1:] != values[:-1]) | (starts[1:] % width == 0)
+    first = np.flatnonzero(begins)
+    sums = np.add.reduceat(base, first), np.add.reduceat(probability, first)
+    return Runs(parts[0].height, width, starts[first], values[first], *sums)
+
+
 def _numbered(count: int, first: Ints, second: Ints) -> Ints:
     """Number the connected components of a graph of `count` nodes, from 0 on.
 

@@ -23,36 +23,38 @@ ReadWindow = Callable[[Window], FloatMaps]
 
 @dataclass(frozen=True, slots=True)
 class ClassRows:
-    """Finished rows of a map of several classes, the whole width of it.
+    """Finished rows of a map of several classes, the whole width of it, or a stretch of its columns.
 
     Attributes:
         y: first row.
-        logits: `(C, h, W)` float32, the base model's one-versus-rest logits, NaN where invalid.
+        x: first column.
+        logits: `(C, h, w)` float32, the base model's one-versus-rest logits, NaN where invalid.
         refined: the same, refined.
     """
 
     y: int
+    x: int
     logits: FloatMaps
     refined: FloatMaps
 
     @property
     def bias(self) -> FloatMaps:
-        """`(C, h, W)` float32: what was added to the one-versus-rest logits, NaN where invalid."""
+        """`(C, h, w)` float32: what was added to the one-versus-rest logits, NaN where invalid."""
         return self.refined - self.logits
 
     @property
     def probabilities(self) -> FloatMaps:
-        """`(C, h, W)` float32: the refined probabilities, which add up to 1; NaN where invalid."""
+        """`(C, h, w)` float32: the refined probabilities, which add up to 1; NaN where invalid."""
         return recombine(self.refined)
 
     @property
     def mask(self) -> NDArray[np.uint8]:
-        """`(h, W)` uint8: refined class numbers, 255 where invalid."""
+        """`(h, w)` uint8: refined class numbers, 255 where invalid."""
         return choose(self.refined)
 
     @property
     def base(self) -> NDArray[np.uint8]:
-        """`(h, W)` uint8: the base model's class numbers, 255 where invalid."""
+        """`(h, w)` uint8: the base model's class numbers, 255 where invalid."""
         return choose(self.logits)
 
 
@@ -82,7 +84,7 @@ def refine_class_rows(
             same windows, and give the same rows, whatever the logits are.
 
     Yields:
-        Bands of consecutive rows, from the top, that together are the map.
+        What `refine` gives, for all classes.
     """
     held = hold(read)
 
@@ -93,7 +95,7 @@ def refine_class_rows(
     streams = [refine(partial(read_class, number)) for number in range(classes)]
     for rows in zip(*streams, strict=True):
         first = rows[0]
-        yield ClassRows(first.y, np.stack([r.logits for r in rows]), np.stack([r.refined for r in rows]))
+        yield ClassRows(first.y, first.x, np.stack([r.logits for r in rows]), np.stack([r.refined for r in rows]))
 
 
 def class_metrics(names: Sequence[str]) -> tuple[Metric, ...]:

@@ -1,4 +1,4 @@
-"""Logits to refined logits, row of tiles by row of tiles: memory grows with the map's width, never with its height."""
+"""Logits to refined logits, by rows of windows and, in these, by stretches of columns: so memory hardly grows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
-from typing import TypeVar
+from itertools import cycle, groupby, islice
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,37 +20,48 @@ from prn_cli.errors import PrnError, UsageError
 from prn_cli.pixels import IGNORE
 from prn_cli.probabilities import sigmoid
 from prn_cli.refiners import FloatMap, Refiner
-from prn_cli.tiles import AxisPlan, Span, Window, plan_axis, round_up, row_bands, smallest_tile
+from prn_cli.tiles import AxisPlan, Span, Stretch, Window, plan_axis, round_up, row_bands, smallest_tile
 
 _WIDTH_OVER_HEIGHT = 2  # of the windows of maps that need several
-# So many, for each that goes on at once, that none is waited for while a row of windows is put together.
+# So many, for each that goes on at once, that none is waited for while a stretch of windows is put together.
 _RUNS_AHEAD = 3
+_PIXELS_AT_ONCE = 1 << 20  # are handed out: some such bands wait until they are written
 
 T = TypeVar("T")
 
 
+class Strip(NamedTuple):
+    """A stretch of a row of windows, with its logits, and the image's bands: `planes` are `(1 + C, h, w)`."""
+
+    span: Span
+    stretch: Stretch
+    planes: FloatMap
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Finished rows of a map, the whole width of it.
+    """Finished rows of a map, the whole width of it, or a stretch of its columns.
 
     Attributes:
         y: first row.
-        logits: `(h, W)` float32, the base model's, NaN where invalid; perhaps the very array that was read.
-        refined: `(h, W)` float32, NaN where invalid.
+        logits: `(h, w)` float32, the base model's, NaN where invalid; perhaps the very array that was read.
+        refined: `(h, w)` float32, NaN where invalid.
+        x: first column.
     """
 
     y: int
     logits: FloatMap
     refined: FloatMap
+    x: int = 0
 
     @property
     def bias(self) -> FloatMap:
-        """`(h, W)` float32: what was added to the base model's logits, NaN where invalid."""
+        """`(h, w)` float32: what was added to the base model's logits, NaN where invalid."""
         return self.refined - self.logits
 
     @property
     def probabilities(self) -> FloatMap:
-        """`(h, W)` float32 in [0, 1]: the refined probabilities, NaN where invalid."""
+        """`(h, w)` float32 in [0, 1]: the refined probabilities, NaN where invalid."""
         return sigmoid(self.refined)
 
 
@@ -60,10 +71,12 @@ class Ramp:
 
     Attributes:
         y: first row.
-        field: `(ramp, W)` float32, of this section's windows alone.
+        x: first column.
+        field: `(ramp, w)` float32, of this section's windows alone.
     """
 
     y: int
+    x: int
     field: FloatMap
 
 
@@ -111,12 +124,14 @@ def refine_rows(
     on_run: Callable[[], None] | None = None,
     read_image: Callable[[Window], FloatMap] | None = None,
     read_ahead: int = 0,
+    by_columns: bool = False,
 ) -> Generator[Rows]:
     """Refine a map of any size.
 
     The rows that one row of windows needs are read, each row of the map once; the windows are refined, as many side by
     side as the refiner runs at once, and blended; the rows that no later window will change are handed out. So little
-    more than the logits and the field of one row of windows are in memory.
+    more than the logits and the field of one row of windows are in memory; or, by columns, those of a few windows, and
+    the rows that two rows of windows share.
 
     Args:
         read_logits: gives the logits of a window inside the map, `(h, w)` float32, NaN where invalid.
@@ -132,11 +147,15 @@ def refine_rows(
         read_image: gives the image of a window, `(refiner.image_channels, h, w)` float32, NaN where invalid; for
             refiners that take one.
         read_ahead: bands of some 4 Mpx to read, in a thread of their own, while the network is at work on others; of
-            maps that take several rows of windows. A refiner with several runs at once then begins with one row of
-            windows before the last is put together: the logits of two are in memory, and some fields.
+            maps that take several rows of windows. A refiner with several runs at once then begins with one row (or,
+            by columns, stretch) of windows before the last is put together: the logits of two are in memory, and some
+            fields.
+        by_columns: whether a row of windows is read, refined and handed out in stretches of some columns, one after the
+            other, for maps that can be read so. The result is the same.
 
     Yields:
-        Bands of consecutive rows, from the top, that together are the map.
+        Bands of consecutive rows, from the top, that together are the map. By columns, the bands of a row of windows
+        come stretch by stretch from the left, and are cut alike in all of them.
 
     Raises:
         UsageError: the tile is too small, or an image is missing or not wanted.
@@ -155,6 +174,7 @@ def refine_rows(
         on_run=on_run,
         read_image=read_image,
         read_ahead=read_ahead,
+        by_columns=by_columns,
     )
     for piece in pieces:
         if isinstance(piece, Rows):
@@ -176,6 +196,7 @@ def refine_section(
     on_run: Callable[[], None] | None = None,
     read_image: Callable[[Window], FloatMap] | None = None,
     read_ahead: int = 0,
+    by_columns: bool = False,
 ) -> Generator[Rows | Ramp]:
     """Refine some of the rows of windows of a map, see `refine_rows`; `join_sections` puts sections together.
 
@@ -193,77 +214,99 @@ def refine_section(
     share = refiner.strength if strength is None else strength
     if share == 0:
         end = height if spans[-1].stop == height else spans[-1].stop - rows.ramp
-        yield from _unchanged(read_logits, spans[0].keep, end, width, tile or refiner.tile)
+        yield from _unchanged(read_logits, spans[0].keep, end, width)
         return
-    below = RowBlender(rows)
-    fresh = _read(read_logits, read_image, spans, height, width)
-    several = read_ahead > 0 and len(spans) > 1
+    stretches = columns.stretches(refiner.runs * batch if by_columns else len(columns.spans))
+    below = {stretch: RowBlender(rows) for stretch in stretches}
+    fresh = _read(read_logits, read_image, spans, stretches, height)
+    several = len(spans) * len(stretches) > 1
     with (
         _runs_at_once(refiner, len(spans) * len(columns.spans)) as pool,
-        closing(ahead(fresh, read_ahead) if several else fresh) as bands,
+        closing(ahead(fresh, read_ahead) if several and read_ahead else fresh) as bands,
     ):
-        early = several and pool is not None
-        shape = 1 + refiner.image_channels, min(rows.longest, height), width
+        early = several and read_ahead > 0 and pool is not None
+        widest = max(stretch.end - stretch.start for stretch in stretches)
+        shape = 1 + refiner.image_channels, min(rows.longest, height), widest
         buffers = [np.empty(shape, np.float32) for _ in range(2 if early else 1)]
         runs: InOrder[FloatMap] = InOrder(pool, _RUNS_AHEAD * refiner.runs)
         strips = (
-            (span, planes, _plan_runs(runs, planes, span, columns, refiner, tta=tta, batch=batch, on_run=on_run))
-            for span, planes in _strips(bands, spans, height, buffers)
+            (strip, _plan_runs(runs, strip, refiner, tta=tta, batch=batch, on_run=on_run))
+            for strip in _strips(bands, spans, stretches, height, buffers)
         )
-        for span, planes, groups in _one_early(strips) if early else strips:
-            field, y = below.add(span, _blend(runs, groups, span, columns)), span.keep
+        beside: FloatMap | None = None  # what the stretch to the left left open
+        for (span, stretch, planes), groups in _one_early(strips) if early else strips:
+            if stretch is stretches[0]:
+                beside = None
+            field, beside = _blend(runs, groups, span, stretch, columns.ramp, beside)
+            field, y = below[stretch].add(span, field), span.keep
             if span is spans[0] and y > 0:
-                yield Ramp(y, field[: rows.ramp].copy())
+                yield Ramp(y, stretch.keep, field[: rows.ramp].copy())
                 y, field = y + rows.ramp, field[rows.ramp :]
-            for band in row_bands(len(field), width):
+            for band in row_bands(len(field), widest, pixels=_PIXELS_AT_ONCE):
                 at = y + band.y
-                base = planes[0, at - span.start :][: band.height]
-                base = base.copy() if len(spans) > 1 else base  # rows below come into the same buffer
-                yield _finished(refiner, share, at, base, field[band.y : band.bottom])
-    if below.open is not None:
-        yield Ramp(spans[-1].stop - rows.ramp, below.open)
+                used = slice(stretch.keep - stretch.start, stretch.stop - stretch.start)
+                base = planes[0, at - span.start :, used][: band.height]
+                base = base.copy() if several else base  # what comes next comes into the same buffer
+                yield _finished(refiner, share, at, stretch.keep, base, field[band.y : band.bottom])
+    for stretch, blender in below.items():
+        if blender.open is not None:
+            yield Ramp(spans[-1].stop - rows.ramp, stretch.keep, blender.open)
 
 
 def _read(
     read_logits: Callable[[Window], FloatMap],
     read_image: Callable[[Window], FloatMap] | None,
     spans: Sequence[Span],
+    stretches: Sequence[Stretch],
     height: int,
-    width: int,
 ) -> Generator[list[FloatMap]]:
-    """Logits, and the image's bands, of a section, each row once, in bands that end where a row of windows ends."""
+    """Logits, and the image's bands, of a section, in bands that end where a row of windows ends.
+
+    Each row of each stretch comes once.
+    """
     start = spans[0].start
     for span in spans:
         end = min(span.end, height)
-        for band in row_bands(end - start, width):
-            window = Window(start + band.y, 0, band.height, width)
-            yield [read_logits(window), *(() if read_image is None else read_image(window))]
+        for stretch in stretches:
+            width = stretch.end - stretch.start
+            for band in row_bands(end - start, width):
+                window = Window(start + band.y, stretch.start, band.height, width)
+                yield [read_logits(window), *(() if read_image is None else read_image(window))]
         start = end
 
 
 def _strips(
-    bands: Iterator[Sequence[FloatMap]], spans: Sequence[Span], height: int, buffers: Sequence[FloatMap]
-) -> Iterator[tuple[Span, FloatMap]]:
-    """Each row of windows, with the logits, and the image's bands, of the map's rows from its start on.
+    bands: Iterator[Sequence[FloatMap]],
+    spans: Sequence[Span],
+    stretches: Sequence[Stretch],
+    height: int,
+    buffers: Sequence[FloatMap],
+) -> Iterator[Strip]:
+    """Each stretch of each row of windows, with the logits, and the image's bands, of the map's rows from its start on.
 
-    They lie in the buffers, which take turns; what two rows of windows share is copied from one to the next. Logits
-    that come in one piece stay where they are.
+    They lie in the buffers, which take turns; what two rows of windows share is kept for the next one. Logits that come
+    in one piece stay where they are.
     """
-    held, top = buffers[0], spans[0].start
-    bottom = top
+    turns = cycle(buffers)
+    shared = {stretch: buffers[0][:, :0, : stretch.end - stretch.start] for stretch in stretches}
     for number, span in enumerate(spans):
-        planes, end = buffers[number % len(buffers)], min(span.end, height)
-        planes[:, : bottom - span.start] = held[:, span.start - top : bottom - top]
-        held, top = planes, span.start
-        while bottom < end:
-            parts = next(bands)
-            if len(parts) == 1 and len(parts[0]) == end - top:
-                planes = held = np.ascontiguousarray(parts[0], np.float32)[np.newaxis]  # nothing to put together
-            else:
-                for plane, part in zip(planes, parts, strict=True):
-                    plane[bottom - top : bottom - top + len(part)] = part
-            bottom += len(parts[0])
-        yield span, planes[:, : bottom - top]
+        rows = min(span.end, height) - span.start
+        for stretch in stretches:
+            above = shared[stretch]
+            filled, width = above.shape[1:]
+            planes = next(turns)[:, :rows, :width]
+            planes[:, :filled] = above
+            while filled < rows:
+                parts = next(bands)
+                if len(parts) == 1 and len(parts[0]) == rows:
+                    planes = np.ascontiguousarray(parts[0], np.float32)[np.newaxis]  # nothing to put together
+                else:
+                    for plane, part in zip(planes, parts, strict=True):
+                        plane[filled : filled + len(part)] = part
+                filled += len(parts[0])
+            if number + 1 < len(spans):
+                shared[stretch] = planes[:, spans[number + 1].start - span.start :].copy()
+            yield Strip(span, stretch, planes)
 
 
 def _one_early(items: Iterable[T]) -> Iterator[T]:
@@ -303,17 +346,16 @@ def join_sections(
         The pieces, with rows in the place of ramps, the same as `refine_rows` gives them.
     """
     share = refiner.strength if strength is None else strength
-    above: Ramp | None = None
+    above: dict[int, Ramp] = {}  # by column
     for piece in pieces:
         if not isinstance(piece, Ramp):
             yield piece
-        elif above is None:
-            above = piece
+        elif piece.x not in above:
+            above[piece.x] = piece
         else:
-            count, width = piece.field.shape
-            base = read_logits(Window(piece.y, 0, count, width))
-            yield _finished(refiner, share, piece.y, base, mix_rows(above.field, piece.field))
-            above = None
+            base = read_logits(Window(piece.y, piece.x, *piece.field.shape))
+            field = mix_rows(above.pop(piece.x).field, piece.field)
+            yield _finished(refiner, share, piece.y, piece.x, base, field)
 
 
 def _plans(height: int, width: int, refiner: Refiner, tile: int | None, shift: int) -> tuple[AxisPlan, AxisPlan]:
@@ -341,17 +383,16 @@ def _runs_at_once(refiner: Refiner, windows: int) -> Iterator[ThreadPoolExecutor
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _finished(refiner: Refiner, share: float, y: int, base: FloatMap, field: FloatMap) -> Rows:
+def _finished(refiner: Refiner, share: float, y: int, x: int, base: FloatMap, field: FloatMap) -> Rows:
     refined = refiner.refined(base, field, share)
-    _check_finite(base, refined, y)
-    return Rows(y, base, refined)
+    _check_finite(base, refined, y, x)
+    return Rows(y, base, refined, x)
 
 
-def _unchanged(
-    read_logits: Callable[[Window], FloatMap], start: int, end: int, width: int, side: int
-) -> Iterator[Rows]:
-    for y in range(start, end, side):
-        logits = read_logits(Window(y, 0, min(side, end - y), width))
+def _unchanged(read_logits: Callable[[Window], FloatMap], start: int, end: int, width: int) -> Iterator[Rows]:
+    for band in row_bands(end - start, width):
+        y = start + band.y
+        logits = read_logits(Window(y, 0, band.height, width))
         yield Rows(y, logits, logits)
 
 
@@ -416,23 +457,22 @@ def cut(refined: FloatMap, threshold: float) -> NDArray[np.uint8]:
 
 def _plan_runs(
     runs: InOrder[FloatMap],
-    planes: FloatMap,
-    span: Span,
-    columns: AxisPlan,
+    strip: Strip,
     refiner: Refiner,
     *,
     tta: bool,
     batch: int,
     on_run: Callable[[], None] | None,
 ) -> list[tuple[list[Span], bool]]:
-    """Add the runs on one row of windows. `planes` must stay as they are until the last of them is done.
+    """Add the runs on a strip, whose planes must stay as they are until the last of them is done.
 
     Returns:
         The columns of each run; or those of windows without a valid pixel, of which there is none, and True.
     """
+    span, stretch, planes = strip
 
     def window_of(column: Span) -> FloatMap:
-        return planes[:, :, column.start : column.end]
+        return planes[:, :, column.start - stretch.start : column.end - stretch.start]
 
     def kind(column: Span) -> tuple[int, bool]:
         logits = window_of(column)[0]
@@ -445,7 +485,7 @@ def _plan_runs(
         return _field(refiner, np.stack(windows) if len(windows) > 1 else windows[0][np.newaxis], tta)
 
     groups: list[tuple[list[Span], bool]] = []
-    for (length, empty), alike in groupby(columns.spans, kind):
+    for (length, empty), alike in groupby(stretch.spans, kind):
         while group := list(islice(alike, batch)):
             groups.append((group, empty))
             if not empty:
@@ -454,22 +494,32 @@ def _plan_runs(
 
 
 def _blend(
-    runs: InOrder[FloatMap], groups: Sequence[tuple[Sequence[Span], bool]], span: Span, columns: AxisPlan
-) -> FloatMap:
-    """The blended field of the used rows of one row of windows, `(span.stop - span.keep, W)`."""
+    runs: InOrder[FloatMap],
+    groups: Sequence[tuple[Sequence[Span], bool]],
+    span: Span,
+    stretch: Stretch,
+    ramp: int,
+    before: FloatMap | None,
+) -> tuple[FloatMap, FloatMap | None]:
+    """The blended field of the used rows of a strip, and the columns of it that the next one to the right will change.
+
+    Returns:
+        `(span.stop - span.keep, stretch.stop - stretch.keep)`, and what is `before` the next strip.
+    """
     used = slice(span.keep - span.start, span.stop - span.start)
-    if len(columns.spans) == 1 and not groups[0][1]:
-        return runs.take()[0, used, : columns.size]
-    beside = ColumnBlender(span.stop - span.keep, columns)
+    if ramp == 0 and not groups[0][1]:  # the only window of its row
+        return runs.take()[0, used, : stretch.end], None
+    height = span.stop - span.keep
+    blender = ColumnBlender(height, stretch, ramp, before)
     for group, empty in groups:
         if empty:
             # Nothing to refine, and no valid pixel in reach of the ramps: borders of mosaics are full of these.
             for column in group:
-                beside.add(column, np.zeros((len(beside.strip), column.length), np.float32))
+                blender.add(column, np.zeros((height, column.length), np.float32))
             continue
         for column, field in zip(group, runs.take(), strict=True):
-            beside.add(column, field[used])
-    return beside.strip
+            blender.add(column, field[used])
+    return blender.finished, blender.open
 
 
 def _pad(window: FloatMap, height: int, width: int, refiner: Refiner) -> FloatMap:
@@ -498,7 +548,7 @@ def _field(refiner: Refiner, windows: FloatMap, tta: bool) -> FloatMap:
     return total
 
 
-def _check_finite(logits: FloatMap, refined: FloatMap, y: int) -> None:
+def _check_finite(logits: FloatMap, refined: FloatMap, y: int, x: int) -> None:
     finite = np.isfinite(refined)
     if finite.all():
         return
@@ -506,7 +556,7 @@ def _check_finite(logits: FloatMap, refined: FloatMap, y: int) -> None:
     if broken.any():
         row, column = np.argwhere(broken)[0]
         raise PrnError(
-            f"the network gives {refined[row, column]} at row {y + row}, column {column}, "
+            f"the network gives {refined[row, column]} at row {y + row}, column {x + column}, "
             f"for a logit of {logits[row, column]:g}",
             hint="check the input's range and the weights",
         )

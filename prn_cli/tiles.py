@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 _SHORTEST_RAMP = 16
 _BAND_PIXELS = 1 << 22
@@ -72,6 +73,25 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some neighbouring windows along one axis, which are worked on together.
+
+    Attributes:
+        spans: the windows, in order.
+        start: first pixel of the first window.
+        end: one past the last pixel of the last window that is on the map.
+        keep: first pixel that is finished when the windows up to these are.
+        stop: one past the last pixel that is.
+    """
+
+    spans: tuple[Span, ...]
+    start: int
+    end: int
+    keep: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class AxisPlan:
     """The windows along one axis of a map.
 
@@ -89,6 +109,22 @@ class AxisPlan:
     def longest(self) -> int:
         """Pixels of the longest window."""
         return max(span.length for span in self.spans)
+
+    def stretches(self, most: int) -> tuple[Stretch, ...]:
+        """The windows in groups of about equal size, of at most so many windows each."""
+        count = -(-len(self.spans) // most)
+        cuts = [len(self.spans) * number // count for number in range(count + 1)]
+        groups = [self.spans[first:end] for first, end in pairwise(cuts)]
+        return tuple(
+            Stretch(
+                spans=group,
+                start=group[0].start,
+                end=min(group[-1].end, self.size),
+                keep=group[0].keep,
+                stop=self.size if group is groups[-1] else group[-1].stop - self.ramp,
+            )
+            for group in groups
+        )
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from prn_cli.components import Runs, join
+from prn_cli.components import Runs, join, join_beside
 from prn_cli.components import runs_of as runs_of_rows
 
 ndimage = pytest.importorskip("scipy.ndimage")
@@ -53,6 +53,19 @@ def test_components_are_those_of_scipy(mask, band):
     np.testing.assert_array_equal(ours > 0, theirs > 0)
     assert len(set(zip(ours.ravel(), theirs.ravel(), strict=True)) - {(0, 0)}) == expected
     np.testing.assert_array_equal(whole(runs.rows()), mask)
+
+
+@given(masks, masks, st.integers(1, 9))
+def test_runs_of_some_columns_each_make_those_of_the_rows(mask, other, step):
+    base = np.where(mask == 255, 255, np.resize(other, mask.shape) == 1).astype(np.uint8)
+    probabilities = np.where(mask == 255, np.nan, np.linspace(0, 1, mask.size).reshape(mask.shape)).astype(np.float32)
+    columns = [slice(left, left + step) for left in range(0, mask.shape[1], step)]
+    joined = join_beside([runs_of_rows(*(plane[:, part] for plane in (mask, base, probabilities))) for part in columns])
+    expected = runs_of_rows(mask, base, probabilities)
+    assert (joined.height, joined.width) == (expected.height, expected.width)
+    for name in ("starts", "values", "base"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(expected, name))
+    np.testing.assert_allclose(joined.probability, expected.probability)
 
 
 @given(masks, st.integers(0, 12), st.integers(0, 12))

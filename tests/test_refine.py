@@ -47,7 +47,7 @@ class Pointwise:
 class Positional(Pointwise):
     """One whose windows disagree: the field grows with the place in the window, so that ramps are real mixtures."""
 
-    def field(self, logits):
+    def field(self, logits, image=None):
         y, x = np.mgrid[: logits.shape[1], : logits.shape[2]]
         return np.broadcast_to((y * 0.37 + x * 0.11).astype(np.float32), logits.shape).copy()
 
@@ -102,16 +102,65 @@ def test_sections_joined_are_the_map_bit_for_bit(height, width, tile, share, see
         return logits[window.slices]
 
     count = len(window_rows(height, width, refiner, tile=tile))
-    pieces = [
-        piece
-        for first in range(0, count, share)
-        for piece in refine_section(read, height, width, refiner, tile=tile, section=slice(first, first + share))
-    ]
-    joined = list(join_sections(pieces, read, refiner))
-    assert [rows.y for rows in joined] == list(np.cumsum([0, *(len(rows.refined) for rows in joined)]))[:-1]
-    whole = refine_map(logits, refiner, tile=tile)
-    np.testing.assert_array_equal(np.concatenate([rows.refined for rows in joined]), whole)
-    np.testing.assert_array_equal(np.concatenate([rows.logits for rows in joined]), logits)
+    for by_columns in (False, True):
+        options = {"tile": tile, "by_columns": by_columns}
+        pieces = [
+            piece
+            for first in range(0, count, share)
+            for piece in refine_section(read, height, width, refiner, section=slice(first, first + share), **options)
+        ]
+        joined = list(join_sections(pieces, read, refiner))
+        if not by_columns:
+            assert [rows.y for rows in joined] == list(np.cumsum([0, *(len(rows.refined) for rows in joined)]))[:-1]
+        np.testing.assert_array_equal(put_together(joined, logits.shape), refine_map(logits, refiner, tile=tile))
+
+
+def put_together(pieces, shape) -> np.ndarray:
+    """The refined logits; each pixel comes once."""
+    refined, seen = np.empty(shape, np.float32), np.zeros(shape, int)
+    for rows in pieces:
+        assert rows.logits.shape == rows.refined.shape
+        here = Window(rows.y, rows.x, *rows.refined.shape).slices
+        refined[here] = rows.refined
+        seen[here] += 1
+    assert (seen == 1).all()
+    return refined
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 500), st.integers(48, 80), st.integers(0, 40), st.integers(1, 3), st.data())
+def test_by_columns_a_map_is_the_same_bit_for_bit_and_nothing_is_read_twice(height, width, tile, shift, batch, data):
+    seed, images = data.draw(st.integers(0, 99)), data.draw(st.integers(0, 1))
+    draw = np.random.default_rng(seed)
+    logits = draw.standard_normal((height, width)).astype(np.float32)
+    logits[draw.random((height, width)) < 0.2] = np.nan
+    logits[:, : data.draw(st.integers(0, width))] = np.nan  # whole windows of nothing
+    refiner = Positional()
+    refiner.runs, refiner.image_channels = data.draw(st.integers(1, 3)), images
+    reads: list[Window] = []
+
+    def read(window: Window) -> np.ndarray:
+        reads.append(window)
+        return logits[window.slices]
+
+    options = {"tile": tile, "shift": shift, "batch": batch}
+    if images:
+        options["read_image"] = lambda window: logits[np.newaxis, *window.slices]
+    expected = put_together(refine_rows(read, height, width, refiner, **options), logits.shape)
+    reads.clear()
+    ahead = data.draw(st.integers(0, 2))
+    pieces = list(refine_rows(read, height, width, refiner, by_columns=True, read_ahead=ahead, **options))
+    np.testing.assert_array_equal(put_together(pieces, logits.shape), expected)
+    for piece in pieces:
+        np.testing.assert_array_equal(piece.logits, logits[Window(piece.y, piece.x, *piece.refined.shape).slices])
+    stretches = {(window.x, window.width): 0 for window in reads}
+    for window in reads:
+        assert window.y == stretches[window.x, window.width]
+        stretches[window.x, window.width] += window.height
+    assert set(stretches.values()) == {height}
+    # Rows of stretches that lie side by side are cut alike, so that they can be put together as they come.
+    tops = {x: [(piece.y, len(piece.refined)) for piece in pieces if piece.x == x] for x in {p.x for p in pieces}}
+    assert all(cuts == tops[0] for cuts in tops.values())
 
 
 def test_memory_is_flat_in_the_height():

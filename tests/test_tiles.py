@@ -51,6 +51,20 @@ def test_windows_are_snapped_no_longer_than_a_tile_and_give_each_used_pixel_its_
         assert before.start < after.start
 
 
+@given(plans(), st.integers(1, 6))
+def test_stretches_are_the_windows_in_order_and_finish_each_pixel_once(plan_and_settings, most):
+    plan, _ = plan_and_settings
+    stretches = plan.stretches(most)
+    assert tuple(span for stretch in stretches for span in stretch.spans) == plan.spans
+    sizes = [len(stretch.spans) for stretch in stretches]
+    assert max(sizes) <= most
+    assert max(sizes) - min(sizes) <= 1
+    assert [stretch.keep for stretch in stretches] == [0, *(stretch.stop for stretch in stretches[:-1])]
+    assert stretches[-1].stop == plan.size
+    for stretch in stretches:
+        assert 0 <= stretch.start <= stretch.keep < stretch.stop <= stretch.end <= plan.size
+
+
 @given(st.integers(1, 1024), st.sampled_from([1, 8, 64]))
 def test_a_map_that_fits_one_window_is_one_window_without_halo(size, multiple):
     plan = plan_axis(size, tile=1024, halo=128, multiple=multiple)

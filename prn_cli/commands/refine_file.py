@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from prn_cli.drift import Reference
     from prn_cli.multiclass import ClassRows
     from prn_cli.rasters import RasterWriter, ScoreMap
+    from prn_cli.rasters.images import MapImage
     from prn_cli.refine import Ramp, Rows
     from prn_cli.refiners import Refiner
-    from prn_cli.tiles import Window
 
 # On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
 _WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
@@ -41,10 +42,15 @@ _BANDS_AHEAD = 4  # of a large map, read before the network wants them, and refi
 
 @dataclass(frozen=True, slots=True)
 class OpenMap:
-    """An open map, and what reads its image, if the refiner takes one."""
+    """An open map, and its image, if the refiner takes one."""
 
     scores: ScoreMap
-    read_image: Callable[[Window], NDArray[np.float32]] | None
+    image: MapImage | None
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether all that is read can be read some columns at a time."""
+        return self.scores.by_columns and (self.image is None or self.image.by_columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,8 @@ class Run:
             "strength": self.strength,
             "batch": _WINDOWS_IN_A_RUN[self.refiner.device],
             "on_run": self.check_stop,
-            "read_image": opened.read_image,
+            "read_image": None if opened.image is None else opened.image.read,
+            "by_columns": opened.by_columns,
         }
         if not isinstance(scores, ClassScoreMap):
             size = scores.height, scores.width
@@ -119,8 +126,8 @@ class Run:
                 hint="name maps of one model",
                 path=scores.path,
             )
-        if opened.read_image is not None:  # every class asks for the same windows
-            options["read_image"] = hold(opened.read_image)
+        if opened.image is not None:  # every class asks for the same windows
+            options["read_image"] = hold(opened.image.read)
         return refine_class_rows(
             scores.logits,
             scores.classes,
@@ -195,7 +202,7 @@ class _Sample:
         if self.reference is None:
             return np.empty(0, np.float32)
         # A copy even where it is empty: an empty view would keep all the rows in memory.
-        return rows.logits[..., -rows.y % self.step :: self.step, :: self.step].flatten()
+        return rows.logits[..., -rows.y % self.step :: self.step, -rows.x % self.step :: self.step].flatten()
 
     def distance(self) -> float | None:
         """See `prn_cli.drift.Reference.distance`; None if the weights do not say what they were trained on."""
@@ -210,15 +217,23 @@ class _Sample:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Finished rows, as they are written, by role; what they count; some of their logits.
+    """Finished rows of the whole map or some of its columns, as they are written, by role; and what is known of them.
 
-    Where objects are asked for, the mask is not written yet, and is in `runs`.
+    Attributes:
+        y: first row.
+        x: first column.
+        outputs: by role, `(h, w)`.
+        figures: what the rows count.
+        sample: some of their logits.
+        runs: where objects are asked for, the mask, which is not written yet.
     """
 
+    y: int
+    x: int
     outputs: Mapping[str, NDArray[Any]]
     figures: Figures
     sample: NDArray[np.float32]
-    runs: Runs | None = None
+    runs: Runs | None
 
 
 @contextmanager
@@ -245,11 +260,10 @@ def open_map(
         scores = stack.enter_context(open_map(item.path, valid_mask=item.inputs.get("valid_mask"), **options))
         if "like" in item.inputs:
             lay_like(scores.raster, item.inputs["like"])
-        read_image = None
+        image = None
         if "image" in item.inputs:
-            image = open_image(item.inputs["image"], like=scores.raster, bands=channels)
-            read_image = stack.enter_context(image).read
-        yield OpenMap(scores, read_image)
+            image = stack.enter_context(open_image(item.inputs["image"], like=scores.raster, bands=channels))
+        yield OpenMap(scores, image)
 
 
 def rasters_of(item: Item) -> dict[str, Path]:
@@ -290,11 +304,10 @@ def band_of(rows: Rows | ClassRows, item: Item, run: Run, opened: OpenMap) -> Ba
         mask, base = cut(rows.refined, run.threshold), cut(rows.logits, 0.5)
     else:
         mask, base = rows.mask, rows.base
-    soft = run.task is TaskChoice.saliency
     runs = runs_of(mask, base, rows.probabilities) if run.objects else None
     outputs: dict[str, NDArray[Any]] = {}
     if runs is None:
-        outputs["mask"] = rows.probabilities if soft else run.written(mask)
+        outputs["mask"] = rows.probabilities if run.task is TaskChoice.saliency else run.written(mask)
     for kind in ("probabilities", "bias"):
         if kind in item.outputs:
             outputs[kind] = getattr(rows, kind)
@@ -302,7 +315,39 @@ def band_of(rows: Rows | ClassRows, item: Item, run: Run, opened: OpenMap) -> Ba
             for name, values in zip(run.classes, getattr(rows, kind), strict=True):
                 outputs[f"{kind}/{name}"] = values
     sample = _Sample(run.refiner.reference, opened.scores.height * opened.scores.width)
-    return Band(outputs, Figures.of(mask, base, run.classes), sample.of(rows), runs)
+    return Band(rows.y, rows.x, outputs, Figures.of(mask, base, run.classes), sample.of(rows), runs)
+
+
+class WholeRows:
+    """Stretches of columns, which come one after the other, put side by side.
+
+    Args:
+        width: columns of the map.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._parts: defaultdict[int, list[Band]] = defaultdict(list)  # by row, from the left
+
+    def add(self, band: Band) -> tuple[Mapping[str, NDArray[Any]], Runs | None]:
+        """Take rows of the next stretch.
+
+        Returns:
+            If it was the last one, the outputs of these rows by role, `(h, W)`, and their runs; else none.
+        """
+        import numpy as np
+
+        from prn_cli.components import join_beside
+
+        if band.x + band.figures.width < self._width:
+            self._parts[band.y].append(band)
+            return {}, None
+        if band.y not in self._parts:
+            return band.outputs, band.runs
+        parts = [*self._parts.pop(band.y), band]
+        outputs = {role: np.concatenate([part.outputs[role] for part in parts], axis=1) for role in band.outputs}
+        runs = [part.runs for part in parts if part.runs is not None]
+        return outputs, join_beside(runs) if runs else None
 
 
 def refine_file(
@@ -340,6 +385,7 @@ def refine_file(
         sample = _Sample(run.refiner.reference, scores.height * scores.width)
         grid = run.objects.grid(scores.raster.geo, item.path)
         parts: list[Runs] = []
+        whole = WholeRows(scores.width)
         for band in bands_of(item, run, opened):
             run.check_stop()
             figures.add(band.figures)
@@ -350,10 +396,11 @@ def refine_file(
                     hint="give --values 0,255, or --format tif or png",
                     path=item.path,
                 )
-            for role, rows in band.outputs.items():
+            outputs, runs_of_rows = whole.add(band)
+            for role, rows in outputs.items():
                 writers[role].write(rows)
-            if band.runs is not None:
-                parts.append(band.runs)
+            if runs_of_rows is not None:
+                parts.append(runs_of_rows)
         if not figures.valid:
             scores.check_valid()
         figures.drift = sample.distance()

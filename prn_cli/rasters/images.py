@@ -77,6 +77,11 @@ class MapImage:
         self._raster = raster
         self._rows, self._columns = rows, columns
 
+    @property
+    def by_columns(self) -> bool:
+        """Whether some of the columns are read at less cost than all of them, window by window."""
+        return self._raster.by_columns
+
     def read(self, window: Window | None = None) -> NDArray[np.float32]:
         """Read the image under a window of the map.
 

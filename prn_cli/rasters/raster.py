@@ -39,6 +39,7 @@ class Raster(ABC):
         palette: `(N, 4)` uint8, the red, green, blue and alpha of each number, where numbers stand for colours.
         alpha_last: whether the file says that the last of several bands is an alpha band and no colour.
         scaled: whether the file says that its numbers stand for others, by a scale and an offset.
+        by_columns: whether some of the columns are read at less cost than all of them, window by window.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Raster(ABC):
     palette: NDArray[np.uint8] | None = None
     alpha_last: bool = False
     scaled: bool = False
+    by_columns: bool = True
 
     @abstractmethod
     def _read(self, window: Window) -> NDArray[Any]:

@@ -74,6 +74,7 @@ class RemoteRaster(Raster):
         self._mask = not self._alpha and enums.MaskFlags.per_dataset in file.mask_flag_enums[0]
         self.bands = 1 if self._alpha else file.count
         self.scaled = any(scale != 1 for scale in file.scales) or any(file.offsets)
+        self.by_columns = all(width < file.width for _, width in file.block_shapes)
         self.geo = self._geo()
 
     def _geo(self) -> GeoTags | None:

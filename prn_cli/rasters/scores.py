@@ -54,6 +54,11 @@ class ScoreMap:
         self._band = band
         self._seen_valid = False
 
+    @property
+    def by_columns(self) -> bool:
+        """Whether some of the columns are read at less cost than all of them, window by window."""
+        return self.raster.by_columns and (self._valid is None or self._valid.by_columns)
+
     def logits(self, window: Window | None = None) -> NDArray[np.float32]:
         """Read logits; those of probabilities are log(p / (1 - p)) with p clipped to [1e-6, 1 - 1e-6].
 

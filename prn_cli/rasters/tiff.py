@@ -102,6 +102,8 @@ class TiffRaster(Raster):
         self.nodata = _nodata(first, self.path)
         for page in self._pages:
             page.nodata = self.nodata
+        # To read a part of packed strips, all of them are decoded.
+        self.by_columns = all(page.by_columns for page in (*self._pages, self._mask) if page is not None)
         geo = from_world_file(geo_tags(first), self.path)
         self.geo = geo if geo.tags else None
 
@@ -164,6 +166,11 @@ class _Page:
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self._height, self._width
+
+    @property
+    def by_columns(self) -> bool:
+        """See `Raster`."""
+        return self._rows_by_themselves or self._across > 1
 
     def _check_structure(self) -> None:
         page = self._page
@@ -252,12 +259,8 @@ class _Page:
         if self._rows_by_themselves:
             self._row_bytes = row_bytes
             self._stored = self.dtype.newbyteorder(page.parent.byteorder)
-            self._rows_together = 1
             return
-        self._segment_bytes = size
-        # At least a row of tiles, so that bands of rows that end within it need not decode it twice.
-        self._cache_bytes = max(_CACHE_BYTES, self._across * size)
-        self._rows_together = self._cache_bytes // (self._across * size)
+        self._segment_bytes, self._cache_bytes = size, _CACHE_BYTES
         self._fill_order_of_lzw = int(page.fillorder) if page.compression == tifffile.COMPRESSION.LZW else None
         if self._fill_order_of_lzw is not None:  # what is left to tifffile are predictors and the order of bytes
             page.compression, page.fillorder = tifffile.COMPRESSION.NONE, tifffile.FILLORDER.MSB2LSB
@@ -270,14 +273,20 @@ class _Page:
         bottom, right = top + window.height, left + window.width
         columns = range(left // self._segment_width, math.ceil(right / self._segment_width))
         first, last = top // self._segment_height, math.ceil(bottom / self._segment_height)
+        rows_together = 1
+        if not self._rows_by_themselves:
+            # At least a row of the window's tiles, so that bands of rows that end within it need not decode it twice.
+            row_bytes = len(columns) * self._segment_bytes
+            self._cache_bytes = max(self._cache_bytes, row_bytes)
+            rows_together = self._cache_bytes // row_bytes
         for plane in range(self._planes):
             bands = result[plane : plane + 1] if self._planes > 1 else result
             for row in range(first, last):
                 y = row * self._segment_height
                 y0, y1 = max(top, y), min(bottom, y + self._segment_height)
                 start = (plane * self._down + row) * self._across
-                if (row - first) % self._rows_together == 0:
-                    together = range(min(self._rows_together, last - row))
+                if (row - first) % rows_together == 0:
+                    together = range(min(rows_together, last - row))
                     self._decode_ahead([start + i * self._across + column for i in together for column in columns])
                 for column in columns:
                     x = column * self._segment_width

@@ -41,11 +41,11 @@ def cheap_network(path: Path) -> Path:
     return path
 
 
-def write_map(path: Path, height: int, dtype: str) -> None:
-    y, x = np.mgrid[:512, :WIDTH].astype(np.float32)
+def write_map(path: Path, height: int, dtype: str, width: int = WIDTH) -> None:
+    y, x = np.mgrid[:512, :width].astype(np.float32)
     tile = np.sin(x / 40 + np.cos(y / 30)) * 4
     tile = tile.astype(np.float32) if dtype == "float32" else (tile > 0.5).astype(np.uint8) * 255
-    with create_raster(path, height=height, width=WIDTH, dtype=dtype) as writer:
+    with create_raster(path, height=height, width=width, dtype=dtype) as writer:
         for _ in range(height // 512):
             writer.write(tile)
 
@@ -77,6 +77,18 @@ def test_memory_is_flat_in_the_height_of_a_map(tmp_path, suffix):
             peaks["score"].append(megabytes("score", masks, "-l", labels, "--baseline", logits, "--json"))
     for figures in peaks.values():
         assert not figures or figures[1] - figures[0] < 60, peaks
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
+def test_memory_grows_with_the_width_of_a_map_by_a_few_kilobytes_a_column(tmp_path):
+    weights = cheap_network(tmp_path / "model.onnx")
+    peaks = []
+    for width in (8192, 32768):
+        write_map(tmp_path / f"{width}.tif", 2048, "float32", width)
+        line = ("refine", tmp_path / f"{width}.tif", "-o", tmp_path / "masks", "--weights", weights, "-q")
+        peaks.append(megabytes(*line))
+    # Two rows of windows at once, as they came before, would be 10 kB a column here.
+    assert (peaks[1] - peaks[0]) / (32768 - 8192) < 4 / 1024, peaks
 
 
 @pytest.mark.slow

@@ -84,6 +84,30 @@ def test_folder_in_folder_out_named_by_stem(prn, folder):
     assert read("masks/b.png").shape == (1, 33)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_wide_map_in_tiles_is_refined_by_columns_and_the_same_in_strips_at_once(prn, folder, random_logits, workers):
+    logits = random_logits(400, 1500, seed=7)
+    logits[100:140, 300:900] = np.nan
+    for name, tiled in (("tiles", "YES"), ("strips", "NO")):
+        (folder / name).mkdir()
+        options = {"height": 400, "width": 1500, "dtype": np.float32, "nodata": np.nan}
+        with create_raster(folder / name / "wide.tif", **options, creation_options={"TILED": tiled}) as writer:
+            writer.write(logits)
+        with open_raster(folder / name / "wide.tif") as raster:
+            assert raster.by_columns == (tiled == "YES")
+        line = (name, "-o", f"{name}_masks", "--bias", f"{name}_bias", "--tile", "240", "--json")
+        code, out, _ = prn(*line, "--threads", workers)
+        assert code == 0
+        code, *_ = prn(name, "-o", f"{name}_objects", "--min-area", "40", "--tile", "240", "--threads", workers)
+        assert code == 0
+        figures = {key: value for key, value in json.loads(out).items() if key in ("valid", "foreground", "changed")}
+        assert figures["valid"] == np.isfinite(logits).sum()
+        (folder / name / "figures.json").write_text(json.dumps(figures))
+    for kind in ("masks", "bias", "objects"):
+        np.testing.assert_array_equal(read(f"tiles_{kind}/wide.tif"), read(f"strips_{kind}/wide.tif"))
+    assert (folder / "tiles" / "figures.json").read_text() == (folder / "strips" / "figures.json").read_text()
+
+
 def test_probabilities_and_bias_are_what_the_mask_was_made_of(prn, folder):
     code, _, _ = prn("logits", "-o", "masks", "--probabilities", "p", "--bias", "bias")
     assert code == 0
