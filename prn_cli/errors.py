@@ -5,7 +5,7 @@ Every error that a user can cause is a `PrnError`. `commands/app.py` is the only
 
 from __future__ import annotations
 
-from os import PathLike, fspath
+from os import PathLike
 
 
 class PrnError(Exception):
@@ -23,7 +23,7 @@ class PrnError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        self.path = None if path is None else fspath(path)
+        self.path = None if path is None else str(path)  # of a remote file, without its secrets
 
     def __str__(self) -> str:
         """File, what was found and expected, and what to do, on one line."""

@@ -28,7 +28,7 @@ from typing import Any
 
 from prn_cli import __version__
 from prn_cli.errors import InputError, OutputError, UsageError
-from prn_cli.remote import gdal_name, state_of, without_query
+from prn_cli.remote import gdal_name, state_of, without_secrets
 from prn_cli.temporaries import lock
 
 MANIFEST_NAME = "prn-manifest.jsonl"
@@ -55,7 +55,7 @@ class Stamp:
     def record(self) -> dict[str, Any]:
         """What a manifest keeps: files that were copied or moved back are the same, if their time was kept."""
         remote = gdal_name(self.path) is not None
-        path = without_query(self.path) if remote else os.path.abspath(self.path)  # noqa: PTH100
+        path = without_secrets(self.path) if remote else os.path.abspath(self.path)  # noqa: PTH100
         return {"path": path, "size": self.size, "mtime_ns": self.mtime_ns}
 
 
@@ -390,7 +390,7 @@ def unchanged(*paths: Path | None) -> Iterator[None]:
     Raises:
         InputError: one is not there, or has changed or vanished at the end.
     """
-    stamps = stamp_inputs({str(path): path for path in paths if path is not None})
+    stamps = stamp_inputs({os.fspath(path): path for path in paths if path is not None})
     yield
     check_unchanged(stamps)
 

@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from urllib.request import Request
 
 _ADDRESS = re.compile(r"(/vsi\w+/)?(https?|s3|gs|az):/+(.*)", re.DOTALL)
 _GDAL = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
 _ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsi7z/", "/vsirar/")
 _TIMEOUT = 30  # seconds
 _WHOLE = 200  # status of an answer with all of a file, whatever part was asked for
+_USER = re.compile(r"(?<=://)[^/\s]*@")
+_QUERY = re.compile(r"\?[^\s'\"]+")
 
 _LocalPath = type(Path())
 
 
 class RemotePath(_LocalPath):  # type: ignore[misc, valid-type]
-    """An address such as `https://host/a.tif` or `/vsis3/bucket/a.tif`, with the parts of its name that a path has."""
+    """An address such as `https://host/a.tif` or `/vsis3/bucket/a.tif`, with the parts of its name that a path has.
+
+    As text it is `without_secrets`, so that what is said or recorded of it gives none away. `os.fspath` is all of it.
+    """
 
     def __str__(self) -> str:
+        return without_secrets(self)
+
+    def __fspath__(self) -> str:
         return _unfolded(super().__str__())
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemotePath) and os.fspath(self) == os.fspath(other)
+
+    def __hash__(self) -> int:
+        return hash(os.fspath(self))
+
     def absolute(self) -> RemotePath:
+        """Itself."""
+        return self
+
+    def resolve(self, strict: bool = False) -> RemotePath:  # noqa: ARG002
         """Itself."""
         return self
 
     @property
     def name(self) -> str:
         """The last part, without a query."""
-        return str(self).partition("?")[0].rpartition("/")[2]
+        return str(self).rpartition("/")[2]
 
 
 def gdal_name(path: str | Path) -> str | None:
     """The name by which GDAL opens a remote file; None for a file of this machine."""
-    text = _unfolded(str(path))
+    text = _unfolded(os.fspath(path))
     if text.startswith(_ARCHIVES):
         # `/vsizip//data/a.zip/b.tif` has an absolute path in it, whose slash a path folds into the other.
         archive, (_, folder, inside) = _archive(text), text.split("/", 2)
@@ -43,35 +66,46 @@ def gdal_name(path: str | Path) -> str | None:
     return _GDAL[scheme] + rest if separator and scheme in _GDAL else None
 
 
-def as_path(name: str) -> Path:
+def as_path(name: str | os.PathLike[str]) -> Path:
     """A path, local or remote."""
-    return RemotePath(name) if gdal_name(name) is not None else Path(name)
+    return RemotePath(name) if gdal_name(os.fspath(name)) is not None else Path(name)
 
 
-def without_query(path: Path) -> str:
-    """The address without its query, which may be a signature: a secret, and another one every day. Paths stay."""
-    return str(path) if gdal_name(path) is None else str(path).partition("?")[0]
+def without_secrets(path: str | Path) -> str:
+    """An address without its user and its query, which may be a signature: a secret, and another one every day.
+
+    Paths of this machine stay.
+    """
+    if gdal_name(path) is None:
+        return str(path)
+    return _USER.sub("", _unfolded(os.fspath(path)).partition("?")[0], count=1)
+
+
+def text_without_secrets(text: str, path: Path) -> str:
+    """What a library says of a remote file, without the secrets of its address, or of those it was sent on to."""
+    address = _unfolded(os.fspath(path))
+    return _USER.sub("", _QUERY.sub("", text.replace(address, without_secrets(path))))
 
 
 def state_of(path: Path) -> tuple[int, int]:
     """Size in bytes and modification time in ns of a remote file, or of the archive that holds it; 0 if unknown."""
-    archive = _archive(str(path))
+    archive = _archive(os.fspath(path))
     if archive is not None:
         found = archive.stat()
         return found.st_size, found.st_mtime_ns
-    import urllib.request
     from email.utils import parsedate_to_datetime
+    from http.client import HTTPException
+    from urllib.request import urlopen
 
     name = gdal_name(path) or ""
     if not name.startswith("/vsicurl/"):
         return 0, 0
-    request = urllib.request.Request(name.removeprefix("/vsicurl/"), method="HEAD")
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+        with urlopen(_request(name, "HEAD"), timeout=_TIMEOUT) as answer:
             changed = answer.headers.get("Last-Modified")
             time = int(parsedate_to_datetime(changed).timestamp() * 1e9) if changed else 0
             return int(answer.headers.get("Content-Length") or 0), time
-    except (OSError, ValueError):  # whoever opens the file will say what is wrong
+    except (OSError, ValueError, HTTPException):  # whoever opens the file will say what is wrong
         return 0, 0
 
 
@@ -90,17 +124,32 @@ def _archive(text: str) -> Path | None:
 
 def sends_parts(path: Path) -> bool:
     """Whether a server sends parts of a file, as GDAL asks for; True where it does not tell."""
-    import urllib.request
+    from http.client import HTTPException
+    from urllib.request import urlopen
 
     name = gdal_name(path) or ""
     if not name.startswith("/vsicurl/"):
         return True
-    request = urllib.request.Request(name.removeprefix("/vsicurl/"), headers={"Range": "bytes=0-0"})
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+        with urlopen(_request(name, "GET", Range="bytes=0-0"), timeout=_TIMEOUT) as answer:
             return bool(answer.status != _WHOLE)
-    except (OSError, ValueError):  # another fault, and a plainer one
+    except (OSError, ValueError, HTTPException):  # another fault, and a plainer one
         return True
+
+
+def _request(name: str, method: str, **headers: str) -> Request:
+    """A request for a file; the user of its address goes into the head, as GDAL sends it, too."""
+    from base64 import b64encode
+    from urllib.parse import unquote_to_bytes
+    from urllib.request import Request
+
+    address = name.removeprefix("/vsicurl/")
+    request = Request(_USER.sub("", address, count=1), method=method, headers=headers)
+    user = _USER.search(address)
+    if user is not None:
+        known = b64encode(unquote_to_bytes(user[0].removesuffix("@"))).decode()
+        request.add_unredirected_header("Authorization", f"Basic {known}")
+    return request
 
 
 def _unfolded(text: str) -> str:

@@ -29,7 +29,7 @@ def local(path: Path | None) -> Path | None:
 
     if path is not None and gdal_name(path) is not None:
         hint = "give a folder or file of this machine, and copy it"
-        raise UsageError("outputs are local", hint=hint, path=as_path(str(path)))
+        raise UsageError("outputs are local", hint=hint, path=as_path(path))
     return path
 
 

@@ -19,6 +19,7 @@ from prn_cli.commands.batch import Batch, Item, run_batch
 from prn_cli.commands.options import TaskChoice
 from prn_cli.commands.plan import show_plan
 from prn_cli.errors import InputError, UsageError
+from prn_cli.remote import without_secrets
 
 if TYPE_CHECKING:
     from prn_cli.manifest import Manifest
@@ -226,7 +227,7 @@ def pseudolabel(
     if page is not None:
         from prn_cli.report import Searched
 
-        source = " ".join(logits or ["logits"])
+        source = " ".join(map(without_secrets, logits or ["logits"]))
         page.finish(Searched(source, str(labels), patch, grid.value), batch.failures)
     batch.finish()
 

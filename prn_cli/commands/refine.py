@@ -23,7 +23,6 @@ from prn_cli.commands.parts import check_part, select_part
 from prn_cli.commands.plan import show_plan
 from prn_cli.commands.refine_file import Figures, Run, content_of, open_map, rasters_of, refine_file
 from prn_cli.errors import PrnError, UsageError
-from prn_cli.remote import without_query
 
 if TYPE_CHECKING:
     from prn_cli.manifest import Manifest
@@ -415,7 +414,7 @@ def _write_layer(batch: Batch[Item, _Result], objects: Objects, manifest: Manife
     if parts:
         console.note(f"run once without --num-parts to write {objects.layer}")
         return
-    files = {without_query(item.path): item.outputs[PART] for item, _ in batch.results}
+    files = {str(item.path): item.outputs[PART] for item, _ in batch.results}
     try:
         if files:
             objects.write_layer(files, manifest)

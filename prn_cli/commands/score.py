@@ -21,6 +21,7 @@ from prn_cli.commands import console, options, reporting
 from prn_cli.commands.batch import Batch, run_batch
 from prn_cli.commands.options import TaskChoice
 from prn_cli.errors import InputError, PrnError, UsageError, one_line
+from prn_cli.remote import without_secrets
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -334,7 +335,7 @@ def score(
         from prn_cli.report import Scored
 
         what = Scored(
-            masks=" ".join(masks),
+            masks=" ".join(map(without_secrets, masks)),
             labels=str(labels),
             baseline=None if baseline is None else str(baseline),
             masks_cut=_described(kind, threshold, task),

@@ -18,8 +18,9 @@ from prn_cli.pixels import IGNORE
 from prn_cli.probabilities import sigmoid
 from prn_cli.rasters.kinds import InputKind, no_valid_pixel
 from prn_cli.rasters.labels import LabelMap
-from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster
+from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster, reason
 from prn_cli.rasters.scores import ScoreMap, check_same_size, refuse_scaled
+from prn_cli.remote import as_path
 from prn_cli.tiles import Window
 
 _SUM_TOLERANCE = 0.02  # how far from 1 a softmax may add up, after rounding to float16
@@ -252,7 +253,7 @@ def read_palette(path: str | os.PathLike[str]) -> Palette:
     Raises:
         InputError: there is no palette in it, or a line is not of this form.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() in SUFFIXES:
         with open_raster(path) as raster:
             if raster.palette is None:
@@ -261,7 +262,7 @@ def read_palette(path: str | os.PathLike[str]) -> Palette:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", hint="check the file", path=path) from error
+        raise InputError(f"cannot be read: {reason(error)}", hint="check the file", path=path) from error
     colours = np.zeros((256, 3), np.uint8)
     names: dict[int, str] = {}
     most = -1

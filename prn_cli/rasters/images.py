@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from prn_cli.errors import InputError, UsageError
 from prn_cli.rasters.kinds import valid_pixels
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, Raster, check_file, open_raster, reason
+from prn_cli.remote import as_path
 from prn_cli.tiles import Window
 
 _PIXELS_AT_ONCE = 4 << 20  # of an image, while it is resampled
@@ -187,7 +188,7 @@ def open_image(
     Raises:
         InputError: the file cannot be used, its shape differs from the map's, or it lies elsewhere or turned.
     """
-    path = Path(path)
+    path = as_path(path)
     raster = _open(path)
     try:
         found = _bands(raster)
@@ -220,7 +221,7 @@ def common_bands(paths: Iterable[str | os.PathLike[str]]) -> int:
     failure: InputError | UsageError | None = None
     for path in paths:
         try:
-            with _open(Path(path)) as raster:
+            with _open(as_path(path)) as raster:
                 counts[_bands(raster)] += 1
         except (InputError, UsageError) as error:
             failure = failure or error

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from prn_cli.errors import InputError, UsageError
 from prn_cli.rasters.raster import Raster, holds, open_raster
 from prn_cli.rasters.writing import MASK_VALUES
+from prn_cli.remote import as_path
 from prn_cli.tiles import Window
 
 InputKind = Literal["logits", "probabilities", "percent", "byte"]
@@ -207,7 +208,7 @@ def _sample(paths: Sequence[str | os.PathLike[str]], nodata: float | None, key: 
     if not paths:
         raise InputError("no score maps, expected at least one", hint="name files or folders")
     count = min(len(paths), _MOST_FILES)
-    chosen = [Path(paths[round(i * (len(paths) - 1) / max(count - 1, 1))]) for i in range(count)]
+    chosen = [as_path(paths[round(i * (len(paths) - 1) / max(count - 1, 1))]) for i in range(count)]
     sample: _Sample | None = None
     failure: InputError | UsageError | None = None
     for path in chosen:

@@ -110,7 +110,7 @@ def find_references(inputs: Sequence[Path], place: str | os.PathLike[str] | None
     partners = Partners("reference", "like")
     if place is None or Path(place).is_dir():
         return _find_partners(partners, inputs, place, SUFFIXES)
-    path = as_path(os.fspath(place))
+    path = as_path(place)
     return replace(partners, folder=path, found=dict.fromkeys(inputs, path))
 
 

@@ -131,7 +131,7 @@ def open_raster(path: str | os.PathLike[str], *, key: str | None = None) -> Rast
             claims more than its bytes can honestly hold (see `prn_cli.rasters.limits`).
         MissingExtraError: a remote file, and rasterio is not installed.
     """
-    path = as_path(os.fspath(path))
+    path = as_path(path)
     suffix = path.suffix.lower()
     check_file(path)
     if gdal_name(path) is not None:

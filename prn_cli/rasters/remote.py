@@ -17,7 +17,7 @@ from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.grid import import_rasterio
 from prn_cli.rasters.raster import Raster, check_dtype, reason
 from prn_cli.rasters.tiff import geo_tags
-from prn_cli.remote import gdal_name, sends_parts
+from prn_cli.remote import gdal_name, sends_parts, text_without_secrets
 from prn_cli.tiles import Window
 
 _SETTINGS = {
@@ -59,8 +59,9 @@ class RemoteRaster(Raster):
         return self._rasterio.Env(session=self._rasterio.session.DummySession(), **_SETTINGS)
 
     def _failed(self, error: BaseException) -> InputError:
+        said = reason(OSError(text_without_secrets(str(error), self.path)))
         return InputError(
-            f"cannot be read: {reason(error)}", hint="check the address, the network and the rights", path=self.path
+            f"cannot be read: {said}", hint="check the address, the network and the rights", path=self.path
         )
 
     def _describe(self) -> None:

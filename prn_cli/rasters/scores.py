@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -25,6 +24,7 @@ from prn_cli.rasters.kinds import (
     valid_pixels,
 )
 from prn_cli.rasters.raster import Raster, open_raster
+from prn_cli.remote import as_path
 from prn_cli.tiles import Window
 
 _PAIR_TOLERANCE = 0.02  # how far from 1 the two classes of a softmax may add up, after rounding to bytes or float16
@@ -205,7 +205,7 @@ def open_scores(
         InputError: the file cannot be used.
         UsageError: more than two bands and no `band`, or a band that the file does not have.
     """
-    path = Path(path)
+    path = as_path(path)
     with ExitStack() as stack:
         raster = stack.enter_context(open_raster(path, key=key))
         refuse_scaled(raster)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from prn_cli.errors import InputError
 from prn_cli.rasters import open_raster
-from prn_cli.remote import RemotePath, as_path, gdal_name, state_of, without_query
+from prn_cli.remote import RemotePath, as_path, gdal_name, state_of, text_without_secrets, without_secrets
 from prn_cli.tiles import Window
 
 rasterio = pytest.importorskip("rasterio")
@@ -35,8 +36,19 @@ served = 0
 class Ranges(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def send_head(self):  # of HEAD
+        return None if self.refused() else super().send_head()
+
+    def refused(self):
+        refused = "private" in self.path and self.headers.get("Authorization") != "Basic bWU6c2VjcmV0"
+        if refused:
+            self.send_error(401)
+        return refused
+
     def do_GET(self):
         global served
+        if self.refused():
+            return
         if self.path == "/served":
             self.answer(200, str(served).encode())
             return
@@ -107,34 +119,50 @@ def write(path: Path, values: np.ndarray, **profile) -> None:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "prn_cli", "refine", *arguments, "-w", "model.onnx", "-j", "1", "--json"]
+    return prn(folder, "refine", *arguments, "-w", "model.onnx", "-j", "1", "--json")
+
+
+def prn(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "prn_cli", *arguments]
     return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "expected", "said"),
     [
-        ("https://host/a/b.tif", "/vsicurl/https://host/a/b.tif"),
-        ("http://host:80/b.tif?sig=x/y.z", "/vsicurl/http://host:80/b.tif?sig=x/y.z"),
-        ("s3://bucket/key/b.tif", "/vsis3/bucket/key/b.tif"),
-        ("gs://bucket/b.tif", "/vsigs/bucket/b.tif"),
-        ("az://box/b.tif", "/vsiaz/box/b.tif"),
-        ("/vsicurl/https://host/b.tif", "/vsicurl/https://host/b.tif"),
-        ("/vsizip/data/maps.zip/b.tif", "/vsizip/data/maps.zip/b.tif"),
-        ("data/b.tif", None),
-        ("/data/b.tif", None),
-        ("ftp://host/b.tif", None),
-        ("data/is it b?.tif", None),
+        ("https://host/a/b.tif", "/vsicurl/https://host/a/b.tif", None),
+        ("http://host:80/b.tif?sig=x/y.z", "/vsicurl/http://host:80/b.tif?sig=x/y.z", "http://host:80/b.tif"),
+        ("https://me:word@host/b.tif?a@b", "/vsicurl/https://me:word@host/b.tif?a@b", "https://host/b.tif"),
+        ("https://me:'w@rd'@host/b.tif", "/vsicurl/https://me:'w@rd'@host/b.tif", "https://host/b.tif"),
+        ("https://host/@me/b.tif", "/vsicurl/https://host/@me/b.tif", None),
+        ("s3://bucket/key/b.tif", "/vsis3/bucket/key/b.tif", None),
+        ("gs://bucket/b.tif", "/vsigs/bucket/b.tif", None),
+        ("az://box/b.tif", "/vsiaz/box/b.tif", None),
+        ("/vsicurl/https://host/b.tif", "/vsicurl/https://host/b.tif", None),
+        ("/vsicurl/https://me@host/b.tif", "/vsicurl/https://me@host/b.tif", "/vsicurl/https://host/b.tif"),
+        ("/vsizip/data/maps.zip/b.tif", "/vsizip/data/maps.zip/b.tif", None),
+        ("data/b.tif", None, None),
+        ("/data/b.tif", None, None),
+        ("ftp://host/b.tif", None, "ftp:/host/b.tif"),
+        ("data/is it b?.tif", None, None),
     ],
 )
-def test_names(name, expected):
+def test_names(name, expected, said):
     path = as_path(name)
     assert gdal_name(name) == gdal_name(path) == gdal_name(Path(name)) == expected
     assert isinstance(path, RemotePath) == (expected is not None)
-    assert without_query(path) == (name.partition("?")[0] if expected else str(Path(name)))
+    assert str(path) == f"{path}" == without_secrets(path) == without_secrets(Path(name)) == (said or name)
     if expected is not None:
-        assert str(path) == os.fspath(path) == name
+        assert os.fspath(path) == os.fspath(path.resolve()) == name
         assert (path.stem, path.suffix) == ("b", ".tif")
+        assert pickle.loads(pickle.dumps(path)) == path != as_path(f"{name}?other")
+
+
+def test_what_is_said_of_an_address_has_no_secrets():
+    path = as_path("https://me:word@host/b.tif?sig=x y")
+    said = "'/vsicurl/https://me:word@host/b.tif?sig=x y' went to https://you:word@other/c.tif?X-Sig=z@y, and is gone?"
+    assert text_without_secrets(said, path) == "'/vsicurl/https://host/b.tif' went to https://other/c.tif and is gone?"
+    assert str(InputError("is gone", path=path)) == "https://host/b.tif: is gone"
 
 
 def test_archives_of_this_machine_have_their_absolute_path_and_their_state(tmp_path, monkeypatch):
@@ -245,6 +273,29 @@ def test_signed_addresses_leave_no_signature(server, tmp_path, make_onnx, random
     assert json.loads(done.stdout)["status"] == "kept"
     assert (tmp_path / "masks" / "a.tif").is_file()
     assert "sig=" not in (tmp_path / "masks" / "prn-manifest.jsonl").read_text()
+
+
+def test_nothing_that_is_said_or_recorded_has_a_secret(server, tmp_path, make_onnx, random_logits):
+    make_onnx()
+    (server.root / "private").mkdir()
+    write(server.root / "private/a.tif", random_logits(50, 60))
+    (server.root / "text.tif").write_text("not a TIFF")
+    (tmp_path / "labels").mkdir()
+    write(tmp_path / "labels/a.tif", (random_logits(50, 60) > 0).astype(np.uint8))
+    known = server.url.replace("//", "//me:secret@")
+    signed = f"{known}/private/a.tif?X-Amz-Signature={'secret' * 80}"
+    for option in ("--dry-run", "--verbose", "--verbose"):
+        done = run(tmp_path, signed, f"{known}/none.tif?sig=secret", f"{known}/text.tif?sig=secret", "-o", "o", option)
+        for name in ("none", "text") if option == "--verbose" else ():
+            assert f"prn: error: {server.url}/{name}.tif: cannot be read: " in done.stderr
+        assert f'"input": "{server.url}/private/a.tif"' in done.stdout
+        assert "secret" not in done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["status"] == "kept"
+    assert "secret" not in (tmp_path / "o/prn-manifest.jsonl").read_text()
+    for command in ("pseudolabel", "score"):
+        done = prn(tmp_path, command, signed, "--labels", "labels", "--report", f"{command}.html")
+        assert done.returncode == 0, done.stderr
+        assert "secret" not in done.stdout + done.stderr + (tmp_path / f"{command}.html").read_text()
 
 
 def test_what_cannot_be_read_is_one_line(server):
