@@ -267,10 +267,13 @@ def refine(
         console.note("the weights take no image: --images is left aside")
         images = None
     check_image(refiner, given=images is not None)
-    pictures = rasters.find_images(inputs, images)
+    chosen, twins = select_part(inputs.stems(), num_parts, part_id)
+    # Outputs are named by stems, so only inputs of one stem may share them: all parts compare these, and see the same.
+    seen = sorted({*chosen, *twins})
+    pictures = rasters.find_images(inputs, images, seen)
     single = _is_single_file(inputs, out, format)
-    masks = rasters.find_valid_masks(inputs, valid_mask)
-    references = rasters.find_references(inputs, like)
+    masks = rasters.find_valid_masks(inputs, valid_mask, seen)
+    references = rasters.find_references(inputs, like, seen)
     if like is not None and format is FormatChoice.auto:
         format = FormatChoice.tif
     names: list[str] = []
@@ -279,15 +282,13 @@ def refine(
     if task is TaskChoice.multiclass:
         names = rasters.class_names(rasters.count_classes_of_maps(inputs, key=key), classes, palette)
         more = {f"{role}/{name}": place and place / name for role, place in more.items() for name in names}
-    chosen, twins = select_part(inputs.stems(), num_parts, part_id)
-    # Outputs are named by stems, so only inputs of one stem may share them: all parts compare these, and see the same.
     found_items = {
         number: Item(
             path,
             {"logits": path} | masks.role(path) | pictures.role(path) | references.role(path),
             _outputs(path, out, single, format, more, objects),
         )
-        for number in sorted({*chosen, *twins})
+        for number in seen
         for path in (inputs[number],)
     }
     check_outputs((item.inputs.values(), item.outputs.values()) for item in found_items.values())

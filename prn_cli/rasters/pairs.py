@@ -56,7 +56,7 @@ class Pairs:
 
     matched: tuple[tuple[Path, Path], ...]
     unmatched_inputs: tuple[Path, ...]
-    unmatched_partners: tuple[Path, ...]
+    unmatched_partners: Paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +92,20 @@ class Partners:
         return {self.name: self.found[path]} if path in self.found else {}
 
 
-def find_valid_masks(inputs: Sequence[Path], folder: str | os.PathLike[str] | None) -> Partners:
-    """Find the validity mask of each map by stem, in the folder of `--valid-mask` if there is one.
+def find_valid_masks(
+    inputs: Sequence[Path], folder: str | os.PathLike[str] | None, part: Sequence[int] | None = None
+) -> Partners:
+    """Find the validity mask of each map, or of a part, by stem, in the folder of `--valid-mask` if there is one.
 
     Raises:
         InputError: as `pair_by_stem`. A map without its mask is no error until it is asked for.
     """
-    return _find_partners(Partners("validity mask", "valid_mask"), inputs, folder, SUFFIXES)
+    return _find_partners(Partners("validity mask", "valid_mask"), inputs, folder, SUFFIXES, part)
 
 
-def find_references(inputs: Sequence[Path], place: str | os.PathLike[str] | None) -> Partners:
+def find_references(
+    inputs: Sequence[Path], place: str | os.PathLike[str] | None, part: Sequence[int] | None = None
+) -> Partners:
     """Find the georeferenced raster of each map: the file of `--like` for all of them, or those of a folder by stem.
 
     Raises:
@@ -109,18 +113,20 @@ def find_references(inputs: Sequence[Path], place: str | os.PathLike[str] | None
     """
     partners = Partners("reference", "like")
     if place is None or Path(place).is_dir():
-        return _find_partners(partners, inputs, place, SUFFIXES)
+        return _find_partners(partners, inputs, place, SUFFIXES, part)
     path = as_path(place)
-    return replace(partners, folder=path, found=dict.fromkeys(inputs, path))
+    return replace(partners, folder=path, found=dict.fromkeys(_part_of(inputs, part), path))
 
 
-def find_images(inputs: Sequence[Path], folder: str | os.PathLike[str] | None) -> Partners:
-    """Find the image of each map by stem, in the folder of `--images` if there is one; JPEG files count here.
+def find_images(
+    inputs: Sequence[Path], folder: str | os.PathLike[str] | None, part: Sequence[int] | None = None
+) -> Partners:
+    """Find the image of each map, or of a part, by stem, in the folder of `--images`; JPEG files count here.
 
     Raises:
         InputError: as `pair_by_stem`. A map without its image is no error until it is asked for.
     """
-    return _find_partners(Partners("image", "image"), inputs, folder, IMAGE_SUFFIXES)
+    return _find_partners(Partners("image", "image"), inputs, folder, IMAGE_SUFFIXES, part)
 
 
 def image_files(folder: str | os.PathLike[str]) -> list[Path]:
@@ -139,11 +145,16 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _find_partners(
-    kind: Partners, inputs: Sequence[Path], folder: str | os.PathLike[str] | None, suffixes: Sequence[str]
+    kind: Partners,
+    inputs: Sequence[Path],
+    folder: str | os.PathLike[str] | None,
+    suffixes: Sequence[str],
+    part: Sequence[int] | None,
 ) -> Partners:
     if folder is None:
         return kind
-    return replace(kind, folder=Path(folder), found=dict(pair_by_stem(inputs, folder, suffixes=suffixes).matched))
+    pairs = pair_by_stem(inputs, folder, suffixes=suffixes, part=part)
+    return replace(kind, folder=Path(folder), found=dict(pairs.matched))
 
 
 def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: bool = False) -> Paths:
@@ -183,6 +194,7 @@ def pair_by_stem(
     *,
     same_allowed: bool = False,
     suffixes: Sequence[str] = SUFFIXES,
+    part: Sequence[int] | None = None,
 ) -> Pairs:
     """Pair each input with the raster file of a folder that has the same stem: the name without its last suffix.
 
@@ -191,35 +203,42 @@ def pair_by_stem(
         folder: where their partners are; with a single input, it may be the partner itself.
         same_allowed: a file may be its own partner, as a base model is when it is scored against itself.
         suffixes: of the partners.
+        part: positions of the inputs to pair, all if None: a name that is passed over takes a fraction of the time and
+            memory of a pair.
 
     Raises:
-        InputError: the folder is missing, a stem occurs twice on one side, or nothing pairs.
+        InputError: the folder is missing, a stem of those to pair occurs twice on one side, or no input has a partner.
     """
     folder = Path(folder)
+    chosen = _part_of(inputs, part)
     if folder.is_file() and len(inputs) == 1:
-        return Pairs(((inputs[0], folder),), (), ())
+        return Pairs(tuple((path, folder) for path in chosen), (), Paths(()))
     if not folder.is_dir():
         found = "is a file, expected a folder" if folder.exists() else "no such folder"
         raise InputError(found, hint="check the path", path=folder)
-    partners = _raster_files(folder, suffixes)
-    wanted = _by_stem(inputs, None)
-    offered = _by_stem(partners, set(wanted))
+    partners = _raster_names(folder, suffixes)
+    wanted = _by_stem((path.stem, path) for path in chosen)
+    offered = _by_stem((stem, Path(name)) for name in partners if (stem := _stem(name)) in wanted)
     matched = tuple((path, offered[stem]) for stem, path in wanted.items() if stem in offered)
     for path, partner in () if same_allowed else matched:
         if path == partner or (path.exists() and partner.exists() and path.samefile(partner)):
             raise InputError("pairs with itself", hint="keep inputs and their partners in two folders", path=path)
-    if not matched:
+    if not matched and set(map(_stem, partners)).isdisjoint(path.stem for path in inputs):
         raise InputError(
-            f"nothing in it pairs with the inputs by stem: inputs {_examples(inputs)}; folder {_examples(partners)}",
+            f"nothing in it pairs with the inputs by stem: inputs {_examples(inputs)}; "
+            f"folder {_examples(Paths(partners))}",
             hint="give partners the same name, but for the suffix",
             path=folder,
         )
-    used = {partner for _, partner in matched}
     return Pairs(
         matched,
         tuple(path for stem, path in wanted.items() if stem not in offered),
-        tuple(path for path in partners if path not in used),
+        Paths([name for name in partners if _stem(name) not in offered]),
     )
+
+
+def _part_of(inputs: Sequence[Path], part: Sequence[int] | None) -> Sequence[Path]:
+    return inputs if part is None else [inputs[number] for number in part]
 
 
 def _stem(name: str) -> str:
@@ -301,18 +320,16 @@ def _is_raster_name(name: str, suffixes: Sequence[str] = SUFFIXES) -> bool:
     return os.path.splitext(name)[1].lower() in suffixes and not name.startswith((".", "~"))  # noqa: PTH122
 
 
-def _by_stem(paths: Iterable[Path], stems: set[str] | None) -> dict[str, Path]:
+def _by_stem(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in paths:
-        if stems is not None and path.stem not in stems:
-            continue
-        if path.stem in found:
+    for stem, path in files:
+        if stem in found:
             raise InputError(
-                f"has the stem of {found[path.stem]}: files pair by stem, so each may occur once",
+                f"has the stem of {found[stem]}: files pair by stem, so each may occur once",
                 hint="leave one of them out",
                 path=path,
             )
-        found[path.stem] = path
+        found[stem] = path
     return found
 
 

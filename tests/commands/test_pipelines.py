@@ -283,6 +283,22 @@ def test_a_task_resolves_the_files_of_its_part_alone(folder, capsys, monkeypatch
     assert resolved == [f"map{number}" for number in sorted(range(12), key=str) if part_of(f"map{number}", 4) == 1]
 
 
+def test_a_task_pairs_the_files_of_its_part_alone(folder, capsys):
+    (folder / "valid").mkdir()
+    for path in (folder / "logits").iterdir():
+        np.save(folder / "valid" / path.name, np.ones((40, 50), np.uint8))
+    np.savez(folder / "valid" / "map0.npz", np.ones((40, 50), np.uint8))
+    (folder / "valid" / "map3.npy").unlink()
+    for number in range(4):
+        line = ["refine", "logits", "-o", "out", "-w", "model.onnx", "--valid-mask", "valid"]
+        code, _, err = prn(capsys, *line, "--num-parts", "4", "--part-id", str(number))
+        twice, missing = (part_of(f"map{k}", 4) == number for k in (0, 3))
+        assert code == int(twice or missing)
+        assert ("map0.npz: has the stem of valid/map0.npy" in err) == twice
+        assert ("map3.npy: no validity mask with this stem in valid" in err) == missing
+    assert masks(folder / "out") == {f"map{k}" for k in range(12) if part_of(f"map{k}", 4) != 0} - {"map3"}
+
+
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=12), st.integers(1, 5))
 def test_names_that_occur_again_are_known_to_all_parts(names, count):
     again = [position for position, name in enumerate(names) if names.count(name) > 1]

@@ -104,7 +104,7 @@ def test_pairs(tmp_path: Path) -> None:
     pairs = pair_by_stem(inputs, tmp_path / "labels")
     assert pairs.matched == ((inputs[0], labels[0]), (inputs[1], labels[1]))
     assert pairs.unmatched_inputs == (inputs[2],)
-    assert pairs.unmatched_partners == (labels[2], labels[3])
+    assert list(pairs.unmatched_partners) == [labels[2], labels[3]]
 
 
 def test_duplicates_are_refused_by_name(tmp_path: Path) -> None:
@@ -131,6 +131,26 @@ def test_nothing_pairs(tmp_path: Path) -> None:
         pair_by_stem(inputs, inputs[0])
     with pytest.raises(InputError, match="pairs with itself"):
         pair_by_stem(inputs, tmp_path / "logits")
+
+
+def test_a_part_pairs_alone(tmp_path: Path) -> None:
+    inputs = touch(tmp_path / "logits", "a.npy", "b.npy", "c.npy", "a.tif")
+    labels = touch(tmp_path / "labels", "a.png", "b.png", "b.tif")
+    assert pair_by_stem(inputs, tmp_path / "labels", part=[0]).matched == ((inputs[0], labels[0]),)
+    with pytest.raises(InputError, match=r"labels/b\.tif: has the stem of .*labels/b\.png"):
+        pair_by_stem(inputs, tmp_path / "labels", part=[0, 1])
+    with pytest.raises(InputError, match=r"a\.tif: has the stem of .*a\.npy"):
+        pair_by_stem(inputs, tmp_path / "labels", part=[0, 3])
+    # That nothing pairs is said of the whole set, and not where a part happens to have no partner.
+    for part in ([], [2]):
+        pairs = pair_by_stem(inputs, tmp_path / "labels", part=part)
+        assert (pairs.matched, pairs.unmatched_inputs) == ((), tuple(inputs[2:3] if part else ()))
+        touch(tmp_path / "others", "d.png")
+        with pytest.raises(InputError, match=r"inputs 'a', 'b', 'c', … \(4\); folder 'd'"):
+            pair_by_stem(inputs, tmp_path / "others", part=part)
+    with pytest.raises(InputError, match="is a file, expected a folder"):
+        pair_by_stem(inputs, labels[0], part=[0])
+    assert pair_by_stem(inputs[:1], labels[0], part=[]).matched == ()
 
 
 def test_one_input_and_its_partner(tmp_path: Path) -> None:
