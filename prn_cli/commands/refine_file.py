@@ -403,6 +403,8 @@ def refine_file(
                 parts.append(runs_of_rows)
         if not figures.valid:
             scores.check_valid()
+        if opened.image is not None and run.strength > 0:  # else it has no part in the outputs
+            opened.image.check_valid()
         figures.drift = sample.distance()
         if grid is None:
             on_written()

@@ -757,8 +757,6 @@ class _Reader:
         store: _Store,
     ) -> list[tuple[_Place, ...]]:
         """Logits, label, pseudo-label and perhaps the image of a map; of several classes, one after the other."""
-        import numpy as np
-
         from prn_cli.manifest import unchanged
         from prn_cli.rasters import open_image
 
@@ -773,8 +771,7 @@ class _Reader:
             if picture is not None:
                 with open_image(picture, like=scores.raster, bands=self.image_bands) as opened:
                     pixels = opened.read()
-                if not np.isfinite(pixels).any():
-                    raise InputError("no valid pixel", hint="give another image, or leave it out", path=picture)
+                    opened.check_valid()
                 image = store.put(pixels)
         if labels[0].shape != logits.shape[-2:]:
             raise InputError(f"label has shape {labels[0].shape}, its logit map {logits.shape[-2:]}", path=label_path)

@@ -18,7 +18,7 @@ from prn_cli.errors import InputError, UsageError
 from prn_cli.rasters.kinds import valid_pixels
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, Raster, check_file, open_raster, reason
 from prn_cli.remote import as_path
-from prn_cli.tiles import Window
+from prn_cli.tiles import Window, row_bands
 
 _PIXELS_AT_ONCE = 4 << 20  # of an image, while it is resampled
 _SLACK = 0.02  # px over a whole map: georeferences are rounded
@@ -77,6 +77,7 @@ class MapImage:
         self.height, self.width, self.bands = height, width, bands
         self._raster = raster
         self._rows, self._columns = rows, columns
+        self._seen_valid = False
 
     @property
     def by_columns(self) -> bool:
@@ -126,10 +127,24 @@ class MapImage:
                 seen = _weighted(seen, across - left, weights_across, axis=2)[0]
                 # A pixel that is mostly nodata is nodata; the others are made of what is valid in them.
                 share = np.where(seen >= 0.5, seen, 0)
+            self._seen_valid = self._seen_valid or bool(share.any())
             with np.errstate(divide="ignore", invalid="ignore"):
                 # A grey image of one band fills all.
                 result[:, first : first + count] = np.where(share > 0, part / share if not whole else part, np.nan)
         return result
+
+    def check_valid(self) -> None:
+        """Check that the image has a valid pixel. What was not read yet is, until one is found.
+
+        Raises:
+            InputError: it has none.
+        """
+        bands = row_bands(self.height, self.width)
+        while not self._seen_valid:
+            window = next(bands, None)
+            if window is None:
+                raise InputError("no valid pixel", hint="give another image, or leave it out", path=self.path)
+            self.read(window)
 
     def _colours(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """`(bands, h, w)` numbers of the image's own pixels, and `(h, w)` where they are valid."""

@@ -86,6 +86,22 @@ def test_an_image_without_a_valid_pixel_fails_alone(tmp_path: Path, capsys: pyte
     assert (tmp_path / "run" / "model.onnx").exists()
 
 
+def test_refining_takes_no_image_without_a_valid_pixel(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        picture = np.full((3, 96, 112), np.nan, np.float32)
+        picture[:, 50:60] = (np.nan, 100, 100)[number]
+        np.save(tmp_path / "images" / f"t{number}.npy", picture)
+    maps = [f"logits/t{number}.npy" for number in range(3)]
+    line = (*maps, "-o", str(tmp_path / "m"), "-w", "run", "--images", str(tmp_path / "images"))
+    code, errors = refine(capsys, *line)
+    assert code == 1
+    assert f"{maps[0]}: {tmp_path}/images/t0.npy: no valid pixel; give another image, or leave it out" in errors
+    assert sorted(path.name for path in (tmp_path / "m").glob("*.png")) == ["t1.png", "t2.png"]
+    # Where nothing of the image goes into the mask, nothing is asked of it.
+    assert refine(capsys, *line, "--strength", "0")[0] == 0
+
+
 def test_what_only_the_image_shows_is_learned(folder: Path) -> None:
     card = json.loads((folder / "run" / "model.json").read_text())
     change = card["held_out_figures"]["pooled_iou"]["difference"][0]

@@ -267,6 +267,23 @@ def test_damaged_and_missing(tmp_path: Path) -> None:
         open_image(tmp_path / "a.webp")
 
 
+@pytest.mark.parametrize("valid", [False, True])
+@pytest.mark.parametrize("read_before", [False, True])
+def test_an_image_has_a_valid_pixel_somewhere(tmp_path: Path, valid: bool, read_before: bool) -> None:
+    values = np.full((2, 3000, 2000), np.nan, np.float32)
+    if valid:
+        values[:, 2900, 1900] = 7
+    np.save(tmp_path / "a.npy", values)
+    with open_image(tmp_path / "a.npy") as image:
+        if read_before:
+            image.read(Window(2000, 0, 1000, 2000))
+        if valid:
+            image.check_valid()
+        else:
+            with pytest.raises(InputError, match=r"a\.npy: no valid pixel; give another image, or leave it out"):
+                image.check_valid()
+
+
 def test_images_pair_by_stem_and_may_be_jpeg(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.JPEG", "c.tif", "e.txt"):
         (tmp_path / name).touch()
