@@ -229,6 +229,18 @@ def test_what_a_remote_file_says_is_what_the_same_file_says_here(server, random_
         assert (remote.geo is None) == (local.geo is None)
 
 
+def test_a_mask_beside_a_remote_file_is_not_looked_for(server, random_logits):
+    """As the documentation says: every map without a mask would cost requests for one."""
+    path = server.root / "a.tif"
+    write(path, random_logits(60, 70))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as target:
+        target.write_mask(np.zeros((60, 70), bool))
+    assert (server.root / "a.tif.msk").is_file()
+    with open_raster(f"{server.url}/a.tif") as remote, open_raster(path) as local:
+        assert remote.valid() is None
+        assert not local.valid().any()
+
+
 def test_refining_remote_maps(server, tmp_path, make_onnx, random_logits):
     make_onnx()
     for number in range(2):
