@@ -6,6 +6,7 @@ Every error that a user can cause is a `PrnError`. `commands/app.py` is the only
 from __future__ import annotations
 
 from os import PathLike
+from typing import Self
 
 
 class PrnError(Exception):
@@ -36,12 +37,26 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ("\\n" if c == "\n" else "?") for c in text)
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line of words, without the path that the message names anyway."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    lines = str(error).strip().splitlines()
+    return lines[0][:200].rstrip(".") if lines else type(error).__name__
+
+
 class InputError(PrnError):
     """A file that cannot be used: missing, broken, ambiguous, or of the wrong shape."""
 
 
 class OutputError(PrnError):
     """An output that cannot be written."""
+
+    @classmethod
+    def because(cls, error: BaseException, path: str | PathLike[str]) -> Self:
+        """The failure of writing a file, or into a folder, by what stood in the way."""
+        hint = "check the folder, its permissions and the free space"
+        return cls(f"cannot be written: {reason(error)}", hint=hint, path=path)
 
 
 class WeightsError(PrnError):

@@ -293,9 +293,7 @@ class Manifest:
             with self._lock:
                 self._append_line(line)
         except OSError as error:
-            raise OutputError(
-                f"cannot be written: {error.strerror}", hint="check the folder and the free space", path=self.path
-            ) from error
+            raise OutputError.because(error, self.path) from error
 
     def _append_line(self, line: bytes) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)

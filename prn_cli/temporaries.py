@@ -107,7 +107,7 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.name.write_bytes(content)
         temporary.replace()
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise OutputError.because(error, path) from error
     finally:
         temporary.discard()
 
@@ -125,15 +125,9 @@ def check_place(path: Path) -> None:
         if not is_stream(path):
             temporary.create()
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise OutputError.because(error, path) from error
     finally:
         temporary.discard()
-
-
-def _unwritten(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot be written: {error.strerror or error}", hint="check the folder and the free space", path=path
-    )
 
 
 def is_stream(path: Path) -> bool:

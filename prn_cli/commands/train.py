@@ -624,9 +624,7 @@ class _Store:
         try:
             yield
         except OSError as error:
-            raise OutputError(
-                f"cannot be written to: {error.strerror}", hint="check the folder and the free space", path=self.folder
-            ) from error
+            raise OutputError.because(error, self.folder) from error
 
     def put(self, array: NDArray[Any]) -> _Place:
         """Append an array; safe in threads."""

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.classes import MOST_CLASSES, one_versus_rest, one_versus_rest_of
-from prn_cli.errors import InputError, UsageError
+from prn_cli.errors import InputError, UsageError, reason
 from prn_cli.pixels import IGNORE
 from prn_cli.probabilities import sigmoid
 from prn_cli.rasters.kinds import InputKind, no_valid_pixel
 from prn_cli.rasters.labels import LabelMap
-from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster, reason
+from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster
 from prn_cli.rasters.scores import ScoreMap, check_same_size, refuse_scaled
 from prn_cli.remote import as_path
 from prn_cli.tiles import Window

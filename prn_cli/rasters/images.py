@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, UsageError
+from prn_cli.errors import InputError, UsageError, reason
 from prn_cli.rasters.kinds import valid_pixels
-from prn_cli.rasters.raster import IMAGE_SUFFIXES, Raster, check_file, open_raster, reason
+from prn_cli.rasters.raster import IMAGE_SUFFIXES, Raster, check_file, open_raster
 from prn_cli.remote import as_path
 from prn_cli.tiles import Window, row_bands
 

@@ -17,9 +17,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, PrnError, UsageError
+from prn_cli.errors import InputError, PrnError, UsageError, reason
 from prn_cli.rasters.limits import check_block
-from prn_cli.rasters.raster import Raster, check_dtype, reason
+from prn_cli.rasters.raster import Raster, check_dtype
 from prn_cli.tiles import Window
 
 # Files of Python 2 are read like all others.

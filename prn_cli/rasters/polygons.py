@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError
+from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError, reason
 from prn_cli.rasters.grid import Grid, import_rasterio
-from prn_cli.rasters.raster import reason
 from prn_cli.temporaries import write_whole
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError
+from prn_cli.errors import InputError, reason
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.limits import check_memory, check_pixels
 from prn_cli.remote import as_path, gdal_name, state_of
@@ -231,11 +231,3 @@ def holds(dtype: np.dtype[Any], value: float) -> bool:
     """Whether a type of integers or booleans has a value."""
     least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     return least <= value <= most and value == int(value)
-
-
-def reason(error: BaseException) -> str:
-    """What went wrong, in one line of words, without the path that the message names anyway."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__

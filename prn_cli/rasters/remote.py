@@ -12,10 +12,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError
+from prn_cli.errors import InputError, reason
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.grid import import_rasterio
-from prn_cli.rasters.raster import Raster, check_dtype, reason
+from prn_cli.rasters.raster import Raster, check_dtype
 from prn_cli.rasters.tiff import geo_tags
 from prn_cli.remote import gdal_name, sends_parts, text_without_secrets
 from prn_cli.tiles import Window

@@ -15,7 +15,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from prn_cli.errors import UsageError
+from prn_cli.errors import OutputError, UsageError
 from prn_cli.rasters.geo import ASCII, TAG_TYPES, GeoTags
 from prn_cli.rasters.writing import RasterWriter, full_palette, packer
 
@@ -186,7 +186,7 @@ class TiffWriter(RasterWriter):
         if self._failure is not None:
             if isinstance(self._failure, OSError):
                 raise OSError(self._failure.errno, self._failure.strerror or str(self._failure)) from self._failure
-            raise self._failed(self._failure) from self._failure
+            raise OutputError.because(self._failure, self.path) from self._failure
 
     def _segments(self) -> Iterator[Any]:
         pack = self._own_packing()

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from prn_cli.errors import OutputError, UsageError
 from prn_cli.rasters.geo import GeoTags
-from prn_cli.rasters.raster import Raster, holds, reason
+from prn_cli.rasters.raster import Raster, holds
 from prn_cli.temporaries import Temporary, is_stream
 
 WRITTEN_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
@@ -103,7 +103,7 @@ class RasterWriter(ABC):
         try:
             self._append(rows)
         except OSError as error:
-            raise self._failed(error) from error
+            raise OutputError.because(error, self.path) from error
 
     def __enter__(self) -> Self:
         if self.path.is_dir():
@@ -116,7 +116,7 @@ class RasterWriter(ABC):
         except BaseException as error:  # an interrupt, too, may come when the file is there already
             self._discard()
             if isinstance(error, OSError):
-                raise self._failed(error) from error
+                raise OutputError.because(error, self.path) from error
             raise
         return self
 
@@ -132,7 +132,7 @@ class RasterWriter(ABC):
                 self._place.replace()
                 done = True
         except OSError as failure:
-            raise self._failed(failure) from failure
+            raise OutputError.because(failure, self.path) from failure
         finally:
             if not done:
                 self._discard()
@@ -143,13 +143,6 @@ class RasterWriter(ABC):
                 self._abort()
         finally:
             self._place.discard()
-
-    def _failed(self, error: BaseException) -> OutputError:
-        return OutputError(
-            f"cannot be written: {reason(error)}",
-            hint="check the folder, its permissions and the free space",
-            path=self.path,
-        )
 
 
 def create_raster(

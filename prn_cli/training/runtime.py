@@ -61,6 +61,4 @@ def tensorboard_log(folder: Path) -> Any:
     try:
         return SummaryWriter(str(folder))
     except OSError as error:
-        raise OutputError(
-            f"cannot be written to: {error.strerror}", hint="check the free space", path=folder
-        ) from error
+        raise OutputError.because(error, folder) from error

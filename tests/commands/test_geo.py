@@ -275,10 +275,10 @@ def test_a_layer_without_a_place_is_said_before_the_work(prn, write, folder):
     write("a.tif", *GRIDS["degrees"])
     (folder / "file").touch()
     (folder / "folder.gpkg").mkdir()
-    for name, cause in (("file/layer.gpkg", "Not a directory"), ("folder.gpkg", "Is a directory")):
+    for name, cause in (("file/layer.gpkg", "not a directory"), ("folder.gpkg", "is a directory")):
         code, _, err = prn("a.tif", "-o", "m", "--polygons", name, "--overwrite")
         assert code == 1
-        assert f"{name}: cannot be written: {cause}; check the folder and the free space" in err
+        assert f"{name}: cannot be written: {cause}; check the folder, its permissions and the free space" in err
         assert err.count("prn: error") == 1
         assert not (folder / "m").exists()
     assert prn("a.tif", "-o", "m", "--polygons", "new/layer.gpkg")[0] == 0

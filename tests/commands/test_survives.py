@@ -248,7 +248,7 @@ def test_a_folder_that_is_read_only_is_one_line(folder, line):
         pytest.skip("runs as root, who cannot give up writing everywhere")
     assert done.returncode == 1
     [found] = errors(done)
-    assert "prn-manifest.jsonl: cannot be written: permission denied" in found.lower()
+    assert "prn-manifest.jsonl: cannot be written: permission denied; check the folder, its permissions" in found
 
 
 def test_a_read_only_folder_of_the_layer_is_said_before_the_work(folder):
@@ -259,7 +259,7 @@ def test_a_read_only_folder_of_the_layer_is_said_before_the_work(folder):
         pytest.skip("runs as root, who cannot give up writing everywhere")
     assert done.returncode == 1
     [found] = errors(done)
-    assert "layers/all.gpkg: cannot be written: Permission denied" in found
+    assert "layers/all.gpkg: cannot be written: permission denied" in found
     assert not (folder / "out").exists()
 
 

@@ -289,8 +289,8 @@ def test_a_full_disk_is_no_fault_of_the_maps(folder: Path, size: int, name: str)
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200, preexec_fn=limit)
     assert done.returncode == 1
     [error] = [line for line in done.stderr.splitlines() if "error" in line]
-    assert error.startswith(f"prn: error: {name}: cannot be written")
-    assert error.endswith("File too large; check the folder and the free space")
+    cause = "cannot be written: file too large; check the folder, its permissions and the free space"
+    assert error == f"prn: error: {name}: {cause}"
     assert not list((folder / "run").iterdir())
 
 
