@@ -576,24 +576,34 @@ def _check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
 
 @contextmanager
 def _claimed(out: Path) -> Iterator[None]:
-    """Keep other runs out of the folder, which exists.
+    """Make the folder, and keep other runs out of it; what was made and stays empty is removed in the end.
 
     Raises:
         UsageError: another one is at work in it.
+        OutputError: it cannot be made.
     """
     from prn_cli.temporaries import lock
 
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError.because(error, out) from error
+    descriptor = None
+    with suppress(OSError):  # such as on Windows, where folders cannot be opened
         descriptor = os.open(out, os.O_RDONLY)
-    except OSError:  # such as on Windows, where folders cannot be opened
-        yield
-        return
     try:
-        if lock(descriptor, wait=False) is False:
+        if descriptor is not None and lock(descriptor, wait=False) is False:
             raise UsageError("another prn train is at work in it", hint="give another --out, or wait", path=out)
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                for folder in missing:
+                    folder.rmdir()
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _clear(out: Path) -> None:
@@ -607,16 +617,20 @@ def _clear(out: Path) -> None:
 
 
 class _Store:
-    """Arrays in one file without a name: a set may be larger than memory, and a killed run leaves nothing."""
+    """Arrays in one file without a name: a set may be larger than memory, and a killed run leaves nothing.
+
+    Args:
+        folder: on whose disk it is to be. It need not exist.
+    """
 
     def __init__(self, folder: Path) -> None:
         import tempfile
         import threading
 
         self.folder = folder
+        place = next(place for place in (folder, *folder.parents) if place.exists())
         with self._writing():
-            folder.mkdir(parents=True, exist_ok=True)
-            self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open for as long as the arrays are)
+            self.file = tempfile.TemporaryFile(dir=place)  # noqa: SIM115 (open for as long as the arrays are)
         self.lock = threading.Lock()
 
     @contextmanager

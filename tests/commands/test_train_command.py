@@ -291,7 +291,26 @@ def test_a_full_disk_is_no_fault_of_the_maps(folder: Path, size: int, name: str)
     [error] = [line for line in done.stderr.splitlines() if "error" in line]
     cause = "cannot be written: file too large; check the folder, its permissions and the free space"
     assert error == f"prn: error: {name}: {cause}"
-    assert not list((folder / "run").iterdir())
+    assert not (folder / "run").exists()
+
+
+def test_a_run_that_fails_leaves_no_folder_of_its_own(folder: Path) -> None:
+    (folder / "small").mkdir()
+    for path in (folder / "labels").iterdir():
+        Image.fromarray(np.eye(3, dtype=np.uint8)).save(folder / "small" / path.name)
+    before = set(folder.rglob("*"))
+    for labels, cause in (("labels", "training diverged"), ("small", "none of the maps could be used")):
+        done = prn(folder, "train", *SMALL, "--labels", labels, "--rate", "1e9", "-o", "runs/of/today")
+        assert done.returncode == 1
+        assert cause in done.stderr
+        assert set(folder.rglob("*")) == before
+    (folder / "runs" / "of").mkdir(parents=True)
+    assert prn(folder, "train", *SMALL, "--rate", "1e9", "-o", "runs/of/today").returncode == 1
+    assert [path.name for path in (folder / "runs").rglob("*")] == ["of"]
+    (folder / "file").touch()
+    done = prn(folder, "train", *SMALL, "-o", "file/run")
+    assert done.stderr.count("error") == 1
+    assert "file/run: cannot be written: not a directory" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -303,7 +322,7 @@ def test_training_that_diverges_says_so_and_leaves_nothing(folder: Path, options
     [error] = [line for line in done.stderr.splitlines() if "error" in line]
     assert error.startswith("prn: error: training diverged: the ")
     assert error.endswith("; give a smaller --rate")
-    assert not list((folder / "run").iterdir())
+    assert not (folder / "run").exists()
 
 
 def test_divergence_costs_nothing_that_was_there_before(folder: Path) -> None:
