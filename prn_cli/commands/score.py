@@ -40,6 +40,7 @@ _METHOD = "Method"
 _OUTPUT = "Output"
 
 _CSV_HEADING = ("file", "label", "height", "width", "pixels")
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "?")
 _THRESHOLD, _BUFFER = 0.5, 3.0  # unless others are given
 _NUMBERS = "classes"  # kind of input beside the kinds of score maps and masks
 
@@ -464,8 +465,15 @@ def _finite(estimate: Estimate) -> dict[str, float | None]:
 
 
 def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) -> None:
-    """A row an image, in the order of the inputs; an empty cell where a figure does not exist."""
+    """A row an image, in the order of the inputs; an empty cell where a figure does not exist.
+
+    On stdout, names are shown. In a file, which is UTF-8, they are kept, bytes that are no text included, so that one
+    can join tables by them; but for control characters, which would break lines, or steer the terminal of `cat`.
+    """
     from prn_cli.score import figures
+
+    def name(path: Path) -> str:
+        return one_line(str(path)) if target == "-" else str(path).translate(_CONTROLS)
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -476,7 +484,7 @@ def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) ->
         sets = [result.counts] if result.baseline is None else [result.counts, result.baseline]
         values = [value for counts in sets for value in figures(counts, task.metrics).values()]
         writer.writerow(
-            [one_line(str(image.masks)), one_line(str(image.label)), result.height, result.width, result.pixels]
+            [name(image.masks), name(image.label), result.height, result.width, result.pixels]
             + [int(count) for count in result.counts[: len(task.counts)]]
             + [f"{value:.6f}" if math.isfinite(value) else "" for value in values]
         )
@@ -485,7 +493,7 @@ def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) ->
     else:
         from prn_cli.temporaries import write_whole
 
-        write_whole(Path(target), text.getvalue().encode())
+        write_whole(Path(target), text.getvalue().encode("utf-8", sys.getfilesystemencodeerrors()))
 
 
 def _show(summary: Summary, task: _Figures, masks: str, baseline: str | None) -> None:

@@ -173,6 +173,18 @@ def test_csv_on_stdout_replaces_the_table(prn):
     assert {len(row) for row in rows} == {len(rows[0])}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
+def test_csv_has_the_bytes_of_every_name(folder, prn):
+    names = [b"\xff", "é".encode(), "\u200c".encode(), b"\x1b[31m"]
+    for number, name in enumerate(names):
+        for kind in ("masks", "labels"):
+            (folder / kind / f"tile_{number}.png").rename(folder / kind / os.fsdecode(name + b".png"))
+    assert prn("masks", "--labels", "labels", "--csv", "rows.csv")[0] == 0
+    rows = csv.DictReader(io.StringIO((folder / "rows.csv").read_bytes().decode("utf-8", "surrogateescape")))
+    kept = {os.fsencode(row["label"]).removeprefix(b"labels/").removesuffix(b".png") for row in rows}
+    assert kept == {*names[:3], b"?[31m"}
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 @pytest.mark.parametrize(("option", "start"), [("--csv", b"file,label,"), ("--report", b"<!DOCTYPE html>")])
 def test_a_pipe_takes_the_file_and_stays_a_pipe(folder, prn, option, start):
