@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console
-from prn_cli.commands.options import TaskChoice, local
-from prn_cli.errors import InputError, UsageError
+from prn_cli.commands.options import TaskChoice, local, refuse_with_task
+from prn_cli.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,11 +83,15 @@ class Objects:
         Raises:
             UsageError: the task is another than masks of one class.
         """
-        if self and task is not TaskChoice.binary:
-            raise UsageError(
-                f"--polygons, --min-area or --fill-holes with --task {task.value}: objects are of masks of one class",
-                hint="leave them out",
-            )
+        refuse_with_task(
+            task,
+            {
+                "--polygons": self.layer is not None,
+                "--min-area": self.min_area > 0,
+                "--fill-holes": self.fill_holes > 0,
+            },
+            dict.fromkeys((TaskChoice.saliency, TaskChoice.multiclass), "objects are of masks of one class"),
+        )
 
     def check_place(self) -> None:
         """Check that the layer finds a place, before the work on the maps.

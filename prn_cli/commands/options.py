@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -335,16 +335,34 @@ def as_json(number: float | None) -> str | None:
     return None if number is None else str(number)
 
 
-def check_classes(task: TaskChoice, *, classes: str | None, band: int | None) -> None:
-    """Check that `--classes` and `--bidx` suit the task.
+def refuse_with_task(task: TaskChoice, given: Mapping[str, bool], why: Mapping[TaskChoice, str]) -> None:
+    """Refuse options that have no part in a task.
+
+    Args:
+        task: the task.
+        given: by the name of an option, whether it was given.
+        why: by task, why none of them has a part in it. Tasks that are not there take them all.
+
+    Raises:
+        UsageError: naming the first that was given.
+    """
+    for option, is_given in given.items():
+        if is_given and task in why:
+            raise UsageError(f"{option} with --task {task.value}: {why[task]}", hint=f"leave {option} out")
+
+
+def check_classes(
+    task: TaskChoice, *, classes: str | None, band: int | None = None, palette: Path | None = None
+) -> None:
+    """Check that `--classes`, `--bidx` and `--palette` suit the task.
 
     Raises:
         UsageError: they do not.
     """
-    if task is TaskChoice.multiclass and band is not None:
-        raise UsageError("--bidx with --task multiclass, which takes all classes", hint="leave one of them out")
-    if task is not TaskChoice.multiclass and classes is not None:
-        raise UsageError("--classes is for --task multiclass")
+    refuse_with_task(task, {"--bidx": band is not None}, {TaskChoice.multiclass: "all classes are taken"})
+    for option, value in (("--classes", classes), ("--palette", palette)):
+        if task is not TaskChoice.multiclass and value is not None:
+            raise UsageError(f"{option} is for --task multiclass", hint=f"add it, or leave {option} out")
 
 
 def creation_options(options: list[str] | None) -> dict[str, str]:

@@ -244,11 +244,20 @@ def refine(
     from prn_cli.weights import find_weights
 
     check_part(num_parts, part_id)
-    options.check_classes(task, classes=classes, band=band)
-    _check_task(task, threshold=threshold, values=values, palette=palette_file)
+    options.check_classes(task, classes=classes, band=band, palette=palette_file)
+    options.refuse_with_task(
+        task,
+        {"--threshold": threshold is not None},
+        {TaskChoice.saliency: "soft maps are not cut", TaskChoice.multiclass: "the greatest score counts"},
+    )
     objects = Objects(polygons, min_area, fill_holes)
     objects.check_task(task)
     written = options.mask_values(values)
+    options.refuse_with_task(
+        task,
+        {"--values": written != (0, 255)},
+        {TaskChoice.saliency: "masks hold probabilities", TaskChoice.multiclass: "masks hold class numbers"},
+    )
     creation = options.creation_options(co)
     if dask is not None:
         from prn_cli.commands.cluster import check_cluster
@@ -498,18 +507,6 @@ def _check_tiff_options(items: Sequence[Item], like: Path | None, co: Sequence[s
         return
     if not any(path.suffix.lower() in _TIFF_SUFFIXES for item in items for path in rasters_of(item).values()):
         raise UsageError(f"{option} is for TIFF, and none is written", hint=f"add --format tif, or leave {option} out")
-
-
-def _check_task(task: TaskChoice, *, threshold: float | None, values: str, palette: Path | None) -> None:
-    """Refuse options that have no part in a task."""
-    if task is not TaskChoice.binary and threshold is not None:
-        why = "soft maps are not cut" if task is TaskChoice.saliency else "the greatest score counts"
-        raise UsageError(f"--threshold with --task {task}: {why}", hint="leave it out")
-    if task is not TaskChoice.binary and options.mask_values(values) != (0, 255):
-        what = "probabilities" if task is TaskChoice.saliency else "class numbers"
-        raise UsageError(f"--values with --task {task}, whose masks hold {what}", hint="leave it out")
-    if task is not TaskChoice.multiclass and palette is not None:
-        raise UsageError("--palette is for --task multiclass")
 
 
 def _why(item: Item, run: Run, manifest: Manifest | None, partners: Sequence[Partners], *, overwrite: bool) -> str:

@@ -171,19 +171,22 @@ def score(
     from prn_cli.score import ImageCounter
 
     options.check_classes(task, classes=classes, band=band)
-    if task is not TaskChoice.binary:
-        why = "soft maps are measured whole" if task is TaskChoice.saliency else "the greatest score counts"
-        for option, value, default in (
-            ("--threshold", threshold, _THRESHOLD),
-            ("--baseline-threshold", baseline_threshold, _THRESHOLD),
-            ("--buffer", buffer, _BUFFER),
-        ):
-            if value != default:
-                raise UsageError(f"{option} with --task {task.value}: {why}", hint="leave it out")
+    options.refuse_with_task(
+        task,
+        {
+            "--threshold": threshold != _THRESHOLD,
+            "--baseline-threshold": baseline_threshold != _THRESHOLD,
+            "--buffer": buffer != _BUFFER,
+        },
+        {TaskChoice.saliency: "soft maps are measured whole", TaskChoice.multiclass: "the greatest score counts"},
+    )
     if json and csv_file == "-":
         raise UsageError("--json and --csv - both want stdout", hint="give --csv a file")
-    if report is not None and task is not TaskChoice.binary:
-        raise UsageError(f"--report shows masks, not --task {task.value}", hint="leave --report out")
+    options.refuse_with_task(
+        task,
+        {"--report": report is not None},
+        dict.fromkeys((TaskChoice.saliency, TaskChoice.multiclass), "it shows masks of one class"),
+    )
     if report is None and (bias is not None or page_images is not None):
         raise UsageError("--images and --bias are for the report, and there is none", hint="add --report FILE")
     if not math.isfinite(buffer):

@@ -258,7 +258,7 @@ def test_what_cannot_be_is_said_before_the_work(prn, write, folder):
         (["--polygons", "gpkg_x.gpkg"], "gpkg_x.gpkg: cannot be written: The layer name may not begin with 'gpkg'"),
         (["--polygons", "sqlite_x.gpkg"], "object name reserved for internal use: sqlite_x; give another name"),
         (["--min-area", "-1"], "--min-area"),
-        (["--min-area", "3", "--task", "saliency"], "objects are of masks of one class"),
+        (["--min-area", "3", "--task", "saliency"], "one class; leave --min-area out"),
     ):
         code, _, err = prn("a.tif", "-o", "m", *arguments)
         assert code == 2

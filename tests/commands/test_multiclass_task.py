@@ -254,13 +254,17 @@ def test_what_does_not_fit_is_refused(folder, prn):
     (folder / "two.txt").write_text("0 1 2 3\n1 4 5 6\n")
     for arguments, message in (
         (("refine", "logits", "-o", "m"), "--task multiclass"),
-        (("refine", "logits", "-o", "m", *task, "--threshold", "0.4"), "--threshold with --task multiclass"),
+        (("refine", "logits", "-o", "m", *task, "--threshold", "0.4"), "--threshold with --task multiclass: the gr"),
         (("refine", "logits", "-o", "m", *task, "--values", "0,1"), "--values with --task multiclass"),
         (("refine", "logits", "-o", "m", *task, "--bidx", "2"), "--bidx with --task multiclass"),
         (("refine", "logits", "-o", "m", *task, "--classes", "a,b"), "names 2 classes, expected 4"),
-        (("refine", "logits", "-o", "m", "--classes", "a,b"), "--classes is for --task multiclass"),
+        (("refine", "logits", "-o", "m", "--classes", "a,b"), "--classes is for --task multiclass; add it"),
+        (("refine", "logits", "-o", "m", "--palette", "two.txt"), "--palette is for --task multiclass; add it"),
         (("refine", "logits", "-o", "m", *task, "--palette", "two.txt"), "a palette of 2 colours, expected 4"),
-        (("refine", "logits", "-o", "m", "--task", "saliency", "--values", "0,1"), "--values with --task saliency"),
+        (
+            ("refine", "logits", "-o", "m", "--task", "saliency", "--values", "0,1"),
+            "hold probabilities; leave --values out",
+        ),
         (("score", "logits", "--labels", "labels", *task, "--threshold", "0.4"), "--threshold with --task multiclass"),
         (("score", "logits", "--labels", "labels", "--task", "saliency", "--buffer", "5"), "--buffer with --task sal"),
     ):

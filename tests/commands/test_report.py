@@ -245,7 +245,7 @@ def test_pictures_without_a_page_are_refused(prn, folder):
 def test_only_binary_masks_have_a_page(folder, prn, task):
     code, out, err = prn("score", "better", "-l", "labels", "--task", task, "--report", "report.html")
     assert (code, out) == (2, "")
-    assert f"not --task {task}" in err
+    assert f"--report with --task {task}: it shows masks of one class; leave --report out" in err
     assert not (folder / "report.html").exists()
 
 
