@@ -1,0 +1,291 @@
+"""What other recipes of `fast` are worth that `prn train` has no option for: one row a choice, changed alone.
+
+    python bench/variants.py --work /tmp/prn-quality [--set kvasir_polyp ...] [--row level ...] [--seeds 0 1]
+        [--out table.md] [--data ../shared/data]
+
+Each row trains as `prn train --folds 1 --seed S --threads 1` does, on the same maps, with one thing changed in this
+process. The gain is that of the whole correction (strength 1, cut at 0.5) over the base model, in points of pooled IoU,
+on the fifth of the maps that was held out, which chooses the best epoch, too. No test split is read. With several
+seeds, the mean and the range of them. Times are the processor's, on one thread and against the default's: of a training
+step, and of refining a map of 1024×1024 px in PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ablation import in_points
+from common import DATA, machine, markdown
+from numpy.typing import NDArray
+from quality import make_logits, maps_of
+from torch import Tensor
+from torch.nn.utils import parametrize
+from variant_networks import Deep, Equal, Ranked, Shallow
+
+from prn_cli.metrics.regions import count_regions
+from prn_cli.pixels import IGNORE
+from prn_cli.probabilities import logit, sigmoid
+from prn_cli.pseudolabels import best_thresholds, make_pseudolabels
+from prn_cli.refine import cut, refine_map
+from prn_cli.training import loop
+from prn_cli.training.augment import TrainingMap
+from prn_cli.training.losses import LossWeights, edge_loss, joint_loss, soft_iou_loss
+from prn_cli.training.networks import fast
+from prn_cli.training.refiner import NetworkRefiner
+from prn_cli.training.runtime import set_up
+
+SETS = ("kvasir_polyp", "epfl_roads", "nuclei")  # those without scenes
+PATCH, PATCHES = 64, (32, 64, 128)
+SOFT = 200  # stands for 1 where the pseudo-label of a TrainingMap holds a soft target
+RIM = 2.0  # spread of the blur that makes boundaries soft, px
+
+
+def soft_target(m: TrainingMap, share: NDArray[np.float32]) -> TrainingMap:
+    """The map with a soft target, (H, W) in [0, 1], in the place of its pseudo-label."""
+    return replace(m, pseudo=np.where(m.label == IGNORE, IGNORE, np.rint(SOFT * share)).astype(np.uint8))
+
+
+def pseudo(m: TrainingMap, side: int = PATCH) -> TrainingMap:
+    return replace(m, pseudo=make_pseudolabels(sigmoid(m.logits), m.label, patch=side).mask)
+
+
+def of_three_sizes(m: TrainingMap) -> TrainingMap:
+    return soft_target(m, np.mean([pseudo(m, side).pseudo == 1 for side in PATCHES], axis=0))
+
+
+def soft_pseudo(m: TrainingMap, *, interpolation: int) -> TrainingMap:
+    """The sigmoid of how far each logit is above that of its patch's best threshold, or of one between its patches'."""
+    grid = np.nan_to_num(best_thresholds(sigmoid(m.logits), m.label, patch=PATCH), nan=0.5)
+    cuts = cv2.resize(grid, (grid.shape[1] * PATCH, grid.shape[0] * PATCH), interpolation=interpolation)
+    height, width = m.label.shape
+    return soft_target(m, sigmoid(np.nan_to_num(m.logits) - logit(cuts[:height, :width])))
+
+
+def blurred(m: TrainingMap) -> TrainingMap:
+    return soft_target(m, cv2.GaussianBlur((m.label == 1).astype(np.float32), (0, 0), RIM))
+
+
+def without_rims(m: TrainingMap) -> TrainingMap:
+    """The label ignored within 2 px of a straight boundary, where the blurred one is undecided."""
+    share = blurred(m).pseudo / SOFT
+    return replace(m, label=np.where((share > 0.16) & (share < 0.84), IGNORE, m.label).astype(np.uint8))
+
+
+def ranked(m: TrainingMap) -> TrainingMap:
+    """With the share of the map's pixels that score lower than each, as an image of one band."""
+    known = np.sort(m.logits[np.isfinite(m.logits)])
+    rank = (np.searchsorted(known, m.logits).astype(np.float32) + 0.5) / (len(known) + 1)
+    return replace(m, image=np.where(np.isnan(m.logits), np.float32(np.nan), rank)[np.newaxis])
+
+
+def _soft_terms(path: Tensor, target: Tensor, positive: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy against a soft target, and its focal form, which are the losses' own where it is 0 or 1."""
+    weight = ((target != IGNORE) & torch.isfinite(path)).float()
+    logits, soft = torch.where(weight > 0, path, 0.0).float(), target.float() / SOFT * weight
+    entropy = F.binary_cross_entropy_with_logits(logits, soft, pos_weight=logits.new_tensor(positive), reduction="none")
+    focal = (torch.sigmoid(logits) - soft) ** 2 * entropy
+    return tuple((term * weight).sum() / weight.sum().clamp_min(1) for term in (entropy, focal))  # type: ignore[return-value]
+
+
+def soft_pseudo_loss(*, pred: Sequence[Tensor], pseudo: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
+    """`joint_loss` with soft pseudo-labels; edges are those of the label cut at ½."""
+    rest = 1 - weights.pseudo
+    labels_alone = replace(weights, pseudo=0.0, iou=weights.iou / rest)
+    truth = joint_loss(pred=pred, pseudo=target, target=target, weights=labels_alone)
+    hard = torch.where(pseudo == IGNORE, pseudo, (pseudo > SOFT // 2).to(torch.uint8))
+    focal = torch.stack([_soft_terms(path, pseudo, 1.0)[1] for path in pred]).mean()
+    edges = torch.stack([edge_loss(pred=path, target=hard) for path in pred]).mean()
+    signal = weights.focal * weights.focal_scale * focal + (1 - weights.focal) * edges
+    return rest * truth + weights.pseudo * signal
+
+
+def soft_label_loss(*, pred: Sequence[Tensor], pseudo: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
+    """`joint_loss` without pseudo-labels, its cross-entropy against a soft label."""
+    entropies = [_soft_terms(path, pseudo, weights.positive_weight)[0] for path in pred]
+    ious = [soft_iou_loss(pred=path, target=target) for path in pred]
+    return torch.stack(entropies).mean() + weights.iou * torch.stack(ious).mean()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One choice: the network, what becomes of the maps that it learns from, the loss, and the network's constants."""
+
+    network: Callable[[], fast.FastNetwork] = fast.FastNetwork
+    prepared: Callable[[TrainingMap], TrainingMap] = lambda m: m
+    loss: Any = joint_loss
+    pseudo: float = 0.0
+    depth: int = fast.DEPTH
+    context: tuple[int, ...] = fast.CONTEXT
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Where training and networks look for it."""
+        with (
+            patch.object(loop, "joint_loss", self.loss),
+            patch.multiple(fast, DEPTH=self.depth, CONTEXT=self.context),
+        ):
+            yield
+
+
+NEAR, BETWEEN = (partial(soft_pseudo, interpolation=way) for way in (cv2.INTER_NEAREST, cv2.INTER_LINEAR))
+DEFAULT = "the default"
+ROWS = {
+    DEFAULT: Row(),
+    "equal under turns and flips": Row(Equal),
+    "one level less": Row(Shallow, depth=2, context=(9, 17, 33)),
+    "one level more": Row(Deep, depth=4, context=(3, 5, 9)),
+    "ranks beside the logits": Row(Ranked, ranked),
+    "soft labels at boundaries": Row(prepared=blurred, loss=soft_label_loss),
+    "boundaries left out": Row(prepared=without_rims),
+    "pseudo-labels at weight 0.7": Row(prepared=pseudo, pseudo=0.7),
+    "… of three patch sizes": Row(prepared=of_three_sizes, loss=soft_pseudo_loss, pseudo=0.7),
+    "… soft": Row(prepared=NEAR, loss=soft_pseudo_loss, pseudo=0.7),
+    "… soft and interpolated": Row(prepared=BETWEEN, loss=soft_pseudo_loss, pseudo=0.7),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The runs on one set, of which a seed holds a fifth out; kept in a folder."""
+
+    maps: Sequence[TrainingMap]
+    seed: int
+    folder: Path
+
+    def split(self, row: Row) -> tuple[list[TrainingMap], list[TrainingMap]]:
+        """Maps to learn from, and held-out ones with their own labels, as `prn train --folds 1` draws them."""
+        order = np.random.default_rng(self.seed).permutation(len(self.maps))
+        held = set(order[: round(len(self.maps) * 0.2)].tolist())
+        learn = [row.prepared(m) for number, m in enumerate(self.maps) if number not in held]
+        return learn, [replace(row.prepared(self.maps[n]), label=self.maps[n].label) for n in sorted(held)]
+
+    def run(self, label: str, member: int = 0) -> dict[str, Any]:
+        """Train, unless that was done: IoU before, at the best and at the last epoch, seconds an epoch, weights."""
+        path = self.folder / f"{re.sub('[^a-z0-9]+', '-', label)}-{self.seed}-{member}.pt"
+        if not path.exists():
+            row, seed, patience = ROWS[label], self.seed + member, loop.Settings.patience
+            learn, hold = self.split(row)
+            base = loop.pooled(loop.base_counts(hold)).iou()
+            # The default goes on beyond its patience, so that its last epoch is known; what is kept is as without.
+            settings = loop.Settings(
+                seed=seed, loss=LossWeights(pseudo=row.pseudo), patience=99 if row == ROWS[DEFAULT] else patience
+            )
+            torch.manual_seed(seed)
+            began, kept = time.process_time(), None
+            for epoch, state in loop.fit(row.network(), learn, hold, settings):
+                print(f"  epoch {epoch.number + 1}: {100 * (epoch.iou - base):+.2f}", file=sys.stderr, flush=True)
+                if kept is None and state.epoch - 1 - state.best_epoch >= patience:
+                    kept = state.best_iou, state.best
+            best, weights = kept or (state.best_iou, state.best)
+            seconds = (time.process_time() - began) / state.epoch
+            found = {"base": base, "best": best, "last": epoch.iou, "seconds": seconds, "weights": weights}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(found, path.with_suffix(".part"))
+            path.with_suffix(".part").rename(path)
+        return torch.load(path)  # type: ignore[no-any-return]
+
+    def gain(self, label: str, member: int = 0, epoch: str = "best") -> float:
+        """Points of pooled IoU over the base model, held out."""
+        run = self.run(label, member)
+        return 100 * float(run[epoch] - run["base"])
+
+    def together(self, members: int = 1, *, tta: bool = False) -> float:
+        """As `gain`, of the mean bias of several runs of the default, or of one in all turns and flips."""
+        _, hold = self.split(ROWS[DEFAULT])
+        refined: list[Any] = [0.0] * len(hold)
+        for member in range(members):
+            run, network = self.run(DEFAULT, member), fast.FastNetwork()
+            network.load_state_dict(run["weights"])
+            refiner = NetworkRefiner(network, torch.device("cpu"))
+            views = [refine_map(m.logits, refiner, tta=tta) / members for m in hold]
+            refined = [a + b for a, b in zip(refined, views, strict=True)]
+        counts = [count_regions(cut(z, 0.5), m.label) for z, m in zip(refined, hold, strict=True)]
+        return 100 * float(loop.pooled(counts).iou() - run["base"])
+
+
+# Of the default's runs alone: what they gain, and their time in training and in refining.
+OF_THE_DEFAULT: dict[str, tuple[Callable[[Bench], float], str, str]] = {
+    "the last epoch, not the best": (lambda bench: bench.gain(DEFAULT, epoch="last"), "1", "1"),
+    "turned and flipped in refining (`--tta`)": (lambda bench: bench.together(tta=True), "1", "8"),
+    "three runs, on average": (lambda bench: float(np.mean([bench.gain(DEFAULT, k) for k in range(3)])), "1", "1"),
+    "three runs, mean of their biases": (lambda bench: bench.together(3), "3", "3"),
+}
+
+
+def refining(row: Row) -> float:
+    """Seconds of the processor for a map of 1024×1024 px, with what it takes to prepare its planes."""
+    logits = np.random.default_rng(0).normal(0, 3, (1024, 1024)).astype(np.float32)
+    label = np.zeros(logits.shape, np.uint8)
+    seconds = []
+    with row.in_place(), parametrize.cached():
+        refiner = NetworkRefiner(row.network(), torch.device("cpu"))
+        for _ in range(6):
+            began = time.process_time()
+            m = TrainingMap("", logits, label, label)
+            refine_map(logits, refiner, image=row.prepared(m).image if refiner.image_channels else None)
+            seconds.append(time.process_time() - began)
+    return min(seconds)
+
+
+def measured(label: str, benches: list[list[Bench]]) -> list[str]:
+    """A line of the table."""
+    if label in OF_THE_DEFAULT:
+        gain, *times = OF_THE_DEFAULT[label]
+        return [label, *(in_points([gain(bench) for bench in of_set]) for of_set in benches), *times]
+    row = ROWS[label]
+    with row.in_place():
+        gains = [in_points([bench.gain(label) for bench in of_set]) for of_set in benches]
+    runs = [(bench.run(label), bench.run(DEFAULT)) for of_set in benches for bench in of_set]
+    steps = float(np.mean([run["seconds"] / default["seconds"] for run, default in runs]))
+    return [label, *gains, f"{steps:.1f}", f"{refining(row) / refining(ROWS[DEFAULT]):.1f}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--work", type=Path, required=True, help="folder for logits and runs; reused")
+    parser.add_argument("--set", action="append", choices=SETS)
+    parser.add_argument("--row", action="append", help="rows with this in their name; all by default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, help="write the table here too, row by row")
+    arguments = parser.parse_args()
+    names = arguments.set or list(SETS[:2])
+    logits = make_logits(arguments.data, arguments.work, names)
+    set_up("cpu", threads=1, seed=0)
+    benches = []
+    for name in names:
+        maps = [TrainingMap(path.stem, z, label, label) for path, z, label, _ in maps_of(logits / name / "train")]
+        for m in maps:
+            m.label[np.isnan(m.logits)] = IGNORE
+        benches.append([Bench(maps, seed, arguments.work / "variants" / name) for seed in arguments.seeds])
+    lines: list[list[str]] = []
+    text = ""
+    for label in (DEFAULT, *OF_THE_DEFAULT, *list(ROWS)[1:]):
+        if arguments.row and not any(part in label for part in arguments.row):
+            continue
+        print(label, file=sys.stderr, flush=True)
+        lines.append(measured(label, benches))
+        print(" | ".join(lines[-1]), file=sys.stderr, flush=True)
+        text = markdown(["choice", *names, "training time", "refining time"], lines)
+        text += f"\n\nSeeds {' '.join(map(str, arguments.seeds))}; one thread; {machine()}."
+        if arguments.out:
+            arguments.out.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
