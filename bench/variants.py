@@ -27,97 +27,23 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
+import variant_parts as parts
 from ablation import in_points
 from common import DATA, machine, markdown
-from numpy.typing import NDArray
 from quality import make_logits, maps_of
-from torch import Tensor
 from torch.nn.utils import parametrize
-from variant_networks import Deep, Equal, Ranked, Shallow
 
 from prn_cli.metrics.regions import count_regions
 from prn_cli.pixels import IGNORE
-from prn_cli.probabilities import logit, sigmoid
-from prn_cli.pseudolabels import best_thresholds, make_pseudolabels
 from prn_cli.refine import cut, refine_map
 from prn_cli.training import loop
 from prn_cli.training.augment import TrainingMap
-from prn_cli.training.losses import LossWeights, edge_loss, joint_loss, soft_iou_loss
+from prn_cli.training.losses import LossWeights, joint_loss
 from prn_cli.training.networks import fast
 from prn_cli.training.refiner import NetworkRefiner
 from prn_cli.training.runtime import set_up
 
 SETS = ("kvasir_polyp", "epfl_roads", "nuclei")  # those without scenes
-PATCH, PATCHES = 64, (32, 64, 128)
-SOFT = 200  # stands for 1 where the pseudo-label of a TrainingMap holds a soft target
-RIM = 2.0  # spread of the blur that makes boundaries soft, px
-
-
-def soft_target(m: TrainingMap, share: NDArray[np.float32]) -> TrainingMap:
-    """The map with a soft target, (H, W) in [0, 1], in the place of its pseudo-label."""
-    return replace(m, pseudo=np.where(m.label == IGNORE, IGNORE, np.rint(SOFT * share)).astype(np.uint8))
-
-
-def pseudo(m: TrainingMap, side: int = PATCH) -> TrainingMap:
-    return replace(m, pseudo=make_pseudolabels(sigmoid(m.logits), m.label, patch=side).mask)
-
-
-def of_three_sizes(m: TrainingMap) -> TrainingMap:
-    return soft_target(m, np.mean([pseudo(m, side).pseudo == 1 for side in PATCHES], axis=0))
-
-
-def soft_pseudo(m: TrainingMap, *, interpolation: int) -> TrainingMap:
-    """The sigmoid of how far each logit is above that of its patch's best threshold, or of one between its patches'."""
-    grid = np.nan_to_num(best_thresholds(sigmoid(m.logits), m.label, patch=PATCH), nan=0.5)
-    cuts = cv2.resize(grid, (grid.shape[1] * PATCH, grid.shape[0] * PATCH), interpolation=interpolation)
-    height, width = m.label.shape
-    return soft_target(m, sigmoid(np.nan_to_num(m.logits) - logit(cuts[:height, :width])))
-
-
-def blurred(m: TrainingMap) -> TrainingMap:
-    return soft_target(m, cv2.GaussianBlur((m.label == 1).astype(np.float32), (0, 0), RIM))
-
-
-def without_rims(m: TrainingMap) -> TrainingMap:
-    """The label ignored within 2 px of a straight boundary, where the blurred one is undecided."""
-    share = blurred(m).pseudo / SOFT
-    return replace(m, label=np.where((share > 0.16) & (share < 0.84), IGNORE, m.label).astype(np.uint8))
-
-
-def ranked(m: TrainingMap) -> TrainingMap:
-    """With the share of the map's pixels that score lower than each, as an image of one band."""
-    known = np.sort(m.logits[np.isfinite(m.logits)])
-    rank = (np.searchsorted(known, m.logits).astype(np.float32) + 0.5) / (len(known) + 1)
-    return replace(m, image=np.where(np.isnan(m.logits), np.float32(np.nan), rank)[np.newaxis])
-
-
-def _soft_terms(path: Tensor, target: Tensor, positive: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy against a soft target, and its focal form, which are the losses' own where it is 0 or 1."""
-    weight = ((target != IGNORE) & torch.isfinite(path)).float()
-    logits, soft = torch.where(weight > 0, path, 0.0).float(), target.float() / SOFT * weight
-    entropy = F.binary_cross_entropy_with_logits(logits, soft, pos_weight=logits.new_tensor(positive), reduction="none")
-    focal = (torch.sigmoid(logits) - soft) ** 2 * entropy
-    return tuple((term * weight).sum() / weight.sum().clamp_min(1) for term in (entropy, focal))  # type: ignore[return-value]
-
-
-def soft_pseudo_loss(*, pred: Sequence[Tensor], pseudo: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
-    """`joint_loss` with soft pseudo-labels; edges are those of the label cut at ½."""
-    rest = 1 - weights.pseudo
-    labels_alone = replace(weights, pseudo=0.0, iou=weights.iou / rest)
-    truth = joint_loss(pred=pred, pseudo=target, target=target, weights=labels_alone)
-    hard = torch.where(pseudo == IGNORE, pseudo, (pseudo > SOFT // 2).to(torch.uint8))
-    focal = torch.stack([_soft_terms(path, pseudo, 1.0)[1] for path in pred]).mean()
-    edges = torch.stack([edge_loss(pred=path, target=hard) for path in pred]).mean()
-    signal = weights.focal * weights.focal_scale * focal + (1 - weights.focal) * edges
-    return rest * truth + weights.pseudo * signal
-
-
-def soft_label_loss(*, pred: Sequence[Tensor], pseudo: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
-    """`joint_loss` without pseudo-labels, its cross-entropy against a soft label."""
-    entropies = [_soft_terms(path, pseudo, weights.positive_weight)[0] for path in pred]
-    ious = [soft_iou_loss(pred=path, target=target) for path in pred]
-    return torch.stack(entropies).mean() + weights.iou * torch.stack(ious).mean()
 
 
 @dataclass(frozen=True)
@@ -141,20 +67,20 @@ class Row:
             yield
 
 
-NEAR, BETWEEN = (partial(soft_pseudo, interpolation=way) for way in (cv2.INTER_NEAREST, cv2.INTER_LINEAR))
+NEAR, BETWEEN = (partial(parts.soft_pseudo, interpolation=way) for way in (cv2.INTER_NEAREST, cv2.INTER_LINEAR))
 DEFAULT = "the default"
 ROWS = {
     DEFAULT: Row(),
-    "equal under turns and flips": Row(Equal),
-    "one level less": Row(Shallow, depth=2, context=(9, 17, 33)),
-    "one level more": Row(Deep, depth=4, context=(3, 5, 9)),
-    "ranks beside the logits": Row(Ranked, ranked),
-    "soft labels at boundaries": Row(prepared=blurred, loss=soft_label_loss),
-    "boundaries left out": Row(prepared=without_rims),
-    "pseudo-labels at weight 0.7": Row(prepared=pseudo, pseudo=0.7),
-    "… of three patch sizes": Row(prepared=of_three_sizes, loss=soft_pseudo_loss, pseudo=0.7),
-    "… soft": Row(prepared=NEAR, loss=soft_pseudo_loss, pseudo=0.7),
-    "… soft and interpolated": Row(prepared=BETWEEN, loss=soft_pseudo_loss, pseudo=0.7),
+    "equal under turns and flips": Row(parts.Equal),
+    "one level less": Row(parts.Shallow, depth=2, context=(9, 17, 33)),
+    "one level more": Row(parts.Deep, depth=4, context=(3, 5, 9)),
+    "ranks beside the logits": Row(parts.Ranked, parts.ranked),
+    "soft labels at boundaries": Row(prepared=parts.blurred, loss=parts.soft_label_loss),
+    "boundaries left out": Row(prepared=parts.without_rims),
+    "pseudo-labels at weight 0.7": Row(prepared=parts.pseudo, pseudo=0.7),
+    "… of three patch sizes": Row(prepared=parts.of_three_sizes, loss=parts.soft_pseudo_loss, pseudo=0.7),
+    "… soft": Row(prepared=NEAR, loss=parts.soft_pseudo_loss, pseudo=0.7),
+    "… soft and interpolated": Row(prepared=BETWEEN, loss=parts.soft_pseudo_loss, pseudo=0.7),
 }
 
 
