@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -129,40 +129,43 @@ class Bench:
         run = self.run(label, member)
         return 100 * float(run[epoch] - run["base"])
 
-    def together(self, members: int = 1, *, tta: bool = False) -> float:
-        """As `gain`, of the mean bias of several runs of the default, or of one in all turns and flips."""
+    def together(self, *members: int, tta: bool = False) -> float:
+        """As `gain`, of the mean bias of runs of the default, each in all turns and flips if asked for."""
         _, hold = self.split(ROWS[DEFAULT])
         refined: list[Any] = [0.0] * len(hold)
-        for member in range(members):
+        for member in members:
             run, network = self.run(DEFAULT, member), fast.FastNetwork()
             network.load_state_dict(run["weights"])
             refiner = NetworkRefiner(network, torch.device("cpu"))
-            views = [refine_map(m.logits, refiner, tta=tta) / members for m in hold]
+            views = [refine_map(m.logits, refiner, tta=tta) / len(members) for m in hold]
             refined = [a + b for a, b in zip(refined, views, strict=True)]
         counts = [count_regions(cut(z, 0.5), m.label) for z, m in zip(refined, hold, strict=True)]
         return 100 * float(loop.pooled(counts).iou() - run["base"])
 
 
-# Of the default's runs alone: what they gain, and their time in training and in refining.
+def over_three(gain: Callable[[Bench, int], float]) -> Callable[[Bench], float]:
+    return lambda bench: float(np.mean([gain(bench, member) for member in range(3)]))
+
+
+# Of runs of the default alone, that differ by their draws: what they gain, their time in training and in refining.
 OF_THE_DEFAULT: dict[str, tuple[Callable[[Bench], float], str, str]] = {
-    "the last epoch, not the best": (lambda bench: bench.gain(DEFAULT, epoch="last"), "1", "1"),
-    "turned and flipped in refining (`--tta`)": (lambda bench: bench.together(tta=True), "1", "8"),
-    "three runs, on average": (lambda bench: float(np.mean([bench.gain(DEFAULT, k) for k in range(3)])), "1", "1"),
-    "three runs, mean of their biases": (lambda bench: bench.together(3), "3", "3"),
+    "three runs of it, on average": (over_three(lambda bench, k: bench.gain(DEFAULT, k)), "1", "1"),
+    "… the last epoch, not the best": (over_three(lambda bench, k: bench.gain(DEFAULT, k, "last")), "1", "1"),
+    "… turned and flipped (`--tta`)": (over_three(lambda bench, k: bench.together(k, tta=True)), "1", "8"),
+    "… the mean of their biases": (lambda bench: bench.together(0, 1, 2), "3", "3"),
 }
 
 
+@cache
 def refining(row: Row) -> float:
     """Seconds of the processor for a map of 1024×1024 px, with what it takes to prepare its planes."""
-    logits = np.random.default_rng(0).normal(0, 3, (1024, 1024)).astype(np.float32)
-    label = np.zeros(logits.shape, np.uint8)
-    seconds = []
+    logits, seconds = np.random.default_rng(0).normal(0, 3, (1024, 1024)).astype(np.float32), []
     with row.in_place(), parametrize.cached():
         refiner = NetworkRefiner(row.network(), torch.device("cpu"))
         for _ in range(6):
             began = time.process_time()
-            m = TrainingMap("", logits, label, label)
-            refine_map(logits, refiner, image=row.prepared(m).image if refiner.image_channels else None)
+            image = parts.ranked(TrainingMap("", logits, None, None)).image if refiner.image_channels else None
+            refine_map(logits, refiner, image=image)
             seconds.append(time.process_time() - began)
     return min(seconds)
 
