@@ -50,12 +50,6 @@ def blurred(m: TrainingMap) -> TrainingMap:
     return soft_target(m, cv2.GaussianBlur((m.label == 1).astype(np.float32), (0, 0), RIM))
 
 
-def without_rims(m: TrainingMap) -> TrainingMap:
-    """The label ignored within 2 px of a straight boundary, where the blurred one is undecided."""
-    share = blurred(m).pseudo / SOFT
-    return replace(m, label=np.where((share > 0.16) & (share < 0.84), IGNORE, m.label).astype(np.uint8))
-
-
 def ranked(m: TrainingMap) -> TrainingMap:
     """With the share of the map's pixels that score lower than each, as an image of one band."""
     known = np.sort(m.logits[np.isfinite(m.logits)])
