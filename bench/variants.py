@@ -164,7 +164,7 @@ def refining_time(row: Row) -> float:
     logits = np.random.default_rng(0).normal(0, 3, (1024, 1024)).astype(np.float32)
     with row.in_place(), parametrize.cached():
         refiner, times = NetworkRefiner(row.network(), torch.device("cpu")), [time.process_time()]
-        for _ in range(8):
+        for _ in range(40):
             image = parts.ranked(TrainingMap("", logits, None, None)).image if refiner.image_channels else None
             refine_map(logits, refiner, image=image)
             times.append(time.process_time())
@@ -173,9 +173,9 @@ def refining_time(row: Row) -> float:
 
 @cache
 def training_time(row: Row, bench: Bench) -> float:
-    """Seconds of the processor for five steps."""
+    """Seconds of the processor for four steps."""
     learn = [row.prepared(m) for m in bench.maps[:20]]
-    settings = loop.Settings(epochs=12, steps=5, choose_epoch=False, loss=LossWeights(pseudo=row.pseudo))
+    settings = loop.Settings(epochs=20, steps=4, choose_epoch=False, loss=LossWeights(pseudo=row.pseudo))
     with row.in_place():
         return least([time.process_time() for _ in loop.fit(row.network(), learn, [], settings)])
 
