@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common import DATA, machine, markdown
@@ -46,39 +47,53 @@ def in_points(gains: list[float]) -> str:
     return mean if len(gains) == 1 else f"{mean} ({min(gains):+.2f} to {max(gains):+.2f})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(doc: str | None, sets: Sequence[str]) -> argparse.ArgumentParser:
+    """What a table of choices is asked for by."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--work", type=Path, required=True, help="folder for logits and runs; reused")
-    parser.add_argument("--set", action="append", choices=SETS)
+    parser.add_argument("--set", action="append", choices=sets)
     parser.add_argument("--row", action="append", help="rows with this in their name; all by default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the table here too")
+    return parser
+
+
+def asked_for(labels: Iterable[str], parts: Sequence[str] | None) -> list[str]:
+    """The rows that have one of these in their name; all of them if there are none."""
+    return [label for label in labels if not parts or any(part in label for part in parts)]
+
+
+def table(heading: Sequence[str], lines: Sequence[Sequence[str]], seeds: Sequence[int]) -> str:
+    """The lines, and what they were measured with."""
+    return f"{markdown(heading, lines)}\n\nSeeds {' '.join(map(str, seeds))}; one thread; {machine()}."
+
+
+def main() -> None:
+    parser = parser_of(__doc__, SETS)
+    parser.add_argument("--folds", type=int, default=3)
     arguments = parser.parse_args()
     names = arguments.set or list(ONE_A_KIND)
     logits = make_logits(arguments.data, arguments.work, names)
     lines = []
-    for label, options in ROWS.items():
-        if arguments.row and not any(part in label for part in arguments.row):
-            continue
-        table: list[list[float]] = []  # a row a set, a column a seed
+    for label in asked_for(ROWS, arguments.row):
+        options = ROWS[label]
+        of_sets: list[list[float]] = []  # a row a set, a column a seed
         seconds = 0.0
         for name in names:
             folds = ("--groups", SCENES[name]) if name in SCENES else ("--folds", str(arguments.folds))
-            table.append([])
+            of_sets.append([])
             for seed in arguments.seeds:
                 place = arguments.work / f"ablation-{arguments.folds}-{seed}" / name
                 run = place / ("-".join(options).replace("--", "") or "default")
                 trained(logits / name / "train", run, *folds, "--seed", str(seed), "--threads", "1", *options)
                 card = json.loads((run / "model.json").read_text())
                 seconds += card["seconds"] / len(arguments.seeds)
-                table[-1].append(100 * card["choice"]["strengths"]["1"])
-                print(f"{label} | {name} | seed {seed} | {table[-1][-1]:+.2f}", file=sys.stderr, flush=True)
-        means = [sum(gains) / len(gains) for gains in zip(*table, strict=True)]
-        lines.append([label, *map(in_points, [*table, means]), f"{seconds:.0f} s"])
-    text = markdown(["choice", *names, "mean", "training"], lines)
-    text += f"\n\nSeeds {' '.join(map(str, arguments.seeds))}; one thread; {machine()}."
+                of_sets[-1].append(100 * card["choice"]["strengths"]["1"])
+                print(f"{label} | {name} | seed {seed} | {of_sets[-1][-1]:+.2f}", file=sys.stderr, flush=True)
+        means = [sum(gains) / len(gains) for gains in zip(*of_sets, strict=True)]
+        lines.append([label, *map(in_points, [*of_sets, means]), f"{seconds:.0f} s"])
+    text = table(["choice", *names, "mean", "training"], lines, arguments.seeds)
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n")

@@ -12,7 +12,6 @@ step, and of refining a map of 1024×1024 px in PyTorch.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import time
@@ -28,8 +27,7 @@ import cv2
 import numpy as np
 import torch
 import variant_parts as parts
-from ablation import in_points
-from common import DATA, machine, markdown
+from ablation import asked_for, in_points, parser_of, table
 from quality import make_logits, maps_of
 from torch.nn.utils import parametrize
 
@@ -195,14 +193,7 @@ def measured(label: str, benches: list[list[Bench]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--work", type=Path, required=True, help="folder for logits and runs; reused")
-    parser.add_argument("--set", action="append", choices=SETS)
-    parser.add_argument("--row", action="append", help="rows with this in their name; all by default")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--out", type=Path, help="write the table here too, row by row")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, SETS).parse_args()
     names = arguments.set or list(SETS[:2])
     logits = make_logits(arguments.data, arguments.work, names)
     set_up("cpu", threads=1, seed=0)
@@ -214,14 +205,11 @@ def main() -> None:
         benches.append([Bench(maps, seed, arguments.work / "variants" / name) for seed in arguments.seeds])
     lines: list[list[str]] = []
     text = ""
-    for label in (DEFAULT, *OF_THE_DEFAULT, *list(ROWS)[1:]):
-        if arguments.row and not any(part in label for part in arguments.row):
-            continue
+    for label in asked_for((DEFAULT, *OF_THE_DEFAULT, *list(ROWS)[1:]), arguments.row):
         print(label, file=sys.stderr, flush=True)
         lines.append(measured(label, benches))
         print(" | ".join(lines[-1]), file=sys.stderr, flush=True)
-        text = markdown(["choice", *names, "training time", "refining time"], lines)
-        text += f"\n\nSeeds {' '.join(map(str, arguments.seeds))}; one thread; {machine()}."
+        text = table(["choice", *names, "training time", "refining time"], lines, arguments.seeds)
         if arguments.out:
             arguments.out.write_text(text + "\n")
     print(text)
