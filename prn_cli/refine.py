@@ -235,6 +235,7 @@ def refine_section(
         )
         beside: FloatMap | None = None  # what the stretch to the left left open
         for (span, stretch, planes), groups in _one_early(strips) if early else strips:
+            logits = planes[0, :, stretch.keep - stretch.start : stretch.stop - stretch.start]
             if stretch is stretches[0]:
                 beside = None
             field, beside = _blend(runs, groups, span, stretch, columns.ramp, beside)
@@ -244,8 +245,7 @@ def refine_section(
                 y, field = y + rows.ramp, field[rows.ramp :]
             for band in row_bands(len(field), widest, pixels=_PIXELS_AT_ONCE):
                 at = y + band.y
-                used = slice(stretch.keep - stretch.start, stretch.stop - stretch.start)
-                base = planes[0, at - span.start :, used][: band.height]
+                base = logits[at - span.start :][: band.height]
                 base = base.copy() if several else base  # what comes next comes into the same buffer
                 yield _finished(refiner, share, at, stretch.keep, base, field[band.y : band.bottom])
     for stretch, blender in below.items():

@@ -335,15 +335,15 @@ class WholeRows:
         Returns:
             If it was the last one, the outputs of these rows by role, `(h, W)`, and their runs; else none.
         """
-        import numpy as np
-
-        from prn_cli.components import join_beside
-
         if band.x + band.figures.width < self._width:
             self._parts[band.y].append(band)
             return {}, None
         if band.y not in self._parts:
             return band.outputs, band.runs
+        import numpy as np
+
+        from prn_cli.components import join_beside
+
         parts = [*self._parts.pop(band.y), band]
         outputs = {role: np.concatenate([part.outputs[role] for part in parts], axis=1) for role in band.outputs}
         runs = [part.runs for part in parts if part.runs is not None]

@@ -81,7 +81,7 @@ class MapImage:
 
     @property
     def by_columns(self) -> bool:
-        """Whether some of the columns are read at less cost than all of them, window by window."""
+        """See `Raster`."""
         return self._raster.by_columns
 
     def read(self, window: Window | None = None) -> NDArray[np.float32]:

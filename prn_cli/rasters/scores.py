@@ -56,7 +56,7 @@ class ScoreMap:
 
     @property
     def by_columns(self) -> bool:
-        """Whether some of the columns are read at less cost than all of them, window by window."""
+        """See `Raster`."""
         return self.raster.by_columns and (self._valid is None or self._valid.by_columns)
 
     def logits(self, window: Window | None = None) -> NDArray[np.float32]:
