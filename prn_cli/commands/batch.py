@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 import typer
@@ -150,18 +151,29 @@ def _outcomes(
         for item in items:
             yield item, lambda item=item: work(item)  # type: ignore[misc]
         return
+    done: SimpleQueue[Future[R]] = SimpleQueue()
+    pending: dict[Future[R], T] = {}
+
     with _pool(threads, stop) as pool:
-        queue = iter(items)
+
+        def begin(item: T) -> None:
+            future = pool.submit(work, item)
+            pending[future] = item
+            future.add_done_callback(done.put)
+
+        rest = iter(items)
         # A short queue, so that a stop or an interrupt does not wait for work that nobody needs any more.
-        pending: dict[Future[R], T] = {pool.submit(work, item): item for item in islice(queue, 2 * threads)}
+        for item in islice(rest, 2 * threads):
+            begin(item)
         while pending:
-            # An interrupt that comes just before this thread falls asleep is seen when it wakes: so it does, soon.
-            done, _ = wait(pending, timeout=_NAP, return_when=FIRST_COMPLETED)
-            for future in done:
-                item = pending.pop(future)
-                for following in islice(queue, 1):
-                    pending[pool.submit(work, following)] = following
-                yield item, future.result
+            try:
+                # An interrupt that comes just before this thread falls asleep is seen when it wakes: so it does, soon.
+                future = done.get(timeout=_NAP)
+            except Empty:
+                continue
+            for item in islice(rest, 1):
+                begin(item)
+            yield pending.pop(future), future.result
 
 
 @contextmanager

@@ -189,7 +189,7 @@ class Figures:
 class _Sample:
     """Some of a map's logits, every so many rows and columns, to hold against those of training."""
 
-    PIXELS = 1 << 14
+    PIXELS = 1 << 12
 
     def __init__(self, reference: Reference | None, pixels: int) -> None:
         self.reference, self.step = reference, max(1, math.isqrt(pixels // self.PIXELS))

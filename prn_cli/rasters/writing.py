@@ -237,10 +237,10 @@ def packer(dtype: np.dtype[Any]) -> zlib._Compress:
     """Deflate for rows of these numbers.
 
     Masks are runs of equal numbers. Deflate that looks for nothing else (Z_RLE) takes half the time of any other, and
-    a quarter more space at most.
+    a quarter more space at most; with less memory, which is cleared for each file, a third less time still.
     """
-    strategy = zlib.Z_RLE if dtype.itemsize == 1 else zlib.Z_DEFAULT_STRATEGY
-    return zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL + 1, strategy)
+    strategy, memory = (zlib.Z_RLE, 7) if dtype.itemsize == 1 else (zlib.Z_DEFAULT_STRATEGY, 9)
+    return zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, memory, strategy)
 
 
 class _NpyWriter(RasterWriter):
