@@ -11,7 +11,7 @@ Rows that are there to compare recipes with learn with the first seed alone. `pa
 256×256 on one core, so here it learns on crops, and on so many of them only (`--paper-crops`): as published (Adam at
 0.0008, a crop a step, no jitter, the whole correction; of its epochs the one with the best IoU on a fifth of the
 images, since the least training loss is no measure) and as `prn train --network paper` corrects it, with a crop a step
-as well.
+as well. Of scenes, it is the crops that are held out, too: each map gives as many, drawn at random, before training.
 
 Changes are to the base model cut at 0.5, in points of IoU. Of several seeds, the mean, with the means of the bounds of
 their 95 % paired bootstrap intervals over the test images, and the least and most of the seeds.
@@ -38,7 +38,8 @@ PATCH = 64
 PSEUDO_LABELS = ("--pseudo-weight", "0.7")
 PAPER_LOSS = (*PSEUDO_LABELS, "--iou-weight", "0")
 PAPER_STEPS = 100  # an epoch
-PAPER = ("--network", "paper", "--batch", "1", "--crop", "256", "--steps", str(PAPER_STEPS), "--folds", "1")
+PAPER_SIDE = 256  # of a crop
+PAPER = ("--network", "paper", "--batch", "1", "--crop", str(PAPER_SIDE), "--steps", str(PAPER_STEPS), "--folds", "1")
 PUBLISHED = (
     *("--iou-weight", "0", "--jitter-scale", "0", "--jitter-shift", "0", "--weight-decay", "0", "--average", "0"),
     *("--rate", "0.0008", "--patience", "300"),
@@ -186,6 +187,34 @@ def guided(train: Path, test: Path, out: Path) -> Any:
     return scored(test, written(out, maps, filtered(maps, radius)), "--threshold", f"{tried[radius][0]:.2f}")
 
 
+def cropped(split: Path, out: Path, count: int) -> Path:
+    """A split of crops of `PAPER_SIDE` pixels, at random places, as many of each map: some `count` in all."""
+    from PIL import Image
+
+    from prn_cli.pixels import IGNORE
+    from prn_cli.rasters import open_scores, read_label
+
+    if out.is_dir():
+        return out
+    half_done = out.with_name(out.name + ".part")
+    shutil.rmtree(half_done, ignore_errors=True)
+    for kind in ("logits", "labels"):
+        (half_done / kind).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    paths = sorted((split / "logits").iterdir())
+    for path in paths:
+        with open_scores(path, kind="logits") as scores:
+            logits = scores.logits()
+        label = read_label(split / "labels" / f"{path.stem}.png")
+        for number in range(-(-count // len(paths))):
+            corner = [int(random.integers(side - PAPER_SIDE + 1)) for side in label.shape]
+            where = tuple(slice(start, start + PAPER_SIDE) for start in corner)
+            stem = f"{path.stem}_{number}"
+            np.save(half_done / "logits" / f"{stem}.npy", np.where(label[where] == IGNORE, np.nan, logits[where]))
+            Image.fromarray((label[where] == 1).astype(np.uint8) * 255).save(half_done / "labels" / f"{stem}.png")
+    return half_done.rename(out)
+
+
 def bench_set(
     name: str, logits: Path, work: Path, seeds: list[int], only: list[str] | None, paper_crops: int
 ) -> list[dict[str, Any]]:
@@ -196,16 +225,20 @@ def bench_set(
     first = seeds[:1]  # of rows that are there to compare with
     scenes = ("--groups", SCENES[name]) if name in SCENES else ()
 
-    def learned(kind: str, *more: str, seeds: list[int] = seeds, apply: tuple[str, ...] = ()) -> list[Any]:
+    def learned(
+        kind: str, *more: str, seeds: list[int] = seeds, apply: tuple[str, ...] = (), crops: int = 0
+    ) -> list[Any]:
         results = []
+        learn = cropped(train, work / "crops" / name, crops) if crops else train
         for seed in seeds:
             options = ("--seed", str(seed), "--threads", "1", *scenes, *more)  # one thread: sums depend on their order
-            run = trained(train, work / f"runs-{seed}" / name / kind, *options)
+            run = trained(learn, work / f"runs-{seed}" / name / kind, *options)
             masks = work / "masks" / name / "-".join((kind, str(seed), *apply))
             results.append(refined(test, masks, str(run), *apply))
         return results
 
     paper = (*PAPER, "--epochs", str(-(-paper_crops // PAPER_STEPS)))
+    crops = paper_crops if scenes else 0
 
     methods: dict[str, Callable[[], list[Any]]] = {
         "base at 0.5": lambda: [scored(test, test / "logits")],
@@ -215,9 +248,16 @@ def bench_set(
         "Platt scaling, cut at 0.5": lambda: [platt(train, test, work / "masks" / name / "platt")],
         "guided filter by the image, tuned": lambda: [guided(train, test, work / "masks" / name / "guided")],
         "`paper`, as published, on crops": lambda: learned(
-            "paper-published", *paper, *PUBLISHED, seeds=first, apply=("--strength", "1", "--threshold", "0.5")
+            "paper-published",
+            *paper,
+            *PUBLISHED,
+            seeds=first,
+            apply=("--strength", "1", "--threshold", "0.5"),
+            crops=crops,
         ),
-        "`paper`, corrected, on crops": lambda: learned("paper-corrected", *paper, *CORRECTED, seeds=first),
+        "`paper`, corrected, on crops": lambda: learned(
+            "paper-corrected", *paper, *CORRECTED, seeds=first, crops=crops
+        ),
         "`fast` with the paper's loss": lambda: learned("paper-loss", *PAPER_LOSS, seeds=first),
         "`fast` with pseudo-labels": lambda: learned("pseudo-labels", *PSEUDO_LABELS, seeds=first),
         "`fast` with ground truth only, the default": lambda: learned("default"),
