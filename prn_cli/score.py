@@ -7,6 +7,7 @@ the records into means over images, pooled figures, and, with a baseline, paired
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +164,7 @@ class ImageCounter:
         threshold: where a soft map is cut: foreground is above it, strictly.
         buffer: of relaxed precision and recall, in pixels.
         baseline_threshold: where the baseline is cut, if it is soft.
+        pool: counts the parts of a large image side by side.
 
     Raises:
         UsageError: a negative buffer.
@@ -176,11 +178,12 @@ class ImageCounter:
         threshold: float = 0.5,
         buffer: float = boundaries.BUFFER,
         baseline_threshold: float = 0.5,
+        pool: Executor | None = None,
     ) -> None:
         self._height, self._width = height, width
         self._pixels = 0
-        self._own = _Counter(height, width, threshold, buffer)
-        self._other = _Counter(height, width, baseline_threshold, buffer)
+        self._own = _Counter(height, width, threshold, buffer, pool)
+        self._other = _Counter(height, width, baseline_threshold, buffer, pool)
         self._has_baseline = False
 
     def add(self, prediction: NDArray[Any], label: NDArray[np.uint8], baseline: NDArray[Any] | None = None) -> None:
@@ -303,11 +306,11 @@ def _valid(prediction: NDArray[Any]) -> NDArray[np.bool_]:
 class _Counter:
     """Counts of every family for one prediction."""
 
-    def __init__(self, height: int, width: int, threshold: float, buffer: float) -> None:
+    def __init__(self, height: int, width: int, threshold: float, buffer: float, pool: Executor | None) -> None:
         self.soft = False
         self._threshold = threshold
         self._regions = regions.RegionCounts()
-        self._boundaries = boundaries.BoundaryCounter(height, width, buffer=buffer)
+        self._boundaries = boundaries.BoundaryCounter(height, width, buffer=buffer, pool=pool)
         self._calibration = calibration.CalibrationCounter()
 
     def add(self, prediction: NDArray[Any], label: NDArray[np.uint8]) -> None:

@@ -7,9 +7,9 @@ import io
 import math
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ _OUTPUT = "Output"
 
 _CSV_HEADING = ("file", "label", "height", "width", "pixels")
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "?")
+_PIXELS_AT_ONCE = 1 << 20  # are read, while as many are counted
 _THRESHOLD, _BUFFER = 0.5, 3.0  # unless others are given
 _NUMBERS = "classes"  # kind of input beside the kinds of score maps and masks
 
@@ -285,6 +286,7 @@ def score(
                 threshold=threshold,
                 buffer=buffer,
                 baseline_threshold=baseline_threshold,
+                pool=pool,
             )
             result = _score_rows(counter, label, opened, stop)
             if page is not None:
@@ -295,15 +297,17 @@ def score(
         with unchanged(image.masks, image.label, image.baseline, *valid_masks.role(image.masks).values()):
             return work(image)
 
-    batch = run_batch(
-        images,
-        checked,
-        name=lambda image: str(image.masks),
-        label="Scoring",
-        fail_fast=fail_fast,
-        threads=options.thread_count(threads),
-        stop=stop,
-    )
+    cores = options.thread_count(threads)
+    with ThreadPoolExecutor(cores, thread_name_prefix="count") if cores > 1 else nullcontext() as pool:
+        batch = run_batch(
+            images,
+            checked,
+            name=lambda image: str(image.masks),
+            label="Scoring",
+            fail_fast=fail_fast,
+            threads=cores,
+            stop=stop,
+        )
     two_kinds = rasters.two_kinds_of_labels(foregrounds)
     if two_kinds is not None:
         batch.fail(str(two_kinds.path), str(two_kinds))
@@ -369,6 +373,7 @@ def _score_rows(
     counter: ImageCounter | ClassCounter, label: LabelMap, predictions: Sequence[Prediction], stop: threading.Event
 ) -> ImageScore:
     """Count a mask, and a baseline if there is one, against their label, some rows at a time."""
+    from prn_cli.ahead import ahead
     from prn_cli.classes import choose
     from prn_cli.rasters import ClassScoreMap, LabelMap
     from prn_cli.tiles import row_bands
@@ -384,11 +389,18 @@ def _score_rows(
                 f"{name} {opened.height}×{opened.width} differs from its label's {label.height}×{label.width}",
                 hint="both must have the same height and width",
             )
-    for window in row_bands(label.height, label.width):
-        if stop.is_set():
-            raise CancelledError
-        rows = [rows_of(opened, window) for opened in predictions]
-        counter.add(rows[0], label.read(window), *rows[1:])
+    windows = list(row_bands(label.height, label.width, pixels=_PIXELS_AT_ONCE))
+
+    def read() -> Generator[list[Any]]:
+        for window in windows:
+            if stop.is_set():
+                raise CancelledError
+            yield [rows_of(opened, window) for opened in (predictions[0], label, *predictions[1:])]
+
+    # While the rows of one band are counted, those of the next are read.
+    with closing(ahead(read()) if len(windows) > 1 else read()) as bands:
+        for rows in bands:
+            counter.add(*rows)
     for opened in predictions:
         if not isinstance(opened, LabelMap):
             opened.check_valid()

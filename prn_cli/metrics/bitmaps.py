@@ -32,8 +32,7 @@ def count(bits: Bitmap) -> int:
 
 def dilate_square(bits: Bitmap, distance: int) -> Bitmap:
     """Grow by a square of side 2 · distance + 1: every pixel within that chessboard distance of a set one."""
-    grown = _widen(bits, distance)
-    return _smear(grown, distance, _join_below) | _smear(grown, distance, _join_above)
+    return _grow(_widen(bits, distance), distance, _join_beside_rows)
 
 
 def dilate_disk(bits: Bitmap, radius: float) -> Bitmap:
@@ -44,7 +43,7 @@ def dilate_disk(bits: Bitmap, radius: float) -> Bitmap:
     result = np.zeros_like(bits)
     for rows in range(math.isqrt(squared), -1, -1):
         widest = math.isqrt(squared - rows * rows)
-        grown, half_width = _widen(grown, widest - half_width), widest
+        grown, half_width = _widen(grown, widest, half_width), widest
         if rows < height:
             result[rows:] |= grown[: height - rows]
             result[: height - rows] |= grown[rows:]
@@ -61,22 +60,30 @@ def frame(height: int, width: int, thickness: int, rows: slice = slice(None)) ->
     return pack(kinds)[crosses.astype(np.intp)]
 
 
-def _widen(bits: Bitmap, distance: int) -> Bitmap:
-    if distance == 0:
-        return bits
-    # Both ways start from the same bitmap: what one way pushes over the edge must not be missing from the other.
-    return _smear(bits, distance, _join_right) | _smear(bits, distance, _join_left)
+def _widen(bits: Bitmap, distance: int, reach: int = 0) -> Bitmap:
+    return _grow(bits, distance, _join_beside_columns, reach)
 
 
-def _smear(bits: Bitmap, distance: int, join: Callable[[Bitmap, Bitmap, int], None]) -> Bitmap:
-    """Repeat every pixel over the next `distance` places, in doubling steps."""
-    reach = 0
+def _grow(bits: Bitmap, distance: int, join: Callable[[Bitmap, Bitmap, int], None], reach: int = 0) -> Bitmap:
+    """Repeat every pixel over `distance` places on both sides; over `reach` of them it is repeated already."""
     while reach < distance:
+        # No further, though the two sides together would: at the bitmap's edge, one of them is missing.
         step = min(reach + 1, distance - reach)
         longer = bits.copy()
         join(longer, bits, step)
         bits, reach = longer, reach + step
     return bits
+
+
+def _join_beside_columns(target: Bitmap, bits: Bitmap, step: int) -> None:
+    _join_right(target, bits, step)
+    _join_left(target, bits, step)
+
+
+def _join_beside_rows(target: Bitmap, bits: Bitmap, step: int) -> None:
+    if step < len(bits):
+        target[step:] |= bits[:-step]
+        target[:-step] |= bits[step:]
 
 
 def _join_right(target: Bitmap, bits: Bitmap, step: int) -> None:
@@ -95,13 +102,3 @@ def _join_left(target: Bitmap, bits: Bitmap, step: int) -> None:
         target[:, :words] |= bits[:, skip:] >> np.uint64(rest)
     if rest and words > 1:
         target[:, : words - 1] |= bits[:, skip + 1 :] << np.uint64(64 - rest)
-
-
-def _join_below(target: Bitmap, bits: Bitmap, step: int) -> None:
-    if step < len(bits):
-        target[step:] |= bits[:-step]
-
-
-def _join_above(target: Bitmap, bits: Bitmap, step: int) -> None:
-    if step < len(bits):
-        target[:-step] |= bits[step:]

@@ -22,7 +22,10 @@ either counts in no figure, and is treated as though it lay outside the image.
 from __future__ import annotations
 
 import math
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,16 +120,18 @@ class BoundaryCounter:
         height: rows of the image.
         width: columns of the image.
         buffer: see `count_boundaries`.
+        pool: counts the parts of a large image side by side.
 
     Raises:
         UsageError: a negative or infinite buffer.
     """
 
-    def __init__(self, height: int, width: int, *, buffer: float = BUFFER) -> None:
+    def __init__(self, height: int, width: int, *, buffer: float = BUFFER, pool: Executor | None = None) -> None:
         if not 0 <= buffer < math.inf:
             raise UsageError(f"a buffer of {buffer} pixels is no distance", hint="give 0 or more")
         self._height, self._width = height, width
         self._buffer = buffer
+        self._pool = pool
         self._erosions = erosions(height, width)
         self._radii = radii(height, width)
         self._reach = math.floor(max(self._erosions, *self._radii, buffer))
@@ -169,17 +174,21 @@ class BoundaryCounter:
 
     def _count_rows(self, ready: int) -> None:
         words = self._bits.shape[2]
+        across = -(-words // _MOST_WORDS)
+        edges = [words * part // across for part in range(across + 1)]
         while self._done < ready:
             stop = ready if ready - self._done < 2 * self._block else self._done + self._block
-            for first in range(0, words, _MOST_WORDS):
-                self._count_block(slice(self._done, stop), slice(first, min(first + _MOST_WORDS, words)))
+            count = partial(self._count_block, slice(self._done, stop))
+            blocks = [slice(*pair) for pair in pairwise(edges)]
+            side_by_side = self._pool.map if self._pool is not None and across > 1 else map
+            self._sums += sum(side_by_side(count, blocks))
             self._done = stop
         keep = max(self._done - self._reach, 0)
         self._bits = self._bits[:, keep - self._top :].copy()
         self._top = keep
 
-    def _count_block(self, rows: slice, words: slice) -> None:
-        """Add the counts of some rows and words of the image, whose surroundings are at hand."""
+    def _count_block(self, rows: slice, words: slice) -> NDArray[np.int64]:
+        """The counts of some rows and words of the image, whose surroundings are at hand."""
 
         def take(bits: NDArray[np.uint64], reach: int = 0) -> tuple[bitmaps.Bitmap, tuple[slice, slice]]:
             """The block and what is around it, and where the block lies in it."""
@@ -216,7 +225,7 @@ class BoundaryCounter:
             *(ring & agreed for ring in rings),
             *rings,
         )
-        self._sums += [bitmaps.count(bits) for bits in counted]
+        return np.array([bitmaps.count(bits) for bits in counted])
 
 
 def erosions(height: int, width: int) -> int:

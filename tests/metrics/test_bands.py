@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,7 +54,8 @@ def test_any_bands_give_the_counts_of_the_whole(data):
         # Blocks as small as they get, in rows and in columns.
         patch.setattr(boundaries, "_BLOCK_WORDS", 1)
         patch.setattr(boundaries, "_MOST_WORDS", data.draw(st.integers(1, 3)))
-        banded = in_bands(cuts, prediction, label, baseline, buffer=buffer)
+        with ThreadPoolExecutor(2) if data.draw(st.booleans()) else nullcontext() as pool:
+            banded = in_bands(cuts, prediction, label, baseline, buffer=buffer, pool=pool)
     assert (banded.height, banded.width, banded.pixels) == (height, width, whole.pixels)
     for ours, expected in ((banded.counts, whole.counts), (banded.baseline, whole.baseline)):
         np.testing.assert_array_equal(ours[:20], expected[:20])
