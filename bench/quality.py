@@ -229,7 +229,7 @@ def bench_set(
         kind: str, *more: str, seeds: list[int] = seeds, apply: tuple[str, ...] = (), crops: int = 0
     ) -> list[Any]:
         results = []
-        learn = cropped(train, work / "crops" / name, crops) if crops else train
+        learn = cropped(train, work / "crops" / f"{name}-{crops}", crops) if crops else train
         for seed in seeds:
             options = ("--seed", str(seed), "--threads", "1", *scenes, *more)  # one thread: sums depend on their order
             run = trained(learn, work / f"runs-{seed}" / name / kind, *options)
@@ -248,7 +248,7 @@ def bench_set(
         "Platt scaling, cut at 0.5": lambda: [platt(train, test, work / "masks" / name / "platt")],
         "guided filter by the image, tuned": lambda: [guided(train, test, work / "masks" / name / "guided")],
         "`paper`, as published, on crops": lambda: learned(
-            "paper-published",
+            f"paper-published-{paper_crops}",
             *paper,
             *PUBLISHED,
             seeds=first,
@@ -256,7 +256,7 @@ def bench_set(
             crops=crops,
         ),
         "`paper`, corrected, on crops": lambda: learned(
-            "paper-corrected", *paper, *CORRECTED, seeds=first, crops=crops
+            f"paper-corrected-{paper_crops}", *paper, *CORRECTED, seeds=first, crops=crops
         ),
         "`fast` with the paper's loss": lambda: learned("paper-loss", *PAPER_LOSS, seeds=first),
         "`fast` with pseudo-labels": lambda: learned("pseudo-labels", *PSEUDO_LABELS, seeds=first),

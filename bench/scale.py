@@ -407,7 +407,8 @@ def main() -> None:
             rows, cost = workers(folder / "workers", max(arguments.files // 4, 8), arguments.repeats)
             print(markdown(["workers", "Mpx/s", "ideal", "efficiency"], rows), "\n")
             print(markdown([f"plan for {WORKERS} workers", "", ""], plan(cost)), "\n")
-    print(f"{arguments.repeats} runs each: of small maps the median (and range), of others the least; {machine()}.")
+    repeats = arguments.repeats
+    print(f"Small maps: median and range of {repeats} runs; others: the least of as many, or half; {machine()}.")
 
 
 if __name__ == "__main__":

@@ -298,7 +298,8 @@ def score(
             return work(image)
 
     cores = options.thread_count(threads)
-    with ThreadPoolExecutor(cores, thread_name_prefix="count") if cores > 1 else nullcontext() as pool:
+    # As many images as cores keep these at work by themselves.
+    with ThreadPoolExecutor(cores, thread_name_prefix="count") if len(images) < cores else nullcontext() as pool:
         batch = run_batch(
             images,
             checked,

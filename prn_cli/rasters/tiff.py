@@ -45,7 +45,7 @@ _TAGS_THAT_MATTER = {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317
 _TAGS_THAT_MATTER |= set(TAG_TYPES)
 _MOST_PADDING = 4  # coders of pictures fill up to whole blocks
 _OVERVIEW, _MASK = 1, 4  # bits of NewSubfileType
-_CACHE_BYTES = 16 << 20
+_CACHE_BYTES, _MOST_CACHE_BYTES = 16 << 20, 256 << 20
 _WORTH_THREADS = 1 << 23  # bytes to decode
 # Uncompressed, CCITT, LZW, JPEG, deflate, PackBits, LERC, LZMA, ZSTD, WebP. The others are for pictures, rare, and each
 # has a decoder of its own that would have to be trusted with whatever comes.
@@ -275,9 +275,11 @@ class _Page:
         first, last = top // self._segment_height, math.ceil(bottom / self._segment_height)
         rows_together = 1
         if not self._rows_by_themselves:
-            # At least a row of the window's tiles, so that bands of rows that end within it need not decode it twice.
+            # At least a row of the window's tiles, so that bands of rows that end within it need not decode it twice;
+            # of all planes, which each band reads one after the other, unless that is much.
             row_bytes = len(columns) * self._segment_bytes
-            self._cache_bytes = max(self._cache_bytes, row_bytes)
+            all_planes = self._planes * row_bytes
+            self._cache_bytes = max(self._cache_bytes, all_planes if all_planes <= _MOST_CACHE_BYTES else row_bytes)
             rows_together = self._cache_bytes // row_bytes
         for plane in range(self._planes):
             bands = result[plane : plane + 1] if self._planes > 1 else result

@@ -452,20 +452,23 @@ def test_strips_and_tiles_are_decoded_side_by_side(
         raster.read()
 
 
-@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize(("compression", "planes", "rows"), [(None, 1, 70), ("deflate", 1, 70), ("deflate", 3, 32)])
 def test_bands_that_end_within_tiles_decode_each_tile_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None, planes: int, rows: int
 ) -> None:
-    array = np.random.default_rng(0).random((300, 200), np.float32)
+    monkeypatch.setattr("prn_cli.rasters.tiff._CACHE_BYTES", 1)
+    array = np.random.default_rng(0).random((planes, 300, 200), np.float32)
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, array, compression=compression, tile=(64, 64))
+    tifffile.imwrite(
+        path, array, compression=compression, tile=(64, 64), planarconfig="separate" if planes > 1 else None
+    )
     decoded: list[int] = []
     decode = _Page._decoded
     monkeypatch.setattr(_Page, "_decoded", lambda page, index: decoded.append(index) or decode(page, index))
     with open_raster(path) as raster:
-        bands = [raster.read(Window(y, 0, min(70, 300 - y), 200)) for y in range(0, 300, 70)]
-        np.testing.assert_array_equal(np.concatenate(bands, axis=1)[0], array)
-    assert sorted(decoded) == ([] if compression is None else list(range(5 * 4)))
+        bands = [raster.read(Window(y, 0, min(rows, 300 - y), 200)) for y in range(0, 300, rows)]
+        np.testing.assert_array_equal(np.concatenate(bands, axis=1), array)
+    assert sorted(decoded) == ([] if compression is None else list(range(planes * 5 * 4)))
 
 
 def test_a_tile_of_absurd_size_is_refused_even_if_it_was_never_written(tmp_path: Path) -> None:
