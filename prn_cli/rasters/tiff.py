@@ -276,16 +276,16 @@ class _Page:
         rows_together = 1
         if not self._rows_by_themselves:
             # At least a row of the window's tiles, so that bands of rows that end within it need not decode it twice;
-            # of all planes, which each band reads one after the other, unless that is much.
+            # of all planes, unless that is much.
             row_bytes = len(columns) * self._segment_bytes
             all_planes = self._planes * row_bytes
             self._cache_bytes = max(self._cache_bytes, all_planes if all_planes <= _MOST_CACHE_BYTES else row_bytes)
-            rows_together = self._cache_bytes // row_bytes
-        for plane in range(self._planes):
-            bands = result[plane : plane + 1] if self._planes > 1 else result
-            for row in range(first, last):
-                y = row * self._segment_height
-                y0, y1 = max(top, y), min(bottom, y + self._segment_height)
+            rows_together = max(self._cache_bytes // all_planes, 1)
+        for row in range(first, last):
+            y = row * self._segment_height
+            y0, y1 = max(top, y), min(bottom, y + self._segment_height)
+            for plane in range(self._planes):
+                bands = result[plane : plane + 1] if self._planes > 1 else result
                 start = (plane * self._down + row) * self._across
                 if (row - first) % rows_together == 0:
                     together = range(min(rows_together, last - row))
