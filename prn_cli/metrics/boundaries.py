@@ -176,12 +176,11 @@ class BoundaryCounter:
         words = self._bits.shape[2]
         across = -(-words // _MOST_WORDS)
         edges = [words * part // across for part in range(across + 1)]
+        blocks = [slice(*pair) for pair in pairwise(edges)]
+        side_by_side = self._pool.map if self._pool is not None and across > 1 else map
         while self._done < ready:
             stop = ready if ready - self._done < 2 * self._block else self._done + self._block
-            count = partial(self._count_block, slice(self._done, stop))
-            blocks = [slice(*pair) for pair in pairwise(edges)]
-            side_by_side = self._pool.map if self._pool is not None and across > 1 else map
-            self._sums += sum(side_by_side(count, blocks))
+            self._sums += sum(side_by_side(partial(self._count_block, slice(self._done, stop)), blocks))
             self._done = stop
         keep = max(self._done - self._reach, 0)
         self._bits = self._bits[:, keep - self._top :].copy()
