@@ -17,4 +17,10 @@ The modules, in the order in which data passes through them:
 - `commands`: the command line
 """
 
+import os
+
+# Before onnxruntime is imported: it would keep an identifier and a database in the home folder, and report each session
+# to its maker over the network. Nothing of a user's work leaves the machine unless the user says so.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __version__ = "0.1.0"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import subprocess
 import sys
@@ -102,6 +103,19 @@ def test_onnxruntime_is_imported_only_when_a_session_is_made():
     code = "import sys, prn_cli.refine, prn_cli.refiners.session; print('onnxruntime' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads by /proc")
+def test_nothing_is_reported_and_no_thread_is_left_behind(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    environment |= {"HOME": str(tmp_path), "OPENBLAS_NUM_THREADS": "1"}
+    code = (
+        "import os; from prn_cli.refiners import load_refiner; from prn_cli.weights import find_weights; "
+        "load_refiner(find_weights('fast'), device='cpu', threads=1); print(len(os.listdir('/proc/self/task')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "1"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_pickled_refiner_has_the_cores_of_the_process_that_unpickles_it(make_onnx, monkeypatch):
