@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from prn_cli import __version__
-from prn_cli.commands import console
+from prn_cli.commands import console, interrupts
 from prn_cli.commands.on_demand import COMMANDS, OnDemand, not_loaded
 from prn_cli.commands.settings import from_environment, from_settings
 from prn_cli.cores import spare_threads
@@ -27,7 +26,6 @@ from prn_cli.errors import PrnError, UsageError
 _UsageError = typer.BadParameter.__mro__[1]
 
 _INTERRUPTED = 130
-_STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 app = typer.Typer(
     name="prn",
@@ -81,7 +79,7 @@ def run(arguments: list[str] | None = None) -> int:
             raise KeyboardInterrupt
         return code
     except PrnError as error:
-        if _signals:  # that came while a module was imported, and was taken for a fault of it
+        if interrupts.came:  # that came while a module was imported, and was taken for a fault of it
             return _interrupted()
         console.error(str(error), final=True)
         return error.exit_code
@@ -97,7 +95,7 @@ def run(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, _UsageError):
             return _usage(error)
-        if _signals:
+        if interrupts.came:
             return _interrupted()
         if console.verbose():
             raise
@@ -139,35 +137,10 @@ def _source(context: Any, name: str) -> str:
     return f" (from {variable})" if from_environment(context, name) else ""
 
 
-_signals: list[int] = []
-
-
-def _interrupt(number: int, frame: object) -> None:
-    _signals.append(number)
-    raise KeyboardInterrupt
-
-
-def _stop_cleanly() -> None:
-    """Make a batch system's SIGTERM and a lost terminal's SIGHUP what Ctrl-C is, so that files are cleaned up."""
-    for name in _STOPS:
-        number = getattr(signal, name, None)
-        if number is None:
-            continue
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # what nohup ignores stays so
-            signal.signal(number, _interrupt)
-
-
-def _finish_undisturbed() -> None:
-    """Let no signal change the exit code of work that is done."""
-    for name in _STOPS:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
 def main() -> None:
     """Entry point of the `prn` command."""
     spare_threads()
-    _stop_cleanly()
+    interrupts.stop_cleanly()
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed before prn began
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
@@ -181,7 +154,7 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _reader_gone()
-    _finish_undisturbed()
+    interrupts.finish_undisturbed()
     parallel = sys.modules.get("prn_cli.training.parallel")
     if parallel is not None and parallel.launched():
         # The threads that spoke to other processes outlive the group. While the interpreter is taken down, now and then

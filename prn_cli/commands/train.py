@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prn_cli.commands import console, options
+from prn_cli.commands import console, interrupts, options
 from prn_cli.commands.batch import run_batch
 from prn_cli.errors import DivergedError, InputError, MissingExtraError, OutputError, UsageError
 
@@ -244,15 +244,16 @@ def train(
     the shipped weights.
     """
     try:
-        import prn_cli.training.export  # noqa: F401 (what it lacks is named now, not in the end)
-        from prn_cli.commands.training_run import TrainingRun
-        from prn_cli.training import adapt, parallel
-        from prn_cli.training.augment import Jitter
-        from prn_cli.training.loop import Settings
-        from prn_cli.training.losses import LossWeights
-        from prn_cli.training.networks import build
-        from prn_cli.training.runtime import reduced_precision, set_up
-        from prn_cli.training.validation import LEAST_PART, compiled, make_folds
+        with interrupts.held():
+            import prn_cli.training.export  # noqa: F401 (what it lacks is named now, not in the end)
+            from prn_cli.commands.training_run import TrainingRun
+            from prn_cli.training import adapt, parallel
+            from prn_cli.training.augment import Jitter
+            from prn_cli.training.loop import Settings
+            from prn_cli.training.losses import LossWeights
+            from prn_cli.training.networks import build
+            from prn_cli.training.runtime import reduced_precision, set_up
+            from prn_cli.training.validation import LEAST_PART, compiled, make_folds
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "prn train") from error
 

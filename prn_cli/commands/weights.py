@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prn_cli.commands import console, options
+from prn_cli.commands import console, interrupts, options
 from prn_cli.errors import InputError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ def import_weights(
     The only command that reads a pickle, and it reads tensors alone: no code in the file can run.
     """
     try:
-        from prn_cli.training.checkpoint import load_published
-        from prn_cli.training.networks.published import from_published
+        with interrupts.held():
+            from prn_cli.training.checkpoint import load_published
+            from prn_cli.training.networks.published import from_published
     except ImportError as error:
         raise _missing(error) from error
 
@@ -86,8 +87,9 @@ def export_weights(
 ) -> None:
     """Write model.onnx anew from model.safetensors."""
     try:
-        from prn_cli.training.checkpoint import load_network
-        from prn_cli.training.export import LEARNED
+        with interrupts.held():
+            from prn_cli.training.checkpoint import load_network
+            from prn_cli.training.export import LEARNED
     except ImportError as error:
         raise _missing(error) from error
 
@@ -111,7 +113,8 @@ def quantize_weights(
     LOGITS are some maps such as the weights will be used on; their range is what the integers cover.
     """
     try:
-        from prn_cli.training.quantize import LARGEST_SIDE, MOST_MAPS, quantize
+        with interrupts.held():
+            from prn_cli.training.quantize import LARGEST_SIDE, MOST_MAPS, quantize
     except ImportError as error:
         raise _missing(error, "prn weights quantize", "onnx") from error
     from prn_cli import rasters
@@ -153,7 +156,8 @@ def _missing(
 
 def _write(network: Network, folder: Path, card: dict[str, str], metadata: dict[str, str] | None = None) -> None:
     try:
-        from prn_cli.training.export import export
+        with interrupts.held():
+            from prn_cli.training.export import export
     except ImportError as error:
         raise _missing(error) from error
 

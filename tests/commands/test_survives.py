@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prn_cli.commands import app
+from prn_cli.commands import app, interrupts
 from prn_cli.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks are a matter of POSIX")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and for
 KILLER = """
 import json, os, random, shutil, signal, sys, time
 import onnxruntime, tifffile, PIL.Image
-from prn_cli.commands import app
+from prn_cli.commands import app, interrupts
 import prn_cli.commands.refine, prn_cli.drift, prn_cli.manifest, prn_cli.multiclass, prn_cli.pseudolabels
 import prn_cli.rasters.npy, prn_cli.rasters.png
 import prn_cli.rasters.tiff, prn_cli.rasters.tiff_writing, prn_cli.refine, prn_cli.refiners.fast
@@ -358,7 +358,10 @@ def test_a_batch_system_that_ends_a_run_leaves_nothing_half_done(folder, random_
 
 
 def test_nohup_stays_nohup(folder):
-    code = "import signal, prn_cli.commands.app as a; a._stop_cleanly(); print(signal.getsignal(signal.SIGHUP).name)"
+    code = (
+        "import signal; from prn_cli.commands.interrupts import stop_cleanly; "
+        "stop_cleanly(); print(signal.getsignal(signal.SIGHUP).name)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -387,9 +390,46 @@ def test_several_runs_into_one_folder(folder):
 
 
 def test_an_interrupt_that_broke_an_import_is_an_interrupt(monkeypatch, capsys):
-    monkeypatch.setattr(app, "_signals", [signal.SIGTERM])
+    monkeypatch.setattr(interrupts, "came", [signal.SIGTERM])
     assert app.run(["refine", "nowhere", "-o", "out"]) == 130
     assert capsys.readouterr().err == "prn: error: interrupted; what was finished is kept\n"
+
+
+# Interrupts the process when it is about to import one module, and tells of another.
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+at, later, *line = sys.argv[1:]
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        if name == later:
+            print("imported", later)
+
+sys.meta_path.insert(0, Finder)
+sys.argv[1:] = line
+from prn_cli.__main__ import main
+main()
+"""
+
+
+def interrupted_import(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", INTERRUPTED_IMPORT, *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+
+
+def test_an_interrupt_before_the_application_is_there_ends_quietly(folder):
+    done = interrupted_import("typer", "prn_cli.commands.refine", "refine", "logits", "-o", "out")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_an_interrupt_waits_until_the_extensions_of_training_are_imported(folder):
+    """That of protobuf, which onnx imports, crashes the process now and then where an interrupt breaks its import."""
+    done = interrupted_import("google.protobuf", "prn_cli.training.validation", "train", "logits", "-o", "run")
+    assert (done.returncode, done.stdout) == (130, "imported prn_cli.training.validation\n")
+    assert done.stderr == "prn: error: interrupted; what was finished is kept\n"
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
