@@ -278,13 +278,13 @@ def resume(folder: Path, files: int) -> list[Row]:
 
 
 def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str, float]]:
-    """Speed of one and of two processes with a core each, and what one map costs a worker."""
+    """Speed of one and of two processes with a core each, once they have started, and what one map costs a worker."""
     inputs = small_maps(folder / "tiles", files, TILE, ".tif", FORMATS["TIFF, deflate"][1])
-    rows, pixels = [], files * TILE**2 / 1e6
-    taken = {}
-    for count in (1, 2):
-        best = float("inf")
-        for _ in range(repeats):
+    tile = TILE**2 / 1e6
+    start = seconds_of(refine(inputs / "00000.tif", folder / "one", "-j", 1), repeats)
+    taken = {1: float("inf"), 2: float("inf")}
+    for _ in range(repeats):
+        for count in taken:
             began = time.perf_counter()
             parts = [
                 subprocess.Popen(
@@ -294,21 +294,26 @@ def workers(folder: Path, files: int, repeats: int) -> tuple[list[Row], dict[str
             ]
             if any(process.wait() for process in parts):
                 raise SystemExit("a part failed")
-            best = min(best, time.perf_counter() - began)
-        taken[count] = best
-        ideal = pixels / taken[1] * count
-        rows.append([f"{count} × prn refine --num-parts {count} -j 1", f"{pixels / best:.1f}", f"{ideal:.1f}"])
-        rows[-1].append(f"{taken[1] / best / count:.0%}")
-    rows += dask_workers(inputs, folder / "dask", pixels, repeats)
-    start = seconds_of(refine(inputs / "00000.tif", folder / "one", "-j", 1), repeats)
+            taken[count] = min(taken[count], time.perf_counter() - began)
+    speed = {count: (files - count) * tile / (taken[count] - start) for count in taken}
+    rows = [
+        [
+            f"{count} × prn refine --num-parts {count} -j 1, after {start:.1f} s for one tile",
+            f"{speed[count]:.1f}",
+            f"{count * speed[1]:.1f}",
+            f"{speed[count] / speed[1] / count:.0%}",
+        ]
+        for count in speed
+    ]
+    rows += dask_workers(inputs, folder / "dask", files * tile, repeats)
     masks = folder / "part_0"
     subprocess.run(refine(inputs, masks, "-j", 1), check=True)
     megabytes, _ = peak(*refine(inputs, masks, "-j", 1)[3:])
     per_name = task_start(folder / "start", repeats)
     return rows, {
         "start": start,
-        "tile": (taken[1] - start) / (files - 1),
-        "efficiency": taken[1] / taken[2] / 2,
+        "tile": tile / speed[1],
+        "efficiency": speed[2] / speed[1] / 2,
         "input": sum(path.stat().st_size for path in inputs.iterdir()) / files,
         "mask": sum(path.stat().st_size for path in masks.glob("*.tif")) / files,
         "manifest": (masks / "prn-manifest.jsonl").stat().st_size / files / 2,  # it was written twice
@@ -404,7 +409,7 @@ def main() -> None:
         if "resume" in arguments.only:
             print(markdown(["run", "seconds"], resume(folder / "resume", 4 * arguments.files)), "\n")
         if "workers" in arguments.only:
-            rows, cost = workers(folder / "workers", max(arguments.files // 4, 8), arguments.repeats)
+            rows, cost = workers(folder / "workers", arguments.files, arguments.repeats)
             print(markdown(["workers", "Mpx/s", "ideal", "efficiency"], rows), "\n")
             print(markdown([f"plan for {WORKERS} workers", "", ""], plan(cost)), "\n")
     repeats = arguments.repeats

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import typer
 
 from prn_cli.commands import console
 from prn_cli.errors import PrnError
+
+if TYPE_CHECKING:
+    from prn_cli.commands.processes import Processes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -93,6 +96,7 @@ def run_batch(
     on_done: Callable[[T, R], None] | None = None,
     stop: threading.Event | None = None,
     fatal: type[PrnError] | tuple[()] = (),
+    processes: Processes[T, R] | None = None,
 ) -> Batch[T, R]:
     """Do `work` for every item.
 
@@ -107,13 +111,14 @@ def run_batch(
         stop: set when the batch ends, early or not; work that takes long looks at it, so that an interrupt need not
             wait for it.
         fatal: errors that are no item's own, and end the command.
+        processes: do the work on the same items first; what they leave is done here.
 
     Returns:
         The results and failures; call `finish()` when the command has said what it has to say.
     """
     batch: Batch[T, R] = Batch()
     with console.progress(label, len(items)) as advance:
-        for item, outcome in _outcomes(items, work, threads, stop or threading.Event()):
+        for item, outcome in _outcomes(items, work, threads, stop or threading.Event(), processes):
             try:
                 result = outcome()
             except fatal:
@@ -145,8 +150,14 @@ def _cause(error: BaseException) -> str:
 
 
 def _outcomes(
-    items: Sequence[T], work: Callable[[T], R], threads: int, stop: threading.Event
+    items: Sequence[T],
+    work: Callable[[T], R],
+    threads: int,
+    stop: threading.Event,
+    processes: Processes[T, R] | None,
 ) -> Iterator[tuple[T, Callable[[], R]]]:
+    if processes is not None:
+        items = yield from processes.outcomes()
     if threads <= 1:
         for item in items:
             yield item, lambda item=item: work(item)  # type: ignore[misc]

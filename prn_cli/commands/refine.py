@@ -6,10 +6,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ from prn_cli.commands.objects import PART, FillHoles, MinArea, Objects, Polygons
 from prn_cli.commands.options import TaskChoice
 from prn_cli.commands.parts import check_part, select_part
 from prn_cli.commands.plan import show_plan
+from prn_cli.commands.processes import Processes, can_fork
 from prn_cli.commands.refine_file import Figures, Run, content_of, open_map, rasters_of, refine_file
 from prn_cli.errors import PrnError, UsageError
 
@@ -38,6 +39,7 @@ _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
 _LARGE_FILE = 1 << 22  # bytes
 # On a cluster, so that workers that come later find work.
 _LEAST_CALLS = 32
+_WORTH_PROCESSES = 64  # maps
 
 
 class FormatChoice(StrEnum):
@@ -265,18 +267,22 @@ def refine(
         check_cluster(dask)
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
     found = find_weights(weights)
-    # On a cluster, each worker's threads are its own.
-    refiner = load_refiner(
+    cores = options.thread_count(threads)
+    load = partial(
+        load_refiner,
         found,
         device=device.value,
-        threads=options.thread_count(threads) if dask is None else 0,
+        threads=cores if dask is None else 0,  # on a cluster, each worker's threads are its own
         side_by_side=len(inputs) > 1 or _is_large(inputs[0]),
     )
+    chosen, twins = select_part(inputs.stems(), num_parts, part_id)
+    fork = dask is None and cores > 1 and len(chosen) >= _WORTH_PROCESSES and can_fork()
+    refiner = load(threads=1) if fork else load()  # whose other threads a fork would lack
+    fork = fork and refiner.device == "cpu"
     if images is not None and not refiner.image_channels:
         console.note("the weights take no image: --images is left aside")
         images = None
     check_image(refiner, given=images is not None)
-    chosen, twins = select_part(inputs.stems(), num_parts, part_id)
     # Outputs are named by stems, so only inputs of one stem may share them: all parts compare these, and see the same.
     seen = sorted({*chosen, *twins})
     pictures = rasters.find_images(inputs, images, seen)
@@ -388,27 +394,36 @@ def refine(
         return
     if num_parts is None:
         objects.check_place()
-    with _workers(dask, dask_split, cores=options.thread_count(threads), stop=run.stop) as (refine_one, maps_at_once):
 
-        def work(item: Item) -> _Result:
-            for kind in (masks, pictures, references):
-                kind.of(item.path)  # a map without its partner fails, alone
-            return _refine_item(item, run, manifest, refine_one, overwrite=overwrite)
+    def work(item: Item, run: Run, refine_one: Callable[..., Figures] = refine_file) -> _Result:
+        for kind in (masks, pictures, references):
+            kind.of(item.path)  # a map without its partner fails, alone
+        return _refine_item(item, run, manifest, refine_one, overwrite=overwrite)
 
-        if manifest is not None:
-            manifest.start()
-        remove_stale(output.parent for item in items for output in item.outputs.values())
-        keep_freed_memory()
-        started = time.perf_counter()
+    if manifest is not None:
+        manifest.start()
+    remove_stale(output.parent for item in items for output in item.outputs.values())
+    keep_freed_memory()
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        processes = None
+        if fork and can_fork():  # reading a first map, to see what its numbers are, may have taken threads
+            # While one process waits for the disk, the others keep the cores at work.
+            forked = Processes(items, partial(work, run=replace(run, small_only=True)), cores + 1, stop=run.stop)
+            processes = stack.enter_context(forked)
+            console.detail(f"in {cores + 1} processes")
+        refine_one, maps_at_once = stack.enter_context(_workers(dask, dask_split, cores=cores, stop=run.stop))
+        whole = cache(lambda: replace(run, refiner=load()) if fork else run)
         batch = run_batch(
             items,
-            work,
+            lambda item: work(item, whole(), refine_one),
             name=lambda item: str(item.path),
             label="Refining",
             fail_fast=fail_fast,
             threads=maps_at_once,  # more than one, so that an interrupt is seen at once even in a single large map
             stop=run.stop,
             on_done=_print_record if json else None,
+            processes=processes,
         )
     _summarise(batch, out, time.perf_counter() - started)
     if share > 0:

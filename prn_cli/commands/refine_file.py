@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prn_cli.commands.batch import Item
 from prn_cli.commands.objects import PART, Objects
 from prn_cli.commands.options import TaskChoice
+from prn_cli.commands.processes import TooLarge
 from prn_cli.errors import InputError
 from prn_cli.pixels import IGNORE
 
@@ -55,7 +56,7 @@ class OpenMap:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is the same for all maps of a run."""
+    """What is the same for all maps of a run. If `small_only`, a large one raises `TooLarge`."""
 
     refiner: Refiner
     strength: float
@@ -71,6 +72,7 @@ class Run:
     open: Callable[[Item], AbstractContextManager[OpenMap]]
     options: Mapping[str, str]
     settings: Mapping[str, Any]
+    small_only: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
     turns: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(_MAPS_AT_ONCE))
 
@@ -360,6 +362,9 @@ def refine_file(
 
     `on_written` is called just before they do. `bands_of` refines; it is `bands_here` unless others do the work. Large
     maps take turns.
+
+    Raises:
+        TooLarge: the map is large, and the run is for small ones.
     """
     from prn_cli.rasters import can_tell_invalid, create_raster
 
@@ -367,6 +372,8 @@ def refine_file(
     with run.open(item) as opened, ExitStack() as stack:
         scores = opened.scores
         if scores.height * scores.width > _LARGE_MAP:
+            if run.small_only:
+                raise TooLarge
             stack.enter_context(run.turns)
             run.check_stop()
         writers: dict[str, RasterWriter] = {}
