@@ -2,9 +2,9 @@
 
     python bench/scale.py [--side 5000] [--areas 1 4 16 64] [--files 128] [--repeats 3] [--folder DIR] [--only PART …]
 
-Parts: `speed`, `memory`, `resume`, `workers` (which the plan is made from). With 64 times the area of the default side
-the largest map has 40,000×40,000 pixels: 6.4 GB of disk, and minutes. Maps are mirror-tiled from a real logit map of
-`examples/`. Peaks of memory are VmHWM of the process, so they need Linux. Nothing is drawn at random.
+Parts: `speed`, `processes`, `memory`, `resume`, `workers` (which the plan is made from). With 64 times the area of the
+default side the largest map has 40,000×40,000 pixels: 6.4 GB of disk, and minutes. Maps are mirror-tiled from a real
+logit map of `examples/`. Peaks of memory are VmHWM of the process, so they need Linux. Nothing is drawn at random.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from common import machine, markdown
 from make_mosaic import EXAMPLES, mirror_rows, write_mosaic
 
-PARTS = ("speed", "memory", "resume", "workers")
+PARTS = ("speed", "processes", "memory", "resume", "workers")
 SMALL, TILE = 512, 1024
 TILES, WORKERS = 1_000_000, 100
 NAMES = 20_000
@@ -48,6 +48,16 @@ code = run(sys.argv[1:])
 peak = next((line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")), "? 0")
 print(peak.split()[1])
 sys.exit(code)
+"""
+
+# Whatever the size of the maps: in processes, or not.
+FORCED = """
+import sys
+import prn_cli.commands.refine as refine
+from prn_cli.__main__ import main
+how = sys.argv.pop(1)
+refine.gains_by_processes = lambda *_: how == "processes"
+main()
 """
 
 Row = list[str]
@@ -218,6 +228,29 @@ def speeds(folder: Path, files: int, side: int, repeats: int, cores: int) -> lis
     return rows
 
 
+def processes(folder: Path, files: int, repeats: int) -> list[Row]:
+    """Batches of small maps in several processes and in the threads of one, in turn."""
+    rows = []
+    for side, more in ((64, 8), (128, 8), (256, 4), (SMALL, 2), (TILE, 1)):
+        maps = small_maps(folder / str(side), files * more, side, ".npy", {})
+        one = min(maps.iterdir())
+        taken: dict[str, list[float]] = defaultdict(list)
+        for repeat in range(repeats):
+            for path in maps.iterdir():
+                path.read_bytes()
+            for how in ("threads", "processes") if repeat % 2 else ("processes", "threads"):
+                masks = folder / f"masks_{side}_{how}_{repeat}"
+                whole, start = (refine(inputs, masks / out) for inputs, out in ((maps, "all"), (one, "one")))
+                whole[1:3] = ["-c", FORCED, how]
+                taken[how].append((seconds_of(whole, 1) - seconds_of(start, 1)) / (files * more - 1))
+        ratios = [ours / theirs - 1 for ours, theirs in zip(taken["processes"], taken["threads"], strict=True)]
+        cells = (f"{1000 * median(taken[how]):.2f}" for how in ("threads", "processes"))
+        rows.append([f"{files * more} × {side}×{side}", *cells])
+        rows[-1].append(f"{median(ratios):+.0%} ({min(ratios):+.0%} to {max(ratios):+.0%})")
+        subprocess.run(["rm", "-r", str(maps)], check=True)
+    return rows
+
+
 def peak(*arguments: object) -> tuple[float, float]:
     """Peak memory in MB, and seconds, of a command."""
     began = time.perf_counter()
@@ -364,7 +397,8 @@ def dask_workers(inputs: Path, out: Path, pixels: float, repeats: int) -> list[R
 def plan(cost: dict[str, float]) -> list[Row]:
     """A million tiles on a hundred workers, from what one tile costs here."""
     share = TILES / WORKERS
-    work = share * cost["tile"] / cost["efficiency"]
+    tile = cost["tile"] / cost["efficiency"]
+    work = share * tile
     pixels = TILES * TILE**2 / 1e6
     seconds, megabytes = TILES * cost["name seconds"], TILES * cost["name memory"]
     held = cost["memory"] + megabytes
@@ -375,8 +409,8 @@ def plan(cost: dict[str, float]) -> list[Row]:
         ["start of a worker", f"{cost['start']:.2f} s", f"{cost['start'] / (work + cost['start']):.2%} of its time"],
         ["to find its part, and what is done", f"{seconds:.1f} s", f"{seconds / work:.2%} of its time"],
         ["one worker dies half-way", "nothing lost", f"its part again: {work / 7200:.2f} h more, or less with --dask"],
-        ["read", f"{TILES * cost['input'] / 1e12:.2f} TB", f"{WORKERS * cost['input'] / cost['tile'] / 1e6:.0f} MB/s"],
-        ["written", f"{TILES * cost['mask'] / 1e9:.1f} GB", f"{WORKERS / cost['tile']:.0f} files/s, each synced"],
+        ["read", f"{TILES * cost['input'] / 1e12:.2f} TB", f"{WORKERS * cost['input'] / tile / 1e6:.0f} MB/s"],
+        ["written", f"{TILES * cost['mask'] / 1e9:.1f} GB", f"{WORKERS / tile:.0f} files/s, each synced"],
         ["manifests", f"{TILES * cost['manifest'] / 1e6:.0f} MB", f"{share * cost['manifest'] / 1e6:.1f} MB a part"],
         ["memory", f"{WORKERS * held / 1024:.1f} GB", f"{held:.0f} MB a worker, {megabytes:.0f} of it for names"],
     ]
@@ -400,6 +434,9 @@ def main() -> None:
         if "speed" in arguments.only:
             rows = speeds(folder / "speed", arguments.files, arguments.side, arguments.repeats, cores)
             print(markdown(["what", "Mpx/s", "of the network", "target", "one map, from start to exit"], rows), "\n")
+        if "processes" in arguments.only:
+            rows = processes(folder / "processes", arguments.files, arguments.repeats)
+            print(markdown(["maps, npy", "threads, ms a map", "processes, ms a map", "time"], rows), "\n")
         if "memory" in arguments.only:
             rows = memory(folder / "memory", arguments.side, arguments.areas)
             heading = ["map, px", "logits, MB"]

@@ -39,7 +39,9 @@ _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
 _LARGE_FILE = 1 << 22  # bytes
 # On a cluster, so that workers that come later find work.
 _LEAST_CALLS = 32
+# Where processes pay: they gain what threads lose to one another's interpreter, some 2 ms of each map on one core.
 _WORTH_PROCESSES = 64  # maps
+_SMALL_FILE = 1 << 19  # bytes, for each core
 
 
 class FormatChoice(StrEnum):
@@ -276,7 +278,7 @@ def refine(
         side_by_side=len(inputs) > 1 or _is_large(inputs[0]),
     )
     chosen, twins = select_part(inputs.stems(), num_parts, part_id)
-    fork = dask is None and cores > 1 and len(chosen) >= _WORTH_PROCESSES and can_fork()
+    fork = dask is None and gains_by_processes(inputs[0], len(chosen), cores) and can_fork()
     refiner = load(threads=1) if fork else load()  # whose other threads a fork would lack
     fork = fork and refiner.device == "cpu"
     if images is not None and not refiner.image_channels:
@@ -400,19 +402,19 @@ def refine(
             kind.of(item.path)  # a map without its partner fails, alone
         return _refine_item(item, run, manifest, refine_one, overwrite=overwrite)
 
-    if manifest is not None:
-        manifest.start()
-    remove_stale(output.parent for item in items for output in item.outputs.values())
-    keep_freed_memory()
-    started = time.perf_counter()
     with ExitStack() as stack:
+        refine_one, maps_at_once = stack.enter_context(_workers(dask, dask_split, cores=cores, stop=run.stop))
+        if manifest is not None:
+            manifest.start()
+        remove_stale(output.parent for item in items for output in item.outputs.values())
+        keep_freed_memory()
+        started = time.perf_counter()
         processes = None
         if fork and can_fork():  # reading a first map, to see what its numbers are, may have taken threads
             # While one process waits for the disk, the others keep the cores at work.
             forked = Processes(items, partial(work, run=replace(run, small_only=True)), cores + 1, stop=run.stop)
             processes = stack.enter_context(forked)
             console.detail(f"in {cores + 1} processes")
-        refine_one, maps_at_once = stack.enter_context(_workers(dask, dask_split, cores=cores, stop=run.stop))
         whole = cache(lambda: replace(run, refiner=load()) if fork else run)
         batch = run_batch(
             items,
@@ -557,10 +559,22 @@ def _refine_item(
 
 def _is_large(path: Path) -> bool:
     """Whether a file surely holds work for several runs of the network side by side."""
+    return _size(path) > _LARGE_FILE
+
+
+def gains_by_processes(first: Path, count: int, cores: int) -> bool:
+    """Whether so many maps like this one are done sooner by several processes than by the threads of one.
+
+    With more cores, more threads wait for the interpreter, and larger maps gain.
+    """
+    return cores > 1 and count >= _WORTH_PROCESSES and _size(first) <= _SMALL_FILE * cores
+
+
+def _size(path: Path) -> int:
     try:
-        return path.stat().st_size > _LARGE_FILE
+        return path.stat().st_size
     except OSError:  # it fails on its own when its turn comes
-        return False
+        return 0
 
 
 @contextmanager

@@ -113,8 +113,8 @@ class BoundaryCounter:
     """Counts what the boundary metrics need of an image that comes in bands of rows, from the top.
 
     What a pixel counts as depends on its surroundings, so a few rows wait, as bits, for those below them: memory grows
-    with the image's width and the reach of the metrics, never with its height. However the image is cut into bands,
-    the counts are the same.
+    with the image's width and the reach of the metrics, which may grow with its diagonal. However the image is cut into
+    bands, the counts are the same.
 
     Args:
         height: rows of the image.
