@@ -25,12 +25,12 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-FORMATS = ("tif", "npy", "npz", "png", "manifest", "onnx")
+FORMATS = ("tif", "npy", "npz", "png", "jpg", "manifest", "onnx")
 LONGEST = 2.0  # seconds of the processor
 MEMORY_MIB = 2048
 LARGEST_CASE = 8192  # bytes
 SIDE = 48  # px of the windows that are read
-INSTRUMENTED = ["prn_cli", "tifffile", "zipfile", "numpy.lib", "PIL.PngImagePlugin", "PIL.ImageFile", "json"]
+INSTRUMENTED = ["prn_cli", "tifffile", "zipfile", "numpy.lib", "PIL", "json"]
 
 
 def main() -> None:
@@ -75,9 +75,11 @@ def fuzz(name: str, seconds: int, corpus: Path, found: Path) -> None:
     with atheris.instrument_imports(include=INSTRUMENTED):
         import numpy as np  # noqa: F401
         import tifffile  # noqa: F401
-        from PIL import PngImagePlugin  # noqa: F401
+        from PIL import JpegImagePlugin, PngImagePlugin  # noqa: F401
 
         import prn_cli.rasters
+        import prn_cli.rasters.images
+        import prn_cli.rasters.jpeg
         import prn_cli.rasters.npy
         import prn_cli.rasters.png
         import prn_cli.rasters.tiff
@@ -89,7 +91,9 @@ def fuzz(name: str, seconds: int, corpus: Path, found: Path) -> None:
 
     from prn_cli.errors import PrnError
 
-    work: Callable[[Path], None] = {"manifest": read_manifest, "onnx": load_onnx}.get(name, read_raster)
+    work: Callable[[Path], None] = {"manifest": read_manifest, "onnx": load_onnx, "jpg": read_image}.get(
+        name, read_raster
+    )
     known: set[str] = set()
     # In memory where there is such a place, since every case becomes a file.
     place = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
@@ -128,7 +132,7 @@ def fuzz(name: str, seconds: int, corpus: Path, found: Path) -> None:
 def read_raster(path: Path) -> None:
     """Read a file by every road that a command takes."""
     from prn_cli.errors import PrnError
-    from prn_cli.rasters import open_raster, open_scores, read_label
+    from prn_cli.rasters import open_class_scores, open_raster, open_scores, read_label
     from prn_cli.tiles import Window
 
     with open_raster(path) as raster:
@@ -150,6 +154,19 @@ def read_raster(path: Path) -> None:
                     raise AssertionError(str(error)) from error
     with open_scores(path, kind="logits", band=1) as scores:
         scores.logits(window)
+    if bands > 1:
+        with open_class_scores(path, kind="logits") as classes:
+            classes.logits(window)
+    read_image(path)
+
+
+def read_image(path: Path) -> None:
+    """Read a file as the image of a map."""
+    from prn_cli.rasters import open_image
+    from prn_cli.tiles import Window
+
+    with open_image(path, shape=(SIDE, SIDE)) as image:
+        image.read(Window(0, 0, SIDE // 2, SIDE))
 
 
 def _logits(path: Path, bands: int) -> None:
@@ -221,6 +238,14 @@ def seeds(name: str) -> Iterator[bytes]:
         file = io.BytesIO()
         pictures[0].save(file, "PNG", transparency=127)
         yield file.getvalue()
+    elif name == "jpg":
+        from PIL import Image
+
+        picture = Image.fromarray(label * 255)
+        for mode, options in (("L", {}), ("RGB", {}), ("RGB", {"progressive": True}), ("CMYK", {})):
+            file = io.BytesIO()
+            picture.convert(mode).save(file, "JPEG", **options)
+            yield file.getvalue()
     elif name == "manifest":
         entry = {
             "inputs": {"logits": {"path": "/a.npy", "size": 3, "mtime_ns": 5}},

@@ -161,7 +161,8 @@ def create_raster(
 ) -> RasterWriter:
     """Create a single-band raster, in the format that the suffix of its path names.
 
-    All formats need memory for a few rows only, but for PNG of probabilities, which is held whole until the end.
+    All formats need memory for a few rows only, but for PNG of probabilities, which is held whole until the end: a byte
+    a pixel, or some with invalid ones.
 
     Args:
         path: a `.tif`, `.tiff`, `.png` or `.npy` file. Its folder is made if need be.
@@ -268,19 +269,23 @@ class _SoftPngWriter(RasterWriter):
     """Probabilities as grey values, held until the end: only then is known whether there are invalid ones."""
 
     def _start(self) -> None:
-        self._pixels = np.empty((self.height, self.width), self.dtype)
+        self._grey = np.empty((self.height, self.width), np.uint8)
+        self._alpha: NDArray[np.uint8] | None = None
 
     def _append(self, rows: NDArray[Any]) -> None:
-        self._pixels[self.rows_written - len(rows) : self.rows_written] = rows
+        band = slice(self.rows_written - len(rows), self.rows_written)
+        invalid = np.isnan(rows)
+        self._grey[band] = np.rint(np.where(invalid, 0, rows) * 255)
+        if invalid.any():
+            if self._alpha is None:
+                self._alpha = np.full((self.height, self.width), 255, np.uint8)
+            self._alpha[band][invalid] = 0
 
     def _abort(self) -> None:
-        self._pixels = np.empty((0, 0), self.dtype)
+        self._grey, self._alpha = np.empty((0, 0), np.uint8), None
 
     def _finish(self) -> None:
         from PIL import Image
 
-        invalid = np.isnan(self._pixels)
-        grey = np.rint(np.where(invalid, 0, self._pixels) * 255).astype(np.uint8)
-        if invalid.any():
-            grey = np.stack((grey, np.where(invalid, 0, 255).astype(np.uint8)), axis=-1)
-        Image.fromarray(grey).save(self._temporary, format="PNG")
+        pixels = self._grey if self._alpha is None else np.stack((self._grey, self._alpha), axis=-1)
+        Image.fromarray(pixels).save(self._temporary, format="PNG")

@@ -120,6 +120,35 @@ def test_masks_and_polygons_overlay_their_inputs(prn, write, grid, suffix):
             assert fields["area"].sum() == pytest.approx(square_metres, rel=1e-9)
 
 
+@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:32636", "EPSG:4326"])
+@pytest.mark.parametrize("turn", [0, 25])
+def test_a_real_chip_overlays_its_input(prn, folder, crs, turn):
+    """The chip of the examples, as it is and as GDAL warps it: where it is turned, its corners are nodata."""
+    with rasterio.open(EXAMPLE) as chip:
+        place = {"src_transform": chip.transform, "src_crs": chip.crs}
+        grid, width, height = rasterio.warp.calculate_default_transform(
+            chip.crs, crs, chip.width, chip.height, *chip.bounds
+        )
+        grid = grid * Affine.translation(width / 2, height / 2) * Affine.rotation(turn)
+        grid = grid * Affine.translation(-width / 2, -height / 2)
+        if crs == "EPSG:3857" and not turn:
+            grid, width, height = chip.transform, chip.width, chip.height
+        logits = np.full((height, width), -9999, np.float32)
+        rasterio.warp.reproject(chip.read(1), logits, dst_transform=grid, dst_crs=crs, dst_nodata=-9999, **place)
+    kind = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": "float32", "nodata": -9999}
+    with rasterio.open("chip.tif", "w", crs=crs, transform=grid, **kind) as target:
+        target.write(logits, 1)
+    assert prn("chip.tif", "-o", "mask.tif", "--polygons", "mask.gpkg", "--strength", "0.5")[0] == 0
+    with rasterio.open("chip.tif") as source, rasterio.open("mask.tif") as mask:
+        assert (mask.crs, mask.transform, mask.shape) == (source.crs, source.transform, source.shape)
+        invalid = logits == -9999
+        assert invalid.any() == bool(turn)
+        assert np.array_equal(mask.read(1) == mask.nodata, invalid)
+        _, geometries, _ = layer("mask.gpkg")
+        assert len(geometries) > 3
+        assert np.array_equal(burnt(geometries, mask) > 0, mask.read(1) == 255)
+
+
 def test_areas_on_the_ellipsoid_are_geodesic(prn, write):
     pyproj = pytest.importorskip("pyproj")
     for name, latitude in (("a.tif", 52.5), ("ab.tif", -3.0), ("abc.tif", 78.0)):

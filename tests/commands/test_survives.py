@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and for
 KILLER = """
 import json, os, random, shutil, signal, sys, time
 import onnxruntime, tifffile, PIL.Image
-from prn_cli.commands import app, interrupts
+from prn_cli.commands import app
 import prn_cli.commands.refine, prn_cli.drift, prn_cli.manifest, prn_cli.multiclass, prn_cli.pseudolabels
 import prn_cli.rasters.npy, prn_cli.rasters.png
 import prn_cli.rasters.tiff, prn_cli.rasters.tiff_writing, prn_cli.refine, prn_cli.refiners.fast

@@ -18,7 +18,7 @@ import pytest
 import tifffile
 
 from prn_cli.errors import InputError, PrnError
-from prn_cli.rasters import limits, open_raster, open_scores, read_label
+from prn_cli.rasters import limits, open_image, open_raster, open_scores, read_label
 from prn_cli.rasters.coded import jpeg_pixels, lerc_pixels, webp_pixels
 from prn_cli.tiles import Window
 
@@ -31,7 +31,7 @@ SECONDS = 3.0  # of the processor
 READER = """
 import json, resource, sys, time
 from prn_cli.errors import PrnError
-from prn_cli.rasters import open_raster, open_scores, read_label
+from prn_cli.rasters import open_class_scores, open_image, open_raster, open_scores, read_label
 from prn_cli.tiles import Window
 import imagecodecs, tifffile, PIL.Image
 
@@ -46,6 +46,14 @@ def scores(path):
     with open_scores(path, band=1) as opened:
         opened.logits(Window(0, 0, 1, 1))
 
+def classes(path):
+    with open_class_scores(path, kind="logits") as opened:
+        opened.logits(Window(0, 0, 1, 1))
+
+def image(path):
+    with open_image(path, shape=(64, 64)) as opened:
+        opened.read(Window(0, 0, 1, 1))
+
 def peak():
     # In MiB, where the system tells a process's own; getrusage counts what its parent had when it was started.
     try:
@@ -55,7 +63,7 @@ def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 for path in sys.argv[1:]:
-    for road in (windows, scores, read_label):
+    for road in (windows, scores, classes, image, read_label):
         began, said = time.process_time(), ""
         try:
             road(path)
@@ -76,7 +84,7 @@ def read_all(*paths: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == 3 * len(paths)
+    assert len(lines) == 5 * len(paths)
     for path, road, said, seconds, memory in lines:
         assert "\n" not in said
         assert seconds < SECONDS, (path, road, said)
@@ -369,6 +377,23 @@ def test_png_bombs(tmp_path):
         paths[-1].write_bytes(content)
         with pytest.raises(InputError, match=message):
             read_label(paths[-1])
+    read_all(*paths)
+
+
+def test_jpeg_bombs(tmp_path):
+    whole = jpeg(32, 32)
+    cases = {
+        "claim": (jpeg(60_000, 60_000), "cannot hold|out of|damaged"),
+        "cut": (whole[: len(whole) // 2], "not a JPEG, or damaged"),
+        "header": (whole[:4] + b"\xff" * 200, "not a JPEG, or damaged"),
+        "none": (b"\xff\xd8\xff\xe0 no picture", "not a JPEG, or damaged"),
+    }
+    paths = []
+    for name, (content, message) in cases.items():
+        paths.append(tmp_path / f"{name}.jpg")
+        paths[-1].write_bytes(content)
+        with pytest.raises(InputError, match=message), open_image(paths[-1]) as image:
+            image.read(Window(0, 0, 1, 1))
     read_all(*paths)
 
 
