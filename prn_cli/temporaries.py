@@ -47,6 +47,7 @@ class Temporary:
         self.copy = path.with_name(f"{start}.prn-copy{path.suffix}")
         self._new = path.with_name(f"{start}.prn-new{path.suffix}")
         self._descriptor: int | None = None
+        self._synced = False
 
     def create(self) -> None:
         """Create and lock the temporary file, and its folder if need be.
@@ -67,16 +68,26 @@ class Temporary:
             lock(descriptor, wait=False)
         os.replace(self._new, self.name)  # what has this name has been locked, see `_is_stale`
 
+    def sync(self) -> None:
+        """Wait until the finished file is on the disk.
+
+        Raises:
+            OSError: it does not get there; the temporary file is still there.
+        """
+        if self._descriptor is None:
+            _sync(self.name)
+        else:
+            os.fsync(self._descriptor)  # of whatever descriptor, it is the file that is synced
+        self._synced = True
+
     def replace(self) -> None:
         """Give the finished file its name, in place of what had it.
 
         Raises:
             OSError: that cannot be done; the temporary file is still there.
         """
-        if self._descriptor is None:
-            _sync(self.name)
-        else:
-            os.fsync(self._descriptor)  # of whatever descriptor, it is the file that is synced
+        if not self._synced:
+            self.sync()
         os.replace(self.name, self.path)
         self._release()
 

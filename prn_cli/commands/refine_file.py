@@ -413,14 +413,14 @@ def refine_file(
         if opened.image is not None and run.strength > 0:  # else it has no part in the outputs
             opened.image.check_valid()
         figures.drift = sample.distance()
-        if grid is None:
-            on_written()
-            return figures
-        runs, areas = run.objects.clean(parts, grid)
-        for rows in runs.rows():
-            writers["mask"].write(run.written(rows.astype("uint8", copy=False)))
-        figures.take(runs)
+        if grid is not None:
+            runs, areas = run.objects.clean(parts, grid)
+            for rows in runs.rows():
+                writers["mask"].write(run.written(rows.astype("uint8", copy=False)))
+            figures.take(runs)
+        for writer in writers.values():
+            writer.finish()
         on_written()
-        if PART in item.outputs:
+        if grid is not None and PART in item.outputs:
             run.objects.save(item.outputs[PART], runs, grid, areas)
     return figures

@@ -67,6 +67,7 @@ class RasterWriter(ABC):
         self.rows_written = 0
         self._place = Temporary(path)
         self._temporary = self._place.name
+        self._finished = False
 
     @abstractmethod
     def _start(self) -> None:
@@ -105,6 +106,25 @@ class RasterWriter(ABC):
         except OSError as error:
             raise OutputError.because(error, self.path) from error
 
+    def finish(self) -> None:
+        """Complete the file and wait until it is on the disk, so that it has but to take its name.
+
+        Where several files belong together, all are finished before the first one takes its name.
+
+        Raises:
+            OutputError: the disk is full or the file cannot be written.
+        """
+        if self._finished:
+            return
+        if self.rows_written != self.height:
+            raise ValueError(f"{self.rows_written} rows written of {self.height}")
+        try:
+            self._finish()
+            self._place.sync()
+        except OSError as error:
+            raise OutputError.because(error, self.path) from error
+        self._finished = True
+
     def __enter__(self) -> Self:
         if self.path.is_dir():
             raise OutputError("is a folder, expected a file to write", hint="give another output", path=self.path)
@@ -126,9 +146,7 @@ class RasterWriter(ABC):
         done = False
         try:
             if error is None:
-                if self.rows_written != self.height:
-                    raise ValueError(f"{self.rows_written} rows written of {self.height}")
-                self._finish()
+                self.finish()
                 self._place.replace()
                 done = True
         except OSError as failure:

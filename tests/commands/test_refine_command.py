@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -513,3 +514,22 @@ def test_a_run_imports_neither_torch_nor_onnx(folder):
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0"
     assert done.stderr == ""
+
+
+def test_outputs_of_a_map_take_their_names_together(prn, folder, random_logits, monkeypatch):
+    """One that cannot be completed leaves none of them behind, in the way of the next run."""
+    from prn_cli.rasters.png_writing import PngWriter
+
+    np.save("map.npy", random_logits(40, 50))
+    line = ["map.npy", "-o", "mask.png", "--probabilities", "p.npy", "--bias", "b.npy"]
+
+    def full(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as context:
+        context.setattr(PngWriter, "_finish", full)
+        code, _, err = prn(*line)
+    assert code == 1
+    assert "mask.png: cannot be written: no space left on device" in err
+    assert not any(Path(name).exists() for name in ("mask.png", "p.npy", "b.npy"))
+    assert prn(*line)[0] == 0
