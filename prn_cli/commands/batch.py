@@ -27,6 +27,10 @@ R = TypeVar("R")
 _NAP = 0.5  # seconds
 
 
+class TooLarge(Exception):  # noqa: N818 (no failure: the first process does it)
+    """Raised in one of several processes by work that wants more than one core."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One map: what is read and what is written, by role."""

@@ -15,13 +15,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from prn_cli.commands.batch import TooLarge
 from prn_cli.cores import take_cores
 from prn_cli.errors import PrnError
 
@@ -34,13 +35,9 @@ _AHEAD = 2  # items that a process has: it begins the next one while the last on
 _NAP = 0.5  # seconds
 
 
-class TooLarge(Exception):  # noqa: N818 (no failure: the first process does it)
-    """Raised in a process by work that wants more than one core."""
-
-
 def can_fork() -> bool:
     """Whether this process can be forked safely, now."""
-    if sys.platform != "linux" or _KEEPS_CONNECTIONS in sys.modules:
+    if sys.platform != "linux" or _KEEPS_CONNECTIONS in sys.modules or current_process().daemon:
         return False
     try:
         return len(list(Path("/proc/self/task").iterdir())) == 1
@@ -70,8 +67,13 @@ class Processes(Generic[T, R]):
                 here, there = context.Pipe()
                 inherited = [here, *(worker.connection for worker in self._workers)]
                 process = context.Process(target=_serve, args=(items, work, there, inherited, stop), daemon=True)
-                process.start()
-                there.close()
+                try:
+                    process.start()
+                except OSError:  # no more processes for this user: those that there are do the work, or none
+                    here.close()
+                    break
+                finally:
+                    there.close()
                 self._workers.append(_Worker(process, here))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

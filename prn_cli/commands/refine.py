@@ -21,7 +21,6 @@ from prn_cli.commands.objects import PART, FillHoles, MinArea, Objects, Polygons
 from prn_cli.commands.options import TaskChoice
 from prn_cli.commands.parts import check_part, select_part
 from prn_cli.commands.plan import show_plan
-from prn_cli.commands.processes import Processes, can_fork
 from prn_cli.commands.refine_file import Figures, Run, content_of, open_map, rasters_of, refine_file
 from prn_cli.errors import PrnError, UsageError
 
@@ -278,7 +277,7 @@ def refine(
         side_by_side=len(inputs) > 1 or _is_large(inputs[0]),
     )
     chosen, twins = select_part(inputs.stems(), num_parts, part_id)
-    fork = dask is None and gains_by_processes(inputs[0], len(chosen), cores) and can_fork()
+    fork = dask is None and gains_by_processes(inputs[0], len(chosen), cores) and _can_fork()
     refiner = load(threads=1) if fork else load()  # whose other threads a fork would lack
     fork = fork and refiner.device == "cpu"
     if images is not None and not refiner.image_channels:
@@ -410,7 +409,9 @@ def refine(
         keep_freed_memory()
         started = time.perf_counter()
         processes = None
-        if fork and can_fork():  # reading a first map, to see what its numbers are, may have taken threads
+        if fork and _can_fork():  # reading a first map, to see what its numbers are, may have taken threads
+            from prn_cli.commands.processes import Processes
+
             # While one process waits for the disk, the others keep the cores at work.
             forked = Processes(items, partial(work, run=replace(run, small_only=True)), cores + 1, stop=run.stop)
             processes = stack.enter_context(forked)
@@ -568,6 +569,12 @@ def gains_by_processes(first: Path, count: int, cores: int) -> bool:
     With more cores, more threads wait for the interpreter, and larger maps gain.
     """
     return cores > 1 and count >= _WORTH_PROCESSES and _size(first) <= _SMALL_FILE * cores
+
+
+def _can_fork() -> bool:
+    from prn_cli.commands.processes import can_fork  # takes a while
+
+    return can_fork()
 
 
 def _size(path: Path) -> int:

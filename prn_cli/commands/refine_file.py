@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prn_cli.commands.batch import Item
+from prn_cli.commands.batch import Item, TooLarge
 from prn_cli.commands.objects import PART, Objects
 from prn_cli.commands.options import TaskChoice
-from prn_cli.commands.processes import TooLarge
 from prn_cli.errors import InputError
 from prn_cli.pixels import IGNORE
 

@@ -162,7 +162,8 @@ def test_processes_end_with_the_first_one(folder, random_logits, number):
 def test_errors_of_all_kinds_come_back():
     code = """
 import threading, traceback
-from prn_cli.commands.processes import Processes, TooLarge, can_fork
+from prn_cli.commands.batch import TooLarge
+from prn_cli.commands.processes import Processes, can_fork
 from prn_cli.errors import InputError
 
 class Odd(Exception):
@@ -200,6 +201,20 @@ assert str(found[1]) == "file: found, expected; do"
 assert type(found[3]) is RuntimeError and str(found[3]) == "Odd: odd"
 assert type(found[4]) is MemoryError
 assert "in work" in "".join(traceback.format_exception(found[5]))
+
+import multiprocessing.process
+start = multiprocessing.process.BaseProcess.start
+def refused(process):
+    raise BlockingIOError("no more processes")
+multiprocessing.process.BaseProcess.start = refused
+with Processes(range(3), work, 3, stop=threading.Event()) as processes:
+    assert list(every(processes)) == []
+assert left == [2, 0, 1, 2], left
+multiprocessing.process.BaseProcess.start = start
+multiprocessing.current_process()._config["daemon"] = True
+assert not can_fork()
+multiprocessing.current_process()._config["daemon"] = False
+assert can_fork()
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 assert not can_fork()
 """
