@@ -59,22 +59,16 @@ class Processes(Generic[T, R]):
         """
         self._items = items
         self._workers: list[_Worker] = []
-        context = get_context("fork")
         # A signal that comes now waits: it is this process's to see to.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
         try:
             for _ in range(count):
-                here, there = context.Pipe()
-                inherited = [here, *(worker.connection for worker in self._workers)]
-                process = context.Process(target=_serve, args=(items, work, there, inherited, stop), daemon=True)
-                try:
-                    process.start()
-                except OSError:  # no more processes for this user: those that there are do the work, or none
-                    here.close()
-                    break
-                finally:
-                    there.close()
-                self._workers.append(_Worker(process, here))
+                self._workers.append(_fork(items, work, [worker.connection for worker in self._workers], stop))
+        except OSError:  # no more processes or files for this user: those that there are do the work, or none
+            pass
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -92,7 +86,8 @@ class Processes(Generic[T, R]):
         with DefaultSelector() as selector:
             for worker in self._workers:
                 selector.register(worker.connection, EVENT_READ, worker)
-                worker.give(rest)
+            for most in range(1, _AHEAD + 1):
+                self._give(rest, most)
             while any(worker.has for worker in self._workers):
                 # An interrupt that comes just before this thread falls asleep is seen when it wakes: so it does, soon.
                 for key, _ in selector.select(_NAP):
@@ -105,6 +100,7 @@ class Processes(Generic[T, R]):
                             number = worker.has.popleft()
                             rest.extendleft(reversed(worker.has))
                             worker.has.clear()
+                            self._give(rest)
                             yield self._items[number], partial(_raise, worker.end())
                         continue
                     number = worker.has.popleft()
@@ -114,6 +110,10 @@ class Processes(Generic[T, R]):
                     else:
                         yield self._items[number], partial(_return if done else _raise, result)
         return [self._items[number] for number in (*left, *rest)]
+
+    def _give(self, rest: deque[int], most: int = _AHEAD) -> None:
+        for worker in self._workers:
+            worker.give(rest, most)
 
     def __enter__(self) -> Self:
         return self
@@ -137,10 +137,10 @@ class _Worker:
         self.connection = connection
         self.has: deque[int] = deque()
 
-    def give(self, rest: deque[int]) -> None:
-        """Give it what it can take of the rest."""
+    def give(self, rest: deque[int], most: int = _AHEAD) -> None:
+        """Give it of the rest, until it has so many."""
         try:
-            while rest and len(self.has) < _AHEAD:
+            while rest and len(self.has) < most:
                 self.connection.send_bytes(rest[0].to_bytes(8, "little"))
                 self.has.append(rest.popleft())
         except OSError:  # it has died, which reading tells
@@ -154,6 +154,22 @@ class _Worker:
         return PrnError(
             f"the process that worked on it {how}", hint="perhaps memory is short: run again with fewer --threads"
         )
+
+
+def _fork(
+    items: Sequence[T], work: Callable[[T], R], inherited: Sequence[Connection], stop: threading.Event
+) -> _Worker:
+    context = get_context("fork")
+    here, there = context.Pipe()
+    try:
+        process = context.Process(target=_serve, args=(items, work, there, [here, *inherited], stop), daemon=True)
+        process.start()
+    except BaseException:
+        here.close()
+        raise
+    finally:
+        there.close()
+    return _Worker(process, here)
 
 
 def _return(result: R) -> R:
@@ -172,17 +188,27 @@ def _serve(
     stop: threading.Event,
 ) -> None:
     """Work on the items whose numbers come, until the other side closes the connection, or its process is gone."""
+    waits = True
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or a second one might come while the event is set
+        stop.set()
+        if waits:
+            raise SystemExit
+
     for number in _ENDS - {signal.SIGTERM}:  # a terminal sends them to all; what follows, the first process says
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
     for other in inherited:  # or the end of the first process would not be seen
         other.close()
     take_cores(1)
     try:
         while not stop.is_set():
-            item = items[int.from_bytes(connection.recv_bytes(), "little")]
-            connection.send_bytes(_outcome(item, work))
+            waits = True
+            number = int.from_bytes(connection.recv_bytes(), "little")
+            waits = False
+            connection.send_bytes(_outcome(items[number], work))
     except (CancelledError, EOFError, OSError):
         return
 

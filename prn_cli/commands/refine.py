@@ -279,7 +279,8 @@ def refine(
     chosen, twins = select_part(inputs.stems(), num_parts, part_id)
     fork = dask is None and gains_by_processes(inputs[0], len(chosen), cores) and _can_fork()
     refiner = load(threads=1) if fork else load()  # whose other threads a fork would lack
-    fork = fork and refiner.device == "cpu"
+    if fork and refiner.device != "cpu":
+        fork, refiner = False, load()
     if images is not None and not refiner.image_channels:
         console.note("the weights take no image: --images is left aside")
         images = None
@@ -416,7 +417,13 @@ def refine(
             forked = Processes(items, partial(work, run=replace(run, small_only=True)), cores + 1, stop=run.stop)
             processes = stack.enter_context(forked)
             console.detail(f"in {cores + 1} processes")
-        whole = cache(lambda: replace(run, refiner=load()) if fork else run)
+        loading = threading.Lock()
+        loaded = cache(lambda: replace(run, refiner=load()))
+
+        def whole() -> Run:
+            with loading:  # once, whatever threads ask for it
+                return loaded() if fork else run
+
         batch = run_batch(
             items,
             lambda item: work(item, whole(), refine_one),
