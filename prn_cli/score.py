@@ -156,8 +156,8 @@ class ImageCounter:
     """Counts what every metric needs of an image that comes in bands of rows, from the top; see `score_image`.
 
     However the image is cut into bands, the counts are the same; the sums of a soft map's probabilities are so to the
-    last bit if it is cut by `tiles.row_bands`. Memory grows with the image's width, and for the
-    metrics of boundaries with their reach.
+    last bit if it is cut by `tiles.row_bands`. Memory grows with the image's width, and for
+    the metrics of boundaries with their reach.
 
     Args:
         height: rows of the image.

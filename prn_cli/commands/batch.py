@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-_NAP = 0.5  # seconds
+NAP = 0.5  # seconds
 
 
 class TooLarge(Exception):  # noqa: N818 (no failure: the first process does it)
@@ -183,7 +183,7 @@ def _outcomes(
         while pending:
             try:
                 # An interrupt that comes just before this thread falls asleep is seen when it wakes: so it does, soon.
-                future = done.get(timeout=_NAP)
+                future = done.get(timeout=NAP)
             except Empty:
                 continue
             for item in islice(rest, 1):

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
 came: list[int] = []
 """The signals that came, so that what they broke is told from faults of its own."""
@@ -22,19 +22,15 @@ def _interrupt(number: int, frame: object) -> None:
 
 def stop_cleanly() -> None:
     """Make what would end the process at once an interrupt, so that files are cleaned up."""
-    for name in _STOPS:
-        number = getattr(signal, name, None)
-        if number is None:
-            continue
+    for number in STOPS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # what nohup ignores stays so
             signal.signal(number, _interrupt)
 
 
 def finish_undisturbed() -> None:
     """Let no signal change the exit code of work that is done."""
-    for name in _STOPS:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from selectors import EVENT_READ, DefaultSelector
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from prn_cli.commands.batch import TooLarge
+from prn_cli.commands.batch import NAP, TooLarge
+from prn_cli.commands.interrupts import STOPS
 from prn_cli.cores import take_cores
 from prn_cli.errors import PrnError
 
@@ -30,9 +31,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _KEEPS_CONNECTIONS = "rasterio"  # GDAL, to servers
-_ENDS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 _AHEAD = 2  # items that a process has: it begins the next one while the last one's result is on its way
-_NAP = 0.5  # seconds
 
 
 def can_fork() -> bool:
@@ -46,7 +45,11 @@ def can_fork() -> bool:
 
 
 class Processes(Generic[T, R]):
-    """Processes that do the work on some items, each with one core. A context manager."""
+    """Processes that do the work on some items, each with one core. A context manager.
+
+    Attributes:
+        count: how many there are: as many as were asked for, or could be had.
+    """
 
     def __init__(self, items: Sequence[T], work: Callable[[T], R], count: int, *, stop: threading.Event) -> None:
         """Fork them.
@@ -60,7 +63,7 @@ class Processes(Generic[T, R]):
         self._items = items
         self._workers: list[_Worker] = []
         # A signal that comes now waits: it is this process's to see to.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         try:
             for _ in range(count):
                 self._workers.append(_fork(items, work, [worker.connection for worker in self._workers], stop))
@@ -71,6 +74,7 @@ class Processes(Generic[T, R]):
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self.count = len(self._workers)
 
     def outcomes(self) -> Generator[tuple[T, Callable[[], R]], None, list[T]]:
         """Do the work.
@@ -90,7 +94,7 @@ class Processes(Generic[T, R]):
                 self._give(rest, most)
             while any(worker.has for worker in self._workers):
                 # An interrupt that comes just before this thread falls asleep is seen when it wakes: so it does, soon.
-                for key, _ in selector.select(_NAP):
+                for key, _ in selector.select(NAP):
                     worker = key.data
                     try:
                         done, result = pickle.loads(worker.connection.recv_bytes())
@@ -196,10 +200,10 @@ def _serve(
         if waits:
             raise SystemExit
 
-    for number in _ENDS - {signal.SIGTERM}:  # a terminal sends them to all; what follows, the first process says
+    for number in STOPS - {signal.SIGTERM}:  # a terminal sends them to all; what follows, the first process says
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     for other in inherited:  # or the end of the first process would not be seen
         other.close()
     take_cores(1)
@@ -218,8 +222,6 @@ def _outcome(item: T, work: Callable[[T], R]) -> bytes:
         return pickle.dumps((True, work(item)))
     except CancelledError:
         raise
-    except TooLarge as error:
-        return pickle.dumps((False, error))
     except Exception as error:
         error.add_note(traceback.format_exc())
         try:

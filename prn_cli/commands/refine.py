@@ -416,7 +416,7 @@ def refine(
             # While one process waits for the disk, the others keep the cores at work.
             forked = Processes(items, partial(work, run=replace(run, small_only=True)), cores + 1, stop=run.stop)
             processes = stack.enter_context(forked)
-            console.detail(f"in {cores + 1} processes")
+            console.detail(f"in {processes.count} processes")
         loading = threading.Lock()
         loaded = cache(lambda: replace(run, refiner=load()))
 

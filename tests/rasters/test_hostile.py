@@ -383,7 +383,7 @@ def test_png_bombs(tmp_path):
 def test_jpeg_bombs(tmp_path):
     whole = jpeg(32, 32)
     cases = {
-        "claim": (jpeg(60_000, 60_000), "cannot hold|out of|damaged"),
+        "claim": (jpeg(60_000, 60_000), "out of"),
         "cut": (whole[: len(whole) // 2], "not a JPEG, or damaged"),
         "header": (whole[:4] + b"\xff" * 200, "not a JPEG, or damaged"),
         "none": (b"\xff\xd8\xff\xe0 no picture", "not a JPEG, or damaged"),
