@@ -1,4 +1,4 @@
-"""Logits to refined logits, by rows of windows and, in these, by stretches of columns: so memory hardly grows."""
+"""Logits to refined logits, by rows of windows and by stretches of columns, so that memory does not grow."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
-from itertools import cycle, groupby, islice
+from itertools import cycle, groupby, islice, pairwise
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -28,6 +29,17 @@ _RUNS_AHEAD = 3
 _PIXELS_AT_ONCE = 1 << 20  # are handed out: some such bands wait until they are written
 
 T = TypeVar("T")
+
+
+class Order(Enum):
+    """In which order a map of several windows is read, refined and handed out; the result is the same.
+
+    Memory grows with the width of the map in the first two, most in the first; in the last it hardly grows.
+    """
+
+    ROWS = "one row of windows after the other"
+    ACROSS = "in each row of windows, one stretch of some columns after the other"
+    DOWN = "one stretch of some columns after the other, each from the top"
 
 
 class Strip(NamedTuple):
@@ -124,14 +136,14 @@ def refine_rows(
     on_run: Callable[[], None] | None = None,
     read_image: Callable[[Window], FloatMap] | None = None,
     read_ahead: int = 0,
-    by_columns: bool = False,
+    order: Order = Order.ROWS,
 ) -> Generator[Rows]:
     """Refine a map of any size.
 
     The rows that one row of windows needs are read, each row of the map once; the windows are refined, as many side by
     side as the refiner runs at once, and blended; the rows that no later window will change are handed out. So little
-    more than the logits and the field of one row of windows are in memory; or, by columns, those of a few windows, and
-    the rows that two rows of windows share.
+    more than the logits and the field of one row of windows are in memory; or, by stretches, those of a few windows,
+    and what two rows of windows, or two stretches, share.
 
     Args:
         read_logits: gives the logits of a window inside the map, `(h, w)` float32, NaN where invalid.
@@ -147,15 +159,13 @@ def refine_rows(
         read_image: gives the image of a window, `(refiner.image_channels, h, w)` float32, NaN where invalid; for
             refiners that take one.
         read_ahead: bands of some 4 Mpx to read, in a thread of their own, while the network is at work on others; of
-            maps that take several rows of windows. A refiner with several runs at once then begins with one row (or,
-            by columns, stretch) of windows before the last is put together: the logits of two are in memory, and some
-            fields.
-        by_columns: whether a row of windows is read, refined and handed out in stretches of some columns, one after the
-            other, for maps that can be read so. The result is the same.
+            maps that take several rows of windows. A refiner with several runs at once then begins with one row (or
+            stretch of it) of windows before the last is put together: the logits of two are in memory, and some fields.
+        order: stretches are for maps that can be read so.
 
     Yields:
-        Bands of consecutive rows, from the top, that together are the map. By columns, the bands of a row of windows
-        come stretch by stretch from the left, and are cut alike in all of them.
+        Bands of consecutive rows, from the top, that together are the map. By stretches, the bands come in their
+        order, and are cut alike in all stretches of a row of windows.
 
     Raises:
         UsageError: the tile is too small, or an image is missing or not wanted.
@@ -174,7 +184,7 @@ def refine_rows(
         on_run=on_run,
         read_image=read_image,
         read_ahead=read_ahead,
-        by_columns=by_columns,
+        order=order,
     )
     for piece in pieces:
         if isinstance(piece, Rows):
@@ -196,7 +206,7 @@ def refine_section(
     on_run: Callable[[], None] | None = None,
     read_image: Callable[[Window], FloatMap] | None = None,
     read_ahead: int = 0,
-    by_columns: bool = False,
+    order: Order = Order.ROWS,
 ) -> Generator[Rows | Ramp]:
     """Refine some of the rows of windows of a map, see `refine_rows`; `join_sections` puts sections together.
 
@@ -216,10 +226,11 @@ def refine_section(
         end = height if spans[-1].stop == height else spans[-1].stop - rows.ramp
         yield from _unchanged(read_logits, spans[0].keep, end, width)
         return
-    stretches = columns.stretches(refiner.runs * batch if by_columns else len(columns.spans))
+    stretches = columns.stretches(len(columns.spans) if order is Order.ROWS else refiner.runs * batch)
     below = {stretch: RowBlender(rows) for stretch in stretches}
-    fresh = _read(read_logits, read_image, spans, stretches, height)
-    several = len(spans) * len(stretches) > 1
+    places = _in_order(spans, stretches, order)
+    fresh = _read(read_logits, read_image, places, height)
+    several = len(places) > 1
     with (
         _runs_at_once(refiner, len(spans) * len(columns.spans)) as pool,
         closing(ahead(fresh, read_ahead) if several and read_ahead else fresh) as bands,
@@ -231,14 +242,14 @@ def refine_section(
         runs: InOrder[FloatMap] = InOrder(pool, _RUNS_AHEAD * refiner.runs)
         strips = (
             (strip, _plan_runs(runs, strip, refiner, tta=tta, batch=batch, on_run=on_run))
-            for strip in _strips(bands, spans, stretches, height, buffers)
+            for strip in _strips(bands, places, height, buffers)
         )
-        beside: FloatMap | None = None  # what the stretch to the left left open
+        beside: dict[Span, FloatMap] = {}  # what the stretch to the left left open
         for (span, stretch, planes), groups in _one_early(strips) if early else strips:
             logits = planes[0, :, stretch.keep - stretch.start : stretch.stop - stretch.start]
-            if stretch is stretches[0]:
-                beside = None
-            field, beside = _blend(runs, groups, span, stretch, columns.ramp, beside)
+            field, right = _blend(runs, groups, span, stretch, columns.ramp, beside.pop(span, None))
+            if stretch is not stretches[-1]:
+                beside[span] = right.copy()  # a view would keep all the strip
             field, y = below[stretch].add(span, field), span.keep
             if span is spans[0] and y > 0:
                 yield Ramp(y, stretch.keep, field[: rows.ramp].copy())
@@ -253,32 +264,36 @@ def refine_section(
             yield Ramp(spans[-1].stop - rows.ramp, stretch.keep, blender.open)
 
 
+def _in_order(spans: Sequence[Span], stretches: Sequence[Stretch], order: Order) -> list[tuple[Span, Stretch]]:
+    """The strips of a section, in the order in which they are worked on."""
+    if order is Order.DOWN:
+        return [(span, stretch) for stretch in stretches for span in spans]
+    return [(span, stretch) for span in spans for stretch in stretches]
+
+
 def _read(
     read_logits: Callable[[Window], FloatMap],
     read_image: Callable[[Window], FloatMap] | None,
-    spans: Sequence[Span],
-    stretches: Sequence[Stretch],
+    places: Iterable[tuple[Span, Stretch]],
     height: int,
 ) -> Generator[list[FloatMap]]:
     """Logits, and the image's bands, of a section, in bands that end where a row of windows ends.
 
     Each row of each stretch comes once.
     """
-    start = spans[0].start
-    for span in spans:
-        end = min(span.end, height)
-        for stretch in stretches:
-            width = stretch.end - stretch.start
-            for band in row_bands(end - start, width):
-                window = Window(start + band.y, stretch.start, band.height, width)
-                yield [read_logits(window), *(() if read_image is None else read_image(window))]
-        start = end
+    read_to: dict[Stretch, int] = {}
+    for span, stretch in places:
+        start, end = read_to.get(stretch, span.start), min(span.end, height)
+        read_to[stretch] = end
+        width = stretch.end - stretch.start
+        for band in row_bands(end - start, width):
+            window = Window(start + band.y, stretch.start, band.height, width)
+            yield [read_logits(window), *(() if read_image is None else read_image(window))]
 
 
 def _strips(
     bands: Iterator[Sequence[FloatMap]],
-    spans: Sequence[Span],
-    stretches: Sequence[Stretch],
+    places: Sequence[tuple[Span, Stretch]],
     height: int,
     buffers: Sequence[FloatMap],
 ) -> Iterator[Strip]:
@@ -288,25 +303,27 @@ def _strips(
     in one piece stay where they are.
     """
     turns = cycle(buffers)
-    shared = {stretch: buffers[0][:, :0, : stretch.end - stretch.start] for stretch in stretches}
-    for number, span in enumerate(spans):
-        rows = min(span.end, height) - span.start
-        for stretch in stretches:
-            above = shared[stretch]
-            filled, width = above.shape[1:]
-            planes = next(turns)[:, :rows, :width]
+    shared: dict[Stretch, FloatMap] = {}
+    following = dict(pairwise(dict.fromkeys(span for span, _ in places)))
+    for span, stretch in places:
+        rows, width = min(span.end, height) - span.start, stretch.end - stretch.start
+        planes = next(turns)[:, :rows, :width]
+        filled = 0
+        if stretch in shared:
+            above = shared.pop(stretch)
+            filled = above.shape[1]
             planes[:, :filled] = above
-            while filled < rows:
-                parts = next(bands)
-                if len(parts) == 1 and len(parts[0]) == rows:
-                    planes = np.ascontiguousarray(parts[0], np.float32)[np.newaxis]  # nothing to put together
-                else:
-                    for plane, part in zip(planes, parts, strict=True):
-                        plane[filled : filled + len(part)] = part
-                filled += len(parts[0])
-            if number + 1 < len(spans):
-                shared[stretch] = planes[:, spans[number + 1].start - span.start :].copy()
-            yield Strip(span, stretch, planes)
+        while filled < rows:
+            parts = next(bands)
+            if len(parts) == 1 and len(parts[0]) == rows:
+                planes = np.ascontiguousarray(parts[0], np.float32)[np.newaxis]  # nothing to put together
+            else:
+                for plane, part in zip(planes, parts, strict=True):
+                    plane[filled : filled + len(part)] = part
+            filled += len(parts[0])
+        if span in following:
+            shared[stretch] = planes[:, following[span].start - span.start :].copy()
+        yield Strip(span, stretch, planes)
 
 
 def _one_early(items: Iterable[T]) -> Iterator[T]:
@@ -500,7 +517,7 @@ def _blend(
     stretch: Stretch,
     ramp: int,
     before: FloatMap | None,
-) -> tuple[FloatMap, FloatMap | None]:
+) -> tuple[FloatMap, FloatMap]:
     """The blended field of the used rows of a strip, and the columns of it that the next one to the right will change.
 
     Returns:
@@ -508,7 +525,8 @@ def _blend(
     """
     used = slice(span.keep - span.start, span.stop - span.start)
     if ramp == 0 and not groups[0][1]:  # the only window of its row
-        return runs.take()[0, used, : stretch.end], None
+        field = runs.take()[0, used, : stretch.end]
+        return field, field[:, stretch.end :]
     height = span.stop - span.keep
     blender = ColumnBlender(height, stretch, ramp, before)
     for group, empty in groups:

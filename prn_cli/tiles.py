@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Generic, TypeVar
 
 _SHORTEST_RAMP = 16
 _BAND_PIXELS = 1 << 22
 _BLOCK_PIXELS = 1 << 18
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,30 @@ def row_bands(height: int, width: int, *, pixels: int = _BAND_PIXELS) -> Iterato
     rows = max(pixels // (block * width), 1) * block
     for y in range(0, height, rows):
         yield Window(y, 0, min(rows, height - y), width)
+
+
+class WholeRows(Generic[T]):
+    """Pieces of the rows of a map, which come from the left, put side by side.
+
+    Args:
+        width: columns of the map.
+        join: puts pieces of the same rows side by side.
+    """
+
+    def __init__(self, width: int, join: Callable[[list[T]], T]) -> None:
+        self._width, self._join = width, join
+        self._parts: defaultdict[int, list[T]] = defaultdict(list)  # by row
+
+    def add(self, piece: T, y: int, x: int, width: int) -> T | None:
+        """Take a piece.
+
+        Returns:
+            If it was the last one of its rows, these rows; else None.
+        """
+        if x + width < self._width:
+            self._parts[y].append(piece)
+            return None
+        return self._join([*self._parts.pop(y), piece]) if y in self._parts else piece
 
 
 @dataclass(frozen=True, slots=True)

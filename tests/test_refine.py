@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prn_cli.errors import PrnError, UsageError
-from prn_cli.refine import check_tile, cut, join_sections, refine_map, refine_rows, refine_section, window_rows
+from prn_cli.refine import (
+    Order,
+    check_tile,
+    cut,
+    join_sections,
+    refine_map,
+    refine_rows,
+    refine_section,
+    window_rows,
+)
 from prn_cli.refiners import load_refiner
 from prn_cli.tiles import Window, plan_axis, smallest_tile
 from prn_cli.weights import find_weights, shipped
@@ -102,15 +111,15 @@ def test_sections_joined_are_the_map_bit_for_bit(height, width, tile, share, see
         return logits[window.slices]
 
     count = len(window_rows(height, width, refiner, tile=tile))
-    for by_columns in (False, True):
-        options = {"tile": tile, "by_columns": by_columns}
+    for order in (Order.ROWS, Order.ACROSS, Order.DOWN):
+        options = {"tile": tile, "order": order}
         pieces = [
             piece
             for first in range(0, count, share)
             for piece in refine_section(read, height, width, refiner, section=slice(first, first + share), **options)
         ]
         joined = list(join_sections(pieces, read, refiner))
-        if not by_columns:
+        if order is Order.ROWS:
             assert [rows.y for rows in joined] == list(np.cumsum([0, *(len(rows.refined) for rows in joined)]))[:-1]
         np.testing.assert_array_equal(put_together(joined, logits.shape), refine_map(logits, refiner, tile=tile))
 
@@ -129,7 +138,7 @@ def put_together(pieces, shape) -> np.ndarray:
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 500), st.integers(48, 80), st.integers(0, 40), st.integers(1, 3), st.data())
-def test_by_columns_a_map_is_the_same_bit_for_bit_and_nothing_is_read_twice(height, width, tile, shift, batch, data):
+def test_by_stretches_a_map_is_the_same_bit_for_bit_and_nothing_is_read_twice(height, width, tile, shift, batch, data):
     seed, images = data.draw(st.integers(0, 99)), data.draw(st.integers(0, 1))
     draw = np.random.default_rng(seed)
     logits = draw.standard_normal((height, width)).astype(np.float32)
@@ -149,7 +158,8 @@ def test_by_columns_a_map_is_the_same_bit_for_bit_and_nothing_is_read_twice(heig
     expected = put_together(refine_rows(read, height, width, refiner, **options), logits.shape)
     reads.clear()
     ahead = data.draw(st.integers(0, 2))
-    pieces = list(refine_rows(read, height, width, refiner, by_columns=True, read_ahead=ahead, **options))
+    order = data.draw(st.sampled_from([Order.ACROSS, Order.DOWN]))
+    pieces = list(refine_rows(read, height, width, refiner, order=order, read_ahead=ahead, **options))
     np.testing.assert_array_equal(put_together(pieces, logits.shape), expected)
     for piece in pieces:
         np.testing.assert_array_equal(piece.logits, logits[Window(piece.y, piece.x, *piece.refined.shape).slices])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from prn_cli.multiclass import ClassRows
     from prn_cli.rasters import RasterWriter, ScoreMap
     from prn_cli.rasters.images import MapImage
-    from prn_cli.refine import Ramp, Rows
+    from prn_cli.refine import Order, Ramp, Rows
     from prn_cli.refiners import Refiner
 
 # On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
@@ -37,7 +36,7 @@ _WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
 # next is read and the last one is written.
 _MAPS_AT_ONCE = 2
 _LARGE_MAP = 1 << 22  # pixels
-_BANDS_AHEAD = 4  # of a large map, read before the network wants them, and refined before they are written
+_BANDS_AHEAD = 2  # of a large map, read before the network wants them, and refined before they are written
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,14 @@ class OpenMap:
     def by_columns(self) -> bool:
         """Whether all that is read can be read some columns at a time."""
         return self.scores.by_columns and (self.image is None or self.image.by_columns)
+
+    def order(self, *, any_order: bool) -> Order:
+        """The order that takes the least memory, where outputs are written in any order, or by rows alone."""
+        from prn_cli.refine import Order
+
+        if not self.by_columns:
+            return Order.ROWS
+        return Order.DOWN if any_order else Order.ACROSS
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,7 @@ class Run:
         if self.stop.is_set():
             raise CancelledError
 
-    def refine(self, opened: OpenMap, section: slice = slice(None)) -> Generator[Rows | ClassRows | Ramp]:
+    def refine(self, opened: OpenMap, order: Order, section: slice = slice(None)) -> Generator[Rows | ClassRows | Ramp]:
         """Refine an open map; or, of a map of one class, a section."""
         from prn_cli.multiclass import hold, refine_class_rows
         from prn_cli.rasters import ClassScoreMap
@@ -114,7 +121,7 @@ class Run:
             "batch": _WINDOWS_IN_A_RUN[self.refiner.device],
             "on_run": self.check_stop,
             "read_image": None if opened.image is None else opened.image.read,
-            "by_columns": opened.by_columns,
+            "order": order,
         }
         if not isinstance(scores, ClassScoreMap):
             size = scores.height, scores.width
@@ -281,12 +288,12 @@ def content_of(
     return {"dtype": "uint8", "nodata": nodata, "palette": palette}
 
 
-def bands_here(item: Item, run: Run, opened: OpenMap) -> Iterator[Band]:
+def bands_here(item: Item, run: Run, opened: OpenMap, order: Order) -> Iterator[Band]:
     """Refine a map in this process."""
     from prn_cli.ahead import ahead
     from prn_cli.refine import Ramp
 
-    pieces = run.refine(opened)
+    pieces = run.refine(opened, order)
     if opened.scores.height * opened.scores.width > _LARGE_MAP:
         # While these rows are cut, counted and written, the next ones are refined.
         pieces = ahead(pieces, _BANDS_AHEAD)
@@ -319,43 +326,11 @@ def band_of(rows: Rows | ClassRows, item: Item, run: Run, opened: OpenMap) -> Ba
     return Band(rows.y, rows.x, outputs, Figures.of(mask, base, run.classes), sample.of(rows), runs)
 
 
-class WholeRows:
-    """Stretches of columns, which come one after the other, put side by side.
-
-    Args:
-        width: columns of the map.
-    """
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._parts: defaultdict[int, list[Band]] = defaultdict(list)  # by row, from the left
-
-    def add(self, band: Band) -> tuple[Mapping[str, NDArray[Any]], Runs | None]:
-        """Take rows of the next stretch.
-
-        Returns:
-            If it was the last one, the outputs of these rows by role, `(h, W)`, and their runs; else none.
-        """
-        if band.x + band.figures.width < self._width:
-            self._parts[band.y].append(band)
-            return {}, None
-        if band.y not in self._parts:
-            return band.outputs, band.runs
-        import numpy as np
-
-        from prn_cli.components import join_beside
-
-        parts = [*self._parts.pop(band.y), band]
-        outputs = {role: np.concatenate([part.outputs[role] for part in parts], axis=1) for role in band.outputs}
-        runs = [part.runs for part in parts if part.runs is not None]
-        return outputs, join_beside(runs) if runs else None
-
-
 def refine_file(
     item: Item,
     run: Run,
     on_written: Callable[[], None],
-    bands_of: Callable[[Item, Run, OpenMap], Iterator[Band]] = bands_here,
+    bands_of: Callable[[Item, Run, OpenMap, Order], Iterator[Band]] = bands_here,
 ) -> Figures:
     """Read, refine and write one map, band by band. Its outputs take their names when all of it is done.
 
@@ -365,7 +340,9 @@ def refine_file(
     Raises:
         TooLarge: the map is large, and the run is for small ones.
     """
+    from prn_cli.components import join_beside
     from prn_cli.rasters import can_tell_invalid, create_raster
+    from prn_cli.tiles import WholeRows
 
     may_be_invalid = run.task is not TaskChoice.binary or can_tell_invalid(item.outputs["mask"], run.values)
     with run.open(item) as opened, ExitStack() as stack:
@@ -391,8 +368,9 @@ def refine_file(
         sample = _Sample(run.refiner.reference, scores.height * scores.width)
         grid = run.objects.grid(scores.raster.geo, item.path)
         parts: list[Runs] = []
-        whole = WholeRows(scores.width)
-        for band in bands_of(item, run, opened):
+        whole: WholeRows[Runs] = WholeRows(scores.width, join_beside)
+        any_order = not run.objects and all(writer.any_order for writer in writers.values())
+        for band in bands_of(item, run, opened, opened.order(any_order=any_order)):
             run.check_stop()
             figures.add(band.figures)
             sample.parts.append(band.sample)
@@ -402,11 +380,11 @@ def refine_file(
                     hint="give --values 0,255, or --format tif or png",
                     path=item.path,
                 )
-            outputs, runs_of_rows = whole.add(band)
-            for role, rows in outputs.items():
-                writers[role].write(rows)
-            if runs_of_rows is not None:
-                parts.append(runs_of_rows)
+            for role, piece in band.outputs.items():
+                writers[role].write(piece, band.y, band.x)
+            rows = None if band.runs is None else whole.add(band.runs, band.y, band.x, band.figures.width)
+            if rows is not None:
+                parts.append(rows)
         if not figures.valid:
             scores.check_valid()
         if opened.image is not None and run.strength > 0:  # else it has no part in the outputs
@@ -414,8 +392,8 @@ def refine_file(
         figures.drift = sample.distance()
         if grid is not None:
             runs, areas = run.objects.clean(parts, grid)
-            for rows in runs.rows():
-                writers["mask"].write(run.written(rows.astype("uint8", copy=False)))
+            for mask in runs.rows():
+                writers["mask"].write(run.written(mask.astype("uint8", copy=False)))
             figures.take(runs)
         for writer in writers.values():
             writer.finish()

@@ -14,7 +14,7 @@ from prn_cli.commands.refine_file import Band, Figures, OpenMap, Run, band_of, r
 from prn_cli.errors import PrnError
 
 if TYPE_CHECKING:
-    from prn_cli.refine import Ramp
+    from prn_cli.refine import Order, Ramp
 
 _READ_BY_WINDOW = (".npy", ".tif", ".tiff")
 _SECTION_PIXELS = 64e6
@@ -65,20 +65,22 @@ class RefineOnCluster:
         share = max(min(at_once, count // (4 * max(self.cluster.slots, 1))), 1)
         return [slice(first, first + share) for first in range(0, count, share)]
 
-    def _bands_of(self, there: Item, sections: list[slice], item: Item, run: Run, opened: OpenMap) -> Iterator[Band]:
+    def _bands_of(
+        self, there: Item, sections: list[slice], item: Item, run: Run, opened: OpenMap, order: Order
+    ) -> Iterator[Band]:
         from prn_cli.refine import Rows, join_sections
 
-        calls = ((there, run, section) for section in sections)
+        calls = ((there, run, order, section) for section in sections)
         results = self.cluster.calls(_refine_section, calls, ahead=2 * max(self.cluster.slots, 1))
         pieces = (piece for result in results for piece in result)
         for band in join_sections(pieces, opened.scores.logits, run.refiner, strength=run.strength):
             yield band_of(band, item, run, opened) if isinstance(band, Rows) else band
 
 
-def _refine_section(item: Item, run: Run, section: slice) -> list[Band | Ramp]:
+def _refine_section(item: Item, run: Run, order: Order, section: slice) -> list[Band | Ramp]:
     """Refine some rows of windows of a map, on a worker."""
     from prn_cli.refine import Ramp
 
     with run.open(item) as opened:
-        pieces = run.refine(opened, section)
+        pieces = run.refine(opened, order, section)
         return [piece if isinstance(piece, Ramp) else band_of(piece, item, run, opened) for piece in pieces]

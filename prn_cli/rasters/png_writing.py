@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.rasters.writing import RasterWriter, full_palette, packer
+from prn_cli.tiles import WholeRows
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3
@@ -20,6 +22,8 @@ _ROWS_BYTES = 1 << 18  # packed at once: what is made on the way stays in a proc
 
 class PngWriter(RasterWriter):
     """A PNG of 8 or 16 bits being written, grey or with a palette; its nodata value becomes transparent (tRNS)."""
+
+    any_order = False
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class PngWriter(RasterWriter):
         super().__init__(path, height, width, dtype)
         self._nodata = nodata
         self._palette = palette
+        self._whole: WholeRows[NDArray[Any]] = WholeRows(width, partial(np.concatenate, axis=1))
 
     def _start(self) -> None:
         self._packer = packer(self.dtype)
@@ -50,7 +55,10 @@ class PngWriter(RasterWriter):
             opaque_until = b"\xff" * number + b"\0"
             self._write_chunk(b"tRNS", struct.pack(">H", number) if self._palette is None else opaque_until)
 
-    def _append(self, rows: NDArray[Any]) -> None:
+    def _take(self, piece: NDArray[Any], y: int, x: int) -> None:
+        rows = self._whole.add(piece, y, x, piece.shape[1])
+        if rows is None:
+            return
         step = max(_ROWS_BYTES // (self.width * self.dtype.itemsize), 1)
         lines = np.zeros((min(step, len(rows)), 1 + self.width * self.dtype.itemsize), np.uint8)  # 0: no filter
         stored = self.dtype.newbyteorder(">")

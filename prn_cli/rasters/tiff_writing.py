@@ -1,4 +1,4 @@
-"""Writing TIFF by rows: tiles or strips are encoded in a thread while the caller computes the next rows."""
+"""Writing TIFF: tiles or strips are encoded in a thread as soon as all pieces of them have come."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
 _NODATA = 42113
+_PLACES = 324, 325  # tags of the tiles' offsets and sizes
 _BIGTIFF_FROM = 1 << 30  # bytes of pixels; classic TIFF ends at 4 GiB, and some readers of it at 2
 _ENCODE_BYTES = 16 << 20  # bytes of pixels that tifffile takes at a time to encode them side by side
 _STRIP_BYTES = 256 << 10
 _SMALL_BYTES = 4 << 20
-_QUEUE = 2
+_WIDEST_OPEN = 1024  # columns
+_QUEUE_BYTES = 16 << 20  # of tiles or strips that wait to be encoded
 _COMPRESSIONS = {"NONE": 1, "LZW": 5, "DEFLATE": 8, "ZSTD": 50000}  # as tag 259 has them
 _YES_NO = {"YES": True, "TRUE": True, "ON": True, "1": True, "NO": False, "FALSE": False, "OFF": False, "0": False}
 
@@ -87,6 +89,31 @@ def tiff_layout(height: int, width: int, dtype: np.dtype[Any], options: Mapping[
     )
 
 
+@dataclass(slots=True)
+class _Block:
+    """A tile or strip that is being filled.
+
+    Attributes:
+        number: its place in the file's list of tiles or strips.
+        pixels: of the block.
+        rows: how many of its rows are on the map.
+        columns: how many of its columns are.
+        missing: pixels on the map that have not come yet.
+    """
+
+    number: int
+    pixels: NDArray[Any]
+    rows: int
+    columns: int
+    missing: int
+
+    def filled(self) -> NDArray[Any]:
+        """The pixels; beyond the map, those at its edge are repeated, which packs better than a jump to zero."""
+        self.pixels[self.rows :] = self.pixels[self.rows - 1]
+        self.pixels[:, self.columns :] = self.pixels[:, self.columns - 1 : self.columns]
+        return self.pixels
+
+
 class TiffWriter(RasterWriter):
     """A TIFF being written, by a thread of its own if it is large."""
 
@@ -113,37 +140,43 @@ class TiffWriter(RasterWriter):
             self._tags.append((_NODATA, ASCII, 0, _nodata_text(nodata), True))
         # What is small waits until it is complete: starting a thread takes longer than packing it.
         self._aside = height * width * dtype.itemsize > _SMALL_BYTES
-        self._blocks: queue.Queue[NDArray[Any] | None] = queue.Queue(_QUEUE if self._aside else 0)
+        layout = self._layout
+        # Where one stretch of columns ends, blocks stay open until the next one comes.
+        self.any_order = layout.tiled and layout.block_width <= _WIDEST_OPEN
+        self._across = -(-width // layout.block_width)
+        block_bytes = layout.block_height * layout.block_width * dtype.itemsize
+        waiting = max(_QUEUE_BYTES // block_bytes, 2) if self._aside else 0
+        self._open: dict[int, _Block] = {}
+        self._blocks: queue.Queue[_Block | None] = queue.Queue(waiting)
+        self._order: list[int] = []
         self._stop = threading.Event()
         self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
-        self._pending = np.empty((0, 0), dtype)
-        self._filled = 0
 
     def _start(self) -> None:
         self._file = tifffile.TiffWriter(self._temporary, bigtiff=self._layout.big, byteorder="<")
-        self._new_block()
         if self._aside:
             self._thread = threading.Thread(target=self._encode, name=f"write {self.path.name}", daemon=True)
             self._thread.start()
 
-    def _append(self, rows: NDArray[Any]) -> None:
-        at = 0
-        while at < len(rows):
-            count = min(len(self._pending) - self._filled, len(rows) - at)
-            self._pending[self._filled : self._filled + count, : self.width] = rows[at : at + count]
-            self._filled += count
-            at += count
-            if self._filled == len(self._pending):
-                self._hand_over()
+    def _take(self, piece: NDArray[Any], y: int, x: int) -> None:
+        height, width = self._layout.block_height, self._layout.block_width
+        bottom, right = y + piece.shape[0], x + piece.shape[1]
+        for top in range(y - y % height, bottom, height):
+            for left in range(x - x % width, right, width):
+                number = top // height * self._across + left // width
+                block = self._open.get(number)
+                if block is None:
+                    block = self._open[number] = self._new_block(number, top, left)
+                rows = slice(max(y, top), min(bottom, top + height))
+                columns = slice(max(x, left), min(right, left + width))
+                part = piece[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+                block.pixels[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = part
+                block.missing -= part.size
+                if not block.missing:
+                    self._put(self._open.pop(number))
 
     def _finish(self) -> None:
-        if self._filled:
-            if self._layout.tiled:
-                self._pending[self._filled :] = self._pending[self._filled - 1]
-            else:
-                self._pending = self._pending[: self._filled]
-            self._hand_over()
         self._put(None)
         if self._thread is None:
             self._encode()
@@ -162,18 +195,13 @@ class TiffWriter(RasterWriter):
         elif hasattr(self, "_file"):
             self._file.close()
 
-    def _new_block(self) -> None:
-        across = -(-self.width // self._layout.block_width) * self._layout.block_width
-        self._pending = np.zeros((self._layout.block_height, across), self.dtype)
-        self._filled = 0
+    def _new_block(self, number: int, top: int, left: int) -> _Block:
+        layout = self._layout
+        rows, columns = min(layout.block_height, self.height - top), min(layout.block_width, self.width - left)
+        shape = (layout.block_height, layout.block_width) if layout.tiled else (rows, columns)
+        return _Block(number, np.empty(shape, self.dtype), rows, columns, rows * columns)
 
-    def _hand_over(self) -> None:
-        # Tiles reach beyond the edge; repeating the last column and row there packs better than a jump to zero.
-        self._pending[:, self.width :] = self._pending[:, self.width - 1 : self.width]
-        self._put(self._pending)
-        self._new_block()
-
-    def _put(self, block: NDArray[Any] | None) -> None:
+    def _put(self, block: _Block | None) -> None:
         while True:
             self._raise_failure()
             try:
@@ -196,9 +224,9 @@ class TiffWriter(RasterWriter):
                 raise _StoppedError
             if block is None:
                 return
-            for x in range(0, block.shape[1], self._layout.block_width):
-                part = np.ascontiguousarray(block[:, x : x + self._layout.block_width])
-                yield part if pack is None else pack(part)
+            self._order.append(block.number)
+            pixels = block.filled()
+            yield pixels if pack is None else pack(pixels)
 
     def _own_packing(self) -> Callable[[NDArray[Any]], bytes] | None:
         """How a tile or strip is packed here; None where tifffile does that, side by side."""
@@ -239,10 +267,24 @@ class TiffWriter(RasterWriter):
                     buffersize=_ENCODE_BYTES,
                     maxworkers=None if self._aside else 1,  # threads would take longer to start than to encode
                 )
+            self._put_in_order()
         except _StoppedError:
             pass
         except Exception as error:
             self._failure = error
+
+    def _put_in_order(self) -> None:
+        """Let the file say where each tile is: tifffile took them for those of the map from the top left."""
+        if self._order == sorted(self._order):
+            return
+        with tifffile.TiffFile(self._temporary, mode="r+") as file:
+            tags = file.pages.first.tags
+            for code in _PLACES:
+                found = tags[code].value
+                placed = [0] * len(found)
+                for number, value in zip(self._order, found, strict=True):
+                    placed[number] = value
+                tags[code].overwrite(placed)
 
 
 class _StoppedError(Exception):

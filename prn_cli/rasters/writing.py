@@ -1,4 +1,4 @@
-"""Writing rasters: bands of rows from the top, to a temporary file that takes its name only when it is whole."""
+"""Writing rasters piece by piece, to a temporary file that takes its name only when it is whole."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from prn_cli.errors import OutputError, UsageError
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.raster import Raster, holds
 from prn_cli.temporaries import Temporary, is_stream
+from prn_cli.tiles import Window
 
 WRITTEN_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
 """Suffixes of the files that `create_raster` writes, in lower case."""
@@ -56,15 +57,18 @@ class RasterWriter(ABC):
         height: rows.
         width: columns.
         dtype: type of the numbers.
-        rows_written: how many rows have come.
+        any_order: whether pieces may come in any order. Else rows come from the top, and their pieces from the left.
     """
+
+    any_order = True
 
     def __init__(self, path: Path, height: int, width: int, dtype: np.dtype[Any]) -> None:
         self.path = path
         self.height = height
         self.width = width
         self.dtype = dtype
-        self.rows_written = 0
+        self._below = 0  # the last piece
+        self._missing = height * width
         self._place = Temporary(path)
         self._temporary = self._place.name
         self._finished = False
@@ -74,8 +78,8 @@ class RasterWriter(ABC):
         """Open the temporary file, which is there, and empty."""
 
     @abstractmethod
-    def _append(self, rows: NDArray[Any]) -> None:
-        """Take the next rows, `(h, W)`."""
+    def _take(self, piece: NDArray[Any], y: int, x: int) -> None:
+        """Take a piece, `(h, w)`, that has pixels."""
 
     @abstractmethod
     def _finish(self) -> None:
@@ -85,24 +89,28 @@ class RasterWriter(ABC):
     def _abort(self) -> None:
         """Close the temporary file, however incomplete it is."""
 
-    def write(self, rows: NDArray[Any]) -> None:
-        """Write the next rows, from the top.
+    def write(self, piece: NDArray[Any], y: int | None = None, x: int = 0) -> None:
+        """Write a piece of the raster; all of them together are the raster.
 
         Args:
-            rows: `(h, W)`, of the writer's type. The caller may reuse the array.
+            piece: `(h, w)`, of the writer's type. The caller may reuse the array.
+            y: its first row; the one below the last piece if None.
+            x: its first column.
 
         Raises:
             OutputError: the disk is full or the file cannot be written.
         """
-        if rows.ndim != 2 or rows.shape[1] != self.width or self.rows_written + len(rows) > self.height:
-            raise ValueError(f"rows of shape {rows.shape} at row {self.rows_written} of {self.height}×{self.width}")
-        if rows.dtype != self.dtype:
-            raise ValueError(f"rows of type {rows.dtype}, expected {self.dtype}")
-        if not len(rows):
+        y = self._below if y is None else y
+        if piece.ndim != 2 or y + piece.shape[0] > self.height or x + piece.shape[1] > self.width:
+            raise ValueError(f"a piece of shape {piece.shape} at row {y}, column {x} of {self.height}×{self.width}")
+        if piece.dtype != self.dtype:
+            raise ValueError(f"a piece of type {piece.dtype}, expected {self.dtype}")
+        if not piece.size:
             return
-        self.rows_written += len(rows)
+        self._below = y + len(piece)
+        self._missing -= piece.size
         try:
-            self._append(rows)
+            self._take(piece, y, x)
         except OSError as error:
             raise OutputError.because(error, self.path) from error
 
@@ -116,8 +124,8 @@ class RasterWriter(ABC):
         """
         if self._finished:
             return
-        if self.rows_written != self.height:
-            raise ValueError(f"{self.rows_written} rows written of {self.height}")
+        if self._missing:
+            raise ValueError(f"{self._missing} pixels are missing of {self.height}×{self.width}")
         try:
             self._finish()
             self._place.sync()
@@ -271,9 +279,14 @@ class _NpyWriter(RasterWriter):
             "shape": (self.height, self.width),
         }
         np.lib.format.write_array_header_1_0(self._file, header)
+        self._start_of_pixels = self._file.tell()
 
-    def _append(self, rows: NDArray[Any]) -> None:
-        self._file.write(np.ascontiguousarray(rows).data)
+    def _take(self, piece: NDArray[Any], y: int, x: int) -> None:
+        piece = np.ascontiguousarray(piece)
+        lines = [piece] if piece.shape[1] == self.width else piece
+        for number, line in enumerate(lines):
+            self._file.seek(self._start_of_pixels + ((y + number) * self.width + x) * self.dtype.itemsize)
+            self._file.write(line.data)
 
     def _finish(self) -> None:
         self._file.close()
@@ -290,14 +303,14 @@ class _SoftPngWriter(RasterWriter):
         self._grey = np.empty((self.height, self.width), np.uint8)
         self._alpha: NDArray[np.uint8] | None = None
 
-    def _append(self, rows: NDArray[Any]) -> None:
-        band = slice(self.rows_written - len(rows), self.rows_written)
-        invalid = np.isnan(rows)
-        self._grey[band] = np.rint(np.where(invalid, 0, rows) * 255)
+    def _take(self, piece: NDArray[Any], y: int, x: int) -> None:
+        area = Window(y, x, *piece.shape).slices
+        invalid = np.isnan(piece)
+        self._grey[area] = np.rint(np.where(invalid, 0, piece) * 255)
         if invalid.any():
             if self._alpha is None:
                 self._alpha = np.full((self.height, self.width), 255, np.uint8)
-            self._alpha[band][invalid] = 0
+            self._alpha[area][invalid] = 0
 
     def _abort(self) -> None:
         self._grey, self._alpha = np.empty((0, 0), np.uint8), None

@@ -99,13 +99,16 @@ def test_a_wide_map_in_tiles_is_refined_by_columns_and_the_same_in_strips_at_onc
         line = (name, "-o", f"{name}_masks", "--bias", f"{name}_bias", "--tile", "240", "--json")
         code, out, _ = prn(*line, "--threads", workers)
         assert code == 0
-        code, *_ = prn(name, "-o", f"{name}_objects", "--min-area", "40", "--tile", "240", "--threads", workers)
-        assert code == 0
+        line = (name, "--tile", "240", "--threads", workers)
+        for more in (("objects", "--min-area", "40"), ("png", "--format", "png"), ("npy", "--format", "npy")):
+            code, *_ = prn(*line, "-o", f"{name}_{more[0]}", *more[1:])
+            assert code == 0, more
         figures = {key: value for key, value in json.loads(out).items() if key in ("valid", "foreground", "changed")}
         assert figures["valid"] == np.isfinite(logits).sum()
         (folder / name / "figures.json").write_text(json.dumps(figures))
-    for kind in ("masks", "bias", "objects"):
-        np.testing.assert_array_equal(read(f"tiles_{kind}/wide.tif"), read(f"strips_{kind}/wide.tif"))
+    for kind in ("masks", "bias", "objects", "png", "npy"):
+        name = f"wide.{kind}" if kind in ("png", "npy") else "wide.tif"
+        np.testing.assert_array_equal(read(f"tiles_{kind}/{name}"), read(f"strips_{kind}/{name}"))
     assert (folder / "tiles" / "figures.json").read_text() == (folder / "strips" / "figures.json").read_text()
 
 

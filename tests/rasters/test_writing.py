@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prn_cli.errors import OutputError, UsageError
-from prn_cli.rasters import create_raster, mask_nodata, open_raster, read_label, tiff_writing
+from prn_cli.rasters import RasterWriter, create_raster, mask_nodata, open_raster, read_label, tiff_writing
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::rasterio.errors.NotGeoreferencedWarning", "ignore::PendingDeprecationWarning"
@@ -100,6 +100,45 @@ def check_any_size_in_any_bands(tmp_path: Path, data: st.DataObject) -> None:
         np.testing.assert_array_equal(raster.read()[0], array)
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_pieces_from_the_left_or_in_any_order(tmp_path: Path, data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(["float32", "uint8"]))
+    array = numbers(kind, data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90)))
+    sizes = {"BLOCKXSIZE": "16", "BLOCKYSIZE": "32"}
+    options = data.draw(st.sampled_from([{}, {"TILED": "NO"}, sizes, {**sizes, "COMPRESS": "NONE"}]))
+    path = tmp_path / f"a{data.draw(st.sampled_from(['.tif', '.npy', *(['.png'] if kind == 'uint8' else [])]))}"
+    height, width = data.draw(st.integers(1, 50)), data.draw(st.integers(1, 50))
+    places = [(y, x) for y in range(0, array.shape[0], height) for x in range(0, array.shape[1], width)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiff_writing, "_SMALL_BYTES", data.draw(st.sampled_from([0, 1 << 22])))
+        shape = {"height": array.shape[0], "width": array.shape[1]}
+        with create_raster(path, **shape, dtype=kind, creation_options=options) as writer:
+            assert writer.any_order == (path.suffix == ".npy" or (path.suffix == ".tif" and "TILED" not in options))
+            for y, x in data.draw(st.permutations(places)) if writer.any_order else places:
+                writer.write(array[y : y + height, x : x + width], y, x)
+    with open_raster(path) as raster:
+        np.testing.assert_array_equal(raster.read()[0], array)
+    if path.suffix != ".npy":
+        with rasterio.open(path) as file:
+            np.testing.assert_array_equal(file.read(1), array)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".npy"])
+def test_what_is_missing_or_beyond_the_map_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(ValueError, match="10 pixels are missing of 4×10"), open_writer(path) as writer:
+        writer.write(np.zeros((3, 10), np.uint8))
+    for piece, y, x in (((2, 10), 3, 0), ((2, 9), 0, 2)):
+        with pytest.raises(ValueError, match="a piece of shape"), open_writer(path) as writer:
+            writer.write(np.zeros(piece, np.uint8), y, x)
+    assert not list(tmp_path.iterdir())
+
+
+def open_writer(path: Path) -> RasterWriter:
+    return create_raster(path, height=4, width=10, dtype="uint8")
+
+
 def test_nan_nodata(tmp_path: Path) -> None:
     array = numbers("float32")
     array[3, 4] = np.nan
@@ -149,7 +188,7 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch, suffix: str, 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     with (
-        pytest.raises(ValueError, match="10 rows written of 300"),
+        pytest.raises(ValueError, match="119190 pixels are missing of 300×411"),
         create_raster(path, height=HEIGHT, width=WIDTH, dtype=np.uint8) as writer,
     ):
         writer.write(numbers()[:10])
