@@ -228,7 +228,7 @@ class Manifest:
                     continue
                 raise UsageError(
                     f"is there already, and no {MANIFEST_NAME} says that prn wrote it",
-                    hint="choose another folder, or --overwrite",
+                    hint="choose another place, or --overwrite",
                     path=path,
                 )
 
@@ -409,17 +409,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError as error:
         raise OutputError(f"is gone: {error.strerror}", hint="run again", path=path) from error
-
-
-def refuse_existing(outputs: Iterable[Path]) -> None:
-    """Check that none of the outputs is there yet.
-
-    Raises:
-        UsageError: naming the first that is.
-    """
-    for path in outputs:
-        if os.path.lexists(path):
-            raise UsageError("is there already", hint="choose another name, or --overwrite", path=path)
 
 
 def check_outputs(jobs: Iterable[tuple[Iterable[Path], Iterable[Path]]]) -> None:

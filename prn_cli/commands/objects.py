@@ -110,13 +110,12 @@ class Objects:
             name: value for name, value in (("min_area", self.min_area), ("fill_holes", self.fill_holes)) if value > 0
         }
 
-    def part(self, mask: Path, single: bool) -> dict[str, Path]:
+    def part(self, mask: Path) -> dict[str, Path]:
         """By role, the file of a map's polygons, beside its mask; none if there is no layer."""
         if self.layer is None:
             return {}
         # In the folder of the masks, whatever the layer is called: the tasks of an array share it.
-        name = f".{mask.stem}{_PARTS}.npz" if single else f"{_PARTS}/{mask.stem}.npz"
-        return {PART: mask.parent / name}
+        return {PART: mask.parent / _PARTS / f"{mask.stem}.npz"}
 
     def grid(self, geo: GeoTags | None, source: Path) -> Grid | None:
         """The grid of a map, before the work on it begins; None if nothing is asked for.
@@ -152,7 +151,7 @@ class Objects:
 
         save_objects(path, trace_objects(runs, grid, areas))
 
-    def write_layer(self, parts: Mapping[str, Path], manifest: Manifest | None) -> None:
+    def write_layer(self, parts: Mapping[str, Path], manifest: Manifest) -> None:
         """Write the layer of all maps that are done, and say so.
 
         Raises:
@@ -162,7 +161,6 @@ class Objects:
 
         if self.layer is None:
             return
-        if manifest is not None:
-            manifest.begin(manifest.job(inputs={}, settings={}, outputs={"layer": self.layer}))
+        manifest.begin(manifest.job(inputs={}, settings={}, outputs={"layer": self.layer}))
         count = write_layer(self.layer, parts)
         console.note(f"{count} polygons → {self.layer}")

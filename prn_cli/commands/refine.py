@@ -240,7 +240,7 @@ def refine(
     """
     from prn_cli import rasters
     from prn_cli.cores import keep_freed_memory
-    from prn_cli.manifest import Manifest, check_outputs, refuse_existing
+    from prn_cli.manifest import Manifest, check_outputs
     from prn_cli.refine import check_image, check_tile
     from prn_cli.refiners import load_refiner
     from prn_cli.temporaries import remove_stale
@@ -316,13 +316,10 @@ def refine(
     for item in items[:1]:
         _check_creation(item, creation, task, cog=format is FormatChoice.cog)
     layer = [] if polygons is None or num_parts is not None else [polygons]
-    manifest = None
-    if not single:
-        manifest = Manifest(out, [*(output for item in items for output in item.outputs.values()), *layer])
+    outputs = [*(output for item in items for output in item.outputs.values()), *layer]
+    manifest = Manifest(out.parent if single else out, outputs)
     if not overwrite:
-        refuse = refuse_existing if manifest is None else manifest.refuse_strangers
-        refuse(output for item in items for output in (item.outputs if manifest else rasters_of(item)).values())
-        refuse(layer)
+        manifest.refuse_strangers(outputs)
 
     side = tile or refiner.tile
     check_tile(side, refiner)
@@ -404,8 +401,7 @@ def refine(
 
     with ExitStack() as stack:
         refine_one, maps_at_once = stack.enter_context(_workers(dask, dask_split, cores=cores, stop=run.stop))
-        if manifest is not None:
-            manifest.start()
+        manifest.start()
         remove_stale(output.parent for item in items for output in item.outputs.values())
         keep_freed_memory()
         started = time.perf_counter()
@@ -442,7 +438,7 @@ def refine(
     batch.finish()
 
 
-def _write_layer(batch: Batch[Item, _Result], objects: Objects, manifest: Manifest | None, *, parts: bool) -> None:
+def _write_layer(batch: Batch[Item, _Result], objects: Objects, manifest: Manifest, *, parts: bool) -> None:
     """Make the layer of polygons of what the maps that are done have left for it."""
     if objects.layer is None:
         return
@@ -455,9 +451,6 @@ def _write_layer(batch: Batch[Item, _Result], objects: Objects, manifest: Manife
             objects.write_layer(files, manifest)
     except PrnError as error:
         batch.fail(str(objects.layer), str(error))
-    if manifest is None:
-        for file in files.values():
-            file.unlink(missing_ok=True)
 
 
 def _is_single_file(inputs: Sequence[Path], out: Path, format: FormatChoice) -> bool:
@@ -505,7 +498,7 @@ def _outputs(
             raise UsageError(f"--{role} names {found}", hint="give a folder, or a .npy or .tif file", path=place)
         suffix = mask.suffix.lower() if mask.suffix.lower() in _TIFF_SUFFIXES else ".npy"
         outputs[role] = place if names_file else place / (path.stem + suffix)
-    return outputs | objects.part(mask, single)
+    return outputs | objects.part(mask)
 
 
 def _check_creation(item: Item, creation: Mapping[str, str], task: TaskChoice, *, cog: bool) -> None:
@@ -534,27 +527,19 @@ def _check_tiff_options(items: Sequence[Item], like: Path | None, co: Sequence[s
         raise UsageError(f"{option} is for TIFF, and none is written", hint=f"add --format tif, or leave {option} out")
 
 
-def _why(item: Item, run: Run, manifest: Manifest | None, partners: Sequence[Partners], *, overwrite: bool) -> str:
+def _why(item: Item, run: Run, manifest: Manifest, partners: Sequence[Partners], *, overwrite: bool) -> str:
     """Why `_refine_item` would refine a map; empty if it would keep its outputs."""
     for kind in partners:
         kind.of(item.path)
-    if manifest is None:
-        return "--overwrite" if overwrite else "no mask yet"
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
     return manifest.why(job) or ("--overwrite" if overwrite else "")
 
 
 def _refine_item(
-    item: Item, run: Run, manifest: Manifest | None, refine_one: Callable[..., Figures], *, overwrite: bool
+    item: Item, run: Run, manifest: Manifest, refine_one: Callable[..., Figures], *, overwrite: bool
 ) -> _Result:
     """Refine one map, unless that was done before."""
-    from prn_cli.manifest import check_unchanged, stamp_inputs
-
     started = time.perf_counter()
-    if manifest is None:
-        stamps = stamp_inputs(item.inputs)
-        figures = refine_one(item, run, on_written=lambda: check_unchanged(stamps)).as_dict()
-        return _Result("refined", time.perf_counter() - started, figures)
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
     entry = None if overwrite else manifest.finished(job)
     if entry is not None:

@@ -218,7 +218,14 @@ def pair_by_stem(
         raise InputError(found, hint="check the path", path=folder)
     partners = _raster_names(folder, suffixes)
     wanted = _by_stem((path.stem, path) for path in chosen)
-    offered = _by_stem((stem, Path(name)) for name in partners if (stem := _stem(name)) in wanted)
+    ours: list[tuple[str, Path]] = []
+    others: list[str] = []
+    for name in partners:
+        if (stem := _stem(name)) in wanted:
+            ours.append((stem, Path(name)))
+        else:
+            others.append(name)
+    offered = _by_stem(ours)
     matched = tuple((path, offered[stem]) for stem, path in wanted.items() if stem in offered)
     for path, partner in () if same_allowed else matched:
         if path == partner or (path.exists() and partner.exists() and path.samefile(partner)):
@@ -233,7 +240,7 @@ def pair_by_stem(
     return Pairs(
         matched,
         tuple(path for stem, path in wanted.items() if stem not in offered),
-        Paths([name for name in partners if _stem(name) not in offered]),
+        Paths(others),
     )
 
 

@@ -205,6 +205,7 @@ def test_workers_of_its_own(folder, random_logits):
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert Path("mask.png").read_bytes() == Path("plain.png").read_bytes()
     assert "2 workers" in done.stderr
+    assert json.loads(refine("logits/a.npy", "-o", "mask.png", "--json").stdout)["status"] == "kept"
 
 
 @pytest.mark.parametrize(

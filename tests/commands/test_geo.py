@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from prn_cli.commands import app
+from prn_cli.manifest import MANIFEST_NAME
 
 pytest.importorskip("rasterio")
 pyogrio = pytest.importorskip("pyogrio")
@@ -138,7 +139,8 @@ def test_a_real_chip_overlays_its_input(prn, folder, crs, turn):
     kind = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": "float32", "nodata": -9999}
     with rasterio.open("chip.tif", "w", crs=crs, transform=grid, **kind) as target:
         target.write(logits, 1)
-    assert prn("chip.tif", "-o", "mask.tif", "--polygons", "mask.gpkg", "--strength", "0.5")[0] == 0
+    line = ["chip.tif", "-o", "mask.tif", "--polygons", "mask.gpkg", "--strength", "0.5"]
+    assert prn(*line)[0] == 0
     with rasterio.open("chip.tif") as source, rasterio.open("mask.tif") as mask:
         assert (mask.crs, mask.transform, mask.shape) == (source.crs, source.transform, source.shape)
         invalid = logits == -9999
@@ -147,6 +149,9 @@ def test_a_real_chip_overlays_its_input(prn, folder, crs, turn):
         _, geometries, _ = layer("mask.gpkg")
         assert len(geometries) > 3
         assert np.array_equal(burnt(geometries, mask) > 0, mask.read(1) == 255)
+    code, out, _ = prn(*line, "--json")
+    assert (code, json.loads(out)["status"]) == (0, "kept")
+    assert {geometry.wkt for geometry in layer("mask.gpkg")[1]} == {geometry.wkt for geometry in geometries}
 
 
 def test_areas_on_the_ellipsoid_are_geodesic(prn, write):
@@ -165,7 +170,8 @@ def test_geojson_is_that_of_rfc_7946(prn, folder):
     document = json.loads(Path("layer.geojson").read_text())
     assert document["type"] == "FeatureCollection"
     assert "crs" not in document
-    assert sorted(path.name for path in folder.iterdir()) == ["layer.geojson", "mask.tif", "model.onnx"]
+    written = [".polygons", "layer.geojson", "mask.tif", MANIFEST_NAME]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*written, "model.onnx"])
     with rasterio.open(EXAMPLE) as source:
         west, south, east, north = rasterio.warp.transform_bounds(source.crs, "EPSG:4326", *source.bounds)
     for feature in document["features"]:

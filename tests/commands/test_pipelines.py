@@ -379,6 +379,14 @@ def test_a_dry_run_says_what_a_run_would_do_and_why(folder, capsys, random_logit
 def test_a_dry_run_for_people_and_of_one_file(folder, capsys):
     code, out, _ = prn(capsys, "refine", "logits/map1.npy", "-o", "one.png", "-w", "model.onnx", "--dry-run")
     assert (code, out) == (0, "refine\tlogits/map1.npy\tone.png\tno mask yet\n")
+    assert not (folder / MANIFEST_NAME).exists()
+    line = ("refine", "logits/map1.npy", "-o", "one.png", "-w", "model.onnx")
+    assert prn(capsys, *line)[0] == 0
+    for more, action in (((), "keep\t"), (("--tta",), "refine\t"), (("--overwrite",), "refine\t")):
+        code, out, _ = prn(capsys, *line, *more, "--dry-run")
+        assert (code, out.startswith(action)) == (0, True)
+    code, out, err = prn(capsys, *line[:2], "-o", "logits/map2.npy", *line[4:], "--dry-run")
+    assert (code, out, "logits/map2.npy: is there already" in err) == (2, "", True)
     code, out, _ = prn(
         capsys,
         *("refine", "logits", "-o", "out", "-w", "model.onnx", "--dry-run"),

@@ -182,7 +182,7 @@ def test_a_map_with_undeclared_nodata_fails_alone_and_by_its_name(prn, folder, r
 def test_one_file_to_one_file(prn, folder, name):
     assert prn("logits/a.npy", "-o", name)[0] == 0
     np.testing.assert_array_equal(read(name), expected_mask(np.load("logits/a.npy")) * 255)
-    assert not list(folder.rglob(MANIFEST_NAME))
+    assert list(folder.rglob(MANIFEST_NAME)) == [(folder / name).with_name(MANIFEST_NAME)]
 
 
 @pytest.mark.parametrize("existing", ["mask.png", "p.npy", "bias/a.npy"])
@@ -290,6 +290,43 @@ def test_only_what_is_missing_cut_or_changed_is_done_again(prn, folder, random_l
     assert status == {"a": "refined", "b": "refined", "c": "kept"}
     assert (masks / "a.png").read_bytes() == whole
     assert read("masks/b.png").shape == (1, 34)
+
+
+@pytest.mark.parametrize("out", ["mask.png", "new/mask.tif", "logits/../mask.npy", "{}/new/mask.png"])
+def test_one_file_is_kept_as_those_of_a_folder_are(prn, folder, random_logits, out):
+    out = out.format(folder)
+    line = ["logits/a.npy", "-o", out, "--probabilities", "p/a.npy", "--bias", "new", "--json"]
+
+    def times() -> dict[str, int]:
+        return {name: Path(record[name]).stat().st_mtime_ns for name in ("mask", "probabilities", "bias")}
+
+    record = json.loads(prn(*line)[1])
+    assert (record["status"], record["mask"], record["probabilities"]) == ("refined", out, "p/a.npy")
+    before = times()
+    code, text, err = prn(*line)
+    assert (code, json.loads(text)) == (0, record | {"status": "kept", "seconds": 0.0})
+    assert f"0 refined, 1 kept → {out}" in err
+    assert times() == before
+
+    for change in (["--threshold", "0.6"], ["--overwrite"], ["--threshold", "0.6", "--overwrite"]):
+        assert json.loads(prn(*line, *change)[1])["status"] == "refined"
+        assert times() != before
+        before = times()
+    np.save("logits/a.npy", random_logits(50, 60, seed=8))
+    assert json.loads(prn(*line)[1])["status"] == "refined"
+    assert read(out).shape == read("p/a.npy").shape == (50, 60)
+    Path(out).unlink()
+    assert [json.loads(prn(*line)[1])["status"] for _ in range(2)] == ["refined", "kept"]
+
+
+def test_one_file_among_those_of_a_folder_is_one_of_them(prn, folder):
+    prn("logits", "-o", "masks")
+    _, out, _ = prn("logits/a.npy", "-o", "masks/a.png", "--json")
+    assert json.loads(out)["status"] == "kept"
+    (folder / "masks" / "label.png").write_bytes(b"precious")
+    code, _, err = prn("logits/a.npy", "-o", "masks/label.png")
+    assert (code, "masks/label.png: is there already, and no prn-manifest.jsonl says" in err) == (2, True)
+    assert (folder / "masks" / "label.png").read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize("change", [["--threshold", "0.6"], ["--values", "0,1"], ["--tta"], ["--overwrite"]])

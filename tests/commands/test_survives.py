@@ -162,6 +162,43 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(folder, line, kills
     assert outputs(folder / "out") == unbroken
 
 
+# Kills the process when so many outputs have taken their names.
+CUT = """
+import os, signal, sys
+from prn_cli.commands import app
+from prn_cli.temporaries import Temporary
+
+replace, left = Temporary.replace, [int(sys.argv[1])]
+
+def cut(temporary):
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    replace(temporary)
+
+Temporary.replace = cut
+app.run(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("renamed", range(4))
+def test_one_file_whose_run_is_killed_between_its_outputs_ends_as_if_it_never_was(folder, renamed):
+    line = ["refine", "logits/0.npy", *REFINE[2:7], "-o", "out/mask.png", "--probabilities", "p/0.npy", "--bias", "out"]
+    assert prn(*line).returncode == 0
+    places = folder / "out", folder / "p"
+    unbroken = [outputs(place) for place in places]
+    for place in places:
+        shutil.rmtree(place)
+    cut = subprocess.run([sys.executable, "-c", CUT, str(renamed), *line], timeout=120)
+    assert cut.returncode == (0 if renamed == 3 else -signal.SIGKILL)
+    whole = [name for place in places for name in outputs(place) if "tmp" not in name]
+    assert len(whole) == renamed
+    done = prn(*line, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["status"] == ("kept" if renamed == 3 else "refined")
+    assert [outputs(place) for place in places] == unbroken
+
+
 # Disks
 
 
@@ -249,6 +286,17 @@ def test_a_folder_that_is_read_only_is_one_line(folder, line):
     assert done.returncode == 1
     [found] = errors(done)
     assert "prn-manifest.jsonl: cannot be written: permission denied; check the folder, its permissions" in found
+
+
+def test_a_manifest_that_is_read_only_is_one_line_for_one_file_too(folder):
+    (folder / MANIFEST_NAME).touch(0o444)
+    done = prn("refine", "logits/0.npy", *REFINE[2:7], "-o", "mask.png", preexec_fn=obey_permissions)
+    if done.returncode == 77:
+        pytest.skip("runs as root, who cannot give up writing everywhere")
+    assert done.returncode == 1
+    [found] = errors(done)
+    assert "prn-manifest.jsonl: cannot be written: permission denied" in found
+    assert not (folder / "mask.png").exists()
 
 
 def test_a_read_only_folder_of_the_layer_is_said_before_the_work(folder):
@@ -387,6 +435,22 @@ def test_several_runs_into_one_folder(folder):
     assert sum("outputs" in line for line in lines) >= len(names)
     again = prn(*command[3:], *names, "--json")
     assert {json.loads(line)["status"] for line in again.stdout.splitlines()} == {"kept"}
+
+
+def test_several_runs_of_one_file_each_into_one_folder(folder):
+    names = {f"out/{path.stem}.png": str(path) for path in Path("logits").iterdir()}
+    line = ["refine", *REFINE[2:7], "-o"]
+    runs = [
+        subprocess.Popen([sys.executable, "-m", "prn_cli", *line, out, name], stderr=subprocess.PIPE, text=True)
+        for out, name in [*names.items()][:4]
+    ]
+    for run in runs:
+        assert run.communicate(timeout=120)[1] == ""
+        assert run.returncode == 0
+    lines = [json.loads(line) for line in (folder / "out" / MANIFEST_NAME).read_text().splitlines()]
+    assert sum("outputs" in line for line in lines) == sum("begun" in line for line in lines) == 4
+    again = prn(*line, "out", "logits", "--format", "png", "--json")
+    assert sorted(json.loads(line)["status"] for line in again.stdout.splitlines()) == ["kept"] * 4 + ["refined"] * 8
 
 
 def test_an_interrupt_that_broke_an_import_is_an_interrupt(monkeypatch, capsys):
