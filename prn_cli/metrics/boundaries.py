@@ -136,8 +136,7 @@ class BoundaryCounter:
         self._radii = radii(height, width)
         self._reach = math.floor(max(self._erosions, *self._radii, buffer))
         words = -(-width // 64)
-        self._bits = np.empty((3, 0, words), np.uint64)  # predicted, true and false rows from `_top` on
-        self._waiting: list[NDArray[np.uint64]] = []
+        self._bits = np.empty((3, 0, words), np.uint64)  # predicted, true and false, rows from `_top` on, and room
         self._top = self._done = self._bottom = 0
         # Tall enough to outweigh the rows that a block shares with its neighbours, narrow enough for the caches.
         self._block = max(2 * self._reach, _BLOCK_WORDS // min(words, _MOST_WORDS), 1)
@@ -156,12 +155,13 @@ class BoundaryCounter:
         require_same_shape(prediction, label)
         valid = (prediction <= 1) & (label <= 1)
         parts = (valid & (prediction == 1), valid & (label == 1), valid & (label == 0))
-        self._waiting.append(np.stack([bitmaps.pack(part) for part in parts]))
+        self._make_room(len(label))
+        here = slice(self._bottom - self._top, self._bottom - self._top + len(label))
+        for bits, part in zip(self._bits, parts, strict=True):
+            bits[here] = bitmaps.pack(part)
         self._bottom += len(label)
         ready = self._bottom if self._bottom == self._height else self._bottom - self._reach
         if ready - self._done >= self._block or self._bottom == self._height:
-            self._bits = np.concatenate([self._bits, *self._waiting], axis=1)
-            self._waiting.clear()
             self._count_rows(ready)
 
     def counts(self) -> BoundaryCounts:
@@ -171,6 +171,16 @@ class BoundaryCounter:
         sums = self._sums.tolist()
         a, b, c, d, e, f = sums[:6]
         return BoundaryCounts(a, b, c, d, e, f, right=tuple(sums[6 : 6 + RADII]), near=tuple(sums[6 + RADII :]))
+
+    def _make_room(self, rows: int) -> None:
+        """Room for so many rows more; at first, for all that ever wait if the others come in bands as high."""
+        _, room, words = self._bits.shape
+        held = self._bottom - self._top
+        if held + rows > room:
+            least = min(self._height - self._top, 2 * self._reach + self._block + rows)
+            larger = np.empty((3, max(held + rows, least), words), np.uint64)
+            larger[:, :held] = self._bits[:, :held]
+            self._bits = larger
 
     def _count_rows(self, ready: int) -> None:
         words = self._bits.shape[2]
@@ -183,7 +193,8 @@ class BoundaryCounter:
             self._sums += sum(side_by_side(partial(self._count_block, slice(self._done, stop)), blocks))
             self._done = stop
         keep = max(self._done - self._reach, 0)
-        self._bits = self._bits[:, keep - self._top :].copy()
+        for bits in self._bits:
+            bits[: self._bottom - keep] = bits[keep - self._top : self._bottom - self._top]
         self._top = keep
 
     def _count_block(self, rows: slice, words: slice) -> NDArray[np.int64]:
@@ -192,7 +203,8 @@ class BoundaryCounter:
         def take(bits: NDArray[np.uint64], reach: int = 0) -> tuple[bitmaps.Bitmap, tuple[slice, slice]]:
             """The block and what is around it, and where the block lies in it."""
             y, x = max(rows.start - reach, 0), max(words.start - -(-reach // 64), 0)
-            around = bits[y - self._top : rows.stop + reach - self._top, x : words.stop + -(-reach // 64)]
+            bottom = min(rows.stop + reach, self._bottom)
+            around = bits[y - self._top : bottom - self._top, x : words.stop + -(-reach // 64)]
             height, width = rows.stop - rows.start, words.stop - words.start
             return around, (
                 slice(rows.start - y, rows.start - y + height),
