@@ -45,18 +45,23 @@ _BEGUN = re.compile(rb'"begun"([^\n]*)')
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells a file from what it was: its number in the file system, size in bytes, modification time in ns."""
+    """What tells a file from what it was: its number in the file system, size in bytes, modification time in ns.
+
+    Or, of an object in a bucket, the bucket's tag of its content.
+    """
 
     path: Path
     inode: int
     size: int
     mtime_ns: int
+    tag: str = ""
 
     def record(self) -> dict[str, Any]:
         """What a manifest keeps: files that were copied or moved back are the same, if their time was kept."""
         remote = gdal_name(self.path) is not None
         path = without_secrets(self.path) if remote else os.path.abspath(self.path)  # noqa: PTH100
-        return {"path": path, "size": self.size, "mtime_ns": self.mtime_ns}
+        known = {"path": path, "size": self.size, "mtime_ns": self.mtime_ns}
+        return known | {"tag": self.tag} if self.tag else known
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class Job:
 
     Attributes:
         stamps: role → what was known of each input then.
-        inputs: role → path, size in bytes and modification time in ns of each file read.
+        inputs: role → path, size in bytes, modification time in ns and, in a bucket, tag of each file read.
         settings: everything else on which the outputs depend, as JSON has it.
         outputs: role → path of each file written.
     """

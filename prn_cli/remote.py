@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from prn_cli.gdal import network_headers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from urllib.request import Request
 
-_ADDRESS = re.compile(r"(/vsi\w+/)?(https?|s3|gs|az):/+(.*)", re.DOTALL)
+_ADDRESS = re.compile(r"((?:/+vsi\w+)+/)?(https?|s3|gs|az):/+(.*)", re.DOTALL)
 _GDAL = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
+_CURL = "/vsicurl/"
 _ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsi7z/", "/vsirar/")
+_NESTED = re.compile(r"\A(/vsi\w+)/+(?=vsi\w+/)")
+_HELD = re.compile(r"/vsi\w+//(vsi\w+/.+?\.(?:zip|tar|tgz|gz|7z|rar))(?:/.*)?", re.DOTALL | re.IGNORECASE)
 _TIMEOUT = 30  # seconds
 _WHOLE = 200  # status of an answer with all of a file, whatever part was asked for
 _USER = re.compile(r"(?<=://)[^/\s]*@")
@@ -87,26 +93,52 @@ def text_without_secrets(text: str, path: Path) -> str:
     return _USER.sub("", _QUERY.sub("", text.replace(address, without_secrets(path))))
 
 
-def state_of(path: Path) -> tuple[int, int]:
-    """Size in bytes and modification time in ns of a remote file, or of the archive that holds it; 0 if unknown."""
+class State(NamedTuple):
+    """What tells a file from what it was: size in bytes, modification time in ns, a bucket's tag of its content."""
+
+    size: int = 0
+    mtime_ns: int = 0
+    tag: str = ""
+
+
+def state_of(path: Path) -> State:
+    """The state of a remote file, or of the archive that holds it, as far as it is known.
+
+    Only buckets have their tag in it: one server of a site may tell another than the next.
+    """
     archive = _archive(os.fspath(path))
     if archive is not None:
         found = archive.stat()
-        return found.st_size, found.st_mtime_ns
-    from email.utils import parsedate_to_datetime
+        return State(found.st_size, found.st_mtime_ns)
+    name = gdal_name(path) or ""
+    held = _HELD.fullmatch(name)
+    if held is not None:
+        name = f"/{held[1]}"
+    if not name.startswith(_CURL):
+        headers = network_headers(name)
+        return State(*_size_and_time(headers), headers.get("etag", ""))
     from http.client import HTTPException
     from urllib.request import urlopen
 
-    name = gdal_name(path) or ""
-    if not name.startswith("/vsicurl/"):
-        return 0, 0
     try:
         with urlopen(_request(name, "HEAD"), timeout=_TIMEOUT) as answer:
-            changed = answer.headers.get("Last-Modified")
-            time = int(parsedate_to_datetime(changed).timestamp() * 1e9) if changed else 0
-            return int(answer.headers.get("Content-Length") or 0), time
+            return State(*_size_and_time({key.lower(): value for key, value in answer.headers.items()}))
     except (OSError, ValueError, HTTPException):  # whoever opens the file will say what is wrong
-        return 0, 0
+        return State()
+
+
+def _size_and_time(headers: Mapping[str, str]) -> tuple[int, int]:
+    """Size in bytes and modification time in ns, by the head of an answer; 0 if unknown."""
+    from email.utils import parsedate_to_datetime
+
+    # Of a part, the length is that of the part.
+    part, size = headers.get("content-range"), headers.get("content-length", "")
+    size = size if part is None else part.rpartition("/")[2]
+    try:
+        time = int(parsedate_to_datetime(headers["last-modified"]).timestamp() * 1e9)
+    except (KeyError, ValueError):
+        time = 0
+    return int(size) if size.isdecimal() else 0, time
 
 
 def _archive(text: str) -> Path | None:
@@ -128,7 +160,7 @@ def sends_parts(path: Path) -> bool:
     from urllib.request import urlopen
 
     name = gdal_name(path) or ""
-    if not name.startswith("/vsicurl/"):
+    if not name.startswith(_CURL):
         return True
     try:
         with urlopen(_request(name, "GET", Range="bytes=0-0"), timeout=_TIMEOUT) as answer:
@@ -143,7 +175,7 @@ def _request(name: str, method: str, **headers: str) -> Request:
     from urllib.parse import unquote_to_bytes
     from urllib.request import Request
 
-    address = name.removeprefix("/vsicurl/")
+    address = name.removeprefix(_CURL)
     request = Request(_USER.sub("", address, count=1), method=method, headers=headers)
     user = _USER.search(address)
     if user is not None:
@@ -153,6 +185,7 @@ def _request(name: str, method: str, **headers: str) -> Request:
 
 
 def _unfolded(text: str) -> str:
-    """With the two slashes of an address, which a path folds into one."""
+    """With the two slashes of an address, and of a name of GDAL's in another, which a path folds into one."""
+    text = _NESTED.sub(r"\1//", text)
     found = _ADDRESS.fullmatch(text)
     return f"{found[1] or ''}{found[2]}://{found[3]}" if found else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, MissingExtraError
+from prn_cli.errors import InputError
+from prn_cli.gdal import import_rasterio
 from prn_cli.rasters.geo import PIXEL_SCALE, RPC_COEFFICIENTS, TAG_TYPES, TIEPOINTS, TRANSFORMATION, GeoTags
-
-_CACHE = "64"  # MB of decoded blocks; GDAL would take a twentieth of the memory
 
 Floats = NDArray[np.float64]
 
@@ -106,24 +104,3 @@ def _grid(transform: tuple[float, ...], crs: Any) -> Grid:
     flattening = 1 / inverse if inverse else 0.0  # 0 stands for a sphere
     ellipsoid = (axis, flattening * (2 - flattening))
     return Grid(transform, wkt, "m2", area * radians**2, ellipsoid, radians)
-
-
-def import_rasterio(purpose: str) -> Any:
-    """The module rasterio, with its errors.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    os.environ.setdefault("GDAL_CACHEMAX", _CACHE)  # read once, as it is loaded
-    try:
-        import rasterio
-        import rasterio.enums
-        import rasterio.errors
-        import rasterio.features
-        import rasterio.session
-        import rasterio.shutil
-        import rasterio.warp
-        import rasterio.windows
-    except ImportError as error:
-        raise MissingExtraError("rasterio", "geo", purpose) from error
-    return rasterio

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError, reason
-from prn_cli.rasters.grid import Grid, import_rasterio
+from prn_cli.gdal import import_rasterio
+from prn_cli.rasters.grid import Grid
 from prn_cli.temporaries import write_whole
 
 if TYPE_CHECKING:

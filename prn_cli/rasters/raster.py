@@ -135,6 +135,12 @@ def open_raster(path: str | os.PathLike[str], *, key: str | None = None) -> Rast
     suffix = path.suffix.lower()
     check_file(path)
     if gdal_name(path) is not None:
+        if not suffix:
+            raise InputError(
+                "a remote name without a suffix, expected .tif or .tiff",
+                hint="name each file: folders are for this machine",
+                path=path,
+            )
         if suffix not in (".tif", ".tiff"):
             raise InputError(
                 f"a remote file that ends in '{path.suffix}', expected .tif or .tiff",
@@ -144,7 +150,7 @@ def open_raster(path: str | os.PathLike[str], *, key: str | None = None) -> Rast
         from prn_cli.rasters.remote import RemoteRaster
 
         remote = RemoteRaster(path)
-        size, _ = state_of(path)
+        size = state_of(path).size
         try:
             if size:
                 check_pixels(remote.height, remote.width, remote.bands, stored=size, path=path)

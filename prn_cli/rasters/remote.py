@@ -13,20 +13,12 @@ import tifffile
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, reason
+from prn_cli.gdal import import_rasterio, network_env
 from prn_cli.rasters.geo import GeoTags
-from prn_cli.rasters.grid import import_rasterio
 from prn_cli.rasters.raster import Raster, check_dtype
 from prn_cli.rasters.tiff import geo_tags
 from prn_cli.remote import gdal_name, sends_parts, text_without_secrets
 from prn_cli.tiles import Window
-
-_SETTINGS = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no requests for files beside it
-    "GDAL_HTTP_MAX_RETRY": "3",
-    "GDAL_HTTP_RETRY_DELAY": "1",
-    "GDAL_HTTP_TIMEOUT": "60",
-    "GDAL_HTTP_CONNECTTIMEOUT": "20",
-}
 
 
 class RemoteRaster(Raster):
@@ -38,7 +30,7 @@ class RemoteRaster(Raster):
         warnings.filterwarnings("ignore", category=self._rasterio.errors.NotGeoreferencedWarning, module="rasterio")
         self._lock = threading.Lock()
         try:
-            with self._env():
+            with network_env(self._rasterio):
                 self._file = self._rasterio.open(gdal_name(path), driver="GTiff")
         except self._rasterio.errors.RasterioError as error:
             if not sends_parts(path):  # which GDAL says, and then hides behind what follows from it
@@ -54,15 +46,12 @@ class RemoteRaster(Raster):
             self._file.close()
             raise
 
-    def _env(self) -> Any:
-        # GDAL finds the credentials of buckets itself.
-        return self._rasterio.Env(session=self._rasterio.session.DummySession(), **_SETTINGS)
-
     def _failed(self, error: BaseException) -> InputError:
         said = reason(OSError(text_without_secrets(str(error), self.path)))
-        return InputError(
-            f"cannot be read: {said}", hint="check the address, the network and the rights", path=self.path
-        )
+        hint = "check the address, the network and the rights"
+        if "*" in self.path.name:
+            hint = "name each file: globs are for this machine"
+        return InputError(f"cannot be read: {said}", hint=hint, path=self.path)
 
     def _describe(self) -> None:
         file = self._file
@@ -112,7 +101,7 @@ class RemoteRaster(Raster):
     def _through(self, read: Any, window: Window) -> Any:
         area = self._rasterio.windows.Window(window.x, window.y, window.width, window.height)
         try:
-            with self._lock, self._env():  # a file of GDAL's is for one thread at a time
+            with self._lock, network_env(self._rasterio):  # a file of GDAL's is for one thread at a time
                 return read(area)
         except self._rasterio.errors.RasterioError as error:
             raise self._failed(error) from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -383,6 +385,70 @@ def test_options_of_a_cog(prn, write):
 
 
 # --- references
+
+
+OUTPUTS = {
+    "bigtiff": ["--co", "BIGTIFF=YES"],
+    "cog": ["--format", "cog"],
+    "classes": ["--values", "0,1"],
+    "zstd": ["--co", "COMPRESS=ZSTD"],
+    "strips": ["--co", "TILED=NO"],
+}
+
+
+@pytest.fixture
+def maps(folder, random_logits) -> Path:
+    """A folder of maps of several tiles, one for each of some grids, with invalid pixels."""
+    (folder / "maps").mkdir()
+    logits = random_logits(300, 520)
+    logits[:9, :9] = -9999
+    kind = {"driver": "GTiff", "height": 300, "width": 520, "count": 1, "dtype": "float32", "nodata": -9999}
+    for name in ("web mercator", "utm, 5 cm", "utm, rotated", "degrees"):
+        crs, transform = GRIDS[name]
+        with rasterio.open(f"maps/{name}.tif", "w", crs=crs, transform=transform, **kind) as target:
+            target.write(logits, 1)
+    return folder / "maps"
+
+
+def test_a_bigtiff_is_tiled_compressed_and_georeferenced(prn, maps):
+    code, _, err = prn("maps", "-o", "masks", "--probabilities", "p", "--co", "BIGTIFF=YES")
+    assert code == 0, err
+    for source_path in maps.iterdir():
+        for folder, nodata in (("masks", 127), ("p", np.nan)):
+            made_path = Path(folder, source_path.name)
+            assert made_path.read_bytes()[:4] == b"II\x2b\0"  # 43, where a TIFF has 42
+            with rasterio.open(source_path) as source, rasterio.open(made_path) as made:
+                assert (made.crs, made.transform, made.shape) == (source.crs, source.transform, source.shape)
+                assert made.profile["tiled"]
+                assert made.block_shapes == [(256, 256)]
+                assert made.compression is rasterio.enums.Compression.deflate
+                np.testing.assert_equal(made.nodata, nodata)
+                np.testing.assert_array_equal(made.dataset_mask(), source.dataset_mask())
+
+
+@pytest.mark.skipif(which("gdalinfo") is None, reason="needs gdalinfo")
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_gdalinfo_reads_what_is_written_without_a_warning(prn, maps, output):
+    code, _, err = prn("maps", "-o", "masks", "--probabilities", "p", *OUTPUTS[output])
+    assert code == 0, err
+
+    def info(path: Path) -> dict:
+        done = subprocess.run(["gdalinfo", "-json", "-checksum", path], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads(done.stdout)
+
+    for source in maps.iterdir():
+        expected = info(source)
+        for folder, kind, nodata in (("masks", "Byte", 127), ("p", "Float32", np.nan)):
+            found = info(Path(folder, source.name))
+            for name in ("size", "coordinateSystem", "geoTransform", "cornerCoordinates"):
+                assert found[name] == expected[name]
+            [band] = found["bands"]
+            assert (band["type"], band["checksum"] > 0) == (kind, True)
+            invalid = 255 if (output, kind) == ("classes", "Byte") else nodata
+            np.testing.assert_equal(float(band["noDataValue"]), invalid)
+            assert band["block"][0] == {"strips": 520, "cog": 512}.get(output, 256)
+            assert found["metadata"]["IMAGE_STRUCTURE"]["COMPRESSION"] == {"zstd": "ZSTD"}.get(output, "DEFLATE")
 
 
 @pytest.mark.parametrize("grid", ["utm, rotated", "degrees"])

@@ -141,6 +141,12 @@ def prn(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("/vsicurl/https://host/b.tif", "/vsicurl/https://host/b.tif", None),
         ("/vsicurl/https://me@host/b.tif", "/vsicurl/https://me@host/b.tif", "/vsicurl/https://host/b.tif"),
         ("/vsizip/data/maps.zip/b.tif", "/vsizip/data/maps.zip/b.tif", None),
+        ("/vsizip//vsis3/box/maps.zip/b.tif", "/vsizip//vsis3/box/maps.zip/b.tif", None),
+        (
+            "/vsizip//vsicurl/https://me:word@host/maps.zip/b.tif",
+            "/vsizip//vsicurl/https://me:word@host/maps.zip/b.tif",
+            "/vsizip//vsicurl/https://host/maps.zip/b.tif",
+        ),
         ("data/b.tif", None, None),
         ("/data/b.tif", None, None),
         ("ftp://host/b.tif", None, "ftp:/host/b.tif"),
@@ -169,7 +175,7 @@ def test_archives_of_this_machine_have_their_absolute_path_and_their_state(tmp_p
     (tmp_path / "maps.zip").write_bytes(b"abc")
     path = as_path(f"/vsizip/{tmp_path / 'maps.zip'}/in/b.tif")
     assert gdal_name(path) == f"/vsizip/{tmp_path / 'maps.zip'}/in/b.tif"
-    assert state_of(path) == (3, (tmp_path / "maps.zip").stat().st_mtime_ns)
+    assert state_of(path) == (3, (tmp_path / "maps.zip").stat().st_mtime_ns, "")
     monkeypatch.chdir(tmp_path)
     assert gdal_name(as_path("/vsizip/maps.zip/b.tif")) == "/vsizip/maps.zip/b.tif"
     assert state_of(as_path("/vsizip/maps.zip/b.tif")) == state_of(path)
@@ -308,6 +314,27 @@ def test_nothing_that_is_said_or_recorded_has_a_secret(server, tmp_path, make_on
         done = prn(tmp_path, command, signed, "--labels", "labels", "--report", f"{command}.html")
         assert done.returncode == 0, done.stderr
         assert "secret" not in done.stdout + done.stderr + (tmp_path / f"{command}.html").read_text()
+
+
+@pytest.mark.parametrize(("scheme", "folder"), [("gs", "maps"), ("az", "me/maps")])
+def test_buckets_of_other_clouds(server, random_logits, monkeypatch, scheme, folder):
+    """Of which there is no more here than a server that asks nobody who they are."""
+    account = "DefaultEndpointsProtocol=http;AccountName=me;AccountKey=c2VjcmV0"
+    monkeypatch.setenv("CPL_GS_ENDPOINT", f"{server.url}/")
+    monkeypatch.setenv("GS_NO_SIGN_REQUEST", "YES")
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"{account};BlobEndpoint={server.url}/me")
+    (server.root / folder).mkdir(parents=True)
+    path = server.root / folder / "a.tif"
+    write(path, random_logits(60, 70))
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    address = as_path(f"{scheme}://maps/a.tif")
+    with open_raster(address) as remote, open_raster(path) as local:
+        np.testing.assert_array_equal(remote.read(), local.read())
+    assert state_of(address) == (path.stat().st_size, 1_700_000_000 * 10**9, "")
+    os.utime(path, (1_700_000_001, 1_700_000_001))
+    assert state_of(address).mtime_ns == 1_700_000_001 * 10**9
+    path.unlink()
+    assert state_of(address) == (0, 0, "")
 
 
 def test_what_cannot_be_read_is_one_line(server):
