@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from prn_cli.commands import app, cluster
+from prn_cli.commands.cluster import Cluster
 from prn_cli.manifest import MANIFEST_NAME
 from prn_cli.rasters import create_raster
 
@@ -205,6 +206,28 @@ def test_workers_of_its_own(folder, random_logits):
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert Path("mask.png").read_bytes() == Path("plain.png").read_bytes()
     assert "2 workers" in done.stderr
+
+
+def test_a_call_that_ends_while_its_patience_does_is_no_failure():
+    class Future:
+        """One that is done just after it was waited for in vain."""
+
+        def __init__(self, outcome) -> None:
+            self.outcomes = iter([TimeoutError("timed out after 5 s."), outcome])
+
+        def done(self) -> bool:
+            return True
+
+        def result(self, timeout=None):
+            outcome = next(self.outcomes)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+    patient = Cluster.__new__(Cluster)
+    assert patient._outcome(Future(7)) == 7
+    with pytest.raises(TimeoutError, match="its own"):
+        patient._outcome(Future(TimeoutError("its own")))
 
 
 @pytest.mark.parametrize(
