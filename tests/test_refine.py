@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prn_cli.errors import PrnError, UsageError
-from prn_cli.refine import check_tile, cut, join_sections, refine_map, refine_rows, refine_section, window_rows
+from prn_cli.refine import (
+    check_tile,
+    cut,
+    finish_ramp,
+    join_sections,
+    refine_map,
+    refine_rows,
+    refine_section,
+    window_rows,
+)
 from prn_cli.refiners import load_refiner
 from prn_cli.tiles import Window, plan_axis, smallest_tile
 from prn_cli.weights import find_weights, shipped
@@ -109,7 +118,7 @@ def test_sections_joined_are_the_map_bit_for_bit(height, width, tile, share, see
             for first in range(0, count, share)
             for piece in refine_section(read, height, width, refiner, section=slice(first, first + share), **options)
         ]
-        joined = list(join_sections(pieces, read, refiner))
+        joined = list(join_sections(pieces, lambda ramp: finish_ramp(ramp, read(ramp.window), refiner)))
         if not by_columns:
             assert [rows.y for rows in joined] == list(np.cumsum([0, *(len(rows.refined) for rows in joined)]))[:-1]
         np.testing.assert_array_equal(put_together(joined, logits.shape), refine_map(logits, refiner, tile=tile))
