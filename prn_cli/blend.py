@@ -36,8 +36,8 @@ def strengthen(logits: FloatMap, refined: FloatMap, strength: float) -> FloatMap
 
 
 def mix_rows(before: FloatMap, after: FloatMap) -> FloatMap:
-    """Two results `(ramp, W)` for the rows of a ramp, the upper window's and the lower one's, as one."""
-    return mix(before, after, rising_weights(len(before))[:, np.newaxis])
+    """Two results `(…, ramp, W)` for the rows of a ramp, the upper window's and the lower one's, as one."""
+    return mix(before, after, rising_weights(before.shape[-2])[:, np.newaxis])
 
 
 class ColumnBlender:

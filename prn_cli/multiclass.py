@@ -14,7 +14,8 @@ from prn_cli.errors import InputError
 from prn_cli.metrics import classes as counting
 from prn_cli.metrics.regions import FloatArray, require_same_shape
 from prn_cli.pixels import IGNORE
-from prn_cli.refine import Rows
+from prn_cli.refine import Ramp, Rows, finish_ramp
+from prn_cli.refiners import Refiner
 from prn_cli.score import ImageScore, Metric
 from prn_cli.tiles import Window
 
@@ -73,15 +74,18 @@ def hold(read: ReadWindow) -> ReadWindow:
 
 
 def refine_class_rows(
-    read: ReadWindow, classes: int, refine: Callable[[ReadWindow], Iterator[Rows]]
-) -> Generator[ClassRows]:
-    """Refine all classes of a map side by side, so that each window is read once and C bands of rows are in memory.
+    read: ReadWindow, classes: int, refine: Callable[[ReadWindow], Iterator[Rows | Ramp]]
+) -> Generator[ClassRows | Ramp]:
+    """Refine all classes of a map, or of a section of it, side by side, so that each window is read once.
+
+    C bands of rows are in memory.
 
     Args:
         read: gives the one-versus-rest logits of a window, `(C, h, w)` float32, NaN where invalid.
         classes: how many there are.
-        refine: from a reader of one class's logits to its refined rows, see `refine.refine_rows`. It must ask for the
-            same windows, and give the same rows, whatever the logits are.
+        refine: from a reader of one class's logits to its refined rows, see `refine.refine_rows`, or those of a
+            section, see `refine.refine_section`. It must ask for the same windows, and give the same rows, whatever
+            the logits are.
 
     Yields:
         What `refine` gives, for all classes.
@@ -93,9 +97,35 @@ def refine_class_rows(
         return one
 
     streams = [refine(partial(read_class, number)) for number in range(classes)]
-    for rows in zip(*streams, strict=True):
-        first = rows[0]
-        yield ClassRows(first.y, first.x, np.stack([r.logits for r in rows]), np.stack([r.refined for r in rows]))
+    for pieces in zip(*streams, strict=True):
+        first = pieces[0]
+        if isinstance(first, Ramp):
+            yield Ramp(first.y, first.x, _stack(pieces, "field"))
+        else:
+            yield ClassRows(first.y, first.x, _stack(pieces, "logits"), _stack(pieces, "refined"))
+
+
+def _stack(pieces: Sequence[Rows | Ramp], part: str) -> FloatMaps:
+    return np.stack([getattr(piece, part) for piece in pieces])
+
+
+def finish_class_ramp(ramp: Ramp, logits: FloatMaps, refiner: Refiner, *, strength: float | None = None) -> ClassRows:
+    """Refine rows that two sections share, class by class.
+
+    Args:
+        ramp: with the field of both, `(C, ramp, w)`; its memory may be taken.
+        logits: of its window, `(C, ramp, w)` float32 one-versus-rest, NaN where invalid.
+        refiner: as in `refine.finish_ramp`.
+        strength: as there.
+
+    Raises:
+        PrnError: the network gave numbers that are not finite.
+    """
+    rows = [
+        finish_ramp(Ramp(ramp.y, ramp.x, field), one, refiner, strength=strength)
+        for field, one in zip(ramp.field, logits, strict=True)
+    ]
+    return ClassRows(ramp.y, ramp.x, logits, _stack(rows, "refined"))
 
 
 def class_metrics(names: Sequence[str]) -> tuple[Metric, ...]:

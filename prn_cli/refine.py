@@ -29,6 +29,7 @@ _RUNS_AHEAD = 3
 _PIXELS_AT_ONCE = 1 << 20  # are handed out: some such bands wait until they are written
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Order(Enum):
@@ -84,12 +85,17 @@ class Ramp:
     Attributes:
         y: first row.
         x: first column.
-        field: `(ramp, w)` float32, of this section's windows alone.
+        field: `(ramp, w)` float32, of this section's windows alone; of several classes, `(C, ramp, w)`.
     """
 
     y: int
     x: int
     field: FloatMap
+
+    @property
+    def window(self) -> Window:
+        """Where it lies on the map."""
+        return Window(self.y, self.x, *self.field.shape[-2:])
 
 
 def check_tile(tile: int, refiner: Refiner) -> None:
@@ -344,25 +350,16 @@ def window_rows(
     return rows.spans
 
 
-def join_sections(
-    pieces: Iterable[Rows | Ramp | T],
-    read_logits: Callable[[Window], FloatMap],
-    refiner: Refiner,
-    *,
-    strength: float | None = None,
-) -> Iterator[Rows | T]:
+def join_sections(pieces: Iterable[T | Ramp], finish: Callable[[Ramp], R]) -> Iterator[T | R]:
     """Finish the rows that sections share.
 
     Args:
         pieces: all that `refine_section` gave for each section of a map, from the top; anything may stand for rows.
-        read_logits: gives the logits of a window, as there.
-        refiner: the method.
-        strength: as there.
+        finish: gives the rows of a ramp whose field is that of both sections, see `finish_ramp`.
 
     Yields:
         The pieces, with rows in the place of ramps, the same as `refine_rows` gives them.
     """
-    share = refiner.strength if strength is None else strength
     above: dict[int, Ramp] = {}  # by column
     for piece in pieces:
         if not isinstance(piece, Ramp):
@@ -370,9 +367,23 @@ def join_sections(
         elif piece.x not in above:
             above[piece.x] = piece
         else:
-            base = read_logits(Window(piece.y, piece.x, *piece.field.shape))
-            field = mix_rows(above.pop(piece.x).field, piece.field)
-            yield _finished(refiner, share, piece.y, piece.x, base, field)
+            yield finish(Ramp(piece.y, piece.x, mix_rows(above.pop(piece.x).field, piece.field)))
+
+
+def finish_ramp(ramp: Ramp, logits: FloatMap, refiner: Refiner, *, strength: float | None = None) -> Rows:
+    """Refine rows that two sections share.
+
+    Args:
+        ramp: with the field of both, `(ramp, w)`; its memory may be taken.
+        logits: of its window, `(ramp, w)` float32, NaN where invalid.
+        refiner: the method.
+        strength: share of the correction that is applied, 0 to 1; what the weights say if None.
+
+    Raises:
+        PrnError: the network gave numbers that are not finite.
+    """
+    share = refiner.strength if strength is None else strength
+    return _finished(refiner, share, ramp.y, ramp.x, logits, ramp.field)
 
 
 def _plans(height: int, width: int, refiner: Refiner, tile: int | None, shift: int) -> tuple[AxisPlan, AxisPlan]:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prn_cli.classes import choose, one_versus_rest
 from prn_cli.errors import InputError
 from prn_cli.metrics.classes import count_classes
-from prn_cli.multiclass import ClassCounter, class_metrics, classes_of, refine_class_rows
-from prn_cli.refine import refine_map, refine_rows
+from prn_cli.multiclass import ClassCounter, class_metrics, classes_of, finish_class_ramp, refine_class_rows
+from prn_cli.refine import Order, join_sections, refine_map, refine_rows, refine_section, window_rows
 from prn_cli.refiners import load_refiner
 from prn_cli.score import figures, summarise
+from prn_cli.tiles import Window
 from prn_cli.weights import find_weights
 
 
@@ -20,7 +25,7 @@ def logits(random_logits):
     return maps
 
 
-def rows_of(logits, refiner, **options):
+def rows_of(logits, refiner, refine_part=refine_rows, **options):
     reads = []
 
     def read(window):
@@ -28,7 +33,7 @@ def rows_of(logits, refiner, **options):
         return one_versus_rest(logits[:, *window.slices])
 
     def refine(read_one):
-        return refine_rows(read_one, *logits.shape[1:], refiner, **options)
+        return refine_part(read_one, *logits.shape[1:], refiner, **options)
 
     return list(refine_class_rows(read, len(logits), refine)), reads
 
@@ -49,6 +54,56 @@ def test_every_class_is_refined_as_a_map_of_its_own(logits, make_onnx):
     total = np.concatenate([r.probabilities for r in rows], axis=1).sum(axis=0)
     assert np.array_equal(np.isnan(total), np.isnan(logits[0]))
     assert total[~np.isnan(total)] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("network", ["fast", "paper"])
+def test_sections_joined_are_the_map_bit_for_bit(make_onnx, random_logits, network):
+    refiner = load_refiner(find_weights(str(make_onnx(network))), device="cpu", threads=1)
+
+    @settings(max_examples=20)
+    @given(st.integers(2, 5), st.integers(100, 400), st.integers(1, 500), st.sampled_from([0, 0.3, 1]), st.data())
+    def check(classes, height, width, strength, data):
+        logits = np.stack([random_logits(height, width, seed=seed) for seed in range(classes)])
+        y, x = data.draw(st.integers(0, height)), data.draw(st.integers(0, width))
+        logits[:, y : y + 90, x : x + 200] = np.nan
+        options = {"tile": 96, "strength": strength}
+        count = len(window_rows(height, width, refiner, tile=96))
+        cuts = sorted(data.draw(st.sets(st.integers(1, count - 1), min_size=1)))
+        whole, _ = rows_of(logits, refiner, **options)
+        for order in Order:
+            pieces = [
+                piece
+                for section in pairwise([0, *cuts, count])
+                for piece in rows_of(logits, refiner, refine_section, section=slice(*section), order=order, **options)[
+                    0
+                ]
+            ]
+            joined = list(
+                join_sections(
+                    pieces,
+                    lambda ramp: finish_class_ramp(
+                        ramp, one_versus_rest(logits[:, *ramp.window.slices]), refiner, strength=strength
+                    ),
+                )
+            )
+            for part in ("mask", "base", "probabilities", "bias"):
+                found, expected = put_together(joined, part, height, width), put_together(whole, part, height, width)
+                np.testing.assert_array_equal(found, expected)
+
+    check()
+
+
+def put_together(pieces, part, height, width):
+    """A part of the rows of a map; each pixel comes once."""
+    values = [getattr(rows, part) for rows in pieces]
+    result = np.empty((*values[0].shape[:-2], height, width), values[0].dtype)
+    seen = np.zeros((height, width), int)
+    for rows, here in zip(pieces, values, strict=True):
+        slices = Window(rows.y, rows.x, *here.shape[-2:]).slices
+        result[..., *slices] = here
+        seen[slices] += 1
+    assert (seen == 1).all()
+    return result
 
 
 def test_without_a_bias_the_classes_stay(logits, make_onnx):

@@ -12,6 +12,7 @@ from prn_cli.refine import (
     Order,
     check_tile,
     cut,
+    finish_ramp,
     join_sections,
     refine_map,
     refine_rows,
@@ -118,7 +119,7 @@ def test_sections_joined_are_the_map_bit_for_bit(height, width, tile, share, see
             for first in range(0, count, share)
             for piece in refine_section(read, height, width, refiner, section=slice(first, first + share), **options)
         ]
-        joined = list(join_sections(pieces, read, refiner))
+        joined = list(join_sections(pieces, lambda ramp: finish_ramp(ramp, read(ramp.window), refiner)))
         if order is Order.ROWS:
             assert [rows.y for rows in joined] == list(np.cumsum([0, *(len(rows.refined) for rows in joined)]))[:-1]
         np.testing.assert_array_equal(put_together(joined, logits.shape), refine_map(logits, refiner, tile=tile))

@@ -152,8 +152,8 @@ class Cluster:
             try:
                 return future.result(timeout=_LOOK)
             except TimeoutError:
-                if future.done():  # it is the call's own
-                    raise
+                if future.done():  # just now; or it is the call's own
+                    return future.result()
                 if self._client.status in ("closing", "closed"):  # calls that come just then are never ended
                     raise _lost() from None
 

@@ -108,13 +108,15 @@ class Run:
             raise CancelledError
 
     def refine(self, opened: OpenMap, order: Order, section: slice = slice(None)) -> Generator[Rows | ClassRows | Ramp]:
-        """Refine an open map; or, of a map of one class, a section."""
+        """Refine an open map, or a section of it."""
         from prn_cli.multiclass import hold, refine_class_rows
         from prn_cli.rasters import ClassScoreMap
-        from prn_cli.refine import refine_rows, refine_section
+        from prn_cli.refine import refine_section
 
         scores = opened.scores
+        size = scores.height, scores.width
         options: dict[str, Any] = {
+            "section": section,
             "tile": self.tile,
             "tta": self.tta,
             "strength": self.strength,
@@ -124,10 +126,7 @@ class Run:
             "order": order,
         }
         if not isinstance(scores, ClassScoreMap):
-            size = scores.height, scores.width
-            return refine_section(
-                scores.logits, *size, self.refiner, section=section, read_ahead=_BANDS_AHEAD, **options
-            )
+            return refine_section(scores.logits, *size, self.refiner, read_ahead=_BANDS_AHEAD, **options)
         if scores.classes != len(self.classes):
             raise InputError(
                 f"{scores.classes} classes, expected {len(self.classes)}",
@@ -137,10 +136,18 @@ class Run:
         if opened.image is not None:  # every class asks for the same windows
             options["read_image"] = hold(opened.image.read)
         return refine_class_rows(
-            scores.logits,
-            scores.classes,
-            lambda read: refine_rows(read, scores.height, scores.width, self.refiner, **options),
+            scores.logits, scores.classes, lambda read: refine_section(read, *size, self.refiner, **options)
         )
+
+    def finish(self, opened: OpenMap, ramp: Ramp) -> Rows | ClassRows:
+        """Refine rows of an open map that two sections share, from the field of both."""
+        from prn_cli.multiclass import finish_class_ramp
+        from prn_cli.refine import finish_ramp
+
+        logits = opened.scores.logits(ramp.window)
+        if logits.ndim == 3:
+            return finish_class_ramp(ramp, logits, self.refiner, strength=self.strength)
+        return finish_ramp(ramp, logits, self.refiner, strength=self.strength)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle all but the end of this process's run, which no other sees."""

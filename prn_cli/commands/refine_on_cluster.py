@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 from prn_cli.commands.batch import Item
 from prn_cli.commands.cluster import Cluster
-from prn_cli.commands.options import TaskChoice
-from prn_cli.commands.refine_file import Band, Figures, OpenMap, Run, band_of, refine_file
+from prn_cli.commands.refine_file import Band, Figures, OpenMap, Run, band_of, rasters_of, refine_file
 from prn_cli.errors import PrnError
 
 if TYPE_CHECKING:
     from prn_cli.refine import Order, Ramp
 
 _READ_BY_WINDOW = (".npy", ".tif", ".tiff")
-_SECTION_PIXELS = 64e6
+_SECTION_BYTES = 64e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +53,28 @@ class RefineOnCluster:
         """The rows of windows of a map that each call refines; few enough to balance, small enough to send."""
         from prn_cli.refine import window_rows
 
-        if item.path.suffix.lower() not in _READ_BY_WINDOW or run.task is TaskChoice.multiclass:
+        if item.path.suffix.lower() not in _READ_BY_WINDOW:
             return []
         with run.open(item) as opened:
             height, width = opened.scores.height, opened.scores.width
         if height * width <= self.split:
             return []
         count = len(window_rows(height, width, run.refiner, tile=run.tile))
-        at_once = int(_SECTION_PIXELS / (height * width) * count)
+        # The logits of each class are worked on; a mask and the floats beside it are sent.
+        pixel_bytes = max(len(run.classes), 1) + 4 * (len(rasters_of(item)) - 1)
+        at_once = int(_SECTION_BYTES / (height * width * pixel_bytes) * count)
         share = max(min(at_once, count // (4 * max(self.cluster.slots, 1))), 1)
         return [slice(first, first + share) for first in range(0, count, share)]
 
     def _bands_of(
         self, there: Item, sections: list[slice], item: Item, run: Run, opened: OpenMap, order: Order
     ) -> Iterator[Band]:
-        from prn_cli.refine import Rows, join_sections
+        from prn_cli.refine import join_sections
 
         calls = ((there, run, order, section) for section in sections)
         results = self.cluster.calls(_refine_section, calls, ahead=2 * max(self.cluster.slots, 1))
         pieces = (piece for result in results for piece in result)
-        for band in join_sections(pieces, opened.scores.logits, run.refiner, strength=run.strength):
-            yield band_of(band, item, run, opened) if isinstance(band, Rows) else band
+        return join_sections(pieces, lambda ramp: band_of(run.finish(opened, ramp), item, run, opened))
 
 
 def _refine_section(item: Item, run: Run, order: Order, section: slice) -> list[Band | Ramp]:

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from prn_cli.commands import app, cluster
+from prn_cli.commands.cluster import Cluster
+from prn_cli.drift import describe, reference
 from prn_cli.manifest import MANIFEST_NAME
 from prn_cli.rasters import create_raster
 
@@ -94,6 +97,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files if path.name != MANIFEST_NAME}
 
 
+def recorded(folder: Path) -> list[str]:
+    """The figures of all maps in a manifest."""
+    entries = [json.loads(line) for line in (folder / MANIFEST_NAME).read_text().splitlines()]
+    return sorted(str(entry["figures"]) for entry in entries if "figures" in entry)
+
+
 def write_tiff(path: Path, logits: np.ndarray) -> None:
     height, width = logits.shape
     with create_raster(path, height=height, width=width, dtype=np.float32, nodata=np.nan) as writer:
@@ -149,11 +158,41 @@ def test_a_worker_killed_over_a_mosaic_loses_nothing(folder, workers, random_log
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert contents(folder / "out") == contents(folder / "plain")
-    figures = [json.loads(line) for line in (folder / "out" / MANIFEST_NAME).read_text().splitlines()]
-    wanted = [json.loads(line) for line in (folder / "plain" / MANIFEST_NAME).read_text().splitlines()]
-    assert sorted(str(entry["figures"]) for entry in figures if "figures" in entry) == sorted(
-        str(entry["figures"]) for entry in wanted if "figures" in entry
-    )
+    assert recorded(folder / "out") == recorded(folder / "plain")
+
+
+def test_maps_of_classes_are_the_same_in_sections(folder, random_logits, make_onnx, monkeypatch):
+    make_onnx(reference=reference([describe(random_logits(90, 80) + 30)]).to_json())
+    logits = np.stack([random_logits(900, 520, seed=number) for number in range(4)])
+    logits[:, 250:600, 40:380] = np.nan
+    np.save("logits/bands_first.npy", logits)
+    last = np.moveaxis(logits[:, 80:], 0, -1)
+    tifffile.imwrite("logits/bands_last.tif", last, tile=(64, 64), photometric="minisblack", planarconfig="contig")
+    line = ("logits", "--task", "multiclass", "--bias", "out/bias", "--probabilities", "out/probabilities")
+    line = (*line, "--tile", "112", "--format", "tif", "-o", "out")
+    plain = refine(*line)
+    assert plain.returncode == 0, plain.stderr
+    (folder / "out").rename("plain")
+    sections = []
+    calls = Cluster.calls
+
+    def spy(self, function, arguments, **options):
+        arguments = list(arguments)
+        sections.append(len(arguments))
+        return calls(self, function, arguments, **options)
+
+    monkeypatch.setattr(Cluster, "calls", spy)
+    monkeypatch.delattr(Cluster, "call")  # nor is it refined whole
+    assert app.run(["refine", *line, "-w", "model.onnx", "-q", "--dask", "local:2", "--dask-split", "0.1"]) == 0
+    assert len(sections) == 2
+    assert min(sections) > 4
+    names = contents(folder / "out").keys()
+    assert len(names) == 18
+    assert names == contents(folder / "plain").keys()
+    for name in names:  # but for the order in which the tiles lie in the file
+        np.testing.assert_array_equal(*(tifffile.imread(folder / part / name) for part in ("out", "plain")))
+    assert recorded(folder / "out") == recorded(folder / "plain")
+    assert "'drift': 0" not in str(recorded(folder / "out"))
 
 
 def test_failures_are_named_as_in_a_plain_run(folder, workers, random_logits):
@@ -206,6 +245,28 @@ def test_workers_of_its_own(folder, random_logits):
     assert Path("mask.png").read_bytes() == Path("plain.png").read_bytes()
     assert "2 workers" in done.stderr
     assert json.loads(refine("logits/a.npy", "-o", "mask.png", "--json").stdout)["status"] == "kept"
+
+
+def test_a_call_that_ends_while_its_patience_does_is_no_failure():
+    class Future:
+        """One that is done just after it was waited for in vain."""
+
+        def __init__(self, outcome) -> None:
+            self.outcomes = iter([TimeoutError("timed out after 5 s."), outcome])
+
+        def done(self) -> bool:
+            return True
+
+        def result(self, timeout=None):
+            outcome = next(self.outcomes)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+    patient = Cluster.__new__(Cluster)
+    assert patient._outcome(Future(7)) == 7
+    with pytest.raises(TimeoutError, match="its own"):
+        patient._outcome(Future(TimeoutError("its own")))
 
 
 @pytest.mark.parametrize(
