@@ -417,7 +417,12 @@ def test_a_dry_run_of_pseudolabel(folder, capsys):
 def complete(shell: str, words: str) -> str:
     """What `prn` answers when a shell asks it to go on from these words."""
     bash = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
-    variables = bash if shell == "bash" else {"_TYPER_COMPLETE_ARGS": words}
+    others = {
+        "_TYPER_COMPLETE_ARGS": words,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TYPER_COMPLETE_WORD_TO_COMPLETE": words.split(" ")[-1],  # of PowerShell
+    }
+    variables = bash if shell == "bash" else others
     done = subprocess.run(
         PRN, capture_output=True, text=True, env=os.environ | variables | {"_PRN_COMPLETE": f"complete_{shell}"}
     )
@@ -441,7 +446,18 @@ def test_zsh_completes_with_the_help():
     assert complete("zsh", "prn refine logi").strip() == "_files"
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize(("shell", "between"), [("fish", "\t"), ("powershell", ":::")])
+def test_fish_and_powershell_complete_with_the_help(shell, between):
+    assert complete(shell, "prn refine --dry").startswith(f"--dry-run{between}List what would be done")
+    assert [line.removesuffix(between) for line in complete(shell, "prn refine --device ").split()] == [
+        "auto",
+        "cpu",
+        "cuda",
+    ]
+    assert complete(shell, "prn refine logi").strip() == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
 def test_the_shell_gets_a_script(shell, tmp_path):
     done = subprocess.run(
         [*PRN, "--show-completion", shell],
@@ -450,7 +466,7 @@ def test_the_shell_gets_a_script(shell, tmp_path):
         env=os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"_PRN_COMPLETE=complete_{shell}" in done.stdout
+    assert f"complete_{shell}" in done.stdout
     if shell == "bash":
         (tmp_path / "script").write_text(done.stdout)
         subprocess.run(["bash", "-n", "script"], cwd=tmp_path, check=True)
