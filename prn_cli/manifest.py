@@ -1,4 +1,4 @@
-"""What a folder of outputs was made from: `prn-manifest.jsonl`, two JSON lines a finished file.
+"""What outputs were made from: `prn-manifest.jsonl` in their folder, two JSON lines a finished file.
 
 The manifest makes each output traceable, and lets a run that was stopped at any point go on where it stopped: an
 output is done if it is whole and was made from the same inputs with the same settings. It also tells prn's files from
@@ -82,20 +82,21 @@ class Job:
 
 
 class Manifest:
-    """The manifest of one folder of outputs.
+    """The manifest of outputs in one folder.
 
     Args:
         folder: the folder; it need not exist yet.
         outputs: what will be asked about. Others may be, too, but then the manifest is read once more for them.
+        name: of the manifest.
     """
 
-    def __init__(self, folder: Path, outputs: Iterable[Path] = ()) -> None:
+    def __init__(self, folder: Path, outputs: Iterable[Path] = (), *, name: str = MANIFEST_NAME) -> None:
         self.folder = folder
-        self.path = folder / MANIFEST_NAME
+        self.path = folder / name
         self._prefix = os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
         self._wanted: set[bytes] = set()
         self._entries: dict[str, bytes] = {}  # as lines, which take a seventh of the memory
-        self._begun: set[str] = set()
+        self._begun: set[str] = set()  # and not recorded since
         self._file: tuple[int, int] | None = None
         self._end = 0  # of the lines that were read
         self._lock = threading.Lock()
@@ -159,7 +160,7 @@ class Manifest:
             paths = [output.get("path") for output in outputs.values() if isinstance(output, dict)]
             names = [path for path in paths if isinstance(path, str)]
             if len(names) == len(outputs):
-                self._entries.update((name, line) for name in names)
+                self._keep(names, line)
 
     def job(self, *, inputs: Mapping[str, Path], settings: Mapping[str, Any], outputs: Mapping[str, Path]) -> Job:
         """Note down the inputs as they are now: if one changes during the work, the next run sees that it did.
@@ -232,7 +233,7 @@ class Manifest:
                 if self._knows(path):
                     continue
                 raise UsageError(
-                    f"is there already, and no {MANIFEST_NAME} says that prn wrote it",
+                    f"is there already, and no {self.path.name} says that prn wrote it",
                     hint="choose another place, or --overwrite",
                     path=path,
                 )
@@ -240,6 +241,25 @@ class Manifest:
     def _knows(self, path: Path) -> bool:
         name = self._name(path)
         return name in self._entries or name in self._begun
+
+    def changed(self, job: Job) -> list[Path]:
+        """The outputs of a job that are there, and not as prn recorded them: not whole, or written by someone else."""
+        paths = [path for path in job.outputs.values() if self._is_changed(path)]
+        if paths:
+            with self._lock:
+                self._read_on(self._wanted)  # another run may have written them since
+        return [path for path in paths if self._is_changed(path)]
+
+    def _is_changed(self, path: Path) -> bool:
+        name = self._name(path)
+        line = self._entries.get(name)
+        if line is None or name in self._begun:
+            return False
+        sizes = [output.get("size") for output in json.loads(line)["outputs"].values() if output["path"] == name]
+        try:
+            return path.stat().st_size not in sizes
+        except OSError:
+            return False
 
     def start(self) -> None:
         """Create the folder and, if there is none, an empty manifest, so that what stands in the way shows now.
@@ -290,8 +310,13 @@ class Manifest:
         }
         line = json.dumps(entry).encode() + b"\n"
         self._append(line)
-        self._entries.update((self._name(path), line) for path in job.outputs.values())
+        self._keep(map(self._name, job.outputs.values()), line)
         return entry
+
+    def _keep(self, names: Iterable[str], line: bytes) -> None:
+        for name in names:
+            self._entries[name] = line
+            self._begun.discard(name)
 
     def _append(self, line: bytes) -> None:
         try:
@@ -323,6 +348,13 @@ class Manifest:
         """Relative to the folder, so that the outputs may move as a whole; absolute for files elsewhere."""
         whole = os.path.abspath(path)  # noqa: PTH100 (a link stays the name that the user gave)
         return whole.removeprefix(self._prefix).replace(os.sep, "/")
+
+
+def manifest_beside(path: Path, outputs: Iterable[Path] = ()) -> Manifest:
+    """The manifest of a single output: its folder's, or, where that is another user's, one of its own."""
+    shared = path.parent / MANIFEST_NAME
+    own = shared.exists() and not os.access(shared, os.R_OK | os.W_OK)
+    return Manifest(path.parent, outputs, name=f".{path.name}.{MANIFEST_NAME}" if own else MANIFEST_NAME)
 
 
 def _encoded(name: str) -> bytes:

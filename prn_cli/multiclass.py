@@ -59,16 +59,15 @@ class ClassRows:
         return choose(self.logits)
 
 
-def hold(read: ReadWindow) -> ReadWindow:
-    """A reader that keeps the last window, for classes that ask for the same one after the other."""
-    last: tuple[Window, FloatMaps] | None = None
+def hold(read: ReadWindow, times: int) -> ReadWindow:
+    """A reader that keeps each window until it was asked for so many times, by one class after the other."""
+    held: dict[Window, tuple[FloatMaps, int]] = {}
 
     def read_or_remember(window: Window) -> FloatMaps:
-        nonlocal last
-        held = last
-        if held is None or held[0] != window:
-            held = last = window, read(window)
-        return held[1]
+        maps, wanted = held.pop(window) if window in held else (read(window), times)
+        if wanted > 1:
+            held[window] = maps, wanted - 1
+        return maps
 
     return read_or_remember
 
@@ -90,7 +89,7 @@ def refine_class_rows(
     Yields:
         What `refine` gives, for all classes.
     """
-    held = hold(read)
+    held = hold(read, classes)
 
     def read_class(number: int, window: Window) -> FloatMaps:
         one: FloatMaps = held(window)[number]

@@ -35,7 +35,7 @@ R = TypeVar("R")
 class Order(Enum):
     """In which order a map of several windows is read, refined and handed out; the result is the same.
 
-    Memory grows with the width of the map in the first two, most in the first; in the last it hardly grows.
+    Memory grows with the width of the map in the first two, most in the first, and in the last with the height, least.
     """
 
     ROWS = "one row of windows after the other"
@@ -310,7 +310,7 @@ def _strips(
     """
     turns = cycle(buffers)
     shared: dict[Stretch, FloatMap] = {}
-    following = dict(pairwise(dict.fromkeys(span for span, _ in places)))
+    following = dict(pairwise(dict.fromkeys(span for span, _ in places)))  # each row of windows and the one below it
     for span, stretch in places:
         rows, width = min(span.end, height) - span.start, stretch.end - stretch.start
         planes = next(turns)[:, :rows, :width]
@@ -529,10 +529,11 @@ def _blend(
     ramp: int,
     before: FloatMap | None,
 ) -> tuple[FloatMap, FloatMap]:
-    """The blended field of the used rows of a strip, and the columns of it that the next one to the right will change.
+    """Blend the used rows of a strip.
 
     Returns:
-        `(span.stop - span.keep, stretch.stop - stretch.keep)`, and what is `before` the next strip.
+        The field, `(span.stop - span.keep, stretch.stop - stretch.keep)`, and what is `before` the strip to the right:
+        the columns that it will change, `(span.stop - span.keep, ramp)`; none of the last strip.
     """
     used = slice(span.keep - span.start, span.stop - span.start)
     if ramp == 0 and not groups[0][1]:  # the only window of its row

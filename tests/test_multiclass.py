@@ -56,6 +56,20 @@ def test_every_class_is_refined_as_a_map_of_its_own(logits, make_onnx):
     assert total[~np.isnan(total)] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("order", Order)
+def test_each_pixel_of_a_strip_is_read_once_for_all_classes_however_many_bands_it_takes(
+    logits, make_onnx, monkeypatch, order
+):
+    def bands(height, width, **_):
+        return (Window(y, 0, min(7, height - y), width) for y in range(0, height, 7))
+
+    monkeypatch.setattr("prn_cli.refine.row_bands", bands)
+    refiner = load_refiner(find_weights(str(make_onnx())), device="cpu")
+    _, reads = rows_of(logits, refiner, tile=96, order=order)
+    assert len(reads) > 40
+    assert len(set(reads)) == len(reads)
+
+
 @pytest.mark.parametrize("network", ["fast", "paper"])
 def test_sections_joined_are_the_map_bit_for_bit(make_onnx, random_logits, network):
     refiner = load_refiner(find_weights(str(make_onnx(network))), device="cpu", threads=1)

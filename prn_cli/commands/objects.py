@@ -115,7 +115,7 @@ class Objects:
         if self.layer is None:
             return {}
         # In the folder of the masks, whatever the layer is called: the tasks of an array share it.
-        return {PART: mask.parent / _PARTS / f"{mask.stem}.npz"}
+        return {PART: mask.parent / _PARTS / f"{mask.name}.npz"}
 
     def grid(self, geo: GeoTags | None, source: Path) -> Grid | None:
         """The grid of a map, before the work on it begins; None if nothing is asked for.

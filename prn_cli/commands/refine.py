@@ -22,10 +22,10 @@ from prn_cli.commands.options import TaskChoice
 from prn_cli.commands.parts import check_part, select_part
 from prn_cli.commands.plan import show_plan
 from prn_cli.commands.refine_file import Figures, Run, content_of, open_map, rasters_of, refine_file
-from prn_cli.errors import PrnError, UsageError
+from prn_cli.errors import OutputError, PrnError, UsageError
 
 if TYPE_CHECKING:
-    from prn_cli.manifest import Manifest
+    from prn_cli.manifest import Job, Manifest
     from prn_cli.rasters import Partners
 
 _OUTPUT = "Output"
@@ -240,7 +240,7 @@ def refine(
     """
     from prn_cli import rasters
     from prn_cli.cores import keep_freed_memory
-    from prn_cli.manifest import Manifest, check_outputs
+    from prn_cli.manifest import Manifest, check_outputs, manifest_beside
     from prn_cli.refine import check_image, check_tile
     from prn_cli.refiners import load_refiner
     from prn_cli.temporaries import remove_stale
@@ -317,7 +317,7 @@ def refine(
         _check_creation(item, creation, task, cog=format is FormatChoice.cog)
     layer = [] if polygons is None or num_parts is not None else [polygons]
     outputs = [*(output for item in items for output in item.outputs.values()), *layer]
-    manifest = Manifest(out.parent if single else out, outputs)
+    manifest = manifest_beside(out, outputs) if single else Manifest(out, outputs)
     if not overwrite:
         manifest.refuse_strangers(outputs)
 
@@ -532,7 +532,22 @@ def _why(item: Item, run: Run, manifest: Manifest, partners: Sequence[Partners],
     for kind in partners:
         kind.of(item.path)
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
+    if not overwrite:
+        _refuse_edited(manifest, job)
     return manifest.why(job) or ("--overwrite" if overwrite else "")
+
+
+def _refuse_edited(manifest: Manifest, job: Job) -> None:
+    """Check that no output was replaced by another whole raster; what is cut off may be written anew.
+
+    Raises:
+        OutputError: naming the first that was.
+    """
+    for path in manifest.changed(job):
+        from prn_cli.rasters import is_whole
+
+        if is_whole(path):
+            raise OutputError("was changed since prn wrote it", hint="move it away, or --overwrite", path=path)
 
 
 def _refine_item(
@@ -544,6 +559,8 @@ def _refine_item(
     entry = None if overwrite else manifest.finished(job)
     if entry is not None:
         return _Result("kept", 0.0, entry["figures"])
+    if not overwrite:
+        _refuse_edited(manifest, job)
     figures = refine_one(item, run, on_written=lambda: manifest.begin(job)).as_dict()
     seconds = time.perf_counter() - started
     manifest.record(job, seconds=seconds, figures=figures)

@@ -57,7 +57,8 @@ class OpenMap:
 
         if not self.by_columns:
             return Order.ROWS
-        return Order.DOWN if any_order else Order.ACROSS
+        # What waits for the next stretch grows with the height, and what waits for the next windows with the width.
+        return Order.DOWN if any_order and self.scores.height <= 2 * self.scores.width else Order.ACROSS
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class Run:
                 path=scores.path,
             )
         if opened.image is not None:  # every class asks for the same windows
-            options["read_image"] = hold(opened.image.read)
+            options["read_image"] = hold(opened.image.read, scores.classes)
         return refine_class_rows(
             scores.logits, scores.classes, lambda read: refine_section(read, *size, self.refiner, **options)
         )

@@ -40,7 +40,7 @@ from prn_cli.rasters.pairs import (
     image_files,
     pair_by_stem,
 )
-from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, Raster, check_file, open_raster
+from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, Raster, check_file, is_whole, open_raster
 from prn_cli.rasters.scores import ScoreMap, lay_like, open_scores
 from prn_cli.rasters.truth import open_grey_label, read_grey_label
 from prn_cli.rasters.writing import (
@@ -86,6 +86,7 @@ __all__ = [
     "find_references",
     "find_valid_masks",
     "image_files",
+    "is_whole",
     "lay_like",
     "logit",
     "mask_nodata",

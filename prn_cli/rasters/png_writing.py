@@ -43,6 +43,7 @@ class PngWriter(RasterWriter):
         self._packer = packer(self.dtype)
         self._packed: list[bytes] = []
         self._packed_bytes = 0
+        self._rows = 0
         self._file = self._temporary.open("wb")
         self._file.write(_SIGNATURE)
         depth = 8 * self.dtype.itemsize
@@ -56,9 +57,12 @@ class PngWriter(RasterWriter):
             self._write_chunk(b"tRNS", struct.pack(">H", number) if self._palette is None else opaque_until)
 
     def _take(self, piece: NDArray[Any], y: int, x: int) -> None:
-        rows = self._whole.add(piece, y, x, piece.shape[1])
+        rows = self._whole.add(piece if piece.shape[1] == self.width else piece.copy(), y, x, piece.shape[1])
         if rows is None:
             return
+        if y != self._rows:
+            raise ValueError(f"row {y}, expected row {self._rows}")
+        self._rows += len(rows)
         step = max(_ROWS_BYTES // (self.width * self.dtype.itemsize), 1)
         lines = np.zeros((min(step, len(rows)), 1 + self.width * self.dtype.itemsize), np.uint8)  # 0: no filter
         stored = self.dtype.newbyteorder(">")

@@ -12,11 +12,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, reason
+from prn_cli.errors import InputError, PrnError, reason
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.limits import check_memory, check_pixels
 from prn_cli.remote import as_path, gdal_name, state_of
-from prn_cli.tiles import Window
+from prn_cli.tiles import Window, row_bands
+
+_END_OF_PNG = b"IEND\xaeB`\x82"
 
 SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".png")
 """Suffixes of the files that `open_raster` reads, in lower case."""
@@ -216,6 +218,19 @@ def check_file(path: Path) -> None:
         raise InputError("is not a regular file", hint="save the data to a file first", path=path)
     if status.st_size == 0:
         raise InputError("empty file (0 bytes)", hint="write it again", path=path)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is a raster that can be read to its end."""
+    try:
+        if path.suffix.lower() == ".png" and not path.read_bytes().endswith(_END_OF_PNG):  # Pillow does without
+            return False
+        with open_raster(path) as raster:
+            for band in row_bands(raster.height, raster.width):
+                raster.read(band)
+    except (PrnError, OSError):
+        return False
+    return True
 
 
 def check_dtype(dtype: np.dtype[Any], path: Path) -> np.dtype[Any]:

@@ -29,6 +29,7 @@ _ENCODE_BYTES = 16 << 20  # bytes of pixels that tifffile takes at a time to enc
 _STRIP_BYTES = 256 << 10
 _SMALL_BYTES = 4 << 20
 _WIDEST_OPEN = 1024  # columns
+_TILES_COLUMNS = 256
 _QUEUE_BYTES = 16 << 20  # of tiles or strips that wait to be encoded
 _COMPRESSIONS = {"NONE": 1, "LZW": 5, "DEFLATE": 8, "ZSTD": 50000}  # as tag 259 has them
 _YES_NO = {"YES": True, "TRUE": True, "ON": True, "1": True, "NO": False, "FALSE": False, "OFF": False, "0": False}
@@ -91,10 +92,10 @@ def tiff_layout(height: int, width: int, dtype: np.dtype[Any], options: Mapping[
 
 @dataclass(slots=True)
 class _Block:
-    """A tile or strip that is being filled.
+    """A strip, or some neighbouring tiles of a row, being filled.
 
     Attributes:
-        number: its place in the file's list of tiles or strips.
+        number: the place of the first tile in the file's list of tiles or strips.
         pixels: of the block.
         rows: how many of its rows are on the map.
         columns: how many of its columns are.
@@ -141,10 +142,11 @@ class TiffWriter(RasterWriter):
         # What is small waits until it is complete: starting a thread takes longer than packing it.
         self._aside = height * width * dtype.itemsize > _SMALL_BYTES
         layout = self._layout
+        self._across = -(-width // layout.block_width)
+        self._together = max(_TILES_COLUMNS // layout.block_width, 1)  # small tiles, or each would cost as much
         # Where one stretch of columns ends, blocks stay open until the next one comes.
         self.any_order = layout.tiled and layout.block_width <= _WIDEST_OPEN
-        self._across = -(-width // layout.block_width)
-        block_bytes = layout.block_height * layout.block_width * dtype.itemsize
+        block_bytes = layout.block_height * layout.block_width * self._together * dtype.itemsize
         waiting = max(_QUEUE_BYTES // block_bytes, 2) if self._aside else 0
         self._open: dict[int, _Block] = {}
         self._blocks: queue.Queue[_Block | None] = queue.Queue(waiting)
@@ -160,11 +162,11 @@ class TiffWriter(RasterWriter):
             self._thread.start()
 
     def _take(self, piece: NDArray[Any], y: int, x: int) -> None:
-        height, width = self._layout.block_height, self._layout.block_width
+        height, width = self._layout.block_height, self._layout.block_width * self._together
         bottom, right = y + piece.shape[0], x + piece.shape[1]
         for top in range(y - y % height, bottom, height):
             for left in range(x - x % width, right, width):
-                number = top // height * self._across + left // width
+                number = top // height * self._across + left // self._layout.block_width
                 block = self._open.get(number)
                 if block is None:
                     block = self._open[number] = self._new_block(number, top, left)
@@ -197,8 +199,11 @@ class TiffWriter(RasterWriter):
 
     def _new_block(self, number: int, top: int, left: int) -> _Block:
         layout = self._layout
-        rows, columns = min(layout.block_height, self.height - top), min(layout.block_width, self.width - left)
-        shape = (layout.block_height, layout.block_width) if layout.tiled else (rows, columns)
+        rows = min(layout.block_height, self.height - top)
+        columns = min(layout.block_width * self._together, self.width - left)
+        shape = rows, columns
+        if layout.tiled:
+            shape = layout.block_height, -(-columns // layout.block_width) * layout.block_width
         return _Block(number, np.empty(shape, self.dtype), rows, columns, rows * columns)
 
     def _put(self, block: _Block | None) -> None:
@@ -224,9 +229,11 @@ class TiffWriter(RasterWriter):
                 raise _StoppedError
             if block is None:
                 return
-            self._order.append(block.number)
             pixels = block.filled()
-            yield pixels if pack is None else pack(pixels)
+            for number, x in enumerate(range(0, pixels.shape[1], self._layout.block_width)):
+                self._order.append(block.number + number)
+                part = np.ascontiguousarray(pixels[:, x : x + self._layout.block_width])
+                yield part if pack is None else pack(part)
 
     def _own_packing(self) -> Callable[[NDArray[Any]], bytes] | None:
         """How a tile or strip is packed here; None where tifffile does that, side by side."""

@@ -94,7 +94,7 @@ class RasterWriter(ABC):
 
         Args:
             piece: `(h, w)`, of the writer's type. The caller may reuse the array.
-            y: its first row; the one below the last piece if None.
+            y: its first row; the one below the last piece if None, where these are whole rows.
             x: its first column.
 
         Raises:

@@ -196,7 +196,7 @@ def test_many_maps_make_one_layer_and_reruns_keep_it(prn, write, folder):
     assert "polygons" not in json.loads(out.splitlines()[0])
     _, first, fields = layer("all.gpkg")
     assert sorted(set(fields["source"])) == ["logits/x.tif", "logits/xx.tif", "logits/xxx.tif"]
-    (folder / "masks" / ".polygons" / "x.npz").unlink()
+    (folder / "masks" / ".polygons" / "x.tif.npz").unlink()
     code, out, _ = prn(*line)
     assert sorted(json.loads(record)["status"] for record in out.splitlines()) == ["kept", "kept", "refined"]
     _, second, _ = layer("all.gpkg")

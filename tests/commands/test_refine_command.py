@@ -292,6 +292,25 @@ def test_only_what_is_missing_cut_or_changed_is_done_again(prn, folder, random_l
     assert read("masks/b.png").shape == (1, 34)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
+def test_a_mask_that_someone_has_edited_is_not_written_over(prn, folder, suffix):
+    line = ("logits", "-o", "masks", "--format", suffix, "--json")
+    assert prn(*line)[0] == 0
+    mask = folder / "masks" / f"a.{suffix}"
+    with create_raster(mask, height=5, width=7, dtype=np.uint8) as writer:
+        writer.write(np.full((5, 7), 255, np.uint8))
+    edited = mask.read_bytes()
+    for more in ((), ("--threshold", "0.7"), ("--dry-run",)):
+        code, out, err = prn(*line, *more)
+        assert code == 1
+        said = out if more == ("--dry-run",) else err
+        assert "was changed since prn wrote it" in said
+        assert f"masks/a.{suffix}" in said
+        assert mask.read_bytes() == edited
+    assert prn(*line, "--overwrite")[0] == 0
+    assert mask.read_bytes() != edited
+
+
 @pytest.mark.parametrize("out", ["mask.png", "new/mask.tif", "logits/../mask.npy", "{}/new/mask.png"])
 def test_one_file_is_kept_as_those_of_a_folder_are(prn, folder, random_logits, out):
     out = out.format(folder)

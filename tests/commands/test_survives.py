@@ -288,15 +288,17 @@ def test_a_folder_that_is_read_only_is_one_line(folder, line):
     assert "prn-manifest.jsonl: cannot be written: permission denied; check the folder, its permissions" in found
 
 
-def test_a_manifest_that_is_read_only_is_one_line_for_one_file_too(folder):
-    (folder / MANIFEST_NAME).touch(0o444)
-    done = prn("refine", "logits/0.npy", *REFINE[2:7], "-o", "mask.png", preexec_fn=obey_permissions)
-    if done.returncode == 77:
-        pytest.skip("runs as root, who cannot give up writing everywhere")
-    assert done.returncode == 1
-    [found] = errors(done)
-    assert "prn-manifest.jsonl: cannot be written: permission denied" in found
-    assert not (folder / "mask.png").exists()
+@pytest.mark.parametrize("mode", [0o444, 0])
+def test_beside_the_manifest_of_another_user_one_file_has_its_own(folder, mode):
+    (folder / MANIFEST_NAME).touch(mode)
+    line = ("refine", "logits/0.npy", *REFINE[2:7], "-o", "mask.png", "--json")
+    for status in ("refined", "kept"):
+        done = prn(*line, preexec_fn=obey_permissions)
+        if done.returncode == 77:
+            pytest.skip("runs as root, who cannot give up writing everywhere")
+        assert (done.returncode, json.loads(done.stdout)["status"]) == (0, status), done.stderr
+    assert (folder / f".mask.png.{MANIFEST_NAME}").stat().st_size > 0
+    assert (folder / MANIFEST_NAME).stat().st_size == 0
 
 
 def test_a_read_only_folder_of_the_layer_is_said_before_the_work(folder):

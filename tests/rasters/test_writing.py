@@ -116,7 +116,9 @@ def test_any_pieces_from_the_left_or_in_any_order(tmp_path: Path, data: st.DataO
         with create_raster(path, **shape, dtype=kind, creation_options=options) as writer:
             assert writer.any_order == (path.suffix == ".npy" or (path.suffix == ".tif" and "TILED" not in options))
             for y, x in data.draw(st.permutations(places)) if writer.any_order else places:
-                writer.write(array[y : y + height, x : x + width], y, x)
+                piece = array[y : y + height, x : x + width].copy()
+                writer.write(piece, y, x)
+                piece[:] = 0  # it was the caller's
     with open_raster(path) as raster:
         np.testing.assert_array_equal(raster.read()[0], array)
     if path.suffix != ".npy":
@@ -129,6 +131,9 @@ def test_what_is_missing_or_beyond_the_map_is_refused(tmp_path: Path, suffix: st
     path = tmp_path / f"a{suffix}"
     with pytest.raises(ValueError, match="10 pixels are missing of 4×10"), open_writer(path) as writer:
         writer.write(np.zeros((3, 10), np.uint8))
+    if suffix == ".png":
+        with pytest.raises(ValueError, match="row 2, expected row 0"), open_writer(path) as writer:
+            writer.write(np.zeros((2, 10), np.uint8), 2)
     for piece, y, x in (((2, 10), 3, 0), ((2, 9), 0, 2)):
         with pytest.raises(ValueError, match="a piece of shape"), open_writer(path) as writer:
             writer.write(np.zeros(piece, np.uint8), y, x)
