@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console, options
-from prn_cli.commands.batch import Batch, Item, run_batch
+from prn_cli.commands.batch import Batch, Item, refuse_edited, run_batch
 from prn_cli.commands.objects import PART, FillHoles, MinArea, Objects, Polygons
 from prn_cli.commands.options import TaskChoice
 from prn_cli.commands.parts import check_part, select_part
 from prn_cli.commands.plan import show_plan
 from prn_cli.commands.refine_file import Figures, Run, content_of, open_map, rasters_of, refine_file
-from prn_cli.errors import OutputError, PrnError, UsageError
+from prn_cli.errors import PrnError, UsageError
 
 if TYPE_CHECKING:
-    from prn_cli.manifest import Job, Manifest
+    from prn_cli.manifest import Manifest
     from prn_cli.rasters import Partners
 
 _OUTPUT = "Output"
@@ -533,21 +533,8 @@ def _why(item: Item, run: Run, manifest: Manifest, partners: Sequence[Partners],
         kind.of(item.path)
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
     if not overwrite:
-        _refuse_edited(manifest, job)
+        refuse_edited(manifest, job)
     return manifest.why(job) or ("--overwrite" if overwrite else "")
-
-
-def _refuse_edited(manifest: Manifest, job: Job) -> None:
-    """Check that no output was replaced by another whole raster; what is cut off may be written anew.
-
-    Raises:
-        OutputError: naming the first that was.
-    """
-    for path in manifest.changed(job):
-        from prn_cli.rasters import is_whole
-
-        if is_whole(path):
-            raise OutputError("was changed since prn wrote it", hint="move it away, or --overwrite", path=path)
 
 
 def _refine_item(
@@ -560,7 +547,7 @@ def _refine_item(
     if entry is not None:
         return _Result("kept", 0.0, entry["figures"])
     if not overwrite:
-        _refuse_edited(manifest, job)
+        refuse_edited(manifest, job)
     figures = refine_one(item, run, on_written=lambda: manifest.begin(job)).as_dict()
     seconds = time.perf_counter() - started
     manifest.record(job, seconds=seconds, figures=figures)

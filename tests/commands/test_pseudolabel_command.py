@@ -157,6 +157,19 @@ def test_bands_of_rows_change_nothing(prn, folder, monkeypatch):
             np.testing.assert_array_equal(written(folder / "banded" / name)[0], written(folder / "whole" / name)[0])
 
 
+def test_a_pseudo_label_that_someone_has_edited_is_not_written_over(prn, folder):
+    assert prn("--patch", "32")[0] == 0
+    path = next(path for path in sorted((folder / "pseudolabels").rglob("a.*")) if path.suffix == ".png")
+    Image.fromarray(np.full((5, 7), 255, np.uint8)).save(path)
+    edited = path.read_bytes()
+    for patch in ("32", "16"):
+        code, _, err = prn("--patch", patch)
+        assert code == 1
+        assert "was changed since prn wrote it; move it away, or --overwrite" in err
+        assert path.read_bytes() == edited
+    assert prn("--patch", "32", "--overwrite")[0] == 0
+
+
 def test_current_outputs_are_kept(prn, folder):
     _, first, _ = prn("--json")
     target = folder / "pseudolabels" / "labels" / "a.png"
