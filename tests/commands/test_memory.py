@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
 
+from prn_cli.commands.refine_file import OpenMap
 from prn_cli.rasters import create_raster
+from prn_cli.refine import Order
 
 WIDTH = 2048
 
@@ -106,6 +109,20 @@ def test_a_mask_of_more_than_4_gib_is_a_tiled_compressed_bigtiff(tmp_path):
         assert (file.shape, file.nodata) == ((side, side), 127)
         assert (file.profile["tiled"], file.profile["compress"], file.block_shapes[0]) == (True, "deflate", (256, 256))
         assert not file.read(1, window=((side - 9, side), (side - 9, side))).any()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "by_columns", "any_order", "expected"),
+    [
+        (4000, 2000, True, True, Order.DOWN),
+        (4001, 2000, True, True, Order.ACROSS),  # what waits for the next stretch would be as high
+        (2000, 4000, True, False, Order.ACROSS),
+        (2000, 4000, False, True, Order.ROWS),
+    ],
+)
+def test_the_order_is_the_one_that_takes_the_least_memory(height, width, by_columns, any_order, expected):
+    scores = SimpleNamespace(height=height, width=width, by_columns=by_columns)
+    assert OpenMap(scores, None).order(any_order=any_order) is expected  # type: ignore[arg-type]
 
 
 def test_a_sample_of_rows_does_not_hold_them():
