@@ -41,7 +41,7 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "mallopt"):
         return
-    # Larger ones are of large maps: there are few of them, and they leave gaps that little else fits into.
-    largest_in_heap, never = 1 << 23, (1 << 31) - 1
+    # Larger ones are few, and leave gaps that little else fits into. glibc knows no larger limit.
+    largest_in_heap, never = 1 << 25, (1 << 31) - 1
     for parameter, value in ((_M_MMAP_THRESHOLD, largest_in_heap), (_M_TRIM_THRESHOLD, never), (_M_TOP_PAD, 1 << 24)):
         libc.mallopt(parameter, value)

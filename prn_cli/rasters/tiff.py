@@ -258,7 +258,7 @@ class _Page:
             check_block(size, stored=int(counts.max()), path=self.path)
         if self._rows_by_themselves:
             self._row_bytes = row_bytes
-            self._stored = self.dtype.newbyteorder(page.parent.byteorder)
+            self._pixels = self.dtype.newbyteorder(page.parent.byteorder)
             return
         self._segment_bytes, self._cache_bytes = size, _CACHE_BYTES
         self._fill_order_of_lzw = int(page.fillorder) if page.compression == tifffile.COMPRESSION.LZW else None
@@ -293,17 +293,16 @@ class _Page:
                 for column in columns:
                     x = column * self._segment_width
                     x0, x1 = max(left, x), min(right, x + self._segment_width)
-                    rows = self._segment_rows(start + column, y0 - y, y1 - y)
-                    part = rows[:, x0 - x : x1 - x]
+                    part = self._part(start + column, Window(y0 - y, x0 - x, y1 - y0, x1 - x0))
                     bands[:, y0 - top : y1 - top, x0 - left : x1 - left] = part.transpose(2, 0, 1)
         return result
 
-    def _segment_rows(self, index: int, start: int, stop: int) -> NDArray[Any]:
-        """Rows of a strip or tile as `(rows, columns, contiguous samples)`."""
+    def _part(self, index: int, part: Window) -> NDArray[Any]:
+        """A part of a strip or tile as `(h, w, contiguous samples)`."""
         if self._page.databytecounts[index] == 0 or self._page.dataoffsets[index] == 0:
-            return self._absent(index, stop - start)
+            return self._absent(index, part.height, part.width)
         if self._rows_by_themselves:
-            return self._stored_rows(index, start, stop)
+            return self._stored(index, part)
         with self._lock:
             segment = self._cache.get(index)
             if segment is not None:
@@ -311,7 +310,7 @@ class _Page:
         if segment is None:
             segment = self._decoded(index)
             self._keep(index, segment)
-        return segment[start:stop]
+        return segment[part.slices]
 
     def _decode_ahead(self, indices: list[int]) -> None:
         """Decode strips or tiles side by side, if that is worth it. No more of them than fit into the cache."""
@@ -334,7 +333,7 @@ class _Page:
             while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
-    def _absent(self, index: int, rows: int) -> NDArray[Any]:
+    def _absent(self, index: int, height: int, width: int) -> NDArray[Any]:
         # GDAL leaves out tiles that hold nothing but nodata. Without a nodata value nobody can tell such a tile
         # from one that a killed program never wrote.
         if self.nodata is None or (self.dtype.kind != "f" and not holds(self.dtype, self.nodata)):
@@ -343,14 +342,21 @@ class _Page:
                 hint="write the file again, or declare its nodata value (gdal_edit -a_nodata)",
                 path=self.path,
             )
-        return np.full((rows, self._segment_width, self._contiguous), self.nodata).astype(self.dtype)
+        return np.full((height, width, self._contiguous), self.nodata).astype(self.dtype)
 
-    def _stored_rows(self, index: int, start: int, stop: int) -> NDArray[Any]:
-        if stop * self._row_bytes > self._page.databytecounts[index]:
-            raise self._short(index, self._page.databytecounts[index], stop * self._row_bytes)
-        data = self._bytes(index, start * self._row_bytes, (stop - start) * self._row_bytes)
-        values = np.frombuffer(data, self._stored).astype(self.dtype, copy=False)
-        return values.reshape(stop - start, self._segment_width, self._contiguous)
+    def _stored(self, index: int, part: Window) -> NDArray[Any]:
+        if part.bottom * self._row_bytes > self._page.databytecounts[index]:
+            raise self._short(index, self._page.databytecounts[index], part.bottom * self._row_bytes)
+        if 2 * part.width > self._segment_width:  # one read takes less time than one for each row
+            data = self._bytes(index, part.y * self._row_bytes, part.height * self._row_bytes)
+            columns = part.slices[1]
+        else:
+            pixel = self._row_bytes // self._segment_width
+            starts = range(part.y * self._row_bytes + part.x * pixel, part.bottom * self._row_bytes, self._row_bytes)
+            data = b"".join(self._bytes(index, start, part.width * pixel) for start in starts)
+            columns = slice(None)
+        values = np.frombuffer(data, self._pixels).astype(self.dtype, copy=False)
+        return values.reshape(part.height, -1, self._contiguous)[:, columns]
 
     def _decoded(self, index: int) -> NDArray[Any]:
         data = self._bytes(index, 0, self._page.databytecounts[index])
@@ -387,7 +393,7 @@ class _Page:
                 path=self.path,
             ) from error
         if segment is None:
-            return self._absent(index, self._segment_height)
+            return self._absent(index, self._segment_height, self._segment_width)
         decoded: NDArray[Any] = segment[0]
         if self._page.compression == _LERC and self.dtype.kind == "f" and lerc_has_invalid(data):
             # GDAL writes NaN as a mask of its own, which tifffile does not look at.
