@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import typer
 
 from prn_cli.commands import console
-from prn_cli.errors import OutputError, PrnError
+from prn_cli.errors import PrnError
 
 if TYPE_CHECKING:
     from prn_cli.commands.processes import Processes
-    from prn_cli.manifest import Job, Manifest
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -200,16 +199,3 @@ def _pool(threads: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def refuse_edited(manifest: Manifest, job: Job) -> None:
-    """Check that no output was replaced by another whole raster; what is cut off may be written anew.
-
-    Raises:
-        OutputError: naming the first that was.
-    """
-    for path in manifest.changed(job):
-        from prn_cli.rasters import is_whole
-
-        if is_whole(path):
-            raise OutputError("was changed since prn wrote it", hint="move it away, or --overwrite", path=path)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console, options, reporting
-from prn_cli.commands.batch import Batch, Item, refuse_edited, run_batch
+from prn_cli.commands.batch import Batch, Item, run_batch
+from prn_cli.commands.done_before import finished, why
 from prn_cli.commands.options import TaskChoice
 from prn_cli.commands.plan import show_plan
 from prn_cli.errors import InputError, UsageError
@@ -250,9 +251,7 @@ def _why(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> str:
     """Why `_work` would write the outputs of a map; empty if it would keep them."""
     run.valid_masks.of(item.path)
     job = manifest.job(inputs=item.inputs, settings=_settings(item, run), outputs=item.outputs)
-    if not overwrite:
-        refuse_edited(manifest, job)
-    return manifest.why(job) or ("--overwrite" if overwrite else "")
+    return why(manifest, job, overwrite=overwrite)
 
 
 def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
@@ -263,9 +262,7 @@ def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Re
     started = time.perf_counter()
     valid_mask = run.valid_masks.of(item.path)
     job = manifest.job(inputs=item.inputs, settings=_settings(item, run), outputs=item.outputs)
-    kept = not overwrite and manifest.finished(job) is not None
-    if not overwrite and not kept:
-        refuse_edited(manifest, job)
+    kept = finished(manifest, job, overwrite=overwrite) is not None
     label_path = item.inputs["label"]
     label: LabelMap
     if item.number is not None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console, options
-from prn_cli.commands.batch import Batch, Item, refuse_edited, run_batch
+from prn_cli.commands.batch import Batch, Item, run_batch
+from prn_cli.commands.done_before import finished, why
 from prn_cli.commands.objects import PART, FillHoles, MinArea, Objects, Polygons
 from prn_cli.commands.options import TaskChoice
 from prn_cli.commands.parts import check_part, select_part
@@ -532,9 +533,7 @@ def _why(item: Item, run: Run, manifest: Manifest, partners: Sequence[Partners],
     for kind in partners:
         kind.of(item.path)
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
-    if not overwrite:
-        refuse_edited(manifest, job)
-    return manifest.why(job) or ("--overwrite" if overwrite else "")
+    return why(manifest, job, overwrite=overwrite)
 
 
 def _refine_item(
@@ -543,11 +542,9 @@ def _refine_item(
     """Refine one map, unless that was done before."""
     started = time.perf_counter()
     job = manifest.job(inputs=item.inputs, settings=run.settings, outputs=item.outputs)
-    entry = None if overwrite else manifest.finished(job)
+    entry = finished(manifest, job, overwrite=overwrite)
     if entry is not None:
         return _Result("kept", 0.0, entry["figures"])
-    if not overwrite:
-        refuse_edited(manifest, job)
     figures = refine_one(item, run, on_written=lambda: manifest.begin(job)).as_dict()
     seconds = time.perf_counter() - started
     manifest.record(job, seconds=seconds, figures=figures)
