@@ -60,12 +60,14 @@ class Rows:
         logits: `(h, w)` float32, the base model's, NaN where invalid; perhaps the very array that was read.
         refined: `(h, w)` float32, NaN where invalid.
         x: first column.
+        all_valid: whether it is known that no pixel is invalid.
     """
 
     y: int
     logits: FloatMap
     refined: FloatMap
     x: int = 0
+    all_valid: bool = False
 
     @property
     def bias(self) -> FloatMap:
@@ -413,8 +415,7 @@ def _runs_at_once(refiner: Refiner, windows: int) -> Iterator[ThreadPoolExecutor
 
 def _finished(refiner: Refiner, share: float, y: int, x: int, base: FloatMap, field: FloatMap) -> Rows:
     refined = refiner.refined(base, field, share)
-    _check_finite(base, refined, y, x)
-    return Rows(y, base, refined, x)
+    return Rows(y, base, refined, x, _check_finite(base, refined, y, x))
 
 
 def _unchanged(read_logits: Callable[[Window], FloatMap], start: int, end: int, width: int) -> Iterator[Rows]:
@@ -463,12 +464,13 @@ def refine_map(
     return np.concatenate([rows.refined for rows in bands])
 
 
-def cut(refined: FloatMap, threshold: float) -> NDArray[np.uint8]:
+def cut(refined: FloatMap, threshold: float, *, all_valid: bool = False) -> NDArray[np.uint8]:
     """Cut refined logits into a mask.
 
     Args:
         refined: `(h, W)` float32, NaN where invalid.
         threshold: probability above which a pixel is foreground, 0 to 1.
+        all_valid: no pixel is invalid, so that none needs to be looked for.
 
     Returns:
         `(h, W)` uint8: 0 background, 1 foreground, 255 invalid.
@@ -477,6 +479,8 @@ def cut(refined: FloatMap, threshold: float) -> NDArray[np.uint8]:
     with np.errstate(divide="ignore"):
         least = np.float32(np.log(threshold) - np.log1p(-threshold))
     mask: NDArray[np.uint8] = np.asarray(refined > least).view(np.uint8)
+    if all_valid:
+        return mask
     invalid = np.isnan(refined)
     if invalid.any():
         mask[invalid] = IGNORE
@@ -578,10 +582,12 @@ def _field(refiner: Refiner, windows: FloatMap, tta: bool) -> FloatMap:
     return total
 
 
-def _check_finite(logits: FloatMap, refined: FloatMap, y: int, x: int) -> None:
+def _check_finite(logits: FloatMap, refined: FloatMap, y: int, x: int) -> bool:
+    """Check that every valid pixel has a refined logit; whether all pixels are valid."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(refined.sum()):  # then each is finite, and this is known in a third of the time
+            return True
     finite = np.isfinite(refined)
-    if finite.all():
-        return
     broken = ~finite & ~np.isnan(logits)
     if broken.any():
         row, column = np.argwhere(broken)[0]
@@ -590,3 +596,4 @@ def _check_finite(logits: FloatMap, refined: FloatMap, y: int, x: int) -> None:
             f"for a logit of {logits[row, column]:g}",
             hint="check the input's range and the weights",
         )
+    return bool(finite.all())

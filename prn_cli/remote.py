@@ -61,7 +61,10 @@ class RemotePath(_LocalPath):  # type: ignore[misc, valid-type]
 
 def gdal_name(path: str | Path) -> str | None:
     """The name by which GDAL opens a remote file; None for a file of this machine."""
-    text = _unfolded(os.fspath(path))
+    text = os.fspath(path)
+    if ":" not in text and not text.startswith("/vsi"):  # nearly all, and asked several times for each
+        return None
+    text = _unfolded(text)
     if text.startswith(_ARCHIVES):
         # `/vsizip//data/a.zip/b.tif` has an absolute path in it, whose slash a path folds into the other.
         archive, (_, folder, inside) = _archive(text), text.split("/", 2)
@@ -74,7 +77,9 @@ def gdal_name(path: str | Path) -> str | None:
 
 def as_path(name: str | os.PathLike[str]) -> Path:
     """A path, local or remote."""
-    return RemotePath(name) if gdal_name(os.fspath(name)) is not None else Path(name)
+    if gdal_name(os.fspath(name)) is not None:
+        return RemotePath(name)
+    return name if isinstance(name, Path) else Path(name)
 
 
 def without_secrets(path: str | Path) -> str:

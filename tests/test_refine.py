@@ -327,3 +327,20 @@ def test_cut():
     np.testing.assert_array_equal(cut(refined, 0.0), [[1, 1, 1, 255, 1]])
     np.testing.assert_array_equal(cut(refined, 1.0), [[0, 0, 0, 255, 0]])
     np.testing.assert_array_equal(cut(refined, 0.9999999), [[0, 0, 0, 255, 1]])
+    valid = refined[:, [0, 1, 2, 4]]
+    np.testing.assert_array_equal(cut(valid, 0.9, all_valid=True), cut(valid, 0.9))
+
+
+@pytest.mark.parametrize("value", [1.0, 1e38])  # whose sum is beyond float32
+def test_rows_know_that_they_are_all_valid(value):
+    logits = np.full((120, 30), value, np.float32)
+    logits[100, 3] = np.nan
+
+    def rows_of(logits, **options):
+        return refine_rows(lambda window: logits[window.slices], *logits.shape, Pointwise(), **options)
+
+    assert [rows.all_valid for rows in rows_of(logits[:20])] == [True]
+    assert [rows.all_valid for rows in rows_of(logits, tile=128)] == [False]
+    bands = list(rows_of(logits, tile=48))
+    assert [rows.all_valid for rows in bands] == [not np.isnan(rows.logits).any() for rows in bands]
+    assert {rows.all_valid for rows in bands} == {True, False}

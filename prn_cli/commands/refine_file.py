@@ -90,14 +90,15 @@ class Run:
 
         return mask_nodata(self.values) if self.task is TaskChoice.binary else IGNORE
 
-    def written(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def written(self, mask: NDArray[np.uint8], *, all_valid: bool = False) -> NDArray[np.uint8]:
         """What is written of rows of a mask: of classes, the mask itself."""
         import numpy as np
 
         if self.task is not TaskChoice.binary:
             return mask
-        background, foreground = self.values
-        result: NDArray[np.uint8] = mask * np.uint8(foreground - background) + np.uint8(background)
+        result: NDArray[np.uint8] = mask * np.uint8(self.values[1])  # of background it is 0, whatever the values
+        if all_valid:
+            return result
         invalid = mask == IGNORE
         if invalid.any():
             result[invalid] = self.nodata
@@ -168,14 +169,17 @@ class Figures:
     drift: float | None = None
 
     @staticmethod
-    def of(mask: NDArray[np.uint8], base: NDArray[np.uint8], classes: Sequence[str]) -> Figures:
+    def of(
+        mask: NDArray[np.uint8], base: NDArray[np.uint8], classes: Sequence[str], *, all_valid: bool = False
+    ) -> Figures:
         """Counts of rows of a refined and a base mask, uint8, 255 invalid."""
         import numpy as np
 
         # Comparing is so much faster than numpy.bincount that it is so for two dozen classes, too.
-        found = [int(np.count_nonzero(mask == number)) for number in range(max(len(classes), 2))]
+        found = [int(np.count_nonzero(mask == number)) for number in range(1, max(len(classes), 2))]
+        valid = mask.size if all_valid else int(np.count_nonzero(mask != IGNORE))
         height, width = mask.shape
-        return Figures(height, width, classes, int(np.count_nonzero(mask != base)), found)
+        return Figures(height, width, classes, int(np.count_nonzero(mask != base)), [valid - sum(found), *found])
 
     @property
     def valid(self) -> int:
@@ -316,14 +320,19 @@ def band_of(rows: Rows | ClassRows, item: Item, run: Run, opened: OpenMap) -> Ba
     from prn_cli.components import runs_of
     from prn_cli.refine import Rows, cut
 
+    all_valid = isinstance(rows, Rows) and rows.all_valid
     if isinstance(rows, Rows):
-        mask, base = cut(rows.refined, run.threshold), cut(rows.logits, 0.5)
+        mask, base = (
+            cut(logits, at, all_valid=all_valid) for logits, at in ((rows.refined, run.threshold), (rows.logits, 0.5))
+        )
     else:
         mask, base = rows.mask, rows.base
     runs = runs_of(mask, base, rows.probabilities) if run.objects else None
     outputs: dict[str, NDArray[Any]] = {}
     if runs is None:
-        outputs["mask"] = rows.probabilities if run.task is TaskChoice.saliency else run.written(mask)
+        outputs["mask"] = (
+            rows.probabilities if run.task is TaskChoice.saliency else run.written(mask, all_valid=all_valid)
+        )
     for kind in ("probabilities", "bias"):
         if kind in item.outputs:
             outputs[kind] = getattr(rows, kind)
@@ -331,7 +340,8 @@ def band_of(rows: Rows | ClassRows, item: Item, run: Run, opened: OpenMap) -> Ba
             for name, values in zip(run.classes, getattr(rows, kind), strict=True):
                 outputs[f"{kind}/{name}"] = values
     sample = _Sample(run.refiner.reference, opened.scores.height * opened.scores.width)
-    return Band(rows.y, rows.x, outputs, Figures.of(mask, base, run.classes), sample.of(rows), runs)
+    figures = Figures.of(mask, base, run.classes, all_valid=all_valid)
+    return Band(rows.y, rows.x, outputs, figures, sample.of(rows), runs)
 
 
 def refine_file(

@@ -267,7 +267,13 @@ def _sample_windows(height: int, width: int, sample: _Sample) -> Iterator[Window
 
 
 def valid_pixels(
-    raster: Raster, values: NDArray[Any], window: Window | None, nodata: float | None, full: float | None
+    raster: Raster,
+    values: NDArray[Any],
+    window: Window | None,
+    nodata: float | None,
+    full: float | None,
+    *,
+    all_finite: bool = False,
 ) -> NDArray[np.bool_]:
     """Where a raster's pixels are valid.
 
@@ -282,11 +288,12 @@ def valid_pixels(
         nodata: value given by the user.
         full: the number that stands for probability 1, where the numbers are probabilities. A nodata value within
             0 and `full` may be a real value of one band, and so counts only where all bands have it.
+        all_finite: no value is NaN or infinite, so that none needs to be looked for.
 
     Returns:
         `(h, w)` booleans.
     """
-    if values.dtype.kind != "f":
+    if values.dtype.kind != "f" or all_finite:
         result = np.ones(values.shape[1:], np.bool_)
     else:
         finite = np.isfinite(values)

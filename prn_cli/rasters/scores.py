@@ -102,10 +102,13 @@ class ScoreMap:
         """Logits if the file holds logits, else probabilities."""
         values = self.raster.read(window)
         full = None if self.kind == "logits" else full_scale(self.kind, self.raster.dtype)
-        valid = valid_pixels(self.raster, values, window, self._nodata, full)
+        # Nearly always so, and soon known; not where a value is NaN.
+        likely = full is None and bool(values.min() >= -LARGEST_LOGIT and values.max() <= LARGEST_LOGIT)
+        valid = valid_pixels(self.raster, values, window, self._nodata, full, all_finite=likely)
         if self._valid is not None:
             valid &= read_valid_mask(self._valid, window)
-        self._check_range(values, valid, full)
+        if not likely:
+            self._check_range(values, valid, full)
         with np.errstate(over="ignore", invalid="ignore"):  # of invalid pixels
             scores = self._logits_of(values) if full is None else self._probabilities_of(values, valid, full)
         if valid.all():
@@ -120,8 +123,6 @@ class ScoreMap:
 
     def _check_range(self, values: NDArray[Any], valid: NDArray[np.bool_], full: float | None) -> None:
         if full is None:
-            if values.min() >= -LARGEST_LOGIT and values.max() <= LARGEST_LOGIT:
-                return  # nearly always, and soon known; not where a value is NaN
             beyond = ((values < -LARGEST_LOGIT) | (values > LARGEST_LOGIT)) & valid
             if beyond.any():
                 raise unlikely_logit(float(values[beyond][0]), self.path)

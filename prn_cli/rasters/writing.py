@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from zlib_ng import zlib_ng
 
 from prn_cli.errors import OutputError, UsageError
 from prn_cli.rasters.geo import GeoTags
@@ -260,14 +260,14 @@ def full_palette(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return palette
 
 
-def packer(dtype: np.dtype[Any]) -> zlib._Compress:
+def packer(dtype: np.dtype[Any]) -> zlib_ng._Compress:
     """Deflate for rows of these numbers.
 
-    Masks are runs of equal numbers. Deflate that looks for nothing else (Z_RLE) takes half the time of any other, and
-    a quarter more space at most; with less memory, which is cleared for each file, a third less time still.
+    Masks are runs of equal numbers: deflate that looks for nothing else (Z_RLE) is several times as fast, and takes a
+    quarter more space at most. zlib-ng packs them to the same size as zlib, in less than half the time.
     """
-    strategy, memory = (zlib.Z_RLE, 7) if dtype.itemsize == 1 else (zlib.Z_DEFAULT_STRATEGY, 9)
-    return zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, memory, strategy)
+    strategy = zlib_ng.Z_RLE if dtype.itemsize == 1 else zlib_ng.Z_DEFAULT_STRATEGY
+    return zlib_ng.compressobj(_LEVEL, zlib_ng.DEFLATED, zlib_ng.MAX_WBITS, 9, strategy)
 
 
 class _NpyWriter(RasterWriter):

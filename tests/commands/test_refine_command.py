@@ -14,6 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from prn_cli.commands import app
@@ -592,3 +595,28 @@ def test_outputs_of_a_map_take_their_names_together(prn, folder, random_logits, 
     assert "mask.png: cannot be written: no space left on device" in err
     assert not any(Path(name).exists() for name in ("mask.png", "p.npy", "b.npy"))
     assert prn(*line)[0] == 0
+
+
+@given(data=st.data(), classes=st.sampled_from([0, 3]))
+def test_figures_by_brute_force(data, classes):
+    from prn_cli.commands.refine_file import Figures
+
+    shape = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    values = data.draw(st.sampled_from([[0, 1, 2][: classes or 2], [0, 1, 255]]))
+    mask, base = (data.draw(arrays(np.uint8, shape, elements=st.sampled_from(values))) for _ in range(2))
+    names = "abc"[:classes]
+    found = Figures.of(mask, base, names)
+    assert found.pixels == [int((mask == number).sum()) for number in range(classes or 2)]
+    assert found.valid == int((mask != 255).sum())
+    assert found.changed == sum(a != b for a, b in zip(mask.flat, base.flat, strict=True))
+    if 255 not in mask:
+        assert Figures.of(mask, base, names, all_valid=True) == found
+
+
+def test_processes_are_for_small_maps(tmp_path):
+    from prn_cli.commands.refine import gains_by_processes
+
+    for side, cores, gains in ((512, 2, True), (1024, 2, False), (1024, 8, True), (64, 1, False)):
+        np.save(tmp_path / f"{side}.npy", np.zeros((side, side), np.float32))
+        assert gains_by_processes(tmp_path / f"{side}.npy", 64, cores) is gains
+        assert not gains_by_processes(tmp_path / f"{side}.npy", 63, cores)
