@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +132,7 @@ def bare_speed(inputs: Path, out: Path, cores: int) -> float:
     A map is read, refined, cut, packed as PNG, written, synced and renamed; no checks, no counts, no record.
     """
     from prn_cli.cores import keep_freed_memory
+    from prn_cli.rasters.writing import packer
     from prn_cli.refiners import load_refiner
     from prn_cli.weights import find_weights
 
@@ -145,8 +145,8 @@ def bare_speed(inputs: Path, out: Path, cores: int) -> float:
         mask = logits + refiner.field(logits[np.newaxis])[0] > 0
         lines = np.zeros((len(mask), 1 + mask.shape[1]), np.uint8)
         np.multiply(mask, np.uint8(255), out=lines[:, 1:])
-        packer = zlib.compressobj(6, strategy=zlib.Z_RLE)
-        packed = packer.compress(lines.data) + packer.flush()  # nearly all of a PNG
+        deflate = packer(mask.dtype)
+        packed = deflate.compress(lines.data) + deflate.flush()  # nearly all of a PNG
         with (out / f".{path.stem}").open("wb") as file:
             file.write(packed)
             file.flush()

@@ -85,7 +85,8 @@ class NpyRaster(Raster):
                 continue
             for j in range(counts[middle]):
                 self._fill(result[i, j], at + j * self._strides[middle])
-        return np.ascontiguousarray(result.transpose(np.argsort([outer, middle, inner])), self.dtype)
+        order = (outer, middle, inner)
+        return np.ascontiguousarray(result.transpose([order.index(axis) for axis in range(3)]), self.dtype)
 
     def _fill(self, part: NDArray[Any], offset: int) -> None:
         """Read the bytes of a contiguous array."""
