@@ -584,10 +584,9 @@ def _field(refiner: Refiner, windows: FloatMap, tta: bool) -> FloatMap:
 
 def _check_finite(logits: FloatMap, refined: FloatMap, y: int, x: int) -> bool:
     """Check that every valid pixel has a refined logit; whether all pixels are valid."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(refined.sum()):  # then each is finite, and this is known in a third of the time
-            return True
     finite = np.isfinite(refined)
+    if finite.all():
+        return True
     broken = ~finite & ~np.isnan(logits)
     if broken.any():
         row, column = np.argwhere(broken)[0]
@@ -596,4 +595,4 @@ def _check_finite(logits: FloatMap, refined: FloatMap, y: int, x: int) -> bool:
             f"for a logit of {logits[row, column]:g}",
             hint="check the input's range and the weights",
         )
-    return bool(finite.all())
+    return False

@@ -331,9 +331,8 @@ def test_cut():
     np.testing.assert_array_equal(cut(valid, 0.9, all_valid=True), cut(valid, 0.9))
 
 
-@pytest.mark.parametrize("value", [1.0, 1e38])  # whose sum is beyond float32
-def test_rows_know_that_they_are_all_valid(value):
-    logits = np.full((120, 30), value, np.float32)
+def test_rows_know_that_they_are_all_valid():
+    logits = np.ones((120, 30), np.float32)
     logits[100, 3] = np.nan
 
     def rows_of(logits, **options):
