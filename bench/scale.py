@@ -1,10 +1,12 @@
 """Refining at scale: speed of the whole command against the network's own, memory, resuming, workers, and a plan.
 
     python bench/scale.py [--side 5000] [--areas 1 4 16 64] [--files 128] [--repeats 3] [--folder DIR] [--only PART …]
+        [--device cpu|cuda]
 
-Parts: `speed`, `processes`, `memory`, `resume`, `workers` (which the plan is made from). With 64 times the area of the
-default side the largest map has 40,000×40,000 pixels: 6.4 GB of disk, and minutes. Maps are mirror-tiled from a real
-logit map of `examples/`. Peaks of memory are VmHWM of the process, so they need Linux. Nothing is drawn at random.
+Parts: `speed`, `roofline` (needs the extra `train`), `processes`, `memory`, `resume`, `workers` (which the plan is made
+from). With 64 times the area of the default side the largest map has 40,000×40,000 pixels: 6.4 GB of disk, and minutes.
+Maps are mirror-tiled from a real logit map of `examples/`. Peaks of memory are VmHWM of the process: they need Linux.
+Nothing is drawn at random. On a GPU, `speed` and `roofline` are of interest.
 """
 
 from __future__ import annotations
@@ -21,12 +23,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 from common import machine, markdown
 from make_mosaic import EXAMPLES, mirror_rows, write_mosaic
+from roofline import network_cost, peaks
 
-PARTS = ("speed", "processes", "memory", "resume", "workers")
+if TYPE_CHECKING:
+    from prn_cli.refiners import Refiner
+
+PARTS = ("speed", "roofline", "processes", "memory", "resume", "workers")
 SMALL, TILE = 512, 1024
 TILES, WORKERS = 1_000_000, 100
 NAMES = 20_000
@@ -37,6 +44,8 @@ FORMATS = {
     "TIFF, deflate, float predictor": (".tif", {"COMPRESS": "DEFLATE", "PREDICTOR": "3"}),
 }
 NETWORK_SECONDS = 2.0
+DEVICE = "PRN_REFINE_DEVICE"  # what `prn refine` takes for --device where that is not given
+WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
 
 # What the peak of a process is, it alone can tell: getrusage counts what its parent had when it was started.
 MEASURED = """
@@ -78,7 +87,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def refine(inputs: Path, out: Path, *more: object) -> list[str]:
-    return command("refine", inputs, "-o", out, "--device", "cpu", "--overwrite", "-q", *more)
+    return command("refine", inputs, "-o", out, "--overwrite", "-q", *more)
 
 
 def seconds_of(line: Sequence[str], repeats: int) -> float:
@@ -104,25 +113,36 @@ def small_maps(folder: Path, count: int, side: int, suffix: str, options: dict[s
     return folder
 
 
-def network_speed(height: int, width: int, cores: int, weights: str = "fast") -> float:
-    """Mpx/s of the network alone, a run on each core, on a window that is in memory."""
+def device() -> str:
+    """The device that all of this runs on."""
+    return os.environ.get(DEVICE, "cpu")
+
+
+def load(cores: int, weights: str = "fast") -> Refiner:
+    """The network as `prn refine` loads it."""
     from prn_cli.refiners import load_refiner
     from prn_cli.weights import find_weights
 
-    refiner = load_refiner(find_weights(weights), device="cpu", threads=cores, side_by_side=True)
-    window = mirror_rows(real_map()[0], 0, height, width)[np.newaxis]
-    refiner.field(window)
+    return load_refiner(find_weights(weights), device=device(), threads=cores, side_by_side=True)
+
+
+def network_speed(height: int, width: int, cores: int, weights: str = "fast") -> float:
+    """Mpx/s of the network alone, a run on each core or one after another on a GPU, on windows that are in memory."""
+    refiner = load(cores, weights)
+    window = mirror_rows(real_map()[0], 0, height, width)
+    windows = np.stack([window] * WINDOWS_IN_A_RUN[refiner.device])
+    refiner.field(windows)
 
     def work(_: int) -> int:
         began, count = time.perf_counter(), 0
         while time.perf_counter() - began < NETWORK_SECONDS:
-            refiner.field(window)
-            count += 1
+            refiner.field(windows)
+            count += len(windows)
         return count
 
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(refiner.runs) as pool:
         began = time.perf_counter()
-        count = sum(pool.map(work, range(cores)))
+        count = sum(pool.map(work, range(refiner.runs)))
         return count * height * width / 1e6 / (time.perf_counter() - began)
 
 
@@ -133,10 +153,8 @@ def bare_speed(inputs: Path, out: Path, cores: int) -> float:
     """
     from prn_cli.cores import keep_freed_memory
     from prn_cli.rasters.writing import packer
-    from prn_cli.refiners import load_refiner
-    from prn_cli.weights import find_weights
 
-    refiner = load_refiner(find_weights("fast"), device="cpu", threads=cores, side_by_side=True)
+    refiner = load(cores)
     out.mkdir(parents=True)
     keep_freed_memory()
 
@@ -190,7 +208,7 @@ def small_speeds(folder: Path, files: int, side: int, repeats: int, cores: int) 
             whole = seconds_of(refine(maps, masks / "all"), 1)
             speed[what].append(pixels / whole)
             share[what].append(pixels * (1 - 1 / files) / (whole - start[what][-1]) / own[-1])
-    rows = [[f"network, {side}×{side}, {cores} runs side by side", f"{median(own):.1f}", "", "", ""]]
+    rows = [[f"network, {side}×{side}, {load(cores).runs} runs side by side", f"{median(own):.1f}", "", "", ""]]
     for what, shares in share.items():
         found = f"{median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})"
         rows.append([what, f"{median(speed[what]):.1f}", found, "", ""])
@@ -225,6 +243,29 @@ def speeds(folder: Path, files: int, side: int, repeats: int, cores: int) -> lis
                 "",
             ]
         )
+    return rows
+
+
+def roofline(folder: Path, files: int, repeats: int, cores: int) -> list[Row]:
+    """The network and the whole command against what the device could do at best."""
+    from prn_cli.weights import find_weights
+
+    cost, best = network_cost(find_weights("fast").path, TILE, TILE), peaks(device(), cores)
+    maps = small_maps(folder, files, TILE, ".npy", {})
+    one = min(maps.iterdir())
+    whole = min(seconds_of(refine(maps, folder.with_name("masks")), 1) for _ in range(repeats))
+    start = seconds_of(refine(one, folder.with_name("one")), repeats)
+    speed = {
+        "roofline": best.pixels(cost) / 1e6,
+        f"network, {TILE}×{TILE}": max(network_speed(TILE, TILE, cores) for _ in range(repeats)),
+        f"prn refine, {files} × {TILE}×{TILE}, npy": (files - 1) * TILE**2 / 1e6 / (whole - start),
+    }
+    rows = [[f"a float32 matrix product on {device()}", "", f"{best.operations / 1e9:.0f}", ""]]
+    rows.append([f"a copy in memory, {best.traffic / 1e9:.1f} GB/s", "", "", ""])
+    for what, found in speed.items():
+        share = found / speed["roofline"]
+        rows.append([what, f"{found:.1f}", f"{found * cost.operations / 1e3:.0f}", f"{share:.0%}"])
+    rows[2][0] += f": {cost.operations:.0f} operations and {cost.traffic:.0f} bytes a pixel"
     return rows
 
 
@@ -273,7 +314,7 @@ def memory(folder: Path, side: int, areas: Sequence[int]) -> list[Row]:
         cells = [f"{length}×{length}", f"{length**2 * 4 / 1e6:.0f}"]
         masks = here / "masks"
         for line in (
-            ("refine", here / "logits", "-o", masks, "--device", "cpu", "-q"),
+            ("refine", here / "logits", "-o", masks, "-q"),
             ("pseudolabel", here / "logits", "--labels", here / "labels", "-o", here / "pseudolabels", "-q"),
             ("score", masks, "--labels", here / "labels", "-q"),
         ):
@@ -426,7 +467,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="for the files; a temporary one if left out")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
+    os.environ[DEVICE] = arguments.device
     cores = core_count()
     keep_freed_memory()  # as refine does: the network by itself is to be as fast as it can
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
@@ -434,6 +477,9 @@ def main() -> None:
         if "speed" in arguments.only:
             rows = speeds(folder / "speed", arguments.files, arguments.side, arguments.repeats, cores)
             print(markdown(["what", "Mpx/s", "of the network", "target", "one map, from start to exit"], rows), "\n")
+        if "roofline" in arguments.only:
+            rows = roofline(folder / "roofline" / "maps", arguments.files, arguments.repeats, cores)
+            print(markdown(["what", "Mpx/s", "GFLOP/s", "of the roofline"], rows), "\n")
         if "processes" in arguments.only:
             rows = processes(folder / "processes", arguments.files, arguments.repeats)
             print(markdown(["maps, npy", "threads, ms a map", "processes, ms a map", "time"], rows), "\n")

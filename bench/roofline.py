@@ -1,0 +1,81 @@
+"""What a network could do on a device at best: its arithmetic and memory traffic against the device's own speeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+_REPEATS = 5
+_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices
+_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a pixel: floating-point operations of the convolutions, and bytes that these read and write of maps."""
+
+    operations: float
+    traffic: float
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Of a device: operations a second of a float32 matrix product, and bytes a second of a copy, read and written."""
+
+    operations: float
+    traffic: float
+
+    def pixels(self, cost: Cost) -> float:
+        """Pixels a second at best (the roofline of Williams, Waterman and Patterson, CACM 52(4), 2009)."""
+        return min(self.operations / cost.operations, self.traffic / cost.traffic)
+
+
+def network_cost(path: Path, height: int, width: int) -> Cost:
+    """The cost of a pixel of a map of this size. Weights and all that is no convolution are taken to cost nothing."""
+    import numpy as np
+    import onnx
+    import onnxruntime
+    from onnx.numpy_helper import to_array
+
+    model = onnx.load(path)
+    graph = model.graph
+    kernels = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    kernels |= {
+        node.output[0]: to_array(node.attribute[0].t).shape for node in graph.node if node.op_type == "Constant"
+    }
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    # Sizes that the network computes are known when it runs.
+    maps = {name for node in convolutions for name in (node.input[0], node.output[0])}
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in maps - {output.name for output in graph.output})
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(sorted(maps), {graph.input[0].name: np.zeros((1, 1, height, width), np.float32)})
+    sizes = {name: values.shape for name, values in zip(sorted(maps), found, strict=True)}
+    operations = sum(2 * prod(kernels[node.input[1]]) * prod(sizes[node.output[0]][2:]) for node in convolutions)
+    traffic = sum(4 * prod(sizes[name]) for node in convolutions for name in (node.input[0], node.output[0]))
+    return Cost(operations / (height * width), traffic / (height * width))
+
+
+def peaks(device: str, threads: int) -> Peaks:
+    """The device's own speeds, the best of some runs."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high")  # on a GPU TF32, as onnxruntime's convolutions take it
+    side, count = _SIDE[device], _BYTES[device] // 4
+    left, right = (torch.rand(side, side, device=device) for _ in range(2))
+    source, target = (torch.zeros(count, device=device) for _ in range(2))
+
+    def best(work: Callable[[], object]) -> float:
+        taken = []
+        for _ in range(_REPEATS + 1):
+            began = time.perf_counter()
+            work()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - began)
+        return min(taken[1:])
+
+    return Peaks(2 * side**3 / best(lambda: left @ right), 8 * count / best(lambda: target.copy_(source)))
