@@ -1,4 +1,4 @@
-"""What a network could do on a device at best: its arithmetic and memory traffic against the device's own speeds."""
+"""How fast a network's convolutions could run on a device: their arithmetic and memory traffic against its speeds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 _REPEATS = 5
 _SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices
+_CHANNELS = 64  # as wide as the network is where it is widest, and as many pixels high and wide
+_BATCH = {"cpu": 16, "cuda": 1024}
 _BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
 
 
@@ -23,7 +25,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Of a device: operations a second of a float32 matrix product, and bytes a second of a copy, read and written."""
+    """Of a device: operations a second of the fastest known kernel, and bytes a second of a copy, read and written."""
 
     operations: float
     traffic: float
@@ -31,6 +33,10 @@ class Peaks:
     def pixels(self, cost: Cost) -> float:
         """Pixels a second at best (the roofline of Williams, Waterman and Patterson, CACM 52(4), 2009)."""
         return min(self.operations / cost.operations, self.traffic / cost.traffic)
+
+    def or_faster(self, other: Peaks) -> Peaks:
+        """The better of both."""
+        return Peaks(max(self.operations, other.operations), max(self.traffic, other.traffic))
 
 
 def network_cost(path: Path, height: int, width: int) -> Cost:
@@ -59,13 +65,19 @@ def network_cost(path: Path, height: int, width: int) -> Cost:
 
 
 def peaks(device: str, threads: int) -> Peaks:
-    """The device's own speeds, the best of some runs."""
+    """The device's own speeds in float32, or TF32 on a GPU, as onnxruntime's convolutions take it.
+
+    The operations are those of a matrix product or of a convolution of 3×3, whichever is faster, the best of some runs.
+    """
     import torch
 
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("high")  # on a GPU TF32, as onnxruntime's convolutions take it
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
     side, count = _SIDE[device], _BYTES[device] // 4
     left, right = (torch.rand(side, side, device=device) for _ in range(2))
+    maps = torch.rand(_BATCH[device], _CHANNELS, _CHANNELS, _CHANNELS, device=device)
+    kernel = torch.rand(_CHANNELS, _CHANNELS, 3, 3, device=device)
     source, target = (torch.zeros(count, device=device) for _ in range(2))
 
     def best(work: Callable[[], object]) -> float:
@@ -78,4 +90,8 @@ def peaks(device: str, threads: int) -> Peaks:
             taken.append(time.perf_counter() - began)
         return min(taken[1:])
 
-    return Peaks(2 * side**3 / best(lambda: left @ right), 8 * count / best(lambda: target.copy_(source)))
+    with torch.inference_mode():
+        product = 2 * side**3 / best(lambda: left @ right)
+        padded = best(lambda: torch.nn.functional.conv2d(maps, kernel, padding=1))
+        convolution = 2 * 9 * _CHANNELS * maps.numel() / padded
+        return Peaks(max(product, convolution), 8 * count / best(lambda: target.copy_(source)))

@@ -88,7 +88,7 @@ def without_secrets(path: str | Path) -> str:
     Paths of this machine stay.
     """
     if gdal_name(path) is None:
-        return str(path)
+        return os.fspath(path)
     return _USER.sub("", _unfolded(os.fspath(path)).partition("?")[0], count=1)
 
 

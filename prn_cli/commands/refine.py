@@ -41,8 +41,7 @@ _LARGE_FILE = 1 << 22  # bytes
 _LEAST_CALLS = 32
 # Where processes pay: they gain what threads lose to one another's interpreter, some 2 ms of each map on one core.
 _WORTH_PROCESSES = 64  # maps
-_SMALL_FILE = 3 << 18  # bytes, for each core
-_IN_HAND = 2  # maps beyond one a core: while some wait for the disk, the others keep the cores at work
+_SMALL_FILE = 1 << 19  # bytes, for each core
 
 
 class FormatChoice(StrEnum):
@@ -411,8 +410,9 @@ def refine(
         if fork and _can_fork():  # reading a first map, to see what its numbers are, may have taken threads
             from prn_cli.commands.processes import Processes
 
-            in_fork = partial(work, run=replace(run, small_only=True))
-            processes = stack.enter_context(Processes(items, in_fork, cores + _IN_HAND, stop=run.stop))
+            # While one process waits for the disk, the others keep the cores at work.
+            forked = Processes(items, partial(work, run=replace(run, small_only=True)), cores + 1, stop=run.stop)
+            processes = stack.enter_context(forked)
             console.detail(f"in {processes.count} processes")
         loading = threading.Lock()
         loaded = cache(lambda: replace(run, refiner=load()))
@@ -583,7 +583,8 @@ def _workers(
 ) -> Iterator[tuple[Callable[..., Figures], int]]:
     """Who refines a file, as `refine_file` does, and how many files at once."""
     if dask is None:
-        yield refine_file, cores + _IN_HAND
+        # While some threads wait for the disk, the others keep the cores at work.
+        yield refine_file, cores + 2
         return
     from prn_cli.commands.cluster import Cluster
     from prn_cli.commands.refine_on_cluster import RefineOnCluster

@@ -96,7 +96,7 @@ class Run:
 
         if self.task is not TaskChoice.binary:
             return mask
-        result: NDArray[np.uint8] = mask * np.uint8(self.values[1])  # of background it is 0, whatever the values
+        result: NDArray[np.uint8] = mask * np.uint8(self.values[1])  # background is 0 in all MASK_VALUES
         if all_valid:
             return result
         invalid = mask == IGNORE
@@ -320,13 +320,12 @@ def band_of(rows: Rows | ClassRows, item: Item, run: Run, opened: OpenMap) -> Ba
     from prn_cli.components import runs_of
     from prn_cli.refine import Rows, cut
 
-    all_valid = isinstance(rows, Rows) and rows.all_valid
     if isinstance(rows, Rows):
-        mask, base = (
-            cut(logits, at, all_valid=all_valid) for logits, at in ((rows.refined, run.threshold), (rows.logits, 0.5))
-        )
+        all_valid = rows.all_valid
+        mask = cut(rows.refined, run.threshold, all_valid=all_valid)
+        base = cut(rows.logits, 0.5, all_valid=all_valid)
     else:
-        mask, base = rows.mask, rows.base
+        all_valid, mask, base = False, rows.mask, rows.base
     runs = runs_of(mask, base, rows.probabilities) if run.objects else None
     outputs: dict[str, NDArray[Any]] = {}
     if runs is None:

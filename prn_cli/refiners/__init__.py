@@ -68,7 +68,8 @@ class Refiner(Protocol):
     def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
         """Refined logits from base logits and the blended field, `(h, w)` each; may take the field's memory.
 
-        `strength` is the share of the correction that is applied, 0 to 1.
+        They are NaN where the base logits are, and nowhere else. `strength` is the share of the correction that is
+        applied, 0 to 1.
         """
         ...
 

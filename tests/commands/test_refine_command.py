@@ -616,7 +616,7 @@ def test_figures_by_brute_force(data, classes):
 def test_processes_are_for_small_maps(tmp_path):
     from prn_cli.commands.refine import gains_by_processes
 
-    for side, cores, gains in ((512, 2, True), (1024, 2, False), (1024, 8, True), (64, 1, False)):
+    for side, cores, gains in ((256, 2, True), (512, 2, False), (512, 4, True), (64, 1, False)):
         np.save(tmp_path / f"{side}.npy", np.zeros((side, side), np.float32))
         assert gains_by_processes(tmp_path / f"{side}.npy", 64, cores) is gains
         assert not gains_by_processes(tmp_path / f"{side}.npy", 63, cores)

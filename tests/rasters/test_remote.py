@@ -164,6 +164,10 @@ def test_names(name, expected, said):
         assert pickle.loads(pickle.dumps(path)) == path != as_path(f"{name}?other")
 
 
+def test_an_address_of_nothing_is_a_name_as_any_other():
+    assert str(as_path("s3://")) == "s3:"
+
+
 def test_what_is_said_of_an_address_has_no_secrets():
     path = as_path("https://me:word@host/b.tif?sig=x y")
     said = "'/vsicurl/https://me:word@host/b.tif?sig=x y' went to https://you:word@other/c.tif?X-Sig=z@y, and is gone?"
