@@ -47,7 +47,6 @@ FORMATS = {
 }
 NETWORK_SECONDS = 2.0
 DEVICE = "PRN_REFINE_DEVICE"  # what `prn refine` takes for --device where that is not given
-WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
 
 # What the peak of a process is, it alone can tell: getrusage counts what its parent had when it was started.
 MEASURED = """
@@ -73,12 +72,12 @@ main()
 # A program that takes its share of one core.
 OTHER = """
 import sys, time
-share, slice = float(sys.argv[1]), 0.04
+share, turn = float(sys.argv[1]), 0.04
 while True:
-    until = time.perf_counter() + share * slice
+    until = time.perf_counter() + share * turn
     while time.perf_counter() < until:
         pass
-    time.sleep((1 - share) * slice)
+    time.sleep((1 - share) * turn)
 """
 
 Row = list[str]
@@ -141,6 +140,8 @@ def load(cores: int, weights: str = "fast") -> Refiner:
 
 def network_speed(height: int, width: int, cores: int, weights: str = "fast") -> float:
     """Mpx/s of the network alone, a run on each core or one after another on a GPU, on windows that are in memory."""
+    from prn_cli.commands.refine_file import WINDOWS_IN_A_RUN
+
     refiner = load(cores, weights)
     window = mirror_rows(real_map()[0], 0, height, width)
     windows = np.stack([window] * WINDOWS_IN_A_RUN[refiner.device])
@@ -272,25 +273,21 @@ def roofline(folder: Path, files: int, repeats: int, cores: int) -> list[Row]:
     for _ in range(repeats):
         best = best.or_faster(peaks(device(), cores))
         own = max(own, network_speed(TILE, TILE, cores))
+    ideal = f"roofline: {cost.operations:.0f} operations and {cost.traffic:.0f} bytes a pixel"
     speed = {
-        "roofline": best.pixels(cost) / 1e6,
+        ideal: best.pixels(cost) / 1e6,
         f"network, {TILE}×{TILE}": own,
         f"prn refine, {files} × {TILE}×{TILE}, npy": (files - 1) * TILE**2 / 1e6 / (whole - start),
     }
     kind = "TF32" if device() == "cuda" else "float32"
+    kernel = f"the faster of a matrix product and a convolution of 3×3, {kind} on {device()}"
     rows = [
-        [
-            f"the faster of a matrix product and a convolution of 3×3, {kind} on {device()}",
-            "",
-            f"{best.operations / 1e9:.0f}",
-            "",
-        ]
+        [kernel, "", f"{best.operations / 1e9:.0f}", ""],
+        [f"a copy in memory, {best.traffic / 1e9:.1f} GB/s", "", "", ""],
     ]
-    rows.append([f"a copy in memory, {best.traffic / 1e9:.1f} GB/s", "", "", ""])
     for what, found in speed.items():
-        share = found / speed["roofline"]
+        share = found / speed[ideal]
         rows.append([what, f"{found:.1f}", f"{found * cost.operations / 1e3:.0f}", f"{share:.0%}"])
-    rows[2][0] += f": {cost.operations:.0f} operations and {cost.traffic:.0f} bytes a pixel"
     return rows
 
 

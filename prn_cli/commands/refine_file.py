@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prn_cli.refiners import Refiner
 
 # On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
-_WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
+WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
 # A large map keeps all cores at work and takes memory, so there are few at once: while the network runs on one, the
 # next is read and the last one is written.
 _MAPS_AT_ONCE = 2
@@ -122,7 +122,7 @@ class Run:
             "tile": self.tile,
             "tta": self.tta,
             "strength": self.strength,
-            "batch": _WINDOWS_IN_A_RUN[self.refiner.device],
+            "batch": WINDOWS_IN_A_RUN[self.refiner.device],
             "on_run": self.check_stop,
             "read_image": None if opened.image is None else opened.image.read,
             "order": order,

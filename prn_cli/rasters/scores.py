@@ -103,11 +103,11 @@ class ScoreMap:
         values = self.raster.read(window)
         full = None if self.kind == "logits" else full_scale(self.kind, self.raster.dtype)
         # Nearly always so, and soon known; not where a value is NaN.
-        likely = full is None and bool(values.min() >= -LARGEST_LOGIT and values.max() <= LARGEST_LOGIT)
-        valid = valid_pixels(self.raster, values, window, self._nodata, full, all_finite=likely)
+        in_range = full is None and bool(values.min() >= -LARGEST_LOGIT and values.max() <= LARGEST_LOGIT)
+        valid = valid_pixels(self.raster, values, window, self._nodata, full, all_finite=in_range)
         if self._valid is not None:
             valid &= read_valid_mask(self._valid, window)
-        if not likely:
+        if not in_range:
             self._check_range(values, valid, full)
         with np.errstate(over="ignore", invalid="ignore"):  # of invalid pixels
             scores = self._logits_of(values) if full is None else self._probabilities_of(values, valid, full)
