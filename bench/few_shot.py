@@ -25,8 +25,8 @@ import numpy as np
 from common import machine, markdown, prn
 from quality import PATCH, SETS, scored
 
+from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.intervals import bootstrap
-from prn_cli.weights import find_weights
 
 METHODS = {"shipped": "shipped, as they are", "scratch": "from scratch", "adapted": "`--from fast`"}
 

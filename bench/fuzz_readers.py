@@ -85,9 +85,9 @@ def fuzz(name: str, seconds: int, corpus: Path, found: Path) -> None:
         import prn_cli.rasters.tiff
 
         if name == "manifest":
-            import prn_cli.manifest
+            import prn_cli.files.manifest
         if name == "onnx":
-            import prn_cli.refiners.session  # noqa: F401
+            import prn_cli.methods.session  # noqa: F401
 
     from prn_cli.errors import PrnError
 
@@ -132,8 +132,8 @@ def fuzz(name: str, seconds: int, corpus: Path, found: Path) -> None:
 def read_raster(path: Path) -> None:
     """Read a file by every road that a command takes."""
     from prn_cli.errors import PrnError
+    from prn_cli.maps.tiles import Window
     from prn_cli.rasters import open_class_scores, open_raster, open_scores, read_label
-    from prn_cli.tiles import Window
 
     with open_raster(path) as raster:
         height, width = min(raster.height, SIDE), min(raster.width, SIDE)
@@ -162,8 +162,8 @@ def read_raster(path: Path) -> None:
 
 def read_image(path: Path) -> None:
     """Read a file as the image of a map."""
+    from prn_cli.maps.tiles import Window
     from prn_cli.rasters import open_image
-    from prn_cli.tiles import Window
 
     with open_image(path, shape=(SIDE, SIDE)) as image:
         image.read(Window(0, 0, SIDE // 2, SIDE))
@@ -179,7 +179,7 @@ def _logits(path: Path, bands: int) -> None:
 def read_manifest(path: Path) -> None:
     """Read a manifest, and ask it for every output it names."""
     from prn_cli.errors import UsageError
-    from prn_cli.manifest import Manifest
+    from prn_cli.files.manifest import Manifest
 
     manifest = Manifest(path.parent)
     job = manifest.job(inputs={"logits": path}, settings={}, outputs={"mask": path.parent / "a.png"})
@@ -191,8 +191,8 @@ def read_manifest(path: Path) -> None:
 
 
 def load_onnx(path: Path) -> None:
-    from prn_cli.refiners import load_refiner
-    from prn_cli.weights import find_weights
+    from prn_cli.methods import load_refiner
+    from prn_cli.methods.weights import find_weights
 
     load_refiner(find_weights(str(path)), device="cpu", threads=1)
 

@@ -23,9 +23,9 @@ from common import machine, markdown, prn
 from numpy.typing import NDArray
 from quality import SCENES, SETS
 
+from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics.intervals import compare
 from prn_cli.metrics.regions import count_regions, iou
-from prn_cli.pixels import IGNORE
 from prn_cli.rasters import pair_by_stem, read_label, read_mask_or_scores
 
 BASE, PLAIN, GUIDED = "base at 0.5", "logits alone", "logits and images"

@@ -28,8 +28,8 @@ def mirror_rows(tile: np.ndarray, y: int, rows: int, width: int) -> np.ndarray:
 
 def write_mosaic(tile: np.ndarray, path: Path, height: int, width: int, like: Path, options: dict[str, str]) -> None:
     """Write a mosaic, some rows at a time, on the grid of `like`."""
+    from prn_cli.maps.tiles import row_bands
     from prn_cli.rasters import create_raster, open_raster
-    from prn_cli.tiles import row_bands
 
     nodata = np.nan if tile.dtype.kind == "f" else None
     with (

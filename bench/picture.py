@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from prn_cli.methods import load_refiner
+from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.regions import count_regions
 from prn_cli.rasters import open_scores, read_label
-from prn_cli.refine import cut, refine_map
-from prn_cli.refiners import load_refiner
-from prn_cli.weights import find_weights
+from prn_cli.refinement.rows import cut, refine_map
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

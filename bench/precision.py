@@ -31,7 +31,7 @@ def split(folder: Path) -> tuple[list[Path], list[Path], Path]:
 
 
 def main() -> None:
-    from prn_cli.cores import core_count
+    from prn_cli.execution.cores import core_count
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", type=Path, nargs="*", default=[EXAMPLES / "buildings", EXAMPLES / "nuclei"])

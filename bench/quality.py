@@ -191,7 +191,7 @@ def cropped(split: Path, out: Path, count: int) -> Path:
     """A split of crops of `PAPER_SIDE` pixels, at random places, as many of each map: some `count` in all."""
     from PIL import Image
 
-    from prn_cli.pixels import IGNORE
+    from prn_cli.maps.pixels import IGNORE
     from prn_cli.rasters import open_scores, read_label
 
     if out.is_dir():

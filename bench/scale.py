@@ -33,7 +33,7 @@ from make_mosaic import EXAMPLES, mirror_rows, write_mosaic
 from roofline import Peaks, network_cost, peaks
 
 if TYPE_CHECKING:
-    from prn_cli.refiners import Refiner
+    from prn_cli.methods import Refiner
 
 PARTS = ("speed", "roofline", "processes", "memory", "resume", "workers")
 SMALL, TILE = 512, 1024
@@ -132,8 +132,8 @@ def device() -> str:
 
 def load(cores: int, weights: str = "fast") -> Refiner:
     """The network as `prn refine` loads it."""
-    from prn_cli.refiners import load_refiner
-    from prn_cli.weights import find_weights
+    from prn_cli.methods import load_refiner
+    from prn_cli.methods.weights import find_weights
 
     return load_refiner(find_weights(weights), device=device(), threads=cores, side_by_side=True)
 
@@ -165,7 +165,7 @@ def bare_speed(inputs: Path, out: Path, cores: int) -> float:
 
     A map is read, refined, cut, packed as PNG, written, synced and renamed; no checks, no counts, no record.
     """
-    from prn_cli.cores import keep_freed_memory
+    from prn_cli.execution.cores import keep_freed_memory
     from prn_cli.rasters.writing import packer
 
     refiner = load(cores)
@@ -262,7 +262,7 @@ def speeds(folder: Path, files: int, side: int, repeats: int, cores: int) -> lis
 
 def roofline(folder: Path, files: int, repeats: int, cores: int) -> list[Row]:
     """The network and the whole command against what the device could do at best."""
-    from prn_cli.weights import find_weights
+    from prn_cli.methods.weights import find_weights
 
     cost, best = network_cost(find_weights("fast").path, TILE, TILE), Peaks(0, 0)
     maps = small_maps(folder, files, TILE, ".npy", {})
@@ -480,7 +480,7 @@ def plan(cost: dict[str, float]) -> list[Row]:
 
 
 def main() -> None:
-    from prn_cli.cores import core_count, keep_freed_memory
+    from prn_cli.execution.cores import core_count, keep_freed_memory
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=5000, help="of the smallest large map, px")

@@ -61,12 +61,12 @@ def train(sets: Sequence[list[TrainingMap]], folder: Path, seed: int, card: dict
     """Learn from sets in turn, a batch each, and write a run's folder."""
     import torch
 
-    from prn_cli.drift import describe, reference
-    from prn_cli.strength import choose
+    from prn_cli.maps.drift import describe, reference
+    from prn_cli.methods.fast.network import FastNetwork
+    from prn_cli.thresholding.strength import choose
     from prn_cli.training.augment import Jitter, draw_batch
     from prn_cli.training.export import export
     from prn_cli.training.loop import learning_rate, tallies
-    from prn_cli.training.networks.fast import FastNetwork
     from prn_cli.training.runtime import reduced_precision, set_up
 
     began = time.monotonic()

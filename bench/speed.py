@@ -50,11 +50,11 @@ def refine_speeds(folder: Path, repeats: int) -> list[list[str]]:
     """Mpx/s of the networks in onnxruntime, and of whole commands."""
     import torch
 
-    from prn_cli.refine import refine_map
-    from prn_cli.refiners import load_refiner
+    from prn_cli.methods import load_refiner
+    from prn_cli.methods.networks import build
+    from prn_cli.methods.weights import find_weights
+    from prn_cli.refinement.rows import refine_map
     from prn_cli.training.export import export
-    from prn_cli.training.networks import build
-    from prn_cli.weights import find_weights
 
     torch.manual_seed(0)
     runs = {"fast": "fast"}
@@ -119,8 +119,8 @@ def step_speeds(repeats: int) -> list[list[str]]:
     """Seconds of a training step on the CPU."""
     import torch
 
-    from prn_cli.training.losses import LossWeights, joint_loss
-    from prn_cli.training.networks import build
+    from prn_cli.methods.losses import LossWeights, joint_loss
+    from prn_cli.methods.networks import build
 
     rows = []
     for name, batch, side in (("fast", 8, 256), ("fast", 1, 512), ("paper", 1, 512)):

@@ -24,7 +24,7 @@ from common import machine, markdown
 from speed import seconds
 
 if TYPE_CHECKING:
-    from prn_cli.thresholds import Grid
+    from prn_cli.thresholding.thresholds import Grid
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PUBLISHED = 6.2  # Mpx/s of the published implementation's own loop, on 2 AVX-512 cores
@@ -78,7 +78,7 @@ def published_loop(p: np.ndarray, label: np.ndarray, patch: int) -> tuple[np.nda
 
 def check(maps: list[Map], patch: int) -> None:
     """Both must find the same."""
-    from prn_cli.pseudolabels import make_pseudolabels
+    from prn_cli.thresholding.pseudolabels import make_pseudolabels
 
     for p, label in maps:
         thresholds, mask = published_loop(p, label, patch)
@@ -102,7 +102,7 @@ class Bench:
 
     def work(self, number: int, grid: Grid = "paper", *, curves: bool = False) -> None:
         """One chunk of the maps."""
-        from prn_cli.pseudolabels import count_curve, make_pseudolabels
+        from prn_cli.thresholding.pseudolabels import count_curve, make_pseudolabels
 
         part = slice(self.borders[number], self.borders[number + 1])
         for (p, label), mask in zip(self.maps[part], self.masks[part], strict=True):

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from prn_cli.pixels import IGNORE
-from prn_cli.probabilities import logit, sigmoid
-from prn_cli.pseudolabels import best_thresholds, make_pseudolabels
+from prn_cli.maps.pixels import IGNORE
+from prn_cli.maps.probabilities import logit, sigmoid
+from prn_cli.methods.fast.network import STRIDE, FastNetwork
+from prn_cli.methods.losses import LossWeights, edge_loss, joint_loss, soft_iou_loss
+from prn_cli.thresholding.pseudolabels import best_thresholds, make_pseudolabels
 from prn_cli.training.augment import TrainingMap
-from prn_cli.training.losses import LossWeights, edge_loss, joint_loss, soft_iou_loss
-from prn_cli.training.networks.fast import STRIDE, FastNetwork
 
 PATCH, PATCHES = 64, (32, 64, 128)
 SOFT = 200  # stands for 1 where the pseudo-label of a TrainingMap holds a soft target

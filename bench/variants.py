@@ -31,13 +31,13 @@ from ablation import asked_for, in_points, parser_of, table
 from quality import make_logits, maps_of
 from torch.nn.utils import parametrize
 
+from prn_cli.maps.pixels import IGNORE
+from prn_cli.methods.losses import LossWeights, joint_loss
+from prn_cli.methods.networks import fast
 from prn_cli.metrics.regions import count_regions
-from prn_cli.pixels import IGNORE
-from prn_cli.refine import cut, refine_map
+from prn_cli.refinement.rows import cut, refine_map
 from prn_cli.training import loop
 from prn_cli.training.augment import TrainingMap
-from prn_cli.training.losses import LossWeights, joint_loss
-from prn_cli.training.networks import fast
 from prn_cli.training.refiner import NetworkRefiner
 from prn_cli.training.runtime import set_up
 

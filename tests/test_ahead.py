@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from prn_cli.ahead import InOrder, ahead
+from prn_cli.execution.ahead import InOrder, ahead
 
 
 @pytest.mark.parametrize("count", [1, 3, 50])

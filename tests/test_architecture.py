@@ -17,7 +17,7 @@ import typer
 from prn_cli import __version__
 from prn_cli.commands import on_demand
 from prn_cli.commands.app import app
-from prn_cli.refiners import REFINERS
+from prn_cli.methods import REFINERS
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ["pseudolabel", "train", "refine", "score", "weights", "weights list", "weights import", "weights export"]

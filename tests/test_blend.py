@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prn_cli.blend import ColumnBlender, RowBlender, rising_weights
-from prn_cli.tiles import AxisPlan, plan_axis, smallest_tile
+from prn_cli.maps.blend import ColumnBlender, RowBlender, rising_weights
+from prn_cli.maps.tiles import AxisPlan, plan_axis, smallest_tile
 
 Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prn_cli.classes import choose, one_versus_rest, one_versus_rest_of, recombine
-from prn_cli.probabilities import sigmoid
+from prn_cli.maps.classes import choose, one_versus_rest, one_versus_rest_of, recombine
+from prn_cli.maps.probabilities import sigmoid
 
 
 def draw_logits(seed, classes, scale):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from prn_cli.components import Runs, join, join_beside
-from prn_cli.components import runs_of as runs_of_rows
+from prn_cli.maps.components import Runs, join, join_beside
+from prn_cli.maps.components import runs_of as runs_of_rows
 
 ndimage = pytest.importorskip("scipy.ndimage")
 

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from prn_cli.cores import spare_threads
+from prn_cli.execution.cores import spare_threads
 
 WORK = """
 import resource, sys, threading
 import numpy as np
-from prn_cli.cores import keep_freed_memory
+from prn_cli.execution.cores import keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()

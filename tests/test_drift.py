@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from prn_cli.drift import FAR, FEATURES, Reference, describe, reference
+from prn_cli.maps.drift import FAR, FEATURES, Reference, describe, reference
 
 
 def logits(seed: int, shift: float = 0.0, scale: float = 2.0) -> np.ndarray:

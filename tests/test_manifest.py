@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prn_cli import manifest as manifest_module
 from prn_cli.errors import InputError, OutputError, UsageError
-from prn_cli.manifest import MANIFEST_NAME, Manifest, check_outputs, check_unchanged, unchanged
+from prn_cli.files import manifest as manifest_module
+from prn_cli.files.manifest import MANIFEST_NAME, Manifest, check_outputs, check_unchanged, unchanged
 
 SETTINGS = {"threshold": 0.5, "values": [0, 255]}
 

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prn_cli.classes import choose, one_versus_rest
 from prn_cli.errors import InputError
+from prn_cli.maps.classes import choose, one_versus_rest
+from prn_cli.maps.tiles import Window
+from prn_cli.methods import load_refiner
+from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.classes import count_classes
-from prn_cli.multiclass import ClassCounter, class_metrics, classes_of, finish_class_ramp, refine_class_rows
-from prn_cli.refine import Order, join_sections, refine_map, refine_rows, refine_section, window_rows
-from prn_cli.refiners import load_refiner
-from prn_cli.score import figures, summarise
-from prn_cli.tiles import Window
-from prn_cli.weights import find_weights
+from prn_cli.refinement.rows import Order, join_sections, refine_map, refine_rows, refine_section, window_rows
+from prn_cli.tasks.binary import figures, summarise
+from prn_cli.tasks.multiclass import ClassCounter, class_metrics, classes_of, finish_class_ramp, refine_class_rows
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_each_pixel_of_a_strip_is_read_once_for_all_classes_however_many_bands_i
     def bands(height, width, **_):
         return (Window(y, 0, min(7, height - y), width) for y in range(0, height, 7))
 
-    monkeypatch.setattr("prn_cli.refine.row_bands", bands)
+    monkeypatch.setattr("prn_cli.refinement.rows.row_bands", bands)
     refiner = load_refiner(find_weights(str(make_onnx())), device="cpu")
     _, reads = rows_of(logits, refiner, tile=96, order=order)
     assert len(reads) > 40

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from prn_cli.errors import InputError
 from prn_cli.metrics.regions import RegionCounts, count_regions
-from prn_cli.pseudolabels import (
+from prn_cli.thresholding.pseudolabels import (
     Headroom,
     apply_thresholds,
     best_thresholds,

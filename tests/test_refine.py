@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prn_cli.errors import PrnError, UsageError
-from prn_cli.refine import (
+from prn_cli.maps.tiles import Window, plan_axis, smallest_tile
+from prn_cli.methods import load_refiner
+from prn_cli.methods.weights import find_weights, shipped
+from prn_cli.refinement.rows import (
     Order,
     check_tile,
     cut,
@@ -19,9 +22,6 @@ from prn_cli.refine import (
     refine_section,
     window_rows,
 )
-from prn_cli.refiners import load_refiner
-from prn_cli.tiles import Window, plan_axis, smallest_tile
-from prn_cli.weights import find_weights, shipped
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

@@ -6,8 +6,8 @@ from scipy import ndimage
 
 from prn_cli.errors import InputError
 from prn_cli.metrics import saliency as measures
-from prn_cli.saliency import METRICS, score_soft_map, summarise_saliency
-from prn_cli.score import figures
+from prn_cli.tasks.binary import figures
+from prn_cli.tasks.saliency import METRICS, score_soft_map, summarise_saliency
 
 
 def soft_pair(seed, shape=(50, 64)):

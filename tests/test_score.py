@@ -12,7 +12,7 @@ from torchmetrics.functional import classification as oracle
 
 from prn_cli.errors import InputError
 from prn_cli.metrics import boundaries, calibration, regions
-from prn_cli.score import METRICS, cut, figures, score_image, summarise
+from prn_cli.tasks.binary import METRICS, cut, figures, score_image, summarise
 
 
 def soft_pair(seed, shape=(70, 64), shift=0.0):
@@ -151,7 +151,7 @@ def test_all_metrics_of_four_megapixels_take_well_under_a_second():
 
 def test_metrics_need_numpy_alone():
     code = (
-        "import sys, prn_cli.metrics, prn_cli.metrics.boundaries, prn_cli.metrics.intervals, prn_cli.score;"
+        "import sys, prn_cli.metrics, prn_cli.metrics.boundaries, prn_cli.metrics.intervals, prn_cli.tasks.binary;"
         "heavy = {'torch', 'scipy', 'skimage', 'rich', 'typer', 'onnxruntime', 'PIL', 'tifffile'} & set(sys.modules);"
         "sys.exit(', '.join(heavy) or 0)"
     )

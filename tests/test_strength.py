@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prn_cli.blend import strengthen
+from prn_cli.maps.blend import strengthen
 from prn_cli.metrics.regions import count_regions
-from prn_cli.refine import cut
-from prn_cli.strength import STRENGTHS, THRESHOLDS, choose, tally
+from prn_cli.refinement.rows import cut
+from prn_cli.thresholding.strength import STRENGTHS, THRESHOLDS, choose, tally
 
 HALF = THRESHOLDS.index(0.5)
 

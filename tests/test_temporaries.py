@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prn_cli.errors import OutputError
-from prn_cli.temporaries import Temporary, remove_stale, write_whole
+from prn_cli.files.temporaries import Temporary, remove_stale, write_whole
 
 fcntl = pytest.importorskip("fcntl")
 
@@ -17,7 +17,7 @@ fcntl = pytest.importorskip("fcntl")
 WRITER = """
 import sys, time
 from pathlib import Path
-from prn_cli.temporaries import Temporary
+from prn_cli.files.temporaries import Temporary
 temporary = Temporary(Path(sys.argv[1]))
 temporary.create()
 temporary.name.write_bytes(b"half")

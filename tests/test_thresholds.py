@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from prn_cli import thresholds
 from prn_cli.errors import InputError
-from prn_cli.thresholds import PAPER_GRID, best_thresholds, search_thresholds
+from prn_cli.thresholding import thresholds
+from prn_cli.thresholding.thresholds import PAPER_GRID, best_thresholds, search_thresholds
 
 OFFICIAL = Path(__file__).parent / "vectors" / "official_pseudolabels.npz"
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prn_cli.tiles import AxisPlan, overlap_of, plan_axis, ramp_of, round_up, smallest_tile
+from prn_cli.maps.tiles import AxisPlan, overlap_of, plan_axis, ramp_of, round_up, smallest_tile
 
 
 @st.composite

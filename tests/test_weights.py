@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from prn_cli import weights
 from prn_cli.errors import WeightsError
-from prn_cli.weights import find_tensors, find_weights, sha256_of, shipped
+from prn_cli.methods import weights
+from prn_cli.methods.weights import find_tensors, find_weights, sha256_of, shipped
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ from typing import Annotated, Any
 import typer
 
 from prn_cli import __version__
-from prn_cli.commands import console, interrupts
+from prn_cli.commands import console
 from prn_cli.commands.on_demand import COMMANDS, OnDemand, not_loaded
 from prn_cli.commands.settings import from_environment, from_settings
-from prn_cli.cores import spare_threads
 from prn_cli.errors import PrnError, UsageError
+from prn_cli.execution import interrupts
+from prn_cli.execution.cores import spare_threads
 
 # Typer has carried its own click since 0.26 and exports no more of it than this.
 _UsageError = typer.BadParameter.__mro__[1]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prn_cli.errors import OutputError
 
 if TYPE_CHECKING:
-    from prn_cli.manifest import Job, Manifest
+    from prn_cli.files.manifest import Job, Manifest
 
 
 def finished(manifest: Manifest, job: Job, *, overwrite: bool) -> dict[str, Any] | None:

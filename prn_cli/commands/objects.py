@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from prn_cli.components import Runs
-    from prn_cli.manifest import Manifest
+    from prn_cli.files.manifest import Manifest
+    from prn_cli.maps.components import Runs
     from prn_cli.rasters import GeoTags
     from prn_cli.rasters.grid import Grid
 
@@ -99,7 +99,7 @@ class Objects:
         Raises:
             OutputError: its folder cannot be written to.
         """
-        from prn_cli.temporaries import check_place
+        from prn_cli.files.temporaries import check_place
 
         if self.layer is not None:
             check_place(self.layer)
@@ -138,7 +138,7 @@ class Objects:
 
     def clean(self, parts: Sequence[Runs], grid: Grid) -> tuple[Runs, NDArray[np.float64]]:
         """Drop and fill what is too small in a mask that came in parts. Gives it, and the area of each of its runs."""
-        from prn_cli.components import join
+        from prn_cli.maps.components import join
 
         runs = join(parts)
         middle = runs.starts % runs.width + runs.lengths / 2

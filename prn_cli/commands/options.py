@@ -13,7 +13,7 @@ import typer
 from prn_cli.commands import console
 from prn_cli.commands.settings import use_settings
 from prn_cli.errors import OutputError, UsageError
-from prn_cli.temporaries import is_stream
+from prn_cli.files.temporaries import is_stream
 
 if TYPE_CHECKING:
     from prn_cli.rasters import InputKind as InputKindName
@@ -25,7 +25,7 @@ def local(path: Path | None) -> Path | None:
     Raises:
         UsageError: the path is a remote address.
     """
-    from prn_cli.remote import as_path, gdal_name
+    from prn_cli.files.remote import as_path, gdal_name
 
     if path is not None and gdal_name(path) is not None:
         hint = "give a folder or file of this machine, and copy it"
@@ -310,7 +310,7 @@ PaletteFile = Annotated[
 
 def thread_count(threads: int) -> int:
     """The number of threads that `--threads` asks for: 0 is every core this process may use."""
-    from prn_cli.cores import core_count
+    from prn_cli.execution.cores import core_count
 
     return threads or core_count()
 

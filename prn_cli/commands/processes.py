@@ -23,9 +23,9 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from prn_cli.commands.batch import NAP, TooLarge
-from prn_cli.commands.interrupts import STOPS
-from prn_cli.cores import take_cores
 from prn_cli.errors import PrnError
+from prn_cli.execution.cores import take_cores
+from prn_cli.execution.interrupts import STOPS
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -20,13 +20,13 @@ from prn_cli.commands.done_before import finished, why
 from prn_cli.commands.options import TaskChoice
 from prn_cli.commands.plan import show_plan
 from prn_cli.errors import InputError, UsageError
-from prn_cli.remote import without_secrets
+from prn_cli.files.remote import without_secrets
 
 if TYPE_CHECKING:
-    from prn_cli.manifest import Manifest
+    from prn_cli.files.manifest import Manifest
     from prn_cli.metrics.regions import RegionCounts
-    from prn_cli.pseudolabels import Cut, Headroom, ThresholdCurve
     from prn_cli.rasters import LabelMap, Partners, ScoreMap
+    from prn_cli.thresholding.pseudolabels import Cut, Headroom, ThresholdCurve
 
 _LABELS, _THRESHOLDS = "labels", "thresholds"
 _TIFF = (".tif", ".tiff")
@@ -126,9 +126,9 @@ def pseudolabel(
     oracle). The distance between the last two is the headroom for a refiner.
     """
     from prn_cli import rasters
-    from prn_cli.manifest import Manifest, check_outputs
-    from prn_cli.pseudolabels import Headroom
-    from prn_cli.temporaries import remove_stale
+    from prn_cli.files.manifest import Manifest, check_outputs
+    from prn_cli.files.temporaries import remove_stale
+    from prn_cli.thresholding.pseudolabels import Headroom
 
     options.check_classes(task, classes=classes, band=band)
     if report is not None and task is TaskChoice.multiclass:
@@ -256,7 +256,7 @@ def _why(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> str:
 
 def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:
     """Search one map. Its outputs are kept if they are current; the figures are always counted anew."""
-    from prn_cli.manifest import check_unchanged
+    from prn_cli.files.manifest import check_unchanged
     from prn_cli.rasters import BinaryMap, ClassNumbers, open_class_numbers, open_grey_label, open_label, open_scores
 
     started = time.perf_counter()
@@ -314,10 +314,10 @@ def _search(
     """
     import numpy as np
 
+    from prn_cli.maps.tiles import Window
     from prn_cli.metrics.regions import RegionCounts
-    from prn_cli.pseudolabels import count_curve, empty_curve, make_pseudolabels
     from prn_cli.rasters import create_raster, mask_nodata
-    from prn_cli.tiles import Window
+    from prn_cli.thresholding.pseudolabels import count_curve, empty_curve, make_pseudolabels
 
     height, width, patch = scores.height, scores.width, run.patch
     written = np.full(256, mask_nodata(run.values), np.uint8)

@@ -26,7 +26,7 @@ from prn_cli.commands.refine_file import Figures, Run, content_of, open_map, ras
 from prn_cli.errors import PrnError, UsageError
 
 if TYPE_CHECKING:
-    from prn_cli.manifest import Manifest
+    from prn_cli.files.manifest import Manifest
     from prn_cli.rasters import Partners
 
 _OUTPUT = "Output"
@@ -55,7 +55,7 @@ class FormatChoice(StrEnum):
 
 
 def _shipped_names(incomplete: str) -> list[str]:
-    from prn_cli.weights import shipped
+    from prn_cli.methods.weights import shipped
 
     return [weights.name for weights in shipped() if weights.name.startswith(incomplete)]
 
@@ -240,12 +240,12 @@ def refine(
     settings, so a run that was stopped goes on where it stopped. Files that prn did not write are not written over.
     """
     from prn_cli import rasters
-    from prn_cli.cores import keep_freed_memory
-    from prn_cli.manifest import Manifest, check_outputs, manifest_beside
-    from prn_cli.refine import check_image, check_tile
-    from prn_cli.refiners import load_refiner
-    from prn_cli.temporaries import remove_stale
-    from prn_cli.weights import find_weights
+    from prn_cli.execution.cores import keep_freed_memory
+    from prn_cli.files.manifest import Manifest, check_outputs, manifest_beside
+    from prn_cli.files.temporaries import remove_stale
+    from prn_cli.methods import load_refiner
+    from prn_cli.methods.weights import find_weights
+    from prn_cli.refinement.rows import check_image, check_tile
 
     check_part(num_parts, part_id)
     options.check_classes(task, classes=classes, band=band, palette=palette_file)
@@ -264,7 +264,7 @@ def refine(
     )
     creation = options.creation_options(co)
     if dask is not None:
-        from prn_cli.commands.cluster import check_cluster
+        from prn_cli.execution.cluster import check_cluster
 
         check_cluster(dask)
     inputs = rasters.find_inputs(logits, stdin=sys.stdin, null=null)
@@ -586,8 +586,8 @@ def _workers(
         # While some threads wait for the disk, the others keep the cores at work.
         yield refine_file, cores + 2
         return
-    from prn_cli.commands.cluster import Cluster
     from prn_cli.commands.refine_on_cluster import RefineOnCluster
+    from prn_cli.execution.cluster import Cluster
 
     with Cluster(dask, cores=cores, stop=stop) as cluster:
         yield RefineOnCluster(cluster, split * 1e6), max(2 * cluster.slots, _LEAST_CALLS)
@@ -607,7 +607,7 @@ def _print_record(item: Item, result: _Result) -> None:
 
 def _warn_of_drift(batch: Batch[Item, _Result]) -> None:
     """Say which maps are unlike those that the weights were trained on: there, nothing is known of the correction."""
-    from prn_cli.drift import FAR
+    from prn_cli.maps.drift import FAR
 
     drifts = [(result.figures.get("drift"), item.path.name) for item, result in batch.results]
     far = [(drift, name) for drift, name in drifts if isinstance(drift, float) and drift > FAR]

@@ -16,19 +16,19 @@ from prn_cli.commands.batch import Item, TooLarge
 from prn_cli.commands.objects import PART, Objects
 from prn_cli.commands.options import TaskChoice
 from prn_cli.errors import InputError
-from prn_cli.pixels import IGNORE
+from prn_cli.maps.pixels import IGNORE
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from prn_cli.components import Runs
-    from prn_cli.drift import Reference
-    from prn_cli.multiclass import ClassRows
+    from prn_cli.maps.components import Runs
+    from prn_cli.maps.drift import Reference
+    from prn_cli.methods import Refiner
     from prn_cli.rasters import RasterWriter, ScoreMap
     from prn_cli.rasters.images import MapImage
-    from prn_cli.refine import Order, Ramp, Rows
-    from prn_cli.refiners import Refiner
+    from prn_cli.refinement.rows import Order, Ramp, Rows
+    from prn_cli.tasks.multiclass import ClassRows
 
 # On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
 WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
@@ -53,7 +53,7 @@ class OpenMap:
 
     def order(self, *, any_order: bool) -> Order:
         """The order that takes the least memory, where outputs are written in any order, or by rows alone."""
-        from prn_cli.refine import Order
+        from prn_cli.refinement.rows import Order
 
         if not self.by_columns:
             return Order.ROWS
@@ -111,9 +111,9 @@ class Run:
 
     def refine(self, opened: OpenMap, order: Order, section: slice = slice(None)) -> Generator[Rows | ClassRows | Ramp]:
         """Refine an open map, or a section of it."""
-        from prn_cli.multiclass import hold, refine_class_rows
         from prn_cli.rasters import ClassScoreMap
-        from prn_cli.refine import refine_section
+        from prn_cli.refinement.rows import refine_section
+        from prn_cli.tasks.multiclass import hold, refine_class_rows
 
         scores = opened.scores
         size = scores.height, scores.width
@@ -143,8 +143,8 @@ class Run:
 
     def finish(self, opened: OpenMap, ramp: Ramp) -> Rows | ClassRows:
         """Refine rows of an open map that two sections share, from the field of both."""
-        from prn_cli.multiclass import finish_class_ramp
-        from prn_cli.refine import finish_ramp
+        from prn_cli.refinement.rows import finish_ramp
+        from prn_cli.tasks.multiclass import finish_class_ramp
 
         logits = opened.scores.logits(ramp.window)
         if logits.ndim == 3:
@@ -225,10 +225,10 @@ class _Sample:
         return rows.logits[..., -rows.y % self.step :: self.step, -rows.x % self.step :: self.step].flatten()
 
     def distance(self) -> float | None:
-        """See `prn_cli.drift.Reference.distance`; None if the weights do not say what they were trained on."""
+        """See `prn_cli.maps.drift.Reference.distance`; None if the weights do not say what they were trained on."""
         import numpy as np
 
-        from prn_cli.drift import describe
+        from prn_cli.maps.drift import describe
 
         if self.reference is None:
             return None
@@ -302,8 +302,8 @@ def content_of(
 
 def bands_here(item: Item, run: Run, opened: OpenMap, order: Order) -> Iterator[Band]:
     """Refine a map in this process."""
-    from prn_cli.ahead import ahead
-    from prn_cli.refine import Ramp
+    from prn_cli.execution.ahead import ahead
+    from prn_cli.refinement.rows import Ramp
 
     pieces = run.refine(opened, order)
     if opened.scores.height * opened.scores.width > _LARGE_MAP:
@@ -317,8 +317,8 @@ def bands_here(item: Item, run: Run, opened: OpenMap, order: Order) -> Iterator[
 
 def band_of(rows: Rows | ClassRows, item: Item, run: Run, opened: OpenMap) -> Band:
     """What is written of finished rows; of several classes, one map each beside the mask."""
-    from prn_cli.components import runs_of
-    from prn_cli.refine import Rows, cut
+    from prn_cli.maps.components import runs_of
+    from prn_cli.refinement.rows import Rows, cut
 
     if isinstance(rows, Rows):
         all_valid = rows.all_valid
@@ -357,9 +357,9 @@ def refine_file(
     Raises:
         TooLarge: the map is large, and the run is for small ones.
     """
-    from prn_cli.components import join_beside
+    from prn_cli.maps.components import join_beside
+    from prn_cli.maps.tiles import WholeRows
     from prn_cli.rasters import can_tell_invalid, create_raster
-    from prn_cli.tiles import WholeRows
 
     may_be_invalid = run.task is not TaskChoice.binary or can_tell_invalid(item.outputs["mask"], run.values)
     with run.open(item) as opened, ExitStack() as stack:

@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from prn_cli.commands.batch import Item
-from prn_cli.commands.cluster import Cluster
 from prn_cli.commands.refine_file import Band, Figures, OpenMap, Run, band_of, rasters_of, refine_file
 from prn_cli.errors import PrnError
+from prn_cli.execution.cluster import Cluster
 
 if TYPE_CHECKING:
-    from prn_cli.refine import Order, Ramp
+    from prn_cli.refinement.rows import Order, Ramp
 
 _READ_BY_WINDOW = (".npy", ".tif", ".tiff")
 _SECTION_BYTES = 64e6
@@ -33,7 +33,7 @@ class RefineOnCluster:
 
     def __call__(self, item: Item, run: Run, on_written: Callable[[], None]) -> Figures:
         """See `refine_file`."""
-        from prn_cli.manifest import check_unchanged, stamp_inputs
+        from prn_cli.files.manifest import check_unchanged, stamp_inputs
 
         there = item.absolute()
         names = {str(path.absolute()): str(path) for path in (*item.inputs.values(), *item.outputs.values())}
@@ -51,7 +51,7 @@ class RefineOnCluster:
 
     def _sections(self, item: Item, run: Run) -> list[slice]:
         """The rows of windows of a map that each call refines; few enough to balance, small enough to send."""
-        from prn_cli.refine import window_rows
+        from prn_cli.refinement.rows import window_rows
 
         if item.path.suffix.lower() not in _READ_BY_WINDOW:
             return []
@@ -69,7 +69,7 @@ class RefineOnCluster:
     def _bands_of(
         self, there: Item, sections: list[slice], item: Item, run: Run, opened: OpenMap, order: Order
     ) -> Iterator[Band]:
-        from prn_cli.refine import join_sections
+        from prn_cli.refinement.rows import join_sections
 
         calls = ((there, run, order, section) for section in sections)
         results = self.cluster.calls(_refine_section, calls, ahead=2 * max(self.cluster.slots, 1))
@@ -79,7 +79,7 @@ class RefineOnCluster:
 
 def _refine_section(item: Item, run: Run, order: Order, section: slice) -> list[Band | Ramp]:
     """Refine some rows of windows of a map, on a worker."""
-    from prn_cli.refine import Ramp
+    from prn_cli.refinement.rows import Ramp
 
     with run.open(item) as opened:
         pieces = run.refine(opened, order, section)

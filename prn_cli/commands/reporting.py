@@ -16,11 +16,11 @@ from prn_cli.commands.options import local, refuse_strangers
 from prn_cli.errors import InputError
 
 if TYPE_CHECKING:
-    from prn_cli.pseudolabels import Grid
+    from prn_cli.maps.tiles import Window
     from prn_cli.rasters import LabelMap, MapImage, Raster, ScoreMap
     from prn_cli.report import Choice, Scored, Searched
-    from prn_cli.score import Summary
-    from prn_cli.tiles import Window
+    from prn_cli.tasks.binary import Summary
+    from prn_cli.thresholding.pseudolabels import Grid
 
 _BAND_PIXELS = 1 << 22  # looked at at once
 
@@ -97,7 +97,7 @@ class _Page:
             return nullcontext()
 
     def _write(self, html: str) -> None:
-        from prn_cli.temporaries import write_whole
+        from prn_cli.files.temporaries import write_whole
 
         content = html.encode()
         write_whole(self._path, content)
@@ -147,7 +147,7 @@ class ScoreReport(_Page):
         from prn_cli.rasters import ScoreMap, logit, open_scores
         from prn_cli.report import Prediction, Viewer
         from prn_cli.report.glimpses import PATCH
-        from prn_cli.score import cut
+        from prn_cli.tasks.binary import cut
 
         def read(opened: LabelMap | ScoreMap, window: Window, threshold: float) -> Prediction:
             if not isinstance(opened, ScoreMap):
@@ -219,10 +219,10 @@ class HeadroomReport(_Page):
 
     def look(self, scores: ScoreMap, label: LabelMap, stop: threading.Event) -> None:
         """Look at an image: a score map and its label, both open and of one size."""
-        from prn_cli.pseudolabels import make_pseudolabels
         from prn_cli.report import Choice, Prediction, Viewer
         from prn_cli.report.headroom import HALF
-        from prn_cli.score import cut
+        from prn_cli.tasks.binary import cut
+        from prn_cli.thresholding.pseudolabels import make_pseudolabels
 
         name = scores.path.stem
         choice = Choice.start(self._patch)
@@ -251,7 +251,7 @@ class HeadroomReport(_Page):
 
 def _bands(height: int, width: int, multiple: int, stop: threading.Event) -> Iterator[Window]:
     """Bands of whole patches."""
-    from prn_cli.tiles import Window
+    from prn_cli.maps.tiles import Window
 
     rows = max(_BAND_PIXELS // (width * multiple), 1) * multiple
     for y in range(0, height, rows):

@@ -21,16 +21,16 @@ from prn_cli.commands import console, options, reporting
 from prn_cli.commands.batch import Batch, run_batch
 from prn_cli.commands.options import TaskChoice
 from prn_cli.errors import InputError, PrnError, UsageError, one_line
-from prn_cli.remote import without_secrets
+from prn_cli.files.remote import without_secrets
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from prn_cli.maps.tiles import Window
     from prn_cli.metrics.intervals import Estimate
-    from prn_cli.multiclass import ClassCounter
     from prn_cli.rasters import LabelMap, ScoreMap
-    from prn_cli.score import Figure, ImageCounter, ImageScore, Metric, Summary
-    from prn_cli.tiles import Window
+    from prn_cli.tasks.binary import Figure, ImageCounter, ImageScore, Metric, Summary
+    from prn_cli.tasks.multiclass import ClassCounter
 
     Prediction = LabelMap | ScoreMap
 
@@ -166,10 +166,10 @@ def score(
     Prints the mean over images and the pooled figure of every metric, with 95 % bootstrap intervals over images.
     """
     from prn_cli import rasters
-    from prn_cli.manifest import unchanged
-    from prn_cli.multiclass import ClassCounter
-    from prn_cli.saliency import score_soft_map
-    from prn_cli.score import ImageCounter
+    from prn_cli.files.manifest import unchanged
+    from prn_cli.tasks.binary import ImageCounter
+    from prn_cli.tasks.multiclass import ClassCounter
+    from prn_cli.tasks.saliency import score_soft_map
 
     options.check_classes(task, classes=classes, band=band)
     options.refuse_with_task(
@@ -374,10 +374,10 @@ def _score_rows(
     counter: ImageCounter | ClassCounter, label: LabelMap, predictions: Sequence[Prediction], stop: threading.Event
 ) -> ImageScore:
     """Count a mask, and a baseline if there is one, against their label, some rows at a time."""
-    from prn_cli.ahead import ahead
-    from prn_cli.classes import choose
+    from prn_cli.execution.ahead import ahead
+    from prn_cli.maps.classes import choose
+    from prn_cli.maps.tiles import row_bands
     from prn_cli.rasters import ClassScoreMap, LabelMap
-    from prn_cli.tiles import row_bands
 
     def rows_of(opened: Prediction, window: Window) -> Any:
         if isinstance(opened, LabelMap):
@@ -426,7 +426,8 @@ class _Figures:
 
 
 def _figures_of(task: TaskChoice, results: Sequence[ImageScore], names: Sequence[str] | None) -> _Figures:
-    from prn_cli import multiclass, saliency, score
+    from prn_cli.tasks import binary as score
+    from prn_cli.tasks import multiclass, saliency
 
     if task is TaskChoice.multiclass:
         named = names or [str(number) for number in range(multiclass.classes_of(results))]
@@ -486,7 +487,7 @@ def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) ->
     On stdout, names are shown. In a file, which is UTF-8, they are kept, bytes that are no text included, so that one
     can join tables by them; but for control characters, which would break lines, or steer the terminal of `cat`.
     """
-    from prn_cli.score import figures
+    from prn_cli.tasks.binary import figures
 
     def name(path: Path) -> str:
         return one_line(str(path)) if target == "-" else str(path).translate(_CONTROLS)
@@ -507,7 +508,7 @@ def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) ->
     if target == "-":
         print(text.getvalue(), end="", flush=True)
     else:
-        from prn_cli.temporaries import write_whole
+        from prn_cli.files.temporaries import write_whole
 
         write_whole(Path(target), text.getvalue().encode("utf-8", sys.getfilesystemencodeerrors()))
 

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prn_cli.commands import console, interrupts, options
+from prn_cli.commands import console, options
 from prn_cli.commands.batch import run_batch
 from prn_cli.errors import DivergedError, InputError, MissingExtraError, OutputError, UsageError
+from prn_cli.execution import interrupts
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from prn_cli.commands.training_run import Outcome
-    from prn_cli.drift import Reference
+    from prn_cli.maps.drift import Reference
+    from prn_cli.methods.networks import Network
     from prn_cli.rasters import Partners, ScoreMap
-    from prn_cli.strength import Choice
+    from prn_cli.thresholding.strength import Choice
     from prn_cli.training.adapt import Start
     from prn_cli.training.augment import TrainingMap
     from prn_cli.training.loop import Settings
-    from prn_cli.training.networks import Network
     from prn_cli.training.validation import Box, Fold
 
 
@@ -247,11 +248,11 @@ def train(
         with interrupts.held():
             import prn_cli.training.export  # noqa: F401 (what it lacks is named now, not in the end)
             from prn_cli.commands.training_run import TrainingRun
+            from prn_cli.methods.losses import LossWeights
+            from prn_cli.methods.networks import build
             from prn_cli.training import adapt, parallel
             from prn_cli.training.augment import Jitter
             from prn_cli.training.loop import Settings
-            from prn_cli.training.losses import LossWeights
-            from prn_cli.training.networks import build
             from prn_cli.training.runtime import reduced_precision, set_up
             from prn_cli.training.validation import LEAST_PART, compiled, make_folds
     except ImportError as error:
@@ -498,8 +499,8 @@ def train(
 
 def _start(name_or_path: str, network: NetworkChoice, *, width: int | None) -> Start:
     """The weights of `--from`; other options must not ask for another network than theirs."""
+    from prn_cli.methods.weights import find_tensors
     from prn_cli.training.adapt import load_start
-    from prn_cli.weights import find_tensors
 
     if network is not NetworkChoice.fast:
         raise UsageError(f"--from is for --network fast, not {network.value}")
@@ -583,7 +584,7 @@ def _claimed(out: Path) -> Iterator[None]:
         UsageError: another one is at work in it.
         OutputError: it cannot be made.
     """
-    from prn_cli.temporaries import lock
+    from prn_cli.files.temporaries import lock
 
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
@@ -770,7 +771,7 @@ class _Reader:
         store: _Store,
     ) -> list[tuple[_Place, ...]]:
         """Logits, label, pseudo-label and perhaps the image of a map; of several classes, one after the other."""
-        from prn_cli.manifest import unchanged
+        from prn_cli.files.manifest import unchanged
         from prn_cli.rasters import open_image
 
         valid_mask, picture = masks.of(path), pictures.of(path)
@@ -807,7 +808,7 @@ class _Reader:
         """The label, or one against the rest for every class; uint8, 0, 1, 255 ignore."""
         import numpy as np
 
-        from prn_cli.pixels import IGNORE
+        from prn_cli.maps.pixels import IGNORE
         from prn_cli.rasters import open_class_numbers, open_label, read_grey_label
 
         if self.task is options.TaskChoice.saliency:
@@ -832,8 +833,8 @@ class _Reader:
     ) -> tuple[_Place, ...]:
         import numpy as np
 
-        from prn_cli.pixels import IGNORE
-        from prn_cli.pseudolabels import apply_thresholds, best_thresholds
+        from prn_cli.maps.pixels import IGNORE
+        from prn_cli.thresholding.pseudolabels import apply_thresholds, best_thresholds
 
         label[np.isnan(logits)] = IGNORE  # what no base model scored, no network is to answer for
         if np.all(label == IGNORE):
@@ -1016,11 +1017,11 @@ def _conclude(
     import numpy as np
 
     from prn_cli import __version__
-    from prn_cli.drift import describe, reference
+    from prn_cli.maps.drift import describe, reference
     from prn_cli.metrics.classes import mean_of_present
     from prn_cli.metrics.intervals import compare
     from prn_cli.metrics.regions import iou
-    from prn_cli.strength import STRENGTHS, THRESHOLDS, choose
+    from prn_cli.thresholding.strength import STRENGTHS, THRESHOLDS, choose
     from prn_cli.training import parallel
     from prn_cli.training.export import export
 

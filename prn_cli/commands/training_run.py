@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from prn_cli.commands import console
 from prn_cli.errors import PrnError
-from prn_cli.temporaries import remove_stale, write_whole
+from prn_cli.files.temporaries import remove_stale, write_whole
+from prn_cli.methods.networks import Network
 from prn_cli.training import parallel
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.checkpoint import load_state, save_state
 from prn_cli.training.folds import FinishedFold, load_folds, save_folds
 from prn_cli.training.loop import Epoch, Settings, State, base_counts, fit, pooled, steps_per_epoch, tallies
-from prn_cli.training.networks import Network
 from prn_cli.training.runtime import tensorboard_log
 from prn_cli.training.validation import Fold
 
@@ -34,7 +34,7 @@ class Outcome:
         state: of its stage.
         seconds: of all stages.
         maps: names of the held-out maps.
-        counts: `(maps, S, T, 4)` int64, see `prn_cli.strength.tally`.
+        counts: `(maps, S, T, 4)` int64, see `prn_cli.thresholding.strength.tally`.
     """
 
     network: Network

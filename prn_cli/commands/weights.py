@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prn_cli.commands import console, interrupts, options
+from prn_cli.commands import console, options
 from prn_cli.errors import InputError, MissingExtraError, UsageError
+from prn_cli.execution import interrupts
 
 if TYPE_CHECKING:
-    from prn_cli.training.networks import Network
+    from prn_cli.methods.networks import Network
 
 weights = typer.Typer(
     help="List weights, import published checkpoints, export to ONNX, quantize.",
@@ -34,7 +35,7 @@ def list_weights(json: options.Json = False) -> None:
     """List the shipped weights: what they were trained on, under which terms, and what they gain."""
     from rich.table import Table
 
-    from prn_cli.weights import shipped
+    from prn_cli.methods.weights import shipped
 
     found = shipped()
     if json:
@@ -65,8 +66,8 @@ def import_weights(
     """
     try:
         with interrupts.held():
+            from prn_cli.methods.paper.published import from_published
             from prn_cli.training.checkpoint import load_published
-            from prn_cli.training.networks.published import from_published
     except ImportError as error:
         raise _missing(error) from error
 
@@ -118,9 +119,9 @@ def quantize_weights(
     except ImportError as error:
         raise _missing(error, "prn weights quantize", "onnx") from error
     from prn_cli import rasters
-    from prn_cli.refiners import load_refiner
-    from prn_cli.tiles import Window
-    from prn_cli.weights import find_weights
+    from prn_cli.maps.tiles import Window
+    from prn_cli.methods import load_refiner
+    from prn_cli.methods.weights import find_weights
 
     found = find_weights(name)
     multiple = load_refiner(found, device="cpu").multiple

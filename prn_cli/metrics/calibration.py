@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
+from prn_cli.maps.pixels import IGNORE
+from prn_cli.maps.tiles import block_rows
 from prn_cli.metrics.regions import FloatArray, RegionCounts, ratio, require_same_shape
-from prn_cli.pixels import IGNORE
-from prn_cli.tiles import block_rows
 
 BINS = 15
 _SLOTS = BINS + 1

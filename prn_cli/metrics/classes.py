@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics.regions import FloatArray, ratio, require_same_shape
-from prn_cli.pixels import IGNORE
 
 SUMS = 3 * IGNORE
 """Length of an image's counts: true positives, false positives and false negatives of 255 classes."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-from prn_cli.pixels import IGNORE
+from prn_cli.maps.pixels import IGNORE
 
 FloatArray = NDArray[np.float64]
 

@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
+from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics.distance import nearest_foreground
 from prn_cli.metrics.regions import FloatArray, ratio, require_same_shape
-from prn_cli.pixels import IGNORE
 
 LEVELS = 256
 SUMS = 6 + 2 * LEVELS

@@ -6,7 +6,7 @@ masks are uint8 `(H, W)`: 0 background, 1 foreground, 255 ignore or invalid.
 
 from __future__ import annotations
 
-from prn_cli.probabilities import logit, sigmoid
+from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.rasters.classes import (
     ClassNumbers,
     ClassScoreMap,

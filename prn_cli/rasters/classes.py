@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.classes import MOST_CLASSES, one_versus_rest, one_versus_rest_of
 from prn_cli.errors import InputError, UsageError, reason
-from prn_cli.pixels import IGNORE
-from prn_cli.probabilities import sigmoid
+from prn_cli.files.remote import as_path
+from prn_cli.maps.classes import MOST_CLASSES, one_versus_rest, one_versus_rest_of
+from prn_cli.maps.pixels import IGNORE
+from prn_cli.maps.probabilities import sigmoid
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters.kinds import InputKind, no_valid_pixel
 from prn_cli.rasters.labels import LabelMap
 from prn_cli.rasters.raster import SUFFIXES, Raster, open_raster
 from prn_cli.rasters.scores import ScoreMap, check_same_size, refuse_scaled
-from prn_cli.remote import as_path
-from prn_cli.tiles import Window
 
 _SUM_TOLERANCE = 0.02  # how far from 1 a softmax may add up, after rounding to float16
 
@@ -38,7 +38,7 @@ class ClassScoreMap(ScoreMap):
         self.classes = raster.bands
 
     def logits(self, window: Window | None = None) -> NDArray[np.float32]:
-        """Read one-versus-rest logits, see `prn_cli.classes`.
+        """Read one-versus-rest logits, see `prn_cli.maps.classes`.
 
         Args:
             window: part of the map, inside it; all of it if None.

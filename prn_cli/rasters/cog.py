@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import UsageError, reason
-from prn_cli.gdal import import_rasterio
+from prn_cli.files.gdal import import_rasterio
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.libtiff import silence_libtiff
 from prn_cli.rasters.tiff_writing import TiffWriter

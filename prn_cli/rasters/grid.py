@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-from prn_cli.gdal import import_rasterio
+from prn_cli.files.gdal import import_rasterio
 from prn_cli.rasters.geo import PIXEL_SCALE, RPC_COEFFICIENTS, TAG_TYPES, TIEPOINTS, TRANSFORMATION, GeoTags
 
 Floats = NDArray[np.float64]

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, UsageError, reason
+from prn_cli.files.remote import as_path
+from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.rasters.kinds import valid_pixels
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, Raster, check_file, open_raster
-from prn_cli.remote import as_path
-from prn_cli.tiles import Window, row_bands
 
 _PIXELS_AT_ONCE = 4 << 20  # of an image, while it is resampled
 _SLACK = 0.02  # px over a whole map: georeferences are rounded

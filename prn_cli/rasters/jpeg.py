@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, reason
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters.limits import check_block
 from prn_cli.rasters.pillow import Image
 from prn_cli.rasters.raster import Raster
-from prn_cli.tiles import Window
 
 
 class JpegRaster(Raster):

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, UsageError
+from prn_cli.files.remote import as_path
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters.raster import Raster, holds, open_raster
 from prn_cli.rasters.writing import MASK_VALUES
-from prn_cli.remote import as_path
-from prn_cli.tiles import Window
 
 InputKind = Literal["logits", "probabilities", "percent", "byte"]
 """What the numbers mean: logits; probabilities 0 to 1; percent 0 to 100; byte: 0 to the most that the type holds."""

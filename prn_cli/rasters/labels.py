@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-from prn_cli.pixels import IGNORE
+from prn_cli.maps.pixels import IGNORE
+from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.rasters.kinds import InputKind, detect_mask_or_kind, no_valid_pixel, undeclared_nodata, valid_pixels
 from prn_cli.rasters.raster import Raster, open_raster
 from prn_cli.rasters.scores import check_same_size, open_scores, read_valid_mask
-from prn_cli.tiles import Window, row_bands
 
 _EXAMPLES = 16  # of numbers that are no label's: a map of floats by mistake has billions
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, PrnError, UsageError, reason
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters.limits import check_block
 from prn_cli.rasters.raster import Raster, check_dtype
-from prn_cli.tiles import Window
 
 # Files of Python 2 are read like all others.
 warnings.filterwarnings("ignore", "Reading `.npy` or `.npz` file required additional header parsing", UserWarning)

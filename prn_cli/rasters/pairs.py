@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TextIO, overload
 
 from prn_cli.errors import InputError, UsageError
+from prn_cli.files.remote import as_path, gdal_name
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES
-from prn_cli.remote import as_path, gdal_name
 
 _EXAMPLES = 3
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, reason
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters.limits import check_block
 from prn_cli.rasters.pillow import Image
 from prn_cli.rasters.raster import Raster
-from prn_cli.tiles import Window
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.maps.tiles import WholeRows
 from prn_cli.rasters.writing import RasterWriter, full_palette, packer
-from prn_cli.tiles import WholeRows
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError, reason
-from prn_cli.gdal import import_rasterio
+from prn_cli.files.gdal import import_rasterio
+from prn_cli.files.temporaries import write_whole
 from prn_cli.rasters.grid import Grid
-from prn_cli.temporaries import write_whole
 
 if TYPE_CHECKING:
-    from prn_cli.components import Runs
+    from prn_cli.maps.components import Runs
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
 """The vector formats that are written, by suffix, with the name that GDAL has for each."""

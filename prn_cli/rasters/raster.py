@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, PrnError, reason
+from prn_cli.files.remote import as_path, gdal_name, state_of
+from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.limits import check_memory, check_pixels
-from prn_cli.remote import as_path, gdal_name, state_of
-from prn_cli.tiles import Window, row_bands
 
 _END_OF_PNG = b"IEND\xaeB`\x82"
 

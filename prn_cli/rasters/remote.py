@@ -13,12 +13,12 @@ import tifffile
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, reason
-from prn_cli.gdal import import_rasterio, network_env
+from prn_cli.files.gdal import import_rasterio, network_env
+from prn_cli.files.remote import gdal_name, sends_parts, text_without_secrets
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.raster import Raster, check_dtype
 from prn_cli.rasters.tiff import geo_tags
-from prn_cli.remote import gdal_name, sends_parts, text_without_secrets
-from prn_cli.tiles import Window
 
 
 class RemoteRaster(Raster):

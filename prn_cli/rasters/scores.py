@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, UsageError
-from prn_cli.probabilities import logit, sigmoid
+from prn_cli.files.remote import as_path
+from prn_cli.maps.probabilities import logit, sigmoid
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters.kinds import (
     INPUT_KINDS,
     LARGEST_LOGIT,
@@ -24,8 +26,6 @@ from prn_cli.rasters.kinds import (
     valid_pixels,
 )
 from prn_cli.rasters.raster import Raster, open_raster
-from prn_cli.remote import as_path
-from prn_cli.tiles import Window
 
 _PAIR_TOLERANCE = 0.02  # how far from 1 the two classes of a softmax may add up, after rounding to bytes or float16
 

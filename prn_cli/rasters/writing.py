@@ -15,10 +15,10 @@ from numpy.typing import DTypeLike, NDArray
 from zlib_ng import zlib_ng
 
 from prn_cli.errors import OutputError, UsageError
+from prn_cli.files.temporaries import Temporary, is_stream
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.raster import Raster, holds
-from prn_cli.temporaries import Temporary, is_stream
-from prn_cli.tiles import Window
 
 WRITTEN_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
 """Suffixes of the files that `create_raster` writes, in lower case."""

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from prn_cli.metrics.calibration import BINS
 from prn_cli.metrics.regions import RegionCounts
-from prn_cli.pseudolabels import ThresholdCurve
 from prn_cli.report import charts
 from prn_cli.report.charts import Series
 from prn_cli.report.glimpses import PATCH, Softness
 from prn_cli.report.markup import count, number, numbers
 from prn_cli.report.totals import ByPosition, Totals
-from prn_cli.thresholds import PAPER_GRID
+from prn_cli.thresholding.pseudolabels import ThresholdCurve
+from prn_cli.thresholding.thresholds import PAPER_GRID
 
 _TABLE_STEPS = (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 950)
 

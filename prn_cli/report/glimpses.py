@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.maps.pixels import IGNORE
+from prn_cli.maps.probabilities import logit
 from prn_cli.metrics.calibration import count_calibration
 from prn_cli.metrics.regions import RegionCounts
-from prn_cli.pixels import IGNORE
-from prn_cli.probabilities import logit
-from prn_cli.pseudolabels import ThresholdCurve, count_curve
 from prn_cli.rasters.pictures import encode_picture
 from prn_cli.report import colours
 from prn_cli.report.shrinking import Cells, Mean, Shares
-from prn_cli.thresholds import PAPER_GRID, Grid, search_thresholds
+from prn_cli.thresholding.pseudolabels import ThresholdCurve, count_curve
+from prn_cli.thresholding.thresholds import PAPER_GRID, Grid, search_thresholds
 
 PICTURE_SIDE = 256
 _ROOM = 2_800_000  # bytes of all pictures

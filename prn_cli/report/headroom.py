@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics import regions
 from prn_cli.metrics.intervals import CONFIDENCE, RESAMPLES, Comparison, Estimate, compare
 from prn_cli.metrics.regions import FloatArray, RegionCounts
-from prn_cli.pixels import IGNORE
-from prn_cli.pseudolabels import CURVE_STEPS, ThresholdCurve, count_curve, empty_curve
 from prn_cli.report import charts, curves
 from prn_cli.report.charts import Series
 from prn_cli.report.gallery import Words, gains, gallery, ranked
 from prn_cli.report.markup import count, number, points, table, text
 from prn_cli.report.page import Section, render
 from prn_cli.report.totals import Totals
-from prn_cli.thresholds import Grid, search_thresholds
+from prn_cli.thresholding.pseudolabels import CURVE_STEPS, ThresholdCurve, count_curve, empty_curve
+from prn_cli.thresholding.thresholds import Grid, search_thresholds
 
 HALF = 0.5
 _SMALLEST_PATCH = 16

@@ -14,7 +14,7 @@ from prn_cli.report.glimpses import PATCH
 from prn_cli.report.markup import count, number, points, table, text
 from prn_cli.report.page import Section, render
 from prn_cli.report.totals import Totals
-from prn_cli.score import METRICS, Figure, Metric, Summary
+from prn_cli.tasks.binary import METRICS, Figure, Metric, Summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prn_cli.drift import Reference
 from prn_cli.errors import InputError, UsageError
-from prn_cli.strength import TELLING_MAPS
+from prn_cli.maps.drift import Reference
+from prn_cli.methods.fast.network import FastNetwork
+from prn_cli.methods.networks import from_description
+from prn_cli.methods.weights import Weights
+from prn_cli.thresholding.strength import TELLING_MAPS
 from prn_cli.training.checkpoint import load_network
-from prn_cli.training.networks import from_description
-from prn_cli.training.networks.fast import FastNetwork
-from prn_cli.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def load_start(weights: Weights) -> Start:
     """Read weights to go on from.
 
     Args:
-        weights: found by `prn_cli.weights.find_tensors`.
+        weights: found by `prn_cli.methods.weights.find_tensors`.
 
     Raises:
         InputError: they are not those of a network that prn knows.

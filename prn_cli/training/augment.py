@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.pixels import IGNORE
+from prn_cli.maps.pixels import IGNORE
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from prn_cli.errors import InputError
-from prn_cli.temporaries import write_whole
+from prn_cli.files.temporaries import write_whole
+from prn_cli.methods.networks import Network, from_description
 from prn_cli.training.loop import Epoch, State
-from prn_cli.training.networks import Network, from_description
 
 _GROUPS = ("network", "average", "best")
 

@@ -19,9 +19,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from prn_cli.errors import OutputError
-from prn_cli.temporaries import write_whole
-from prn_cli.training.networks import Network
-from prn_cli.training.networks.fast import FastNetwork
+from prn_cli.files.temporaries import write_whole
+from prn_cli.methods.fast.network import FastNetwork
+from prn_cli.methods.networks import Network
 
 OPSET = 18
 LEARNED = ("prn.strength", "prn.threshold", "prn.reference")

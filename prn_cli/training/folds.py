@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-from prn_cli.strength import STRENGTHS, THRESHOLDS
-from prn_cli.temporaries import write_whole
+from prn_cli.files.temporaries import write_whole
+from prn_cli.thresholding.strength import STRENGTHS, THRESHOLDS
 from prn_cli.training.loop import Epoch
 
 
@@ -22,7 +22,7 @@ class FinishedFold:
     Attributes:
         name: of the fold.
         maps: names of its held-out maps.
-        counts: `(maps, S, T, 4)` int64, see `prn_cli.strength.tally`.
+        counts: `(maps, S, T, 4)` int64, see `prn_cli.thresholding.strength.tally`.
         history: its epochs.
     """
 

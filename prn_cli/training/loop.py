@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prn_cli.errors import DivergedError
+from prn_cli.methods.losses import LossWeights, joint_loss
+from prn_cli.methods.networks import Network
 from prn_cli.metrics.regions import RegionCounts, count_regions
-from prn_cli.refine import cut, refine_map
-from prn_cli.strength import tally
+from prn_cli.refinement.rows import cut, refine_map
+from prn_cli.thresholding.strength import tally
 from prn_cli.training import parallel
 from prn_cli.training.augment import Batch, Jitter, TrainingMap, draw_batch
-from prn_cli.training.losses import LossWeights, joint_loss
-from prn_cli.training.networks import Network
 from prn_cli.training.refiner import NetworkRefiner
 from prn_cli.training.runtime import reduced_precision
 
@@ -260,7 +260,7 @@ def evaluate(network: Network, maps: Sequence[TrainingMap], device: torch.device
 
 @torch.no_grad()
 def tallies(network: Network, maps: Sequence[TrainingMap], device: torch.device | None = None) -> NDArray[np.int64]:
-    """What every strength and threshold would give on each map, `(maps, S, T, 4)`: see `prn_cli.strength.tally`."""
+    """What every strength and threshold would give on each map, `(maps, S, T, 4)`: see `strength.tally`."""
     refiner = NetworkRefiner(network, device or torch.device("cpu"))
     return np.stack(
         parallel.spread(lambda m: tally(m.logits, refine_map(m.logits, refiner, image=m.image), m.label), maps)

@@ -20,8 +20,8 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from prn_cli.errors import UsageError, WeightsError
-from prn_cli.temporaries import write_whole
-from prn_cli.weights import Weights, sha256_of
+from prn_cli.files.temporaries import write_whole
+from prn_cli.methods.weights import Weights, sha256_of
 
 MOST_MAPS = 16
 LARGEST_SIDE = 1024  # px of a calibration map

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prn_cli.blend import strengthen
-from prn_cli.drift import Reference
 from prn_cli.errors import DivergedError
-from prn_cli.probabilities import logit
-from prn_cli.training.networks import Network
-from prn_cli.training.networks.fast import FastNetwork
+from prn_cli.maps.blend import strengthen
+from prn_cli.maps.drift import Reference
+from prn_cli.maps.probabilities import logit
+from prn_cli.methods.fast.network import FastNetwork
+from prn_cli.methods.networks import Network
 
 FloatMap = NDArray[np.float32]
 
 
 class NetworkRefiner:
-    """See `prn_cli.refiners.Refiner`; the fields are those of the exported network's refiner.
+    """See `prn_cli.methods.Refiner`; the fields are those of the exported network's refiner.
 
     Args:
         network: put into eval mode.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import UsageError
-from prn_cli.pixels import IGNORE
+from prn_cli.maps.pixels import IGNORE
 from prn_cli.training.augment import TrainingMap
 
 LEAST_PART = 128

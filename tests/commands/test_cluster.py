@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from prn_cli.commands import app, cluster
-from prn_cli.commands.cluster import Cluster
-from prn_cli.drift import describe, reference
-from prn_cli.manifest import MANIFEST_NAME
+from prn_cli.commands import app
+from prn_cli.execution import cluster
+from prn_cli.execution.cluster import Cluster
+from prn_cli.files.manifest import MANIFEST_NAME
+from prn_cli.maps.drift import describe, reference
 from prn_cli.rasters import create_raster
 
 pytest.importorskip("distributed")

@@ -15,15 +15,15 @@ from safetensors.torch import save_file
 
 from prn_cli.commands.app import run
 from prn_cli.commands.train import _pieces
-from prn_cli.drift import Reference
+from prn_cli.maps.drift import Reference
+from prn_cli.methods.fast.network import FastNetwork
+from prn_cli.methods.networks import Network
+from prn_cli.methods.paper.network import PaperNetwork
+from prn_cli.methods.weights import find_tensors
 from prn_cli.training.adapt import load_start
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.checkpoint import load_weights
 from prn_cli.training.export import describe
-from prn_cli.training.networks import Network
-from prn_cli.training.networks.fast import FastNetwork
-from prn_cli.training.networks.paper import PaperNetwork
-from prn_cli.weights import find_tensors
 
 SHORT = ("--crop", "64", "--batch", "2", "--epochs", "1", "--steps", "2", "--threads", "1")
 ADAPT = ("train", "--from", "start", *SHORT)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from prn_cli.commands import app
-from prn_cli.manifest import MANIFEST_NAME
+from prn_cli.files.manifest import MANIFEST_NAME
 
 pytest.importorskip("rasterio")
 pyogrio = pytest.importorskip("pyogrio")

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from prn_cli.commands import app
+from prn_cli.methods import load_refiner
+from prn_cli.methods.weights import find_weights
 from prn_cli.rasters import open_raster
-from prn_cli.refine import cut, refine_map
-from prn_cli.refiners import load_refiner
-from prn_cli.weights import find_weights
+from prn_cli.refinement.rows import cut, refine_map
 
 OPTIONS = (
     "--folds",

@@ -13,7 +13,7 @@ import rasterio
 
 from prn_cli.commands.refine_file import OpenMap
 from prn_cli.rasters import create_raster
-from prn_cli.refine import Order
+from prn_cli.refinement.rows import Order
 
 WIDTH = 2048
 
@@ -128,7 +128,7 @@ def test_the_order_is_the_one_that_takes_the_least_memory(height, width, by_colu
 def test_a_sample_of_rows_does_not_hold_them():
     """Bands of wide maps have fewer rows than the sample's step: what falls into them may be nothing."""
     from prn_cli.commands.refine_file import _Sample
-    from prn_cli.refine import Rows
+    from prn_cli.refinement.rows import Rows
 
     sample = _Sample(object(), 10**9)  # type: ignore[arg-type]
     logits = np.ones((9, 5000), np.float32)

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prn_cli import manifest
 from prn_cli.commands import app
 from prn_cli.commands.parts import part_of, select_part
-from prn_cli.manifest import MANIFEST_NAME
+from prn_cli.files import manifest
+from prn_cli.files.manifest import MANIFEST_NAME
 
 PRN = [sys.executable, "-m", "prn_cli"]
 SHELL_PRN = shlex.join(PRN)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prn_cli.manifest import MANIFEST_NAME
+from prn_cli.files.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, prn stays in one process")
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from prn_cli.commands import app
-from prn_cli.manifest import MANIFEST_NAME
+from prn_cli.files.manifest import MANIFEST_NAME
 from prn_cli.metrics.regions import count_regions
-from prn_cli.pseudolabels import apply_thresholds, best_thresholds, make_pseudolabels
 from prn_cli.rasters import create_raster, open_raster, open_scores, read_label
+from prn_cli.thresholding.pseudolabels import apply_thresholds, best_thresholds, make_pseudolabels
 
 Prn = Callable[..., tuple[int, str, str]]
 

@@ -20,11 +20,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from prn_cli.commands import app
-from prn_cli.manifest import MANIFEST_NAME, Manifest
+from prn_cli.files.manifest import MANIFEST_NAME, Manifest
+from prn_cli.methods import load_refiner
+from prn_cli.methods.weights import find_weights
 from prn_cli.rasters import create_raster, open_raster
-from prn_cli.refine import cut, refine_map
-from prn_cli.refiners import load_refiner
-from prn_cli.weights import find_weights
+from prn_cli.refinement.rows import cut, refine_map
 
 Prn = Callable[..., tuple[int, str, str]]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from prn_cli.commands import app
-from prn_cli.score import cut, figures, score_image
+from prn_cli.tasks.binary import cut, figures, score_image
 
 NAMES = [f"tile_{i}" for i in range(4)]
 

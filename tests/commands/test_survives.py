@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prn_cli.commands import app, interrupts
-from prn_cli.manifest import MANIFEST_NAME
+from prn_cli.commands import app
+from prn_cli.execution import interrupts
+from prn_cli.files.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks are a matter of POSIX")
 
@@ -29,10 +30,11 @@ KILLER = """
 import json, os, random, shutil, signal, sys, time
 import onnxruntime, tifffile, PIL.Image
 from prn_cli.commands import app
-import prn_cli.commands.refine, prn_cli.drift, prn_cli.manifest, prn_cli.multiclass, prn_cli.pseudolabels
+import prn_cli.commands.refine, prn_cli.maps.drift, prn_cli.files.manifest, prn_cli.tasks.multiclass
+import prn_cli.thresholding.pseudolabels
 import prn_cli.rasters.npy, prn_cli.rasters.png
-import prn_cli.rasters.tiff, prn_cli.rasters.tiff_writing, prn_cli.refine, prn_cli.refiners.fast
-import prn_cli.refiners.session, prn_cli.temporaries, prn_cli.weights
+import prn_cli.rasters.tiff, prn_cli.rasters.tiff_writing, prn_cli.refinement.rows, prn_cli.methods.fast.refiner
+import prn_cli.methods.session, prn_cli.files.temporaries, prn_cli.methods.weights
 
 line, out, kills, seed = json.loads(sys.argv[1])
 draw = random.Random(seed)
@@ -166,7 +168,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(folder, line, kills
 CUT = """
 import os, signal, sys
 from prn_cli.commands import app
-from prn_cli.temporaries import Temporary
+from prn_cli.files.temporaries import Temporary
 
 replace, left = Temporary.replace, [int(sys.argv[1])]
 
@@ -409,7 +411,7 @@ def test_a_batch_system_that_ends_a_run_leaves_nothing_half_done(folder, random_
 
 def test_nohup_stays_nohup(folder):
     code = (
-        "import signal; from prn_cli.commands.interrupts import stop_cleanly; "
+        "import signal; from prn_cli.execution.interrupts import stop_cleanly; "
         "stop_cleanly(); print(signal.getsignal(signal.SIGHUP).name)"
     )
     done = subprocess.run(

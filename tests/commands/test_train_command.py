@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from prn_cli.commands.train import _verdict
-from prn_cli.strength import Choice
+from prn_cli.thresholding.strength import Choice
 
 SMALL = ("--crop", "64", "--batch", "2", "--epochs", "2", "--steps", "2", "--threads", "1", "--folds", "1")
 CROSSED = (*SMALL[:-1], "3")
@@ -198,7 +198,7 @@ def test_a_run_killed_in_its_first_epoch_resumes_too(folder: Path) -> None:
 
 def test_a_run_of_a_network_with_other_layers_is_not_gone_on_with(folder: Path) -> None:
     assert prn(folder, "train", *SMALL).returncode == 0
-    other = "import prn_cli.training.networks.fast as fast; fast.CONTEXT = (5, 9)"
+    other = "import prn_cli.methods.fast.network as fast; fast.CONTEXT = (5, 9)"
     code = f"import sys; {other}; from prn_cli.commands.app import run; sys.exit(run(sys.argv[1:]))"
     line = [sys.executable, "-c", code, "train", *SMALL, "--resume"]
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200)
@@ -395,7 +395,7 @@ def test_a_map_without_its_validity_mask_fails(folder: Path) -> None:
 def test_published_checkpoints_are_imported_without_running_code(folder: Path) -> None:
     import torch
 
-    from prn_cli.training.networks.paper import PaperNetwork
+    from prn_cli.methods.paper.network import PaperNetwork
 
     torch.manual_seed(0)
     vectors = Path(__file__).parent.parent / "vectors" / "official_p64_state.tsv"
@@ -434,7 +434,7 @@ def test_published_checkpoints_are_imported_without_running_code(folder: Path) -
 
 def published_order(network, names):  # type: ignore[no-untyped-def]
     """The network's tensors in the order of their published names."""
-    from prn_cli.training.networks.published import published_name
+    from prn_cli.methods.paper.published import published_name
 
     ours = network.state_dict()
     return [ours[published_name(name)].clone() for name in names]

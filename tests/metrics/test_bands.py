@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prn_cli.maps.tiles import block_rows, row_bands
 from prn_cli.metrics import bitmaps, boundaries
 from prn_cli.metrics.calibration import count_calibration
-from prn_cli.score import ImageCounter, score_image
-from prn_cli.tiles import block_rows, row_bands
+from prn_cli.tasks.binary import ImageCounter, score_image
 
 
 def image(height, width, seed):

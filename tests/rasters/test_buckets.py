@@ -14,12 +14,12 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
-from prn_cli import gdal
 from prn_cli.errors import InputError
-from prn_cli.manifest import check_unchanged, stamp_inputs
+from prn_cli.files import gdal
+from prn_cli.files.manifest import check_unchanged, stamp_inputs
+from prn_cli.files.remote import as_path, state_of
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters import open_raster
-from prn_cli.remote import as_path, state_of
-from prn_cli.tiles import Window
 
 rasterio = pytest.importorskip("rasterio")
 boto3 = pytest.importorskip("boto3")

@@ -5,8 +5,9 @@ import pytest
 import rasterio
 from PIL import Image
 
-from prn_cli.classes import choose
 from prn_cli.errors import InputError, UsageError
+from prn_cli.maps.classes import choose
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters import (
     class_names,
     count_bands,
@@ -16,7 +17,6 @@ from prn_cli.rasters import (
     open_raster,
     read_palette,
 )
-from prn_cli.tiles import Window
 
 COLOURS = np.array([[226, 169, 41], [60, 16, 152], [110, 193, 228], [254, 221, 58], [10, 20, 30]], np.uint8)
 

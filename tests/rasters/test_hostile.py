@@ -18,9 +18,9 @@ import pytest
 import tifffile
 
 from prn_cli.errors import InputError, PrnError
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters import limits, open_image, open_raster, open_scores, read_label
 from prn_cli.rasters.coded import jpeg_pixels, lerc_pixels, webp_pixels
-from prn_cli.tiles import Window
 
 FOUND = sorted((Path(__file__).parent / "hostile").iterdir())
 
@@ -32,7 +32,7 @@ READER = """
 import json, resource, sys, time
 from prn_cli.errors import PrnError
 from prn_cli.rasters import open_class_scores, open_image, open_raster, open_scores, read_label
-from prn_cli.tiles import Window
+from prn_cli.maps.tiles import Window
 import imagecodecs, tifffile, PIL.Image
 
 def windows(path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prn_cli.errors import InputError
+from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.rasters import (
     detect_mask_or_kind,
     mask_nodata,
@@ -18,7 +19,6 @@ from prn_cli.rasters import (
     read_label,
     read_mask_or_scores,
 )
-from prn_cli.tiles import Window, row_bands
 
 PATTERN = np.arange(48).reshape(6, 8) % 3 == 0
 

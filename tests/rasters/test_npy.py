@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prn_cli.errors import InputError, UsageError
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters import open_raster
-from prn_cli.tiles import Window
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "|u1", ">u2", "<i4", "|b1", "<i8", "<u8"])

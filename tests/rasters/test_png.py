@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from prn_cli.errors import InputError
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters import open_raster
-from prn_cli.tiles import Window
 
 GREY = (np.arange(20 * 30) % 251).astype(np.uint8).reshape(20, 30)
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from prn_cli.errors import InputError
+from prn_cli.files.remote import RemotePath, as_path, gdal_name, state_of, text_without_secrets, without_secrets
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters import open_raster
-from prn_cli.remote import RemotePath, as_path, gdal_name, state_of, text_without_secrets, without_secrets
-from prn_cli.tiles import Window
 
 rasterio = pytest.importorskip("rasterio")
 

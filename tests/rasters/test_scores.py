@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prn_cli.errors import InputError, UsageError
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters import logit, open_raster, open_scores, read_mask_or_scores, sigmoid
-from prn_cli.tiles import Window
 
 RNG = np.random.default_rng(5)
 LOGITS = RNG.normal(0, 4, (30, 40)).astype(np.float32)

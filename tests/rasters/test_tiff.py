@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
 from prn_cli.errors import InputError
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters import detect_kind, limits, open_raster, open_scores
 from prn_cli.rasters.tiff import _Page
-from prn_cli.tiles import Window
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::rasterio.errors.NotGeoreferencedWarning", "ignore::PendingDeprecationWarning"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from prn_cli.errors import PrnError, WeightsError
-from prn_cli.refiners import load_refiner
-from prn_cli.refiners.onnx_file import refuse_external_data
-from prn_cli.weights import find_weights
+from prn_cli.methods import load_refiner
+from prn_cli.methods.onnx_file import refuse_external_data
+from prn_cli.methods.weights import find_weights
 
 FOUND = sorted((Path(__file__).parent / "hostile").iterdir())
 

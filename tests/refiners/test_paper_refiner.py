@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.morphology import dilation
 
-from prn_cli.refiners import load_refiner
-from prn_cli.refiners.paper import dilate, fuse
-from prn_cli.weights import find_weights
+from prn_cli.methods import load_refiner
+from prn_cli.methods.paper.refiner import dilate, fuse
+from prn_cli.methods.weights import find_weights
 
 
 @settings(deadline=None)

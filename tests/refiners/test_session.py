@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from prn_cli.errors import DeviceError, PrnError, WeightsError
-from prn_cli.refiners import load_refiner
-from prn_cli.refiners.session import Session
-from prn_cli.weights import Weights, find_weights
+from prn_cli.methods import load_refiner
+from prn_cli.methods.session import Session
+from prn_cli.methods.weights import Weights, find_weights
 
 
 def load(path):
@@ -100,7 +100,7 @@ def test_cuda_is_had_or_refused_and_auto_always_works(make_onnx, capfd):
 
 
 def test_onnxruntime_is_imported_only_when_a_session_is_made():
-    code = "import sys, prn_cli.refine, prn_cli.refiners.session; print('onnxruntime' in sys.modules)"
+    code = "import sys, prn_cli.refinement.rows, prn_cli.methods.session; print('onnxruntime' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
@@ -110,7 +110,7 @@ def test_nothing_is_reported_and_no_thread_is_left_behind(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
     environment |= {"HOME": str(tmp_path), "OPENBLAS_NUM_THREADS": "1"}
     code = (
-        "import os; from prn_cli.refiners import load_refiner; from prn_cli.weights import find_weights; "
+        "import os; from prn_cli.methods import load_refiner; from prn_cli.methods.weights import find_weights; "
         "load_refiner(find_weights('fast'), device='cpu', threads=1); print(len(os.listdir('/proc/self/task')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)

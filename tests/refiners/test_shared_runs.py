@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from prn_cli.refine import refine_map
-from prn_cli.refiners import load_refiner
-from prn_cli.refiners.session import SharedRuns
-from prn_cli.weights import find_weights
+from prn_cli.methods import load_refiner
+from prn_cli.methods.session import SharedRuns
+from prn_cli.methods.weights import find_weights
+from prn_cli.refinement.rows import refine_map
 
 
 class Network:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prn_cli.report import Prediction, Scored, Totals, Viewer, score_page
-from prn_cli.score import cut, score_image, summarise
+from prn_cli.tasks.binary import cut, score_image, summarise
 
 IMAGES = 14
 HOSTILE = "<img src=x onerror=document.title='taken'>"

@@ -12,8 +12,8 @@ from prn_cli.metrics.regions import count_regions
 from prn_cli.rasters.pictures import encode_picture
 from prn_cli.report import Prediction, Totals, Viewer
 from prn_cli.report.curves import _precision_recall
-from prn_cli.score import cut
-from prn_cli.thresholds import PAPER_GRID
+from prn_cli.tasks.binary import cut
+from prn_cli.thresholding.thresholds import PAPER_GRID
 
 PATCH = 16
 

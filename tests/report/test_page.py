@@ -8,7 +8,7 @@ from scipy import ndimage
 from prn_cli.report import Prediction, Scored, Totals, Viewer, score_page
 from prn_cli.report.gallery import MOST_PICTURED
 from prn_cli.report.glimpses import picture_room
-from prn_cli.score import cut, score_image, summarise
+from prn_cli.tasks.binary import cut, score_image, summarise
 
 WHAT = Scored("probabilities", "labels", "logits", "probabilities cut at 0.5", "logits cut at 0.5", 0.5)
 

@@ -10,11 +10,11 @@ import torch
 from scipy.ndimage import uniform_filter
 
 from prn_cli.errors import InputError
+from prn_cli.methods.fast.edges import EdgePath
+from prn_cli.methods.fast.network import FastNetwork
+from prn_cli.methods.networks import build, from_description
 from prn_cli.training.checkpoint import load_network
 from prn_cli.training.export import describe, export, to_onnx
-from prn_cli.training.networks import build, from_description
-from prn_cli.training.networks.edges import EdgePath
-from prn_cli.training.networks.fast import FastNetwork
 
 
 def trained_like() -> FastNetwork:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from prn_cli.refine import refine_map
-from prn_cli.training.networks.cells import BilinearUp, box_mean
-from prn_cli.training.networks.fast import FastNetwork
+from prn_cli.methods.fast.cells import BilinearUp, box_mean
+from prn_cli.methods.fast.network import FastNetwork
+from prn_cli.refinement.rows import refine_map
 from prn_cli.training.refiner import NetworkRefiner
 
 

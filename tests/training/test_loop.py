@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from prn_cli.errors import InputError
+from prn_cli.methods.fast.network import FastNetwork
+from prn_cli.methods.networks import build
 from prn_cli.training import loop
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.checkpoint import load_state, save_state
 from prn_cli.training.loop import Settings, State, base_counts, evaluate, fit, learning_rate, pooled
-from prn_cli.training.networks import build
-from prn_cli.training.networks.fast import FastNetwork
 
 
 def biased_maps(count: int, seed: int, side: int = 96) -> list[TrainingMap]:

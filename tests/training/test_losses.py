@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from prn_cli.training.losses import (
+from prn_cli.methods.losses import (
     LossWeights,
     binary_cross_entropy,
     edge_loss,

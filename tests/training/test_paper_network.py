@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from prn_cli.errors import InputError
-from prn_cli.training.networks.paper import PaperNetwork, from_patches, fuse, to_patches
-from prn_cli.training.networks.published import from_published
+from prn_cli.methods.paper.network import PaperNetwork, from_patches, fuse, to_patches
+from prn_cli.methods.paper.published import from_published
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 

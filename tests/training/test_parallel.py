@@ -23,8 +23,8 @@ import numpy as np, torch
 from prn_cli.training import loop, parallel
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.loop import Settings, fit
-from prn_cli.training.losses import LossWeights
-from prn_cli.training.networks.fast import FastNetwork
+from prn_cli.methods.losses import LossWeights
+from prn_cli.methods.fast.network import FastNetwork
 from prn_cli.training.runtime import set_up
 
 set_up("cpu", threads=1, seed=0)

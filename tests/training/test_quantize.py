@@ -9,9 +9,9 @@ import pytest
 
 from prn_cli.commands import app
 from prn_cli.errors import WeightsError
-from prn_cli.refine import cut, refine_map
-from prn_cli.refiners import load_refiner
-from prn_cli.weights import find_weights
+from prn_cli.methods import load_refiner
+from prn_cli.methods.weights import find_weights
+from prn_cli.refinement.rows import cut, refine_map
 
 
 @pytest.fixture

@@ -1,0 +1,489 @@
+"""What outputs were made from: `prn-manifest.jsonl` in their folder, two JSON lines a finished file.
+
+The manifest makes each output traceable, and lets a run that was stopped at any point go on where it stopped: an
+output is done if it is whole and was made from the same inputs with the same settings. It also tells prn's files from
+those of others, which are never written over: a short line, `{"begun": [names]}`, is there before a file takes its
+name, and the entry itself after it. Lines are only ever appended, each in one write and under a lock, so that several
+runs may share a folder; the last entry of an output counts, and a line that is torn or not ours is none.
+
+A folder may hold a million outputs, of which a run asks about its own: all other lines are passed over by their names,
+so that memory grows with the run and not with the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from prn_cli import __version__
+from prn_cli.errors import InputError, OutputError, UsageError
+from prn_cli.files.remote import gdal_name, state_of, without_secrets
+from prn_cli.files.temporaries import lock
+
+MANIFEST_NAME = "prn-manifest.jsonl"
+
+_LONGEST_LINE = 1 << 20  # bytes
+_BUFFER = 1 << 20  # bytes
+_BLOCK = 1 << 13  # bytes: some dozen entries, among which there is often none of the run's own
+
+# Of lines that may be torn: nothing goes on from one line to the next.
+_STRING = re.compile(rb'"([^"\\\n]*(?:\\[^\n][^"\\\n]*)*)"')
+_PATH = re.compile(rb'"path"[ \t\r]*:[ \t\r]*' + _STRING.pattern)
+_BEGUN = re.compile(rb'"begun"([^\n]*)')
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells a file from what it was: its number in the file system, size in bytes, modification time in ns.
+
+    Or, of an object in a bucket, the bucket's tag of its content.
+    """
+
+    path: Path
+    inode: int
+    size: int
+    mtime_ns: int
+    tag: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """What a manifest keeps: files that were copied or moved back are the same, if their time was kept."""
+        remote = gdal_name(self.path) is not None
+        path = without_secrets(self.path) if remote else os.path.abspath(self.path)  # noqa: PTH100
+        known = {"path": path, "size": self.size, "mtime_ns": self.mtime_ns}
+        return known | {"tag": self.tag} if self.tag else known
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file's work: what it reads, how, and what it writes. Made before the work begins.
+
+    Attributes:
+        stamps: role → what was known of each input then.
+        inputs: role → path, size in bytes, modification time in ns and, in a bucket, tag of each file read.
+        settings: everything else on which the outputs depend, as JSON has it.
+        outputs: role → path of each file written.
+    """
+
+    stamps: Mapping[str, Stamp]
+    inputs: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any]
+    outputs: Mapping[str, Path]
+
+
+class Manifest:
+    """The manifest of outputs in one folder.
+
+    Args:
+        folder: the folder; it need not exist yet.
+        outputs: what will be asked about. Others may be, too, but then the manifest is read once more for them.
+        name: of the manifest.
+    """
+
+    def __init__(self, folder: Path, outputs: Iterable[Path] = (), *, name: str = MANIFEST_NAME) -> None:
+        self.folder = folder
+        self.path = folder / name
+        self._prefix = os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
+        self._wanted: set[bytes] = set()
+        self._entries: dict[str, bytes] = {}  # as lines, which take a seventh of the memory
+        self._begun: set[str] = set()  # and not recorded since
+        self._file: tuple[int, int] | None = None
+        self._end = 0  # of the lines that were read
+        self._lock = threading.Lock()
+        self._want(map(self._name, outputs))
+
+    def _want(self, names: Iterable[str]) -> None:
+        """Read what there is on names that were not asked about before."""
+        new = {_encoded(name) for name in names} - self._wanted
+        if new:
+            with self._lock:
+                wanted = self._wanted | new
+                self._end = 0
+                self._read_on(wanted)
+                self._wanted = wanted
+
+    def _read_on(self, wanted: set[bytes]) -> None:
+        """Take the lines on these that were appended since the last reading, or all if this is another file."""
+
+        def is_wanted(lines: bytes) -> bool:
+            return not wanted.isdisjoint(_names_in(lines))
+
+        try:
+            with self.path.open("rb", _BUFFER) as file:
+                status = os.fstat(file.fileno())
+                if self._file != (status.st_dev, status.st_ino) or status.st_size < self._end:
+                    self._forget()
+                self._file = status.st_dev, status.st_ino
+                file.seek(self._end)
+                block = b""
+                while following := file.read(_BLOCK) + file.readline(_LONGEST_LINE):
+                    block = following
+                    if is_wanted(block):
+                        for line in filter(is_wanted, block.split(b"\n")):
+                            self._take(line)
+                # What lacks its newline may still grow: it is read again.
+                self._end = file.tell() - len(block.rpartition(b"\n")[2])
+        except (FileNotFoundError, NotADirectoryError):  # `start` makes it, or says why it cannot
+            self._forget()
+        except OSError as error:
+            raise OutputError(
+                f"cannot be read: {error.strerror}", hint="check its permissions, or move it away", path=self.path
+            ) from error
+
+    def _forget(self) -> None:
+        self._entries.clear()
+        self._begun.clear()
+        self._file = None
+        self._end = 0
+
+    def _take(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            return  # torn by a kill, or not ours: what it may have recorded is done again
+        if not isinstance(entry, dict):
+            return
+        begun, outputs = entry.get("begun"), entry.get("outputs")
+        if isinstance(begun, list):
+            self._begun.update(name for name in begun if isinstance(name, str))
+        elif isinstance(outputs, dict) and _are_figures(entry.get("figures")):
+            paths = [output.get("path") for output in outputs.values() if isinstance(output, dict)]
+            names = [path for path in paths if isinstance(path, str)]
+            if len(names) == len(outputs):
+                self._keep(names, line)
+
+    def job(self, *, inputs: Mapping[str, Path], settings: Mapping[str, Any], outputs: Mapping[str, Path]) -> Job:
+        """Note down the inputs as they are now: if one changes during the work, the next run sees that it did.
+
+        Args:
+            inputs: role → file that will be read.
+            settings: everything else on which the outputs depend; JSON values.
+            outputs: role → file that will be written.
+
+        Raises:
+            InputError: an input is not there.
+        """
+        stamps = stamp_inputs(inputs)
+        records = {role: stamp.record() for role, stamp in stamps.items()}
+        return Job(stamps, records, json.loads(json.dumps(settings)), dict(outputs))
+
+    def finished(self, job: Job) -> dict[str, Any] | None:
+        """The entry of a job that was done before; None if its outputs are missing, not whole, or made otherwise."""
+        found = self._find(job)
+        return None if isinstance(found, str) else found
+
+    def why(self, job: Job) -> str:
+        """Why a job is not finished, in a few words; empty if it is."""
+        found = self._find(job)
+        return found if isinstance(found, str) else ""
+
+    def _find(self, job: Job) -> dict[str, Any] | str:
+        """The entry of a finished job, or why there is none."""
+        names = {role: self._name(path) for role, path in job.outputs.items()}
+        self._want(names.values())
+        line, entry = b"", {}
+        for role, path in job.outputs.items():
+            found = self._entries.get(names[role])
+            if found is None:
+                return f"no {role} yet"
+            if not line:
+                line, entry = found, json.loads(found)
+            if found is not line:
+                return "outputs of different runs"
+            output = entry["outputs"].get(role, {})
+            if output.get("path") != names[role]:
+                return f"no {role} yet"
+            try:
+                if path.stat().st_size != output.get("size"):
+                    return f"the {role} is not whole, or was changed"
+            except OSError:
+                return f"the {role} is gone"
+        if not line:
+            return "no output"
+        if entry.get("inputs") != job.inputs:
+            return "other inputs, or changed ones"
+        if entry.get("settings") != job.settings:
+            return "other settings" + _differing(entry.get("settings"), job.settings)
+        return entry
+
+    def refuse_strangers(self, outputs: Iterable[Path]) -> None:
+        """Check that each output that is there already was put there by a run of prn.
+
+        This is what keeps `-o labels/` from costing the labels.
+
+        Raises:
+            UsageError: naming the first that is there and not in the manifest.
+        """
+        paths = list(outputs)
+        self._want(map(self._name, paths))
+        for path in paths:
+            if not self._knows(path) and os.path.lexists(path):
+                with self._lock:
+                    self._read_on(self._wanted)  # another run may have begun it since
+                if self._knows(path):
+                    continue
+                raise UsageError(
+                    f"is there already, and no {self.path.name} says that prn wrote it",
+                    hint="choose another place, or --overwrite",
+                    path=path,
+                )
+
+    def _knows(self, path: Path) -> bool:
+        name = self._name(path)
+        return name in self._entries or name in self._begun
+
+    def changed(self, job: Job) -> list[Path]:
+        """The outputs of a job that are there, and not as prn recorded them: not whole, or written by someone else."""
+        paths = [path for path in job.outputs.values() if self._is_changed(path)]
+        if paths:
+            with self._lock:
+                self._read_on(self._wanted)  # another run may have written them since
+        return [path for path in paths if self._is_changed(path)]
+
+    def _is_changed(self, path: Path) -> bool:
+        name = self._name(path)
+        line = self._entries.get(name)
+        if line is None or name in self._begun:
+            return False
+        sizes = [output.get("size") for output in json.loads(line)["outputs"].values() if output["path"] == name]
+        try:
+            return path.stat().st_size not in sizes
+        except OSError:
+            return False
+
+    def start(self) -> None:
+        """Create the folder and, if there is none, an empty manifest, so that what stands in the way shows now.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        self._append(b"")
+
+    def begin(self, job: Job) -> None:
+        """Check that the inputs are still those of the job, and note that its outputs are about to take their names.
+
+        A run that is killed before it can `record` them then leaves no file behind that the next run takes for
+        someone else's.
+
+        Raises:
+            InputError: an input has changed or vanished since the job was noted down.
+            OutputError: the manifest cannot be written.
+        """
+        check_unchanged(job.stamps)
+        names = [self._name(path) for path in job.outputs.values()]
+        self._append(json.dumps({"begun": names}).encode() + b"\n")
+        self._begun.update(names)
+
+    def record(self, job: Job, *, seconds: float, figures: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Append the entry of a job whose outputs are all in place.
+
+        Args:
+            job: as it was noted down before the work.
+            seconds: that it took.
+            figures: of the result, such as counts: finite numbers by name, None, or such of parts by name.
+
+        Returns:
+            The entry.
+
+        Raises:
+            OutputError: an output is not there, or the manifest cannot be written.
+        """
+        outputs = {role: {"path": self._name(path), "size": _size(path)} for role, path in job.outputs.items()}
+        entry: dict[str, Any] = {
+            "inputs": job.inputs,
+            "settings": job.settings,
+            "outputs": outputs,
+            "figures": dict(figures or {}),
+            "seconds": round(seconds, 4),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "prn": __version__,
+        }
+        line = json.dumps(entry).encode() + b"\n"
+        self._append(line)
+        self._keep(map(self._name, job.outputs.values()), line)
+        return entry
+
+    def _keep(self, names: Iterable[str], line: bytes) -> None:
+        for name in names:
+            self._entries[name] = line
+            self._begun.discard(name)
+
+    def _append(self, line: bytes) -> None:
+        try:
+            with self._lock:
+                self._append_line(line)
+        except OSError as error:
+            raise OutputError.because(error, self.path) from error
+
+    def _append_line(self, line: bytes) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        try:
+            descriptor = os.open(self.path, flags, 0o666)
+        except FileNotFoundError:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, flags, 0o666)
+        try:
+            lock(descriptor, wait=True)  # appending is atomic on local file systems, but not on NFS
+            end = os.lseek(descriptor, 0, os.SEEK_END)
+            if line and end:
+                os.lseek(descriptor, end - 1, os.SEEK_SET)
+                if os.read(descriptor, 1) != b"\n":
+                    line = b"\n" + line  # after a torn line, which would swallow this one
+            if line and os.write(descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
+
+    def _name(self, path: Path) -> str:
+        """Relative to the folder, so that the outputs may move as a whole; absolute for files elsewhere."""
+        whole = os.path.abspath(path)  # noqa: PTH100 (a link stays the name that the user gave)
+        return whole.removeprefix(self._prefix).replace(os.sep, "/")
+
+
+def manifest_beside(path: Path, outputs: Iterable[Path] = ()) -> Manifest:
+    """The manifest of a single output: its folder's, or, where that is another user's, one of its own."""
+    shared = path.parent / MANIFEST_NAME
+    own = shared.exists() and not os.access(shared, os.R_OK | os.W_OK)
+    return Manifest(path.parent, outputs, name=f".{path.name}.{MANIFEST_NAME}" if own else MANIFEST_NAME)
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _names_in(lines: bytes) -> list[bytes]:
+    """What may be names of outputs, among them all that are: tens of times faster than parsing the lines."""
+    found: list[bytes] = _PATH.findall(lines)
+    found += _STRING.findall(b"\n".join(_BEGUN.findall(lines)))
+    return [_without_escapes(name) if b"\\" in name else name for name in found] if b"\\" in lines else found
+
+
+def _without_escapes(name: bytes) -> bytes:
+    try:
+        return _encoded(json.loads(b'"' + name + b'"'))
+    except ValueError:  # then the line is none
+        return name
+
+
+def _are_figures(found: object) -> bool:
+    """Whether these are figures as `record` takes them, which commands print and compare."""
+    if not isinstance(found, dict):
+        return False
+    values = [*found.values()]
+    values += [part for value in found.values() if isinstance(value, dict) for part in value.values()]
+    return all(
+        value is None or isinstance(value, dict) or (isinstance(value, int | float) and abs(value) < math.inf)
+        for value in values
+    )
+
+
+def _differing(before: object, now: Mapping[str, Any]) -> str:
+    if not isinstance(before, Mapping):
+        return ""
+    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return f": {', '.join(names)}"
+
+
+def stamp_inputs(inputs: Mapping[str, Path]) -> dict[str, Stamp]:
+    """What is known of files that are about to be read, for `check_unchanged` to compare afterwards.
+
+    Raises:
+        InputError: one is not there.
+    """
+    return {role: _stamp(path) for role, path in inputs.items()}
+
+
+def check_unchanged(stamps: Mapping[str, Stamp]) -> None:
+    """Check, after files were read, that they are still those that they were before.
+
+    Raises:
+        InputError: one has changed or vanished, so that what was read may be a mixture.
+    """
+    for stamp in stamps.values():
+        try:
+            same = _stamp(stamp.path) == stamp
+        except InputError as error:
+            raise InputError("vanished while it was read", hint="run again", path=stamp.path) from error
+        if not same:
+            raise InputError("changed while it was read", hint="run again when it is complete", path=stamp.path)
+
+
+@contextmanager
+def unchanged(*paths: Path | None) -> Iterator[None]:
+    """Check that files stay as they are while they are read. None stands for a file that there is not.
+
+    Raises:
+        InputError: one is not there, or has changed or vanished at the end.
+    """
+    stamps = stamp_inputs({os.fspath(path): path for path in paths if path is not None})
+    yield
+    check_unchanged(stamps)
+
+
+def _stamp(path: Path) -> Stamp:
+    if gdal_name(path) is not None:
+        return Stamp(path, 0, *state_of(path))
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"cannot be read: {reason}".lower(), hint="check the path", path=path) from error
+    return Stamp(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise OutputError(f"is gone: {error.strerror}", hint="run again", path=path) from error
+
+
+def check_outputs(jobs: Iterable[tuple[Iterable[Path], Iterable[Path]]]) -> None:
+    """Check, before anything is written, that no output is an input and that no two outputs are one file.
+
+    Args:
+        jobs: the inputs and the outputs of each; the first input names the job.
+
+    Raises:
+        UsageError: naming the files.
+    """
+    plans = [(list(inputs), list(outputs)) for inputs, outputs in jobs]
+    # Real paths, so that no link leads an output over an input.
+    folders = cache(os.path.realpath)
+
+    def real_path(path: Path) -> str:
+        folder, name = os.path.split(path)
+        if name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114
+            return os.path.realpath(path)
+        return os.path.join(folders(folder), name)  # noqa: PTH118
+
+    inputs = {real_path(path): path for job, _ in plans for path in job}
+    owners: dict[str, int] = {}
+    for number, ((job, *_), outputs) in enumerate(plans):
+        for output in outputs:
+            real = real_path(output)
+            if real in inputs:
+                raise UsageError(
+                    f"would be written over the input {inputs[real]}", hint="choose another output", path=output
+                )
+            if owners.get(real) == number:
+                raise UsageError(
+                    f"would be written twice for {job}", hint="give each output its own folder", path=output
+                )
+            if real in owners:
+                raise UsageError(
+                    f"would be written for both {plans[owners[real]][0][0]} and {job}",
+                    hint="rename one of them, or write them to two folders",
+                    path=output,
+                )
+            owners[real] = number

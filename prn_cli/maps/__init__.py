@@ -1,0 +1,1 @@
+"""Arithmetic on maps in memory: windows, blending, classes, objects; no files."""

@@ -1,0 +1,211 @@
+"""Connected components of a mask that comes by rows: small ones dropped, small holes filled, figures of each.
+
+A mask is kept as runs: maximal stretches of equal pixels in a row. That is a small fraction of the mask, and all that
+follows is arithmetic on the runs. Pixels touch by their sides (4-connectivity), so every component is one polygon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.maps.pixels import IGNORE
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_BAND_PIXELS = 4 << 20
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A mask as runs, in row-major order.
+
+    Attributes:
+        height: rows of the mask.
+        width: columns.
+        starts: `(n,)` flat position of each run's first pixel.
+        values: `(n,)` uint8: 0 background, 1 foreground, 255 invalid.
+        base: `(n,)` foreground pixels of the base model's mask in each run.
+        probability: `(n,)` sum of the refined probabilities in each run; 0 where invalid.
+    """
+
+    height: int
+    width: int
+    starts: Ints
+    values: NDArray[np.uint8]
+    base: Ints
+    probability: Floats
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """`(n,)` pixels of each run."""
+        return np.diff(self.starts, append=self.height * self.width)
+
+    @cached_property
+    def beside(self) -> tuple[Ints, Ints]:
+        """Pairs of runs that touch within a row: the left ones and the right ones."""
+        right = np.flatnonzero(self.starts % self.width)
+        return right - 1, right
+
+    @cached_property
+    def above(self) -> tuple[Ints, Ints]:
+        """Pairs of runs that touch across two rows, each once: the upper ones and the lower ones."""
+        first = int(np.searchsorted(self.starts, self.width))  # the first run of the second row
+        last = int(np.searchsorted(self.starts, (self.height - 1) * self.width))
+        # Where a run begins in a row or in the row above it, a new pair begins.
+        points = np.concatenate([self.starts[first:], self.starts[:last] + self.width])
+        order = np.argsort(points, kind="stable")
+        is_lower = order < len(points) - last
+        upper, lower = np.cumsum(~is_lower) - 1, np.cumsum(is_lower) - 1 + first
+        points = points[order]
+        final = np.append(points[1:] != points[:-1], True)[: len(points)]
+        return upper[final], lower[final]
+
+    def components(self) -> Ints:
+        """`(n,)` number of the component of each run, from 0 on; runs of invalid pixels have numbers of their own."""
+        # Runs of one row are of equal values where a hole was filled.
+        first, second = (np.concatenate(ends) for ends in zip(self.above, self.beside, strict=True))
+        same = (self.values[first] == self.values[second]) & (self.values[first] != IGNORE)
+        return _numbered(len(self.starts), first[same], second[same])
+
+    def cleaned(self, areas: Floats, *, min_area: float = 0, fill_holes: float = 0) -> Runs:
+        """Fill small holes, then drop small components.
+
+        A hole is a component of the background that touches neither the map's border nor an invalid pixel, beyond
+        which nobody knows how it goes on.
+
+        Args:
+            areas: `(n,)` area of each run.
+            min_area: components of the foreground below this area become background.
+            fill_holes: holes below this area become foreground.
+        """
+        runs = self
+        if fill_holes > 0:
+            numbers = runs.components()
+            area = np.bincount(numbers, areas)
+            closed = np.ones(len(area), np.bool_)
+            closed[numbers[runs._open()]] = False
+            small = (closed & (area < fill_holes))[numbers] & (runs.values == 0)
+            runs = replace(runs, values=np.where(small, 1, runs.values).astype(np.uint8))
+        if min_area > 0:
+            numbers = runs.components()
+            small = (np.bincount(numbers, areas) < min_area)[numbers] & (runs.values == 1)
+            runs = replace(runs, values=np.where(small, 0, runs.values).astype(np.uint8))
+        return runs
+
+    def objects(self) -> tuple[Ints, int]:
+        """`(n,)` number of the foreground's component, from 1 on, 0 elsewhere; and how many there are."""
+        numbers = self.components()
+        found, inverse = np.unique(numbers[self.values == 1], return_inverse=True)
+        result = np.zeros(len(self.starts), np.int64)
+        result[self.values == 1] = inverse + 1
+        return result, len(found)
+
+    def rows(self, values: NDArray[np.generic] | None = None) -> Iterator[NDArray[np.generic]]:
+        """The mask again, or other values of the runs, as `(h, W)` bands from the top."""
+        values = self.values if values is None else values
+        count = max(_BAND_PIXELS // self.width, 1)
+        for top in range(0, self.height, count):
+            bottom = min(top + count, self.height)
+            first, last = np.searchsorted(self.starts, (top * self.width, bottom * self.width))
+            band = np.repeat(values[first:last], self.lengths[first:last])
+            yield band.reshape(bottom - top, self.width)
+
+    def changed(self) -> int:
+        """How many pixels differ from the base model's mask."""
+        foreground = self.values == 1
+        valid = self.values != IGNORE
+        return int(self.base[valid & ~foreground].sum() + (self.lengths - self.base)[foreground].sum())
+
+    def _open(self) -> NDArray[np.bool_]:
+        """Which runs lie at the border or beside an invalid one."""
+        column = self.starts % self.width
+        result = (column == 0) | (column + self.lengths == self.width)
+        result |= (self.starts < self.width) | (self.starts >= (self.height - 1) * self.width)
+        invalid = self.values == IGNORE
+        for first, second in (self.above, self.beside):
+            result[first[invalid[second]]] = True
+            result[second[invalid[first]]] = True
+        return np.asarray(result)
+
+
+def runs_of(mask: NDArray[np.uint8], base: NDArray[np.uint8], probabilities: NDArray[np.floating]) -> Runs:
+    """The runs of a mask, or of some rows of one.
+
+    Args:
+        mask: `(h, W)` uint8 0/1/255.
+        base: `(h, W)` uint8, the base model's mask, invalid where `mask` is.
+        probabilities: `(h, W)` refined probabilities, NaN where invalid.
+    """
+    height, width = mask.shape
+    flat = mask.ravel()
+    begins = np.ones(flat.size, np.bool_)
+    np.not_equal(flat[1:], flat[:-1], out=begins[1:])
+    begins[::width] = True
+    starts = np.flatnonzero(begins)
+    values = flat[starts]
+    foreground = np.add.reduceat(base.ravel() == 1, starts, dtype=np.int64)
+    sums = np.add.reduceat(probabilities.ravel(), starts, dtype=np.float64)
+    sums[values == IGNORE] = 0
+    return Runs(height, width, starts, values, foreground, sums)
+
+
+def join(parts: Sequence[Runs]) -> Runs:
+    """The runs of a mask from those of its rows, from the top."""
+    tops = np.cumsum([0, *(part.height for part in parts)])
+    width = parts[0].width
+    return Runs(
+        int(tops[-1]),
+        width,
+        np.concatenate([part.starts + top * width for part, top in zip(parts, tops[:-1], strict=True)]),
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.base for part in parts]),
+        np.concatenate([part.probability for part in parts]),
+    )
+
+
+def join_beside(parts: Sequence[Runs]) -> Runs:
+    """The runs of rows from those of some columns each, from the left."""
+    lefts = np.cumsum([0, *(part.width for part in parts)])
+    width = int(lefts[-1])
+    starts = np.concatenate(
+        [
+            part.starts // part.width * width + part.starts % part.width + left
+            for part, left in zip(parts, lefts[:-1], strict=True)
+        ]
+    )
+    order = np.argsort(starts, kind="stable")
+    starts = starts[order]
+    values, base, probability = (
+        np.concatenate([getattr(part, name) for part in parts])[order] for name in ("values", "base", "probability")
+    )
+    begins = np.ones(len(starts), np.bool_)  # but those that go on from the columns to the left
+    begins[1:] = (values[1:] != values[:-1]) | (starts[1:] % width == 0)
+    first = np.flatnonzero(begins)
+    sums = np.add.reduceat(base, first), np.add.reduceat(probability, first)
+    return Runs(parts[0].height, width, starts[first], values[first], *sums)
+
+
+def _numbered(count: int, first: Ints, second: Ints) -> Ints:
+    """Number the connected components of a graph of `count` nodes, from 0 on.
+
+    Every round hangs each root below its least neighbour and flattens the trees, until no edge joins two of them.
+    """
+    parent = np.arange(count)
+    while len(first):
+        np.minimum.at(parent, np.maximum(first, second), np.minimum(first, second))
+        while True:
+            grandparent = parent[parent]
+            if np.array_equal(grandparent, parent):
+                break
+            parent = grandparent
+        first, second = parent[first], parent[second]
+        apart = first != second
+        first, second = first[apart], second[apart]
+    is_root = parent == np.arange(count)
+    return np.asarray((np.cumsum(is_root) - 1)[parent], np.int64)

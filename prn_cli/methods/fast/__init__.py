@@ -1,0 +1,1 @@
+"""`fast`: a bias map from logits, and perhaps an image."""

@@ -1,0 +1,1 @@
+"""Logits to refined logits, window by window."""

@@ -1,0 +1,1 @@
+"""What the maps are of: binary masks, saliency, several classes."""

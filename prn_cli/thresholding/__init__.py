@@ -1,0 +1,1 @@
+"""Thresholds of patches and of whole maps: search, pseudo-labels, strength."""
