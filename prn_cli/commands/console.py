@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from prn_cli.errors import one_line
+from prn_cli.execution.watch import SILENT, Advance, Watch
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-_EXAMPLES = 3
 _level = {"quiet": False, "verbose": False, "muted": False}
 
 
@@ -80,13 +80,6 @@ def note(message: str) -> None:
         _line(f"prn: {message}")
 
 
-def note_files(files: Sequence[Path], what: str) -> None:
-    """One line on stderr that names the first of some files, if there are any."""
-    if files:
-        more = ", …" if len(files) > _EXAMPLES else ""
-        note(f"{len(files)} {what}: {', '.join(path.name for path in files[:_EXAMPLES])}{more}")
-
-
 def detail(message: str) -> None:
     """One line on stderr, only with `--verbose`."""
     if verbose():
@@ -135,22 +128,12 @@ def _json_character(character: str) -> str:
     return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
-class Advance(Protocol):
-    """A progress callback: `advance()` or `advance(2, "what is done now")`."""
-
-    def __call__(self, steps: float = 1, text: str | None = None) -> None:
-        """Move the bar."""
-
-
-def _no_advance(steps: float = 1, text: str | None = None) -> None:
-    """Stand in for a bar where there is none."""
-
-
 @contextmanager
 def progress(label: str, total: float | None) -> Iterator[Advance]:
     """A bar on stderr if that is a terminal and `--quiet` is off; else nothing. Yields the callback that moves it."""
     if quiet() or not sys.stderr.isatty():
-        yield _no_advance
+        with SILENT.progress(label, total) as advance:
+            yield advance
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -164,3 +147,49 @@ def progress(label: str, total: float | None) -> Iterator[Advance]:
             bar.update(task, advance=steps, description=text or label)
 
         yield advance
+
+
+class Terminal(Watch):
+    """What workflows say, to people: on stderr, but for the records of `--json`.
+
+    Args:
+        json: print the records of finished maps on stdout, a line each.
+    """
+
+    def __init__(self, *, json: bool = False) -> None:
+        self._json = json
+
+    @property
+    def verbose(self) -> bool:  # type: ignore[override]
+        """Whether `--verbose` was given."""
+        return verbose()
+
+    def note(self, message: str) -> None:
+        """See `note`."""
+        note(message)
+
+    def detail(self, message: str) -> None:
+        """See `detail`."""
+        detail(message)
+
+    def warning(self, message: str) -> None:
+        """See `warning`."""
+        warning(message)
+
+    def failure(self, message: str) -> None:
+        """See `error`."""
+        error(message)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """See `json_line`."""
+        if self._json:
+            json_line(record)
+
+    def progress(self, label: str, total: float | None) -> AbstractContextManager[Advance]:
+        """See `progress`."""
+        return progress(label, total)
+
+
+def note_files(files: Sequence[Path], what: str) -> None:
+    """See `Watch.note_files`."""
+    Terminal().note_files(files, what)

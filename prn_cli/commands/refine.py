@@ -589,7 +589,7 @@ def _workers(
     from prn_cli.commands.refine_on_cluster import RefineOnCluster
     from prn_cli.execution.cluster import Cluster
 
-    with Cluster(dask, cores=cores, stop=stop) as cluster:
+    with Cluster(dask, cores=cores, stop=stop, watch=console.Terminal()) as cluster:
         yield RefineOnCluster(cluster, split * 1e6), max(2 * cluster.slots, _LEAST_CALLS)
 
 

@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from prn_cli import __version__
-from prn_cli.commands import console
 from prn_cli.errors import MissingExtraError, PrnError, UsageError
 from prn_cli.execution.cores import take_cores
+from prn_cli.execution.watch import SILENT, Watch
 
 R = TypeVar("R")
 
@@ -39,20 +39,21 @@ class Cluster:
         slots: calls that its workers make at once, as far as that is known.
     """
 
-    def __init__(self, where: str, *, cores: int, stop: threading.Event) -> None:
+    def __init__(self, where: str, *, cores: int, stop: threading.Event, watch: Watch = SILENT) -> None:
         """Start workers here, or meet those of a scheduler.
 
         Args:
             where: `local`, a worker a core; `local:N`, N workers; else the address of a scheduler.
             cores: of this machine, for local workers to share.
             stop: when it is set, calls that wait raise `CancelledError`.
+            watch: hears what was found.
 
         Raises:
             MissingExtraError: Dask is not installed.
             UsageError: not a number of workers, not an address, or no scheduler there.
         """
         distributed = _distributed()
-        level = logging.WARNING if console.verbose() else logging.CRITICAL
+        level = logging.WARNING if watch.verbose else logging.CRITICAL
         _quieten(level)
         self._local: Any = None
         workers = _local_workers(where, cores)
@@ -73,7 +74,7 @@ class Cluster:
             ) from error
         workers_there = self._client.scheduler_info(n_workers=-1)["workers"].values()
         self.slots = sum(worker["nthreads"] for worker in workers_there)
-        console.note(
+        watch.note(
             f"{len(workers_there)} workers with {self.slots} threads at {self._client.scheduler.address}"
             if workers_there
             else f"no worker has come to {where} yet; waiting for one"

@@ -1,0 +1,127 @@
+"""Commands made from options classes: one declaration serves the command line, settings files and Python."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from prn_cli.commands import console
+from prn_cli.commands.settings import use_settings
+from prn_cli.options import Options, Parameter, parameters, required
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+_RUN = "Run"
+_PANELS = ("Input", "Output", "Method", "Objects", "Held-out images", "Loss", "Schedule", "Report", "Cluster", _RUN)
+"""The order of the help; other panels come before the last."""
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "settings_file": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--settings",
+                metavar="FILE",
+                is_eager=True,
+                callback=use_settings,
+                help="TOML file of options; the command line and the environment come first.",
+                rich_help_panel=_RUN,
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
+    "quiet": (
+        Annotated[
+            bool,
+            typer.Option("--quiet", "-q", callback=console.set_quiet, help="Errors only.", rich_help_panel=_RUN),
+        ],
+        False,
+    ),
+    "verbose": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--verbose", "-v", callback=console.set_verbose, help="Say more, tracebacks too.", rich_help_panel=_RUN
+            ),
+        ],
+        False,
+    ),
+}
+_JSON = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.", rich_help_panel="Output")]
+
+
+def command(options: type[OptionsT], run: Callable[..., None], *, json: bool = True) -> Callable[..., None]:
+    """A function that Typer makes a command of: its signature is that of an options class.
+
+    Args:
+        options: the class.
+        run: called with an object of it and, if the command has `--json`, whether that was given, as `json`. Its
+            docstring is the command's help.
+        json: whether the command has `--json`.
+    """
+
+    def callback(**values: Any) -> None:
+        for name in _COMMON:
+            values.pop(name)
+        more = {"json": values.pop("json")} if json else {}
+        run(options(**values), **more)
+
+    found = {parameter.name: (_annotation(parameter), _default(parameter)) for parameter in _ordered(options)}
+    if json:
+        found["json"] = (_JSON, False)
+    signature = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in (found | _COMMON).items()
+    ]
+    callback.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    callback.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
+    callback.__doc__ = run.__doc__
+    callback.__name__ = run.__name__
+    return callback
+
+
+def _ordered(options: type[Options]) -> list[Parameter]:
+    def place(parameter: Parameter) -> float:
+        if parameter.option.argument:
+            return -1
+        panel = parameter.option.panel
+        return _PANELS.index(panel) if panel in _PANELS else len(_PANELS) - 1.5
+
+    return sorted(parameters(options), key=place)
+
+
+def _default(parameter: Parameter) -> Any:
+    if required(parameter):
+        return inspect.Parameter.empty
+    return list(parameter.default) if parameter.several and parameter.default else parameter.default
+
+
+def _annotation(parameter: Parameter) -> Any:
+    option = parameter.option
+    more: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
+    if option.least is not None or option.most is not None:
+        kind = int if parameter.type is int else float
+        more |= {
+            name: None if bound is None else kind(bound)
+            for name, bound in (("min", option.least), ("max", option.most))
+        }
+    if option.default is not None:
+        more["show_default"] = option.default or False
+    elif parameter.default is None or required(parameter):
+        more["show_default"] = False
+    if option.complete is not None:
+        more["autocompletion"] = option.complete
+    if option.argument:
+        found: Any = typer.Argument(**more)
+    else:
+        flags = option.flags or (parameter.flag,)
+        found = typer.Option(*flags, rich_help_panel=option.panel, **more)
+    annotation = parameter.annotation
+    if parameter.several:
+        annotation = list[parameter.type] | None if parameter.optional else list[parameter.type]  # type: ignore[name-defined]
+    return Annotated[annotation, found]
