@@ -13,8 +13,8 @@ from prn_cli.maps.tiles import Window
 from prn_cli.methods import load_refiner
 from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.classes import count_classes
+from prn_cli.metrics.score import figures, summarise
 from prn_cli.refinement.rows import Order, join_sections, refine_map, refine_rows, refine_section, window_rows
-from prn_cli.tasks.binary import figures, summarise
 from prn_cli.tasks.multiclass import ClassCounter, class_metrics, classes_of, finish_class_ramp, refine_class_rows
 
 

@@ -6,8 +6,8 @@ from scipy import ndimage
 
 from prn_cli.errors import InputError
 from prn_cli.metrics import saliency as measures
-from prn_cli.tasks.binary import figures
-from prn_cli.tasks.saliency import METRICS, score_soft_map, summarise_saliency
+from prn_cli.metrics.score import figures
+from prn_cli.tasks.saliency import METRICS, Saliency, score_soft_map
 
 
 def soft_pair(seed, shape=(50, 64)):
@@ -19,7 +19,7 @@ def soft_pair(seed, shape=(50, 64)):
 
 def test_the_maximum_is_that_of_the_mean_curve():
     pairs = [soft_pair(seed) for seed in range(5)]
-    summary = summarise_saliency([score_soft_map(p, y) for p, y in pairs], resamples=100)
+    summary = Saliency().summarise([score_soft_map(p, y) for p, y in pairs], resamples=100, seed=0)
     records = np.stack([measures.measure_saliency(p, y) for p, y in pairs])
     assert summary.pooled == {}
     assert summary.mean["max_f"].masks.value == pytest.approx(records[:, 6:262].mean(axis=0).max())

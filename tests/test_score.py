@@ -11,8 +11,9 @@ from scipy import ndimage
 from torchmetrics.functional import classification as oracle
 
 from prn_cli.errors import InputError
+from prn_cli.maps.probabilities import binarize
 from prn_cli.metrics import boundaries, calibration, regions
-from prn_cli.tasks.binary import METRICS, cut, figures, score_image, summarise
+from prn_cli.metrics.score import METRICS, figures, score_image, summarise
 
 
 def soft_pair(seed, shape=(70, 64), shift=0.0):
@@ -51,7 +52,7 @@ def test_a_soft_map_equals_torchmetrics(threshold):
 
 def test_cut_is_strict_and_keeps_invalid_pixels():
     probabilities = np.array([[0.5, np.nextafter(np.float32(0.5), np.float32(1)), np.nan]], np.float32)
-    assert cut(probabilities, 0.5).tolist() == [[0, 1, 255]]
+    assert binarize(probabilities, 0.5).tolist() == [[0, 1, 255]]
 
 
 def test_invalid_pixels_never_count():
@@ -77,7 +78,7 @@ def test_a_baseline_is_compared_on_the_same_pixels():
 
 def test_a_mask_and_a_soft_baseline_are_compared_as_masks():
     probabilities, label = soft_pair(4)
-    score = score_image(cut(probabilities, 0.5), label, baseline=probabilities)
+    score = score_image(binarize(probabilities, 0.5), label, baseline=probabilities)
     ours, other = figures(score.counts), figures(score.baseline)
     assert ours["mae"] == other["mae"] == pytest.approx(1 - ours["accuracy"])
     assert np.isnan(ours["ece"])
@@ -88,7 +89,7 @@ def test_summary_means_pools_and_compares():
     pairs = [soft_pair(seed) for seed in range(6)]
     scores = [score_image(p, y, baseline=np.clip(p * 0.8, 0, 1)) for p, y in pairs]
     summary = summarise(scores, seed=3)
-    counts = [regions.count_regions(cut(p, 0.5), y) for p, y in pairs]
+    counts = [regions.count_regions(binarize(p, 0.5), y) for p, y in pairs]
     assert summary.images == 6
     assert summary.pixels == 6 * 70 * 64
     assert summary.mean["iou"].masks.value == pytest.approx(np.mean([c.iou() for c in counts]))
@@ -124,7 +125,7 @@ def test_images_without_a_boundary_are_left_out_of_mba():
 
 def test_masks_have_no_calibration_error_and_a_set_of_one_no_interval():
     probabilities, label = soft_pair(6)
-    summary = summarise([score_image(cut(probabilities, 0.5), label)])
+    summary = summarise([score_image(binarize(probabilities, 0.5), label)])
     assert np.isnan(summary.mean["ece"].masks.value)
     assert np.isnan(summary.pooled["iou"].masks.low)
     assert summary.pooled["iou"].difference is None
@@ -151,7 +152,7 @@ def test_all_metrics_of_four_megapixels_take_well_under_a_second():
 
 def test_metrics_need_numpy_alone():
     code = (
-        "import sys, prn_cli.metrics, prn_cli.metrics.boundaries, prn_cli.metrics.intervals, prn_cli.tasks.binary;"
+        "import sys, prn_cli.metrics, prn_cli.metrics.boundaries, prn_cli.metrics.intervals, prn_cli.metrics.score;"
         "heavy = {'torch', 'scipy', 'skimage', 'rich', 'typer', 'onnxruntime', 'PIL', 'tifffile'} & set(sys.modules);"
         "sys.exit(', '.join(heavy) or 0)"
     )

@@ -17,9 +17,9 @@ from prn_cli.errors import InputError
 
 if TYPE_CHECKING:
     from prn_cli.maps.tiles import Window
+    from prn_cli.metrics.score import Summary
     from prn_cli.rasters import LabelMap, MapImage, Raster, ScoreMap
     from prn_cli.report import Choice, Scored, Searched
-    from prn_cli.tasks.binary import Summary
     from prn_cli.thresholding.pseudolabels import Grid
 
 _BAND_PIXELS = 1 << 22  # looked at at once
@@ -144,16 +144,16 @@ class ScoreReport(_Page):
         self, path: Path, label: LabelMap, predictions: Sequence[LabelMap | ScoreMap], stop: threading.Event
     ) -> None:
         """Look at an image: a mask or soft map and the base's, if there is one, all open and of the label's size."""
+        from prn_cli.maps.probabilities import binarize
         from prn_cli.rasters import ScoreMap, logit, open_scores
         from prn_cli.report import Prediction, Viewer
         from prn_cli.report.glimpses import PATCH
-        from prn_cli.tasks.binary import cut
 
         def read(opened: LabelMap | ScoreMap, window: Window, threshold: float) -> Prediction:
             if not isinstance(opened, ScoreMap):
                 return Prediction(opened.read(window))
             probabilities = opened.probabilities(window)
-            return Prediction(cut(probabilities, threshold), probabilities)
+            return Prediction(binarize(probabilities, threshold), probabilities)
 
         viewer = Viewer(
             path.stem, label.height, label.width, cut=self.cut, paired=len(predictions) > 1, room=self._room
@@ -219,9 +219,9 @@ class HeadroomReport(_Page):
 
     def look(self, scores: ScoreMap, label: LabelMap, stop: threading.Event) -> None:
         """Look at an image: a score map and its label, both open and of one size."""
+        from prn_cli.maps.probabilities import binarize
         from prn_cli.report import Choice, Prediction, Viewer
         from prn_cli.report.headroom import HALF
-        from prn_cli.tasks.binary import cut
         from prn_cli.thresholding.pseudolabels import make_pseudolabels
 
         name = scores.path.stem
@@ -232,7 +232,7 @@ class HeadroomReport(_Page):
                 probabilities, truth = scores.probabilities(window), label.read(window)
                 choice.add(probabilities, truth, grid=self._grid)
                 oracle = make_pseudolabels(probabilities, truth, patch=self._patch, grid=self._grid)
-                base = Prediction(cut(probabilities, HALF), probabilities)
+                base = Prediction(binarize(probabilities, HALF), probabilities)
                 pixels = None if image is None else image.read(window)
                 viewer.add(window.y, truth, Prediction(oracle.mask), base, image=pixels)
         glimpse = viewer.finish()

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from prn_cli.maps.tiles import Window
     from prn_cli.metrics.intervals import Estimate
+    from prn_cli.metrics.score import Figure, ImageCounter, ImageScore, Metric, Summary
     from prn_cli.rasters import LabelMap, ScoreMap
-    from prn_cli.tasks.binary import Figure, ImageCounter, ImageScore, Metric, Summary
     from prn_cli.tasks.multiclass import ClassCounter
 
     Prediction = LabelMap | ScoreMap
@@ -167,7 +167,7 @@ def score(
     """
     from prn_cli import rasters
     from prn_cli.files.manifest import unchanged
-    from prn_cli.tasks.binary import ImageCounter
+    from prn_cli.metrics.score import ImageCounter
     from prn_cli.tasks.multiclass import ClassCounter
     from prn_cli.tasks.saliency import score_soft_map
 
@@ -426,7 +426,7 @@ class _Figures:
 
 
 def _figures_of(task: TaskChoice, results: Sequence[ImageScore], names: Sequence[str] | None) -> _Figures:
-    from prn_cli.tasks import binary as score
+    from prn_cli.metrics import score
     from prn_cli.tasks import multiclass, saliency
 
     if task is TaskChoice.multiclass:
@@ -436,7 +436,7 @@ def _figures_of(task: TaskChoice, results: Sequence[ImageScore], names: Sequence
         return _Figures(metrics, partial(score.summarise, metrics=metrics), ways)
     if task is TaskChoice.saliency:
         means = ("mean", "Mean over images", "Mean over images")
-        return _Figures(saliency.METRICS, saliency.summarise_saliency, [means])
+        return _Figures(saliency.METRICS, saliency.Saliency().summarise, [means])
     ways = [("mean", "Per image (mean)", "Per image"), ("pooled", "All pixels pooled", "Pooled")]
     return _Figures(score.METRICS, score.summarise, ways, ("tp", "fp", "fn", "tn"))
 
@@ -487,7 +487,7 @@ def _write_csv(batch: Batch[_Image, ImageScore], target: str, task: _Figures) ->
     On stdout, names are shown. In a file, which is UTF-8, they are kept, bytes that are no text included, so that one
     can join tables by them; but for control characters, which would break lines, or steer the terminal of `cat`.
     """
-    from prn_cli.tasks.binary import figures
+    from prn_cli.metrics.score import figures
 
     def name(path: Path) -> str:
         return one_line(str(path)) if target == "-" else str(path).translate(_CONTROLS)

@@ -1,9 +1,11 @@
-"""Logits to probabilities and back, in float32."""
+"""Logits to probabilities and back, in float32, and probabilities to masks."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from prn_cli.maps.pixels import IGNORE
 
 SMALLEST_PROBABILITY = 1e-6
 """Probabilities are clipped to this and its complement before they become logits."""
@@ -19,3 +21,18 @@ def logit(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """log(p / (1 - p)) in float32, with p clipped to [1e-6, 1 - 1e-6]. NaN stays."""
     clipped = np.clip(probabilities, np.float32(SMALLEST_PROBABILITY), np.float32(1 - SMALLEST_PROBABILITY))
     return np.asarray(np.log(clipped) - np.log1p(-clipped), np.float32)
+
+
+def binarize(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """Cut a map of probabilities into a mask.
+
+    Args:
+        probabilities: `(H, W)` float32, NaN invalid.
+        threshold: foreground is above it, strictly.
+
+    Returns:
+        `(H, W)` uint8: 0 background, 1 foreground, 255 invalid.
+    """
+    mask = (probabilities > np.float32(threshold)).astype(np.uint8)
+    mask[np.isnan(probabilities)] = IGNORE
+    return mask

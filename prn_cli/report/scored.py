@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from prn_cli.metrics.intervals import Estimate
 from prn_cli.metrics.regions import RegionCounts
+from prn_cli.metrics.score import METRICS, Figure, Metric, Summary
 from prn_cli.report import charts, curves
 from prn_cli.report.gallery import Words, gains, gallery, ranked
 from prn_cli.report.glimpses import PATCH
 from prn_cli.report.markup import count, number, points, table, text
 from prn_cli.report.page import Section, render
 from prn_cli.report.totals import Totals
-from prn_cli.tasks.binary import METRICS, Figure, Metric, Summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,26 @@ from prn_cli.maps.tiles import Window
 from prn_cli.methods import Refiner
 from prn_cli.metrics import classes as counting
 from prn_cli.metrics.regions import FloatArray, require_same_shape
+from prn_cli.metrics.score import ImageScore, Metric, Summary, summarise
+from prn_cli.rasters.classes import (
+    ClassNumbers,
+    ClassScoreMap,
+    Palette,
+    class_names,
+    count_bands,
+    count_classes_of_maps,
+)
+from prn_cli.rasters.kinds import detect_kind
+from prn_cli.rasters.labels import LabelMap
+from prn_cli.rasters.reading import Kind, Reading, open_map
+from prn_cli.rasters.scores import ScoreMap
 from prn_cli.refinement.rows import Ramp, Rows, finish_ramp
-from prn_cli.tasks.binary import ImageScore, Metric
+from prn_cli.tasks import Task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prn_cli.tasks import Refine
 
 ReadWindow = Callable[[Window], FloatMaps]
 
@@ -191,3 +210,124 @@ class ClassCounter:
                 hint="check --nodata and --label-nodata, or leave it out",
             )
         return ImageScore(self._height, self._width, self._pixels, *self._counts)
+
+
+@dataclass(frozen=True)
+class Multiclass(Task):
+    """Maps of class numbers, and of the scores of a softmax."""
+
+    names: tuple[str, ...] = ()
+    name = "multiclass"
+    several = True
+    unused: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("--threshold", "--baseline-threshold", "--buffer"), "the greatest score counts"),
+        "--bidx": "all classes are taken",
+        "score --report": "it shows masks of one class",
+        "pseudolabel --report": "it shows one class; report on one at a time, with --bidx and labels of it",
+        "refine --values": "masks hold class numbers",
+        **dict.fromkeys(("--polygons", "--min-area", "--fill-holes"), "objects are of masks of one class"),
+    }
+
+    def settings(self) -> dict[str, Any]:
+        return {"task": self.name, "classes": self.names}
+
+    def with_classes(
+        self,
+        paths: Sequence[Path],
+        *,
+        key: str | None = None,
+        given: str | None = None,
+        palette: Palette | None = None,
+    ) -> Multiclass:
+        if paths:
+            return Multiclass(tuple(class_names(count_classes_of_maps(paths, key=key), given, palette)))
+        return self if given is None else Multiclass(tuple(class_names(given.count(",") + 1, given, palette)))
+
+    def planes(self, values: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        return list(values)
+
+    def label_planes(self, label: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
+        ignored = label == IGNORE
+        return [
+            np.where(ignored, np.uint8(IGNORE), (label == number).view(np.uint8)) for number in range(len(self.names))
+        ]
+
+    def open_scores(
+        self, path: Path, reading: Reading, *, valid_mask: Path | None = None, plane: int | None = None
+    ) -> ScoreMap:
+        scores: ScoreMap
+        if plane is None:
+            scores = open_map("class scores", path, reading, valid_mask=valid_mask)
+        else:
+            scores = open_map("scores", path, replace(reading, band=plane + 1), valid_mask=valid_mask)
+        if scores.raster.bands != len(self.names):
+            scores.close()
+            raise InputError(
+                f"{scores.raster.bands} classes, expected {len(self.names)}", hint="name maps of one model", path=path
+            )
+        return scores
+
+    def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
+        label = open_map("class label", path, reading, one=plane)
+        try:
+            if self.names:
+                label.check_below(len(self.names))
+        except InputError:
+            label.close()
+            raise
+        return label
+
+    def detect(self, paths: Sequence[Path], reading: Reading) -> Kind:
+        if reading.kind != "auto" or not paths:
+            return reading.kind
+        if count_bands(paths, key=reading.key) == 1:
+            return "numbers"
+        return detect_kind(paths, nodata=reading.nodata, key=reading.key)
+
+    def open_prediction(
+        self, path: Path, reading: Reading, *, valid_mask: Path | None = None
+    ) -> ClassNumbers | ClassScoreMap:
+        if reading.kind == "numbers":
+            return open_map("class numbers", path, reading, valid_mask=valid_mask)
+        return open_map("class scores", path, reading, valid_mask=valid_mask)
+
+    def counter(self, height: int, width: int, **_options: Any) -> ClassCounter:
+        return ClassCounter(height, width)
+
+    def rows(self, opened: LabelMap | ScoreMap, window: Window) -> NDArray[Any]:
+        return choose(opened.scores(window)) if isinstance(opened, ClassScoreMap) else super().rows(opened, window)
+
+    def check_same_classes(self, label: LabelMap, predictions: Sequence[LabelMap | ScoreMap]) -> None:
+        known = [scores.classes for scores in predictions if isinstance(scores, ClassScoreMap)]
+        known += [len(self.names)] if self.names else []
+        for each in (label, *predictions) if known else ():
+            if isinstance(each, ClassNumbers):
+                each.check_below(min(known))
+            elif isinstance(each, ClassScoreMap) and each.classes != min(known):
+                raise InputError(
+                    f"{each.classes} classes, expected {min(known)}", hint="check --classes", path=each.path
+                )
+
+    def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
+        return class_metrics(self.names or [str(number) for number in range(classes_of(scores))])
+
+    def summarise(self, scores: Sequence[ImageScore], *, resamples: int, seed: int) -> Summary:
+        return summarise(scores, metrics=self.metrics(scores), resamples=resamples, seed=seed)
+
+    def refine(self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine) -> Iterator[ClassRows | Ramp]:
+        held = None if read_image is None else hold(read_image, len(self.names))  # all classes ask for the same windows
+        return refine_class_rows(read, len(self.names), lambda plane: refine(plane, held))
+
+    def finish_ramp(
+        self, ramp: Ramp, logits: FloatMaps, refiner: Refiner, *, strength: float | None = None
+    ) -> ClassRows:
+        return finish_class_ramp(ramp, logits, refiner, strength=strength)
+
+    def masks(self, rows: ClassRows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return rows.mask, rows.base
+
+    def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:
+        return {"dtype": "uint8", "nodata": IGNORE, "palette": palette}
+
+    def written(self, mask: NDArray[np.uint8], rows: Any, values: tuple[int, int]) -> NDArray[Any]:
+        return mask

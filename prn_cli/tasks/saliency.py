@@ -1,10 +1,10 @@
-"""Soft maps against labels, image by image, by the measures of salient object detection."""
+"""Soft maps against labels that may be grey, by the measures of salient object detection."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,13 @@ from prn_cli.errors import InputError
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics import saliency
 from prn_cli.metrics.regions import require_same_shape
-from prn_cli.tasks.binary import ImageScore, Metric, Summary, summarise
+from prn_cli.metrics.score import ImageScore, Metric, Summary, summarise
+from prn_cli.rasters.labels import LabelMap
+from prn_cli.rasters.reading import Reading, open_map
+from prn_cli.tasks import Task
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _ALL = slice(0, saliency.SUMS)
 
@@ -31,38 +37,103 @@ METRICS = (
 
 
 def score_soft_map(
-    prediction: NDArray[np.float32], label: NDArray[np.uint8], *, baseline: NDArray[np.float32] | None = None
+    prediction: NDArray[Any], label: NDArray[np.uint8], *, baseline: NDArray[Any] | None = None
 ) -> ImageScore:
     """Measure one image.
 
     With a baseline, a pixel counts where both are valid.
 
     Args:
-        prediction: `(H, W)` float32 in [0, 1], NaN invalid.
+        prediction: `(H, W)` float32 in [0, 1], NaN invalid; or a uint8 mask, 255 invalid.
         label: `(H, W)` uint8, 0 background, 1 foreground, 255 ignore.
         baseline: another prediction of the same image.
 
     Raises:
         InputError: shapes that differ, values out of range, or no pixel that is valid everywhere.
     """
-    maps = [prediction] if baseline is None else [prediction, baseline]
-    valid = label != IGNORE
-    for soft in maps:
-        require_same_shape(soft, label)
-        valid &= ~np.isnan(soft)
-    pixels = int(np.count_nonzero(valid))
-    if not pixels:
-        where = "map and label" if baseline is None else "map, label and baseline"
-        raise InputError(f"no pixel is valid in {where}", hint="check --nodata and --label-nodata, or leave it out")
-    counted = np.where(valid, label, np.uint8(IGNORE))
-    records = [saliency.measure_saliency(soft, counted) for soft in maps]
-    return ImageScore(label.shape[0], label.shape[1], pixels, *records)
+    counter = SoftMapCounter()
+    counter.add(prediction, label, baseline)
+    return counter.score()
 
 
-def summarise_saliency(scores: Iterable[ImageScore], **options: Any) -> Summary:
-    """As `score.summarise`; all figures are means over images, and none is pooled over pixels.
+class SoftMapCounter:
+    """Keeps an image until all its rows have come: most measures need all of it."""
 
-    The maximum F- and E-measure are those of the mean curves, as published figures are.
-    """
-    summary = summarise(scores, metrics=METRICS, **options)
-    return replace(summary, mean=summary.pooled, pooled={})
+    def __init__(self) -> None:
+        self._labels: list[NDArray[np.uint8]] = []
+        self._maps: list[list[NDArray[np.float32]]] = []
+
+    def add(self, prediction: NDArray[Any], label: NDArray[np.uint8], baseline: NDArray[Any] | None = None) -> None:
+        """Take the next rows, as in `score_soft_map`.
+
+        Raises:
+            InputError: shapes that differ.
+        """
+        maps = [_soft(rows) for rows in (prediction, baseline) if rows is not None]
+        for rows in maps:
+            require_same_shape(rows, label)
+        self._maps.append(maps)
+        self._labels.append(label)
+
+    def score(self) -> ImageScore:
+        """The record of the image.
+
+        Raises:
+            InputError: values out of range, or no pixel that is valid everywhere.
+        """
+        label = np.concatenate(self._labels)
+        maps = [np.concatenate(rows) for rows in zip(*self._maps, strict=True)]
+        valid = label != IGNORE
+        for soft in maps:
+            valid &= ~np.isnan(soft)
+        pixels = int(np.count_nonzero(valid))
+        if not pixels:
+            where = "map and label" if len(maps) == 1 else "map, label and baseline"
+            raise InputError(f"no pixel is valid in {where}", hint="check --nodata and --label-nodata, or leave it out")
+        counted = np.where(valid, label, np.uint8(IGNORE))
+        height, width = label.shape
+        return ImageScore(height, width, pixels, *(saliency.measure_saliency(soft, counted) for soft in maps))
+
+
+def _soft(rows: NDArray[Any]) -> NDArray[np.float32]:
+    if rows.dtype != np.uint8:
+        return rows
+    return np.where(rows == IGNORE, np.float32(np.nan), rows.astype(np.float32))
+
+
+class Saliency(Task):
+    """Soft maps, which are not cut."""
+
+    name = "saliency"
+    unused: ClassVar[dict[str, str]] = {
+        "--threshold": "soft maps are not cut",
+        "--baseline-threshold": "soft maps are not cut",
+        "--buffer": "soft maps are measured whole",
+        "score --report": "it shows masks of one class",
+        "refine --values": "masks hold probabilities",
+        **dict.fromkeys(("--polygons", "--min-area", "--fill-holes"), "objects are of masks of one class"),
+    }
+
+    def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
+        return open_map("grey label", path, reading)
+
+    def counter(self, height: int, width: int, **_options: Any) -> SoftMapCounter:
+        return SoftMapCounter()
+
+    def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
+        return METRICS
+
+    def summarise(self, scores: Sequence[ImageScore], *, resamples: int, seed: int) -> Summary:
+        """All figures are means over images, and none is pooled over pixels.
+
+        The maximum F- and E-measure are those of the mean curves, as published figures are.
+        """
+        summary = summarise(scores, metrics=METRICS, resamples=resamples, seed=seed)
+        return replace(summary, mean=summary.pooled, pooled={})
+
+    def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:
+        return {"dtype": "float32", "nodata": float("nan"), "soft": True}
+
+    def written(self, mask: NDArray[np.uint8], rows: Any, values: tuple[int, int]) -> NDArray[Any]:
+        probabilities: NDArray[np.float32] = rows.probabilities
+        return probabilities

@@ -14,7 +14,8 @@ from PIL import Image
 from scipy import ndimage
 
 from prn_cli.commands import app
-from prn_cli.tasks.binary import cut, figures, score_image
+from prn_cli.maps.probabilities import binarize
+from prn_cli.metrics.score import figures, score_image
 
 NAMES = [f"tile_{i}" for i in range(4)]
 
@@ -120,7 +121,7 @@ def test_json_with_a_baseline_has_the_paired_difference(folder, prn):
     assert (document["baseline_input_kind"], document["baseline_threshold"]) == ("logits", 0.4)
     before, after = [], []
     for p, m, y in (arrays(folder, name) for name in NAMES):
-        before.append(figures(score_image(cut(p, 0.4), y).counts)["iou"])
+        before.append(figures(score_image(binarize(p, 0.4), y).counts)["iou"])
         after.append(figures(score_image(m, y).counts)["iou"])
     iou = document["mean"]["iou"]
     assert iou["baseline"]["value"] == pytest.approx(np.mean(before), abs=2e-3)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prn_cli.maps.tiles import block_rows, row_bands
 from prn_cli.metrics import bitmaps, boundaries
 from prn_cli.metrics.calibration import count_calibration
-from prn_cli.tasks.binary import ImageCounter, score_image
+from prn_cli.metrics.score import ImageCounter, score_image
 
 
 def image(height, width, seed):

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prn_cli.maps.probabilities import binarize
+from prn_cli.metrics.score import score_image, summarise
 from prn_cli.report import Prediction, Scored, Totals, Viewer, score_page
-from prn_cli.tasks.binary import cut, score_image, summarise
 
 IMAGES = 14
 HOSTILE = "<img src=x onerror=document.title='taken'>"
@@ -25,7 +26,9 @@ def report(tmp_path_factory):
         base = (1 / (1 + np.exp((np.hypot(rows - 32, columns - 44) - 17) / 3))).astype(np.float32)
         after = (1 / (1 + np.exp((np.hypot(rows - 32, columns - 40) - 14 - i / 2) / 3))).astype(np.float32)
         viewer = Viewer(HOSTILE if i == 3 else f"map {i}", *label.shape)
-        viewer.add(0, label, Prediction(cut(after, 0.5), after), Prediction(cut(base, 0.5), base), bias=after - base)
+        viewer.add(
+            0, label, Prediction(binarize(after, 0.5), after), Prediction(binarize(base, 0.5), base), bias=after - base
+        )
         totals.add(viewer.finish(), viewer.before, viewer.after)
         scores.append(score_image(after, label, baseline=base))
     what = Scored("masks", "labels", "logits", "probabilities cut at 0.5", "logits cut at 0.5", 0.5)

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from prn_cli.maps.probabilities import binarize
 from prn_cli.metrics.regions import count_regions
 from prn_cli.rasters.pictures import encode_picture
 from prn_cli.report import Prediction, Totals, Viewer
 from prn_cli.report.curves import _precision_recall
-from prn_cli.tasks.binary import cut
 from prn_cli.thresholding.thresholds import PAPER_GRID
 
 PATCH = 16
@@ -36,7 +36,7 @@ def look(label, probabilities, better, cuts, **options):
     edges = [0, *cuts, len(label)]
     for a, b in pairwise(edges):
         p = probabilities[a:b]
-        viewer.add(a, label[a:b], Prediction(better[a:b]), Prediction(cut(p, 0.5), p))
+        viewer.add(a, label[a:b], Prediction(better[a:b]), Prediction(binarize(p, 0.5), p))
     return viewer
 
 
@@ -48,7 +48,7 @@ def decoded(data):
 def test_counts_are_those_of_the_masks(seed):
     label, probabilities, better = example(seed)
     glimpse = look(label, probabilities, better, []).finish()
-    base = cut(probabilities, 0.5)
+    base = binarize(probabilities, 0.5)
     truth = np.where((base == 255) | (better == 255), np.uint8(255), label)
     assert glimpse.regions_before() == count_regions(base, truth)
     assert glimpse.regions_after() == count_regions(better, truth)

@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
+from prn_cli.maps.probabilities import binarize
+from prn_cli.metrics.score import score_image, summarise
 from prn_cli.report import Prediction, Scored, Totals, Viewer, score_page
 from prn_cli.report.gallery import MOST_PICTURED
 from prn_cli.report.glimpses import picture_room
-from prn_cli.tasks.binary import cut, score_image, summarise
 
 WHAT = Scored("probabilities", "labels", "logits", "probabilities cut at 0.5", "logits cut at 0.5", 0.5)
 
@@ -25,7 +26,7 @@ def page_of(images, kinds=6, shape=(300, 320)):
         base, after = base.astype(np.float32), after.astype(np.float32)
         picture = np.clip(128 + 30 * truth + random.normal(0, 25, (3, *shape)), 0, 255).astype(np.float32)
         viewer = Viewer("", rows, columns, room=picture_room(images, pictured=MOST_PICTURED))
-        softs = Prediction(cut(after, 0.5), after), Prediction(cut(base, 0.5), base)
+        softs = Prediction(binarize(after, 0.5), after), Prediction(binarize(base, 0.5), base)
         viewer.add(0, label, *softs, bias=random.normal(0, 2, shape).astype(np.float32), image=picture)
         glimpses.append((viewer.finish(), viewer))
         scores.append(score_image(after, label, baseline=base))

@@ -1,0 +1,318 @@
+"""Masks and soft maps against labels: images to counts, counts to figures with intervals.
+
+An image leaves a small record of counts behind (`score_image`), so that thousands need little memory; `summarise` turns
+the records into means over images, pooled figures, and, with a baseline, paired differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError
+from prn_cli.maps.pixels import IGNORE
+from prn_cli.maps.probabilities import binarize
+from prn_cli.metrics import boundaries, calibration, regions
+from prn_cli.metrics.intervals import CONFIDENCE, RESAMPLES, Estimate, bootstrap, mean, pooled
+from prn_cli.metrics.regions import FloatArray
+
+_REGIONS = slice(0, 4)
+_BOUNDARIES = slice(4, 20)
+_CALIBRATION = slice(20, 70)
+_WRONG = slice(1, 3)  # false positives and false negatives
+_ABSOLUTE_ERROR = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure.
+
+    Args:
+        name: its key in JSON and CSV.
+        title: its name for people.
+        counts: where its family's counts lie in an image's record.
+        ratio: from counts `(..., K)` to figures `(...)`.
+        lower_is_better: whether 0 is the best figure and not 1.
+    """
+
+    name: str
+    title: str
+    counts: slice
+    ratio: Callable[[FloatArray], FloatArray]
+    lower_is_better: bool = False
+
+    def figure(self, records: FloatArray) -> FloatArray:
+        """From records `(..., K)` to figures `(...)`."""
+        return self.ratio(records[..., self.counts])
+
+
+METRICS = (
+    Metric("iou", "IoU", _REGIONS, regions.iou),
+    Metric("f1", "F1", _REGIONS, regions.f1),
+    Metric("precision", "Precision", _REGIONS, regions.precision),
+    Metric("recall", "Recall", _REGIONS, regions.recall),
+    Metric("accuracy", "Accuracy", _REGIONS, regions.accuracy),
+    Metric("boundary_iou", "Boundary IoU", _BOUNDARIES, boundaries.boundary_iou),
+    Metric("mba", "mBA", _BOUNDARIES, boundaries.mean_boundary_accuracy),
+    Metric("relaxed_precision", "Relaxed precision", _BOUNDARIES, boundaries.relaxed_precision),
+    Metric("relaxed_recall", "Relaxed recall", _BOUNDARIES, boundaries.relaxed_recall),
+    Metric("mae", "MAE", _CALIBRATION, calibration.mean_absolute_error, lower_is_better=True),
+    Metric("ece", "ECE", _CALIBRATION, calibration.expected_calibration_error, lower_is_better=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScore:
+    """What one image leaves behind.
+
+    Args:
+        height: rows.
+        width: columns.
+        pixels: how many count: valid in the mask, the label and the baseline.
+        counts: `(K,)` float64, the counts of every family: K is 70 here, and other tasks have records of their own.
+        baseline: the same of the baseline, if there is one.
+    """
+
+    height: int
+    width: int
+    pixels: int
+    counts: FloatArray
+    baseline: FloatArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A metric of a set of images; with a baseline, also that one's and the paired difference (masks minus baseline).
+
+    NaN where a figure does not exist: the calibration error of masks, the mBA of images without a boundary.
+    """
+
+    masks: Estimate
+    baseline: Estimate | None = None
+    difference: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The figures of a set of images.
+
+    Args:
+        images: how many there are.
+        pixels: how many pixels count, all images together.
+        mean: by the name of the metric, the mean of the images' own figures.
+        pooled: by the name of the metric, the figure of the images' summed counts.
+        resamples: how many bootstrap resamples the intervals come from.
+        confidence: what share of the resamples the intervals hold.
+        seed: what the resamples were drawn with.
+    """
+
+    images: int
+    pixels: int
+    mean: dict[str, Figure]
+    pooled: dict[str, Figure]
+    resamples: int
+    confidence: float
+    seed: int
+
+
+def score_image(
+    prediction: NDArray[Any],
+    label: NDArray[np.uint8],
+    *,
+    threshold: float = 0.5,
+    buffer: float = boundaries.BUFFER,
+    baseline: NDArray[Any] | None = None,
+    baseline_threshold: float = 0.5,
+) -> ImageScore:
+    """Count what every metric needs of one image.
+
+    With a baseline, a pixel counts where both are valid, so that the two are compared on the same pixels. If only one
+    of the two is soft, its absolute error is that of its cut, so that the two are compared as masks; the calibration
+    error stays with the soft one.
+
+    Args:
+        prediction: `(H, W)`; uint8 is a mask (0 background, 1 foreground, 255 invalid), float32 a soft map of
+            probabilities in [0, 1] (NaN invalid).
+        label: `(H, W)` uint8: 0 background, 1 foreground, 255 ignore.
+        threshold: where a soft map is cut: foreground is above it, strictly.
+        buffer: of relaxed precision and recall, in pixels.
+        baseline: another prediction of the same image.
+        baseline_threshold: where that is cut, if it is soft.
+
+    Raises:
+        InputError: shapes that differ, values out of range, or no pixel that is valid everywhere.
+        UsageError: a negative buffer.
+    """
+    counter = ImageCounter(*label.shape, threshold=threshold, buffer=buffer, baseline_threshold=baseline_threshold)
+    counter.add(prediction, label, baseline)
+    return counter.score()
+
+
+class ImageCounter:
+    """Counts what every metric needs of an image that comes in bands of rows, from the top; see `score_image`.
+
+    However the image is cut into bands, the counts are the same; the sums of a soft map's probabilities are so to the
+    last bit if it is split by `tiles.row_bands`. Memory grows with the image's width, and for
+    the metrics of boundaries with their reach.
+
+    Args:
+        height: rows of the image.
+        width: columns of the image.
+        threshold: where a soft map is cut: foreground is above it, strictly.
+        buffer: of relaxed precision and recall, in pixels.
+        baseline_threshold: where the baseline is cut, if it is soft.
+        pool: counts the parts of a large image side by side.
+
+    Raises:
+        UsageError: a negative buffer.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        *,
+        threshold: float = 0.5,
+        buffer: float = boundaries.BUFFER,
+        baseline_threshold: float = 0.5,
+        pool: Executor | None = None,
+    ) -> None:
+        self._height, self._width = height, width
+        self._pixels = 0
+        self._own = _Counter(height, width, threshold, buffer, pool)
+        self._other = _Counter(height, width, baseline_threshold, buffer, pool)
+        self._has_baseline = False
+
+    def add(self, prediction: NDArray[Any], label: NDArray[np.uint8], baseline: NDArray[Any] | None = None) -> None:
+        """Take the next rows, `(h, W)` each, as in `score_image`.
+
+        Raises:
+            InputError: shapes that differ, or values out of range.
+        """
+        regions.require_same_shape(prediction, label)
+        if baseline is not None and baseline.shape != label.shape:
+            sizes = " differs from its label's ".join("×".join(map(str, array.shape)) for array in (baseline, label))
+            raise InputError(f"the baseline's shape {sizes}", hint="both must have the same height and width")
+        valid = (label != IGNORE) & _valid(prediction)
+        if baseline is not None:
+            valid &= _valid(baseline)
+        pixels = int(np.count_nonzero(valid))
+        counted = label if pixels == label.size else np.where(valid, label, np.uint8(IGNORE))
+        self._pixels += pixels
+        self._own.add(prediction, counted)
+        if baseline is not None:
+            self._has_baseline = True
+            self._other.add(baseline, counted)
+
+    def score(self) -> ImageScore:
+        """The record of the image, when all its rows have come.
+
+        Raises:
+            InputError: no pixel is valid in all there is.
+        """
+        if not self._pixels:
+            where = "mask, label and baseline" if self._has_baseline else "mask and label"
+            raise InputError(f"no pixel is valid in {where}", hint="check --nodata and --label-nodata, or leave it out")
+        own = self._own.counts()
+        other = self._other.counts() if self._has_baseline else None
+        if other is not None and self._own.soft != self._other.soft:
+            for counts in (own, other):
+                counts[_ABSOLUTE_ERROR] = counts[_WRONG].sum()
+        return ImageScore(self._height, self._width, self._pixels, own, other)
+
+
+def figures(counts: FloatArray, metrics: Sequence[Metric] = METRICS) -> dict[str, float]:
+    """Figures of one record `(K,)`, by the name of the metric; NaN where one does not exist."""
+    return {metric.name: float(metric.figure(counts)) for metric in metrics}
+
+
+def summarise(
+    scores: Iterable[ImageScore],
+    *,
+    metrics: Sequence[Metric] = METRICS,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Summary:
+    """Turn the records of a set of images into figures with bootstrap intervals.
+
+    Args:
+        scores: the records; either all have a baseline, or none.
+        metrics: the figures that are made of them.
+        resamples: how many bootstrap resamples are drawn.
+        confidence: what share of them the intervals hold, 0 to 1.
+        seed: the same seed gives the same intervals.
+
+    Raises:
+        InputError: no records.
+    """
+    records = list(scores)
+    if not records:
+        raise InputError("no image was scored, expected at least one")
+    sets = [np.stack([record.counts for record in records])]
+    baselines = [record.baseline for record in records if record.baseline is not None]
+    if len(baselines) == len(records):
+        sets.append(np.stack(baselines))
+    own = [_figures_of_all(counts, metrics) for counts in sets]
+
+    def statistic(weights: FloatArray) -> FloatArray:
+        """`(R, images)` to `(R, sets and their difference, mean and pooled, metrics)`."""
+        result = [
+            np.stack((mean(values, weights), _figures_of_all(pooled(counts, weights), metrics)), axis=1)
+            for values, counts in zip(own, sets, strict=True)
+        ]
+        return np.stack([*result, result[0] - result[1]] if len(sets) == 2 else result, axis=1)
+
+    bounds = bootstrap(statistic, len(records), resamples=resamples, confidence=confidence, seed=seed)
+
+    def collect(position: int) -> dict[str, Figure]:
+        return {
+            metric.name: Figure(
+                *(Estimate(*(float(bound[kind, position, i]) for bound in bounds)) for kind in range(len(bounds[0])))
+            )
+            for i, metric in enumerate(metrics)
+        }
+
+    pixels = sum(record.pixels for record in records)
+    return Summary(len(records), pixels, collect(0), collect(1), resamples, confidence, seed)
+
+
+def _soft(prediction: NDArray[Any]) -> bool:
+    return prediction.dtype.kind == "f"
+
+
+def _valid(prediction: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.asarray(~np.isnan(prediction) if _soft(prediction) else prediction != IGNORE)
+
+
+class _Counter:
+    """Counts of every family for one prediction."""
+
+    def __init__(self, height: int, width: int, threshold: float, buffer: float, pool: Executor | None) -> None:
+        self.soft = False
+        self._threshold = threshold
+        self._regions = regions.RegionCounts()
+        self._boundaries = boundaries.BoundaryCounter(height, width, buffer=buffer, pool=pool)
+        self._calibration = calibration.CalibrationCounter()
+
+    def add(self, prediction: NDArray[Any], label: NDArray[np.uint8]) -> None:
+        self.soft = _soft(prediction)
+        mask = binarize(prediction, self._threshold) if self.soft else prediction
+        self._regions += regions.count_regions(mask, label)
+        self._boundaries.add(mask, label)
+        if self.soft:
+            self._calibration.add(prediction, label)
+
+    def counts(self) -> FloatArray:
+        region, boundary = self._regions, self._boundaries.counts()
+        error = self._calibration.counts() if self.soft else calibration.calibration_of_mask(region)
+        return np.concatenate((region.array(), boundary.array(), error.array()))
+
+
+def _figures_of_all(records: FloatArray, metrics: Sequence[Metric]) -> FloatArray:
+    return np.stack([metric.figure(records) for metric in metrics], axis=-1)

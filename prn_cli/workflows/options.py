@@ -1,0 +1,223 @@
+"""Options that several workflows share: each is declared once, with one name everywhere.
+
+Single options are annotations (`labels: Labels`); those that belong together are classes to derive from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from prn_cli.errors import UsageError
+from prn_cli.execution.cores import core_count
+from prn_cli.execution.watch import Watch
+from prn_cli.options import Option, Options
+from prn_cli.tasks import Task, TaskName, find_task
+
+if TYPE_CHECKING:
+    from prn_cli.rasters.reading import Reading
+
+ScoreKind: TypeAlias = Literal["auto", "logits", "probabilities", "percent", "byte"]
+
+Logits: TypeAlias = Annotated[
+    tuple[str, ...],
+    Option(
+        "Files, folders or globs of logit maps (.npy .npz .tif .png); '-' reads paths from stdin.",
+        metavar="LOGITS...",
+        argument=True,
+    ),
+]
+LogitsHere: TypeAlias = Annotated[
+    tuple[str, ...],
+    Option(
+        "Files, folders or globs of logit maps; '-' reads paths from stdin. Default: logits/",
+        metavar="[LOGITS]...",
+        default="",
+        argument=True,
+    ),
+]
+Labels: TypeAlias = Annotated[
+    Path, Option("Folder of labels, paired with the inputs by stem.", flags=("--labels", "-l"), panel="Input")
+]
+Overwrite: TypeAlias = Annotated[bool, Option("Redo outputs that are current; replace any other file.", panel="Output")]
+Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], Option("Where the network runs.", panel="Run")]
+DryRun: TypeAlias = Annotated[bool, Option("List what would be done, and why; write nothing.", panel="Run")]
+Seed: TypeAlias = Annotated[int, Option("Seed of all random draws.", panel="Run", least=0)]
+PatchSide: TypeAlias = Annotated[
+    int, Option("Side of a patch, px.", flags=("--patch", "-p"), panel="Method", least=16, most=1024)
+]
+GridName: TypeAlias = Annotated[
+    Literal["paper", "exact"],
+    Option("Thresholds a patch may take: the paper's 20, or all its values.", panel="Method"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions(Options):
+    """How files are read."""
+
+    null: Annotated[bool, Option("Paths on stdin end in NUL.", flags=("--null", "-0"), panel="Input")] = False
+    input_kind: Annotated[
+        ScoreKind,
+        Option("What the numbers mean; auto looks at type and range, and refuses what is ambiguous.", panel="Input"),
+    ] = "auto"
+    nodata: Annotated[
+        float | None, Option("Value of invalid pixels, besides NaN, infinity and the TIFF tag.", panel="Input")
+    ] = None
+    label_nodata: Annotated[float | None, Option("Label value to ignore.", panel="Input")] = None
+    valid_mask: Annotated[
+        Path | None, Option("Folder of validity masks, paired by stem: zero is invalid.", panel="Input")
+    ] = None
+    band: Annotated[
+        int | None,
+        Option("Band (class) of a multi-band map, counted from 1.", flags=("--bidx",), panel="Input", least=1),
+    ] = None
+    key: Annotated[str | None, Option("Name of the array in .npz files.", panel="Input")] = None
+    max_pixels: Annotated[
+        int | None,
+        Option(
+            "Largest map to accept, in pixels of all bands together; files up to this size are trusted.",
+            panel="Input",
+            least=1,
+            default="what a file's bytes can plausibly hold",
+        ),
+    ] = None
+
+    def reading(self) -> Reading:
+        """These options for openers; they hold in this process from now on."""
+        from prn_cli.rasters.limits import set_max_pixels
+        from prn_cli.rasters.reading import Reading
+
+        set_max_pixels(self.max_pixels)
+        return Reading(
+            kind=self.input_kind,
+            nodata=self.nodata,
+            label_nodata=self.label_nodata,
+            band=self.band,
+            key=self.key,
+            max_pixels=self.max_pixels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions(Options):
+    """What maps are of."""
+
+    task: Annotated[
+        TaskName,
+        Option(
+            "binary: masks; saliency: soft maps, and labels that may be grey; multiclass: maps of class numbers.",
+            panel="Method",
+        ),
+    ] = "binary"
+    classes: Annotated[
+        str | None,
+        Option(
+            "Names of the classes of --task multiclass, separated by commas.",
+            panel="Method",
+            metavar="NAMES",
+            default="their numbers",
+        ),
+    ] = None
+
+    def find_task(self, workflow: str) -> Task:
+        """The task, whose classes are not known yet.
+
+        Args:
+            workflow: that is to run.
+
+        Raises:
+            UsageError: an option was given that has no part in it.
+        """
+        task = find_task(self.task)
+        task.refuse(self.given(), workflow)
+        return task
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions(Options):
+    """How masks are written."""
+
+    values: Annotated[str, Option("Values of the masks written: 0,255 or 0,1.", panel="Output", metavar="BG,FG")] = (
+        "0,255"
+    )
+    co: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            "TIFF creation option as in GDAL, such as COMPRESS=ZSTD; may be repeated.",
+            panel="Output",
+            metavar="KEY=VALUE",
+        ),
+    ] = None
+
+    def mask_values(self) -> tuple[int, int]:
+        """The values of background and foreground.
+
+        Raises:
+            UsageError: others than 0,255 and 0,1.
+        """
+        expected = {"0,255": (0, 255), "0,1": (0, 1)}
+        found = expected.get(self.values.replace(" ", ""))
+        if found is None:
+            raise UsageError(f"--values {self.values}, expected 0,255 or 0,1", hint="give one of the two")
+        return found
+
+    def creation_options(self) -> dict[str, str]:
+        """The words after `--co` as a mapping; the case of keys and values is kept.
+
+        Raises:
+            UsageError: a word without `=`, or without a key.
+        """
+        found = {}
+        for word in self.co or ():
+            key, separator, value = word.partition("=")
+            if not key or not separator:
+                raise UsageError(f"--co {word}, expected KEY=VALUE", hint="as in --co COMPRESS=ZSTD")
+            found[key] = value
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """How a run uses the machine."""
+
+    threads: Annotated[
+        int, Option("Threads to use; 0: as many as cores.", flags=("--threads", "-j"), panel="Run", least=0)
+    ] = 0
+    fail_fast: Annotated[bool, Option("Stop at the first failure.", panel="Run")] = False
+
+    def thread_count(self) -> int:
+        """How many threads to use."""
+        return self.threads or core_count()
+
+
+def with_kind(reading: Reading, paths: Sequence[Path], watch: Watch) -> Reading:
+    """The reading of a set of score maps with the kind of their numbers, found out, and said, if it is `auto`.
+
+    Raises:
+        InputError: it cannot be told.
+    """
+    from prn_cli.rasters.kinds import detect_kind
+
+    if reading.kind != "auto":
+        return reading
+    kind = detect_kind(paths, nodata=reading.nodata, key=reading.key)
+    watch.note(f"inputs read as {kind}")
+    return replace(reading, kind=kind)
+
+
+def recorded(reading: Reading) -> dict[str, Any]:
+    """What a reading of score maps adds to the settings in a manifest; numbers as text, since JSON has no NaN."""
+    return {
+        "input_kind": reading.kind,
+        "nodata": as_json(reading.nodata),
+        "bidx": reading.band,
+        "key": reading.key,
+    }
+
+
+def as_json(number: float | None) -> str | None:
+    """A number for the settings in a manifest: as text, since JSON has no NaN."""
+    return None if number is None else str(number)
