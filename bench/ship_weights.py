@@ -85,7 +85,7 @@ def train(sets: Sequence[list[TrainingMap]], folder: Path, seed: int, card: dict
         target = np.stack([without_noise(np.tanh(np.nan_to_num(crop[0]) / 2)) for crop in logits])[:, None]
         planes = torch.from_numpy(logits)
         with torch.autocast("cpu", dtype=reduced_precision(device), enabled=reduced_precision(device) is not None):
-            _, pred = network.supervised(planes)
+            _, pred, _ = network.supervised(planes)
         error = torch.tanh(torch.nan_to_num(pred.float()) / 2) - torch.from_numpy(target)
         loss = 100 * (error**2 * ~torch.isnan(planes)).mean()
         optimizer.zero_grad(set_to_none=True)

@@ -49,9 +49,9 @@ def seconds(work: Callable[[], object], repeats: int) -> tuple[float, float, flo
 def refine_speeds(folder: Path, repeats: int) -> list[list[str]]:
     """Mpx/s of the networks in onnxruntime, and of whole commands."""
     import torch
+    from prn_cli.methods.networks import build
 
     from prn_cli.methods import load_refiner
-    from prn_cli.methods.networks import build
     from prn_cli.methods.weights import find_weights
     from prn_cli.refinement.rows import refine_map
     from prn_cli.training.export import export
@@ -118,9 +118,9 @@ def refine_speeds(folder: Path, repeats: int) -> list[list[str]]:
 def step_speeds(repeats: int) -> list[list[str]]:
     """Seconds of a training step on the CPU."""
     import torch
+    from prn_cli.methods.networks import build
 
     from prn_cli.methods.losses import LossWeights, joint_loss
-    from prn_cli.methods.networks import build
 
     rows = []
     for name, batch, side in (("fast", 8, 256), ("fast", 1, 512), ("paper", 1, 512)):

@@ -28,17 +28,17 @@ import numpy as np
 import torch
 import variant_parts as parts
 from ablation import asked_for, in_points, parser_of, table
+from prn_cli.methods.networks import fast
+from prn_cli.training.refiner import NetworkRefiner
 from quality import make_logits, maps_of
 from torch.nn.utils import parametrize
 
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.methods.losses import LossWeights, joint_loss
-from prn_cli.methods.networks import fast
 from prn_cli.metrics.regions import count_regions
 from prn_cli.refinement.rows import cut, refine_map
 from prn_cli.training import loop
 from prn_cli.training.augment import TrainingMap
-from prn_cli.training.refiner import NetworkRefiner
 from prn_cli.training.runtime import set_up
 
 SETS = ("kvasir_polyp", "epfl_roads", "nuclei")  # those without scenes

@@ -14,7 +14,16 @@ from prn_cli.methods import load_refiner
 from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.classes import count_classes
 from prn_cli.metrics.score import figures, summarise
-from prn_cli.refinement.rows import Order, join_sections, refine_map, refine_rows, refine_section, window_rows
+from prn_cli.refinement.rows import (
+    How,
+    Link,
+    Order,
+    join_sections,
+    refine_map,
+    refine_rows,
+    refine_section,
+    window_rows,
+)
 from prn_cli.tasks.multiclass import ClassCounter, class_metrics, classes_of, finish_class_ramp, refine_class_rows
 
 
@@ -25,15 +34,15 @@ def logits(random_logits):
     return maps
 
 
-def rows_of(logits, refiner, refine_part=refine_rows, **options):
-    reads = []
+def rows_of(logits, refiner, refine_part=refine_rows, *, tile, order=Order.ROWS, strength=None, **options):
+    reads, links = [], [Link(refiner, strength, tile)]
 
     def read(window):
         reads.append(window)
         return one_versus_rest(logits[:, *window.slices])
 
     def refine(read_one):
-        return refine_part(read_one, *logits.shape[1:], refiner, **options)
+        return refine_part(read_one, *logits.shape[1:], links, How(order=order), **options)
 
     return list(refine_class_rows(read, len(logits), refine)), reads
 
@@ -63,7 +72,7 @@ def test_each_pixel_of_a_strip_is_read_once_for_all_classes_however_many_bands_i
     def bands(height, width, **_):
         return (Window(y, 0, min(7, height - y), width) for y in range(0, height, 7))
 
-    monkeypatch.setattr("prn_cli.refinement.rows.row_bands", bands)
+    monkeypatch.setattr("prn_cli.refinement.strips.row_bands", bands)
     refiner = load_refiner(find_weights(str(make_onnx())), device="cpu")
     _, reads = rows_of(logits, refiner, tile=96, order=order)
     assert len(reads) > 40
@@ -81,7 +90,8 @@ def test_sections_joined_are_the_map_bit_for_bit(make_onnx, random_logits, netwo
         y, x = data.draw(st.integers(0, height)), data.draw(st.integers(0, width))
         logits[:, y : y + 90, x : x + 200] = np.nan
         options = {"tile": 96, "strength": strength}
-        count = len(window_rows(height, width, refiner, tile=96))
+        links = [Link(refiner, strength, 96)]
+        count = len(window_rows(height, width, links))
         cuts = sorted(data.draw(st.sets(st.integers(1, count - 1), min_size=1)))
         whole, _ = rows_of(logits, refiner, **options)
         for order in Order:
@@ -95,9 +105,7 @@ def test_sections_joined_are_the_map_bit_for_bit(make_onnx, random_logits, netwo
             joined = list(
                 join_sections(
                     pieces,
-                    lambda ramp: finish_class_ramp(
-                        ramp, one_versus_rest(logits[:, *ramp.window.slices]), refiner, strength=strength
-                    ),
+                    lambda ramp: finish_class_ramp(ramp, one_versus_rest(logits[:, *ramp.window.slices]), links),
                 )
             )
             for part in ("mask", "base", "probabilities", "bias"):

@@ -245,7 +245,7 @@ def refine(
     from prn_cli.files.temporaries import remove_stale
     from prn_cli.methods import load_refiner
     from prn_cli.methods.weights import find_weights
-    from prn_cli.refinement.rows import check_image, check_tile
+    from prn_cli.refinement.rows import Link, check_image, check_tile
 
     check_part(num_parts, part_id)
     options.check_classes(task, classes=classes, band=band, palette=palette_file)
@@ -282,10 +282,10 @@ def refine(
     refiner = load(threads=1) if fork else load()  # whose other threads a fork would lack
     if fork and refiner.device != "cpu":
         fork, refiner = False, load()
-    if images is not None and not refiner.image_channels:
+    if images is not None and not refiner.needs.bands:
         console.note("the weights take no image: --images is left aside")
         images = None
-    check_image(refiner, given=images is not None)
+    check_image([Link(refiner)], given=images is not None)
     # Outputs are named by stems, so only inputs of one stem may share them: all parts compare these, and see the same.
     seen = sorted({*chosen, *twins})
     pictures = rasters.find_images(inputs, images, seen)
@@ -322,10 +322,10 @@ def refine(
     if not overwrite:
         manifest.refuse_strangers(outputs)
 
-    side = tile or refiner.tile
+    side = tile or refiner.needs.tile
     check_tile(side, refiner)
     kind = options.kind_of(input_kind.value, inputs, nodata=nodata, key=key)
-    console.detail(f"{found.path} ({refiner.name}) on {refiner.device}, tile {side}, halo {refiner.halo}")
+    console.detail(f"{found.path} ({refiner.name}) on {refiner.device}, tile {side}, halo {refiner.needs.halo}")
 
     cut_at = refiner.threshold if threshold is None else threshold
     share = refiner.strength if strength is None else strength
@@ -357,7 +357,7 @@ def refine(
         partial(
             open_map,
             task=task,
-            channels=refiner.image_channels,
+            channels=refiner.needs.bands,
             max_pixels=max_pixels,
             kind=kind,
             nodata=nodata,

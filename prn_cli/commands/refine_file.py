@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from prn_cli.maps.components import Runs
     from prn_cli.maps.drift import Reference
-    from prn_cli.methods import Refiner
+    from prn_cli.methods.refiner import Refiner
     from prn_cli.rasters import RasterWriter, ScoreMap
     from prn_cli.rasters.images import MapImage
-    from prn_cli.refinement.rows import Order, Ramp, Rows
+    from prn_cli.refinement.rows import Link, Order, Ramp, Rows
     from prn_cli.tasks.multiclass import ClassRows
 
 # On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
@@ -111,24 +111,27 @@ class Run:
 
     def refine(self, opened: OpenMap, order: Order, section: slice = slice(None)) -> Generator[Rows | ClassRows | Ramp]:
         """Refine an open map, or a section of it."""
+        from prn_cli.maps.noise import place_seed
         from prn_cli.rasters import ClassScoreMap
-        from prn_cli.refinement.rows import refine_section
+        from prn_cli.refinement.rows import How, refine_section
         from prn_cli.tasks.multiclass import hold, refine_class_rows
 
         scores = opened.scores
         size = scores.height, scores.width
+        how = How(
+            tta=self.tta,
+            batch=WINDOWS_IN_A_RUN[self.refiner.device],
+            seed=place_seed(0, scores.path.stem),
+            on_run=self.check_stop,
+            order=order,
+            read_ahead=0 if isinstance(scores, ClassScoreMap) else _BANDS_AHEAD,
+        )
         options: dict[str, Any] = {
             "section": section,
-            "tile": self.tile,
-            "tta": self.tta,
-            "strength": self.strength,
-            "batch": WINDOWS_IN_A_RUN[self.refiner.device],
-            "on_run": self.check_stop,
             "read_image": None if opened.image is None else opened.image.read,
-            "order": order,
         }
         if not isinstance(scores, ClassScoreMap):
-            return refine_section(scores.logits, *size, self.refiner, read_ahead=_BANDS_AHEAD, **options)
+            return refine_section(scores.logits, *size, self.links, how, **options)
         if scores.classes != len(self.classes):
             raise InputError(
                 f"{scores.classes} classes, expected {len(self.classes)}",
@@ -138,7 +141,7 @@ class Run:
         if opened.image is not None:  # every class asks for the same windows
             options["read_image"] = hold(opened.image.read, scores.classes)
         return refine_class_rows(
-            scores.logits, scores.classes, lambda read: refine_section(read, *size, self.refiner, **options)
+            scores.logits, scores.classes, lambda read: refine_section(read, *size, self.links, how, **options)
         )
 
     def finish(self, opened: OpenMap, ramp: Ramp) -> Rows | ClassRows:
@@ -148,8 +151,15 @@ class Run:
 
         logits = opened.scores.logits(ramp.window)
         if logits.ndim == 3:
-            return finish_class_ramp(ramp, logits, self.refiner, strength=self.strength)
-        return finish_ramp(ramp, logits, self.refiner, strength=self.strength)
+            return finish_class_ramp(ramp, logits, self.links)
+        return finish_ramp(ramp, logits, self.links)
+
+    @property
+    def links(self) -> list[Link]:
+        """The refiners, one after the other."""
+        from prn_cli.refinement.rows import Link
+
+        return [Link(self.refiner, self.strength, self.tile)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle all but the end of this process's run, which no other sees."""

@@ -59,7 +59,7 @@ class RefineOnCluster:
             height, width = opened.scores.height, opened.scores.width
         if height * width <= self.split:
             return []
-        count = len(window_rows(height, width, run.refiner, tile=run.tile))
+        count = len(window_rows(height, width, run.links))
         # The logits of each class are worked on; a mask and the floats beside it are sent.
         pixel_bytes = max(len(run.classes), 1) + 4 * (len(rasters_of(item)) - 1)
         at_once = int(_SECTION_BYTES / (height * width * pixel_bytes) * count)

@@ -18,6 +18,7 @@ from prn_cli.commands import console, options
 from prn_cli.commands.batch import run_batch
 from prn_cli.errors import DivergedError, InputError, MissingExtraError, OutputError, UsageError
 from prn_cli.execution import interrupts
+from prn_cli.options import parameters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from prn_cli.commands.training_run import Outcome
     from prn_cli.maps.drift import Reference
-    from prn_cli.methods.networks import Network
     from prn_cli.rasters import Partners, ScoreMap
     from prn_cli.thresholding.strength import Choice
     from prn_cli.training.adapt import Start
@@ -248,8 +248,8 @@ def train(
         with interrupts.held():
             import prn_cli.training.export  # noqa: F401 (what it lacks is named now, not in the end)
             from prn_cli.commands.training_run import TrainingRun
-            from prn_cli.methods.losses import LossWeights
-            from prn_cli.methods.networks import build
+            from prn_cli.methods import options_of, recipe_of
+            from prn_cli.methods.recipe import build
             from prn_cli.training import adapt, parallel
             from prn_cli.training.augment import Jitter
             from prn_cli.training.loop import Settings
@@ -260,14 +260,28 @@ def train(
 
     if ground_truth_only and pseudo_weight:
         raise UsageError("--ground-truth-only and --pseudo-weight exclude each other")
-    if pseudo_weight is None:
-        pseudo_weight = _PAPER_PSEUDO_WEIGHT if network is NetworkChoice.paper and not ground_truth_only else 0.0
     start = None if start_from is None else _start(start_from, network, width=width)
+    recipe, method_options = recipe_of(network.value), options_of(network.value)
+    if keep_level and network is not NetworkChoice.fast:
+        raise UsageError("--keep-level is for --network fast")
+    asked = {
+        "patch": patch,
+        "width": width,
+        "keep_level": keep_level,
+        "pseudo_weight": 0.0 if ground_truth_only else pseudo_weight,
+        "focal_weight": focal_weight,
+        "focal_scale": focal_scale,
+        "focal_gamma": focal_gamma,
+        "positive_weight": positive_weight,
+        "iou_weight": iou_weight,
+    }
+    known = {parameter.name for parameter in parameters(method_options)}
+    chosen = method_options(**{name: asked[name] for name in known & asked.keys() if asked[name] is not None})
+    if start is not None:
+        chosen = start.options(chosen)
     settings = Settings(
         network=network.value,
-        patch=patch,
-        width=start.width if start is not None else width or 16,
-        keep_level=keep_level or (start is not None and start.keep_level),
+        options=chosen,
         crop=crop,
         batch=batch,
         epochs=epochs or 20,
@@ -279,14 +293,6 @@ def train(
         seed=seed,
         time_budget=_seconds(time_budget) if time_budget else None,
         jitter=Jitter(scale=jitter_scale, shift=jitter_shift),
-        loss=LossWeights(
-            pseudo=pseudo_weight,
-            focal=focal_weight,
-            focal_scale=focal_scale,
-            focal_gamma=focal_gamma,
-            positive_weight=positive_weight,
-            iou=iou_weight,
-        ),
     )
     thread_count = options.thread_count(threads)
     if not threads:
@@ -296,37 +302,25 @@ def train(
         console.mute()
     if batch % parallel.size():
         raise UsageError(f"--batch {batch} for {parallel.size()} processes, expected a multiple of {parallel.size()}")
-    if network is NetworkChoice.paper and patch % 8:
-        raise UsageError(f"--patch {patch} with --network paper, expected a multiple of 8")
-    if keep_level and network is not NetworkChoice.fast:
-        raise UsageError("--keep-level is for --network fast")
-    if images is not None and network is not NetworkChoice.fast:
+    if images is not None and not recipe.takes_images:
         raise UsageError("--images is for --network fast")
     bands = _image_bands(images)
-    if start is not None and start.image_channels != bands:
+    if start is not None and start.bands != bands:
         raise UsageError(
-            f"--from {start.name}: these weights see {_bands(start.image_channels)}, and --images gives {_bands(bands)}"
+            f"--from {start.name}: these weights see {_bands(start.bands)}, and --images gives {_bands(bands)}"
             if bands
-            else f"--from {start.name}: these weights see {_bands(start.image_channels)}, expected --images"
+            else f"--from {start.name}: these weights see {_bands(start.bands)}, expected --images"
         )
 
-    def make(maps: Sequence[TrainingMap]) -> Network:
-        if start is not None:
-            built: Network = start.network(keep_level=settings.keep_level)
-        else:
-            built = build(
-                settings.network,
-                patch=patch,
-                width=settings.width,
-                keep_level=settings.keep_level,
-                image_channels=bands,
-                seed=seed,
-            )
-        if bands and start is None:  # weights that are gone on from know images by statistics of their own
-            _see_images(built, maps)
+    def make(maps: Sequence[TrainingMap]) -> Any:
+        if start is not None:  # its weights know images by statistics of their own
+            return start.network(settings.options)
+        built = build(settings.network, settings.options, bands=bands, seed=seed)
+        if bands:
+            recipe.observe(built, (m.image for m in maps if m.image is not None))
         return built
 
-    sketch = build(settings.network, patch=patch, width=settings.width, image_channels=bands)
+    sketch = build(settings.network, settings.options, bands=bands)
     if crop % sketch.multiple:
         raise UsageError(f"--crop {crop}, expected a multiple of {sketch.multiple} for --network {network.value}")
     given = [
@@ -375,9 +369,9 @@ def train(
             epochs=epochs or plan.epochs,
             steps=steps or plan.steps,
             rate=plan.rate if rate is None else rate,
-            keep_level=settings.keep_level or plan.keep_level,
+            options=recipe.gentle(settings.options) if plan.few else settings.options,
         )
-    whole = bool(given) or folds == 1 or network is not NetworkChoice.fast
+    whole = bool(given) or folds == 1 or not recipe.cross_validates
     pieces = [] if whole else _pieces(found.maps)
     if validation_logits is None and not pieces and len(_names(found.maps)) < 2:
         raise InputError(
@@ -409,7 +403,9 @@ def train(
         turns = "each" if len(parts) == QUARTERS else f"{len(parts)} parts, each"
         how = f"quarters of every map, {turns} in turn; then whole maps are learned from"
         settings = replace(settings, choose_epoch=False)
-    elif validation_stems is None and (count := _fold_count(folds, found.maps, scenes, network)) > 1:
+    elif (
+        validation_stems is None and (count := _fold_count(folds, found.maps, scenes, quick=recipe.cross_validates)) > 1
+    ):
         parts = make_folds(scenes or {m.name: m.name for m in found.maps}, count, seed=seed)
         learn, hold = found.maps, []
         kind = (
@@ -458,6 +454,7 @@ def train(
         "unused": found.unused,
         "parts_of": len(_names(learn)) if pieces else 0,
         "from": None if start is None else {"name": start.name, "sha256": start.sha256},
+        "patch": patch,
         "conditions": conditions,
     }
     seen_before = None if start is None else start.reference
@@ -502,11 +499,10 @@ def _start(name_or_path: str, network: NetworkChoice, *, width: int | None) -> S
     from prn_cli.methods.weights import find_tensors
     from prn_cli.training.adapt import load_start
 
-    if network is not NetworkChoice.fast:
-        raise UsageError(f"--from is for --network fast, not {network.value}")
-    start = load_start(find_tensors(name_or_path))
-    if width not in (None, start.width):
-        raise UsageError(f"--from {start.name}: these weights have width {start.width}, and --width is {width}")
+    start = load_start(find_tensors(name_or_path), network.value)
+    found = start.options().width
+    if width not in (None, found):
+        raise UsageError(f"--from {start.name}: these weights have width {found}, and --width is {width}")
     return start
 
 
@@ -536,15 +532,6 @@ def _image_bands(images: Path | None) -> int:
     return 0 if images is None else common_bands(image_files(images))
 
 
-def _see_images(net: Network, learn: Sequence[TrainingMap]) -> None:
-    """Give the network the statistics of the images that it learns from."""
-    from prn_cli.rasters import band_statistics
-
-    path = getattr(net, "edge_path", None)
-    if path is not None:
-        path.set_statistics(*band_statistics(m.image for m in learn if m.image is not None))
-
-
 def _seconds(text: str) -> float:
     factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
     try:
@@ -556,7 +543,6 @@ def _seconds(text: str) -> float:
     return value
 
 
-_PAPER_PSEUDO_WEIGHT = 0.7
 _STATES = ("state.safetensors", "folds.json")
 _WRITTEN = (*_STATES, "model.json", "model.onnx", "model.safetensors", "log.jsonl", "tensorboard")
 
@@ -912,15 +898,15 @@ def _boxes(found: _Set) -> dict[str, Box]:
     return boxes
 
 
-def _fold_count(folds: int | None, maps: list[TrainingMap], scenes: dict[str, str], network: NetworkChoice) -> int:
-    """How many folds: as asked; each of few scenes; else by the number of maps. `paper` is too slow for more than 1."""
+def _fold_count(folds: int | None, maps: list[TrainingMap], scenes: dict[str, str], *, quick: bool) -> int:
+    """How many folds: as asked; each of few scenes; else by the number of maps. One where training is not quick."""
     if folds is not None:
         return folds
     count = len(set(scenes.values()))
     if scenes and count <= _FEW_GROUPS:
         return max(count, 2)  # one scene is refused where the folds are made
     few = len(_names(maps)) < FEW_MAPS
-    return FOLDS if few and network is NetworkChoice.fast else 1
+    return FOLDS if few and quick else 1
 
 
 def _hint_at_scenes(names: list[str]) -> None:
@@ -976,7 +962,7 @@ def _names(maps: Sequence[TrainingMap]) -> list[str]:
 
 
 def _fingerprint(
-    network: Network, learn: list[TrainingMap], hold: list[TrainingMap], settings: Settings, conditions: dict[str, Any]
+    network: Any, learn: list[TrainingMap], hold: list[TrainingMap], settings: Settings, conditions: dict[str, Any]
 ) -> str:
     """Of all that decides the result, so that `--resume` never mixes two runs."""
     import hashlib
@@ -1059,6 +1045,8 @@ def _conclude(
         figures[name] = {
             part: [_number(value) for value in getattr(comparison, part)] for part in ("before", "after", "difference")
         }
+    recorded = asdict(settings)
+    recorded |= recorded.pop("options")
     known = reference([describe(m.logits) for m in learn])
     if seen_before is not None:
         known = known.joined(seen_before)
@@ -1083,9 +1071,9 @@ def _conclude(
                 "unused": about["unused"],
                 "pixels": int(sum(m.label.size for m in learn)) // len(classes),
             },
-            "patch": settings.patch,
+            "patch": about["patch"],
             "from": about["from"],
-            "settings": asdict(settings),
+            "settings": recorded,
             "conditions": about["conditions"],
             "epochs": outcome.state.epoch,
             "best_epoch": outcome.state.best_epoch + 1,

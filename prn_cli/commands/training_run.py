@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from prn_cli.commands import console
 from prn_cli.errors import PrnError
 from prn_cli.files.temporaries import remove_stale, write_whole
-from prn_cli.methods.networks import Network
 from prn_cli.training import parallel
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.checkpoint import load_state, save_state
@@ -37,7 +36,7 @@ class Outcome:
         counts: `(maps, S, T, 4)` int64, see `prn_cli.thresholding.strength.tally`.
     """
 
-    network: Network
+    network: Any
     state: State
     seconds: float
     maps: tuple[str, ...]
@@ -60,7 +59,7 @@ class TrainingRun:
         history: name of the stage and epoch, of the stages that are done.
     """
 
-    make: Callable[[Sequence[TrainingMap]], Network]
+    make: Callable[[Sequence[TrainingMap]], Any]
     settings: Settings
     device: Any
     out: Path
@@ -116,7 +115,7 @@ class TrainingRun:
 
     def _stage(
         self, name: str, learn: Sequence[TrainingMap], hold: Sequence[TrainingMap], settings: Settings
-    ) -> tuple[Network, State]:
+    ) -> tuple[Any, State]:
         """Train one network to its end, or from where a killed run left it."""
         first, path = parallel.rank() == 0, self.out / "state.safetensors"
         network = self.make(learn)

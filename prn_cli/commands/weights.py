@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from prn_cli.commands import console, options
-from prn_cli.errors import InputError, MissingExtraError, UsageError
+from prn_cli.errors import MissingExtraError, UsageError
 from prn_cli.execution import interrupts
-
-if TYPE_CHECKING:
-    from prn_cli.methods.networks import Network
 
 weights = typer.Typer(
     help="List weights, import published checkpoints, export to ONNX, quantize.",
@@ -66,16 +63,11 @@ def import_weights(
     """
     try:
         with interrupts.held():
-            from prn_cli.methods.paper.published import from_published
-            from prn_cli.training.checkpoint import load_published
+            from prn_cli.methods.published import import_published
     except ImportError as error:
         raise _missing(error) from error
 
-    state = load_published(checkpoint)
-    try:
-        network = from_published(state, patch=patch)
-    except InputError as error:
-        raise InputError(error.message, hint=error.hint, path=checkpoint) from error
+    network = import_published(checkpoint, patch=patch)
     _write(network, out or checkpoint.with_suffix(""), {"imported_from": checkpoint.name})
 
 
@@ -89,7 +81,7 @@ def export_weights(
     """Write model.onnx anew from model.safetensors."""
     try:
         with interrupts.held():
-            from prn_cli.training.checkpoint import load_network
+            from prn_cli.methods.torch_runner import load_network
             from prn_cli.training.export import LEARNED
     except ImportError as error:
         raise _missing(error) from error
@@ -124,7 +116,7 @@ def quantize_weights(
     from prn_cli.methods.weights import find_weights
 
     found = find_weights(name)
-    multiple = load_refiner(found, device="cpu").multiple
+    multiple = load_refiner(found, device="cpu").needs.multiple
     _check_folder(out, ("model.json", "model.onnx"))
     paths = rasters.find_inputs(logits, stdin=sys.stdin, null=False)
     kind = options.kind_of(input_kind.value, paths, nodata=nodata)
@@ -155,7 +147,7 @@ def _missing(
     return MissingExtraError(error.name or package, "train", purpose)
 
 
-def _write(network: Network, folder: Path, card: dict[str, str], metadata: dict[str, str] | None = None) -> None:
+def _write(network: Any, folder: Path, card: dict[str, str], metadata: dict[str, str] | None = None) -> None:
     try:
         with interrupts.held():
             from prn_cli.training.export import export
@@ -164,4 +156,4 @@ def _write(network: Network, folder: Path, card: dict[str, str], metadata: dict[
 
     _check_folder(folder, ("model.json", "model.onnx", "model.safetensors"))
     written = export(network, folder, card=card, metadata=metadata)
-    console.tell(f"{folder / 'model.onnx'}  {written['network']}, patch {written['patch']} px")
+    console.tell(f"{folder / 'model.onnx'}  {written['network']}, patch {written.get('patch', 0)} px")

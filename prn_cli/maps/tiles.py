@@ -175,7 +175,7 @@ def smallest_tile(halo: int, multiple: int) -> int:
     return overlap_of(halo, multiple) + round_up(ramp_of(halo, multiple), multiple)
 
 
-def plan_axis(size: int, *, tile: int, halo: int, multiple: int, shift: int = 0) -> AxisPlan:
+def plan_axis(size: int, *, tile: int, halo: int, multiple: int, shift: int = 0, fixed: bool = False) -> AxisPlan:
     """Cover one axis of a map with windows.
 
     A map that fits one window gets one, without halo. Otherwise windows of equal length, at most `tile`, overlap so
@@ -190,6 +190,7 @@ def plan_axis(size: int, *, tile: int, halo: int, multiple: int, shift: int = 0)
         multiple: what window lengths and starts are multiples of.
         shift: move the inner borders towards the first pixel by this much (rounded down to a multiple); the result
             should not care, which is how it is tested.
+        fixed: every window is `tile` long; the last ones may then reach beyond the map by more than a multiple.
 
     Raises:
         ValueError: if `tile` is below `smallest_tile(halo, multiple)` and the map needs more than one window.
@@ -198,20 +199,22 @@ def plan_axis(size: int, *, tile: int, halo: int, multiple: int, shift: int = 0)
     shift -= shift % multiple
     padded = round_up(size, multiple)
     if padded + shift <= tile:
-        return AxisPlan(size, 0, (Span(0, padded, 0, size),))
+        return AxisPlan(size, 0, (Span(0, tile if fixed else padded, 0, size),))
     if tile < smallest_tile(halo, multiple):
         raise ValueError(f"tile {tile} is below {smallest_tile(halo, multiple)}")
     ramp, overlap = ramp_of(halo, multiple), overlap_of(halo, multiple)
-    fresh = padded + shift - overlap  # what the windows cover without what they share
-    count = -(-fresh // (tile - overlap))
-    step = max(round_up(-(-fresh // count), multiple), round_up(ramp, multiple))
+    step = tile - overlap
+    if not fixed:
+        fresh = padded + shift - overlap  # what the windows cover without what they share
+        count = -(-fresh // step)
+        step = max(round_up(-(-fresh // count), multiple), round_up(ramp, multiple))
     shift %= step
     starts = range(-shift, max(padded - overlap, 1 - shift), step)
     spans = []
     for number, start in enumerate(starts):
         last = number == len(starts) - 1
         begin = max(start, 0)
-        end = padded if last else start + step + overlap
+        end = begin + tile if fixed else (padded if last else start + step + overlap)
         keep = 0 if number == 0 else begin + halo
         stop = size if last else start + step + halo + ramp
         spans.append(Span(begin, end - begin, keep, stop))

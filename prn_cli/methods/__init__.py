@@ -1,106 +1,113 @@
-"""Refiners: one file a method, behind one small protocol. `session.py` is the only user of onnxruntime.
+"""Methods of refinement: a folder each, and a row in `METHODS`.
 
-A refiner turns a batch of logit windows into a *field* that can be blended across windows (a bias map, or
-probabilities), and a field into refined logits. Tiling, padding, blending and writing are not its business.
+A method's folder holds `options.py` (what `prn train` can set), `refiner.py` (NumPy: how windows are refined),
+`recipe.py` (torch: how its network is made, trained and exported), and perhaps `published.py` (checkpoints of others).
+Its classes are named after it: `FastOptions`, `FastRefiner`, `FastRecipe`. Objectives that can be added to any method's
+training are folders of the same kind, with `options.py` and `objective.py`. Nothing is imported before it is needed.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal, Protocol, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prn_cli.errors import WeightsError
-from prn_cli.maps.drift import Reference
-from prn_cli.methods.weights import Weights
 
-FloatMap = NDArray[np.float32]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prn_cli.methods.objective import Objective
+    from prn_cli.methods.recipe import Recipe
+    from prn_cli.methods.refiner import Refiner, Runner
+    from prn_cli.methods.weights import Weights
+    from prn_cli.options import Options
+
 Device = Literal["auto", "cpu", "cuda"]
 
-REFINERS = {"fast": "prn_cli.methods.fast.refiner:FastRefiner", "paper": "prn_cli.methods.paper.refiner:PaperRefiner"}
-"""Network (`prn.network` in an ONNX file's metadata) → its refiner. A new method is one file and one line here."""
 
-
-class Refiner(Protocol):
-    """What the tiler must know of a method.
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where a method, or an objective, lives.
 
     Attributes:
-        name: of the network.
-        device: where it runs: `cpu` or `cuda`.
-        runs: how many calls of `field` go on at once; more of them wait.
-        multiple: window sides and positions are multiples of this, px.
-        halo: context that a pixel needs on each side, px.
-        tile: default side of a window, px.
-        strength: share of the correction that training found to be best, 0 to 1.
-        threshold: probability above which a refined pixel is foreground.
-        reference: of the logits that the weights were trained on, if they say.
-        padding: what surrounds the map where a window reaches beyond it: NaN, or the map mirrored.
-        image_channels: bands of the image that it takes beside the logits; 0 if it takes none.
+        package: that is imported.
+        prefix: of its classes' names.
     """
 
-    name: str
-    device: str
-    runs: int
-    multiple: int
-    halo: int
-    tile: int
-    strength: float
-    threshold: float
-    reference: Reference | None
-    padding: Literal["nan", "mirror"]
-    image_channels: int
+    package: str
+    prefix: str
 
-    def field(self, logits: FloatMap, image: FloatMap | None = None) -> FloatMap:
-        """What the method makes of windows, finite everywhere.
+    def part(self, name: str) -> Any:
+        """Its class of this name in the module of this name, such as `FastRecipe` of `fast/recipe.py`."""
+        return getattr(import_module(f"{self.package}.{name}"), f"{self.prefix}{name.capitalize()}")
 
-        Args:
-            logits: `(N, h, w)`, NaN where invalid; h and w are multiples of `multiple`.
-            image: `(N, image_channels, h, w)`, the file's numbers, NaN where invalid; None if there are no channels.
 
-        Returns:
-            `(N, h, w)`, smooth enough to be averaged with a neighbouring window's; an array of its own, which is
-            written to.
-        """
-        ...
+METHODS: dict[str, Folder] = {
+    "fast": Folder("prn_cli.methods.fast", "Fast"),
+    "paper": Folder("prn_cli.methods.paper", "Paper"),
+}
+"""By name, which is also `prn.network` in the metadata of weights. Other packages may add rows."""
 
-    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
-        """Refined logits from base logits and the blended field, `(h, w)` each; may take the field's memory.
+OBJECTIVES: dict[str, Folder] = {}
+"""Objectives that can be added to a method's own, by name."""
 
-        They are NaN where the base logits are, and nowhere else. `strength` is the share of the correction that is
-        applied, 0 to 1.
-        """
-        ...
+
+def options_of(name: str) -> type[Options]:
+    """The options class of a method or of an objective."""
+    return cast("type[Options]", (METHODS | OBJECTIVES)[name].part("options"))
+
+
+def recipe_of(name: str) -> Recipe:
+    """How a method's network is made, trained and exported. Imports torch.
+
+    Raises:
+        KeyError: there is no such method.
+    """
+    return cast("Recipe", METHODS[name].part("recipe")())
+
+
+def objective_of(name: str, options: Options, network: nn.Module) -> Objective:
+    """An objective of `OBJECTIVES`, to be added to that of a method's recipe. Imports torch."""
+    return cast("Objective", OBJECTIVES[name].part("objective")(options, network))
+
+
+def refiner_of(runner: Runner) -> Refiner:
+    """The refiner for the network that a runner runs.
+
+    Raises:
+        WeightsError: it is not one of prn, or one that this version does not know.
+    """
+    found = runner.metadata.get("prn.format", "nothing")
+    if found != "1":
+        raise WeightsError(
+            f"not a model that this version of prn can run: prn.format is {found}, expected 1",
+            hint="export it with 'prn train' or 'prn weights import'" if found == "nothing" else "update prn",
+            path=runner.path,
+        )
+    network = runner.metadata.get("prn.network", "")
+    if network not in METHODS:
+        raise WeightsError(f"network '{network}', expected {' or '.join(METHODS)}", hint="update prn", path=runner.path)
+    return cast("Refiner", METHODS[network].part("refiner")(runner))
 
 
 def load_refiner(weights: Weights, *, device: Device = "auto", threads: int = 0, side_by_side: bool = False) -> Refiner:
-    """Load weights into the refiner that their network needs.
+    """Load weights into the refiner of their method.
 
     Args:
-        weights: found and verified, see `prn_cli.methods.weights.find_weights`.
+        weights: found and verified: an ONNX file, which onnxruntime runs (see `prn_cli.methods.weights.find_weights`),
+            or tensors, which torch runs (see `find_tensors`).
         device: `auto` takes CUDA where it works, else the CPU.
         threads: on the CPU; 0 for as many as cores.
         side_by_side: several runs at once, for callers with several threads, see `Session`.
 
     Raises:
-        WeightsError: not an ONNX model, not one of prn, or of a network that this version does not know.
+        WeightsError: not a model, not one of prn, or of a network that this version does not know.
         DeviceError: the device cannot be had.
     """
+    if weights.path.suffix.lower() == ".safetensors":
+        # By name: refining needs no torch, unless tensors are asked for.
+        return refiner_of(import_module("prn_cli.methods.torch_runner").load_runner(weights.path, device=device))
     from prn_cli.methods.session import Session
 
-    session = Session(weights.path, device=device, threads=threads, side_by_side=side_by_side)
-    if session.metadata.get("prn.format") != "1":
-        found = session.metadata.get("prn.format", "nothing")
-        raise WeightsError(
-            f"not a model that this version of prn can run: prn.format is {found}, expected 1",
-            hint="export it with 'prn train' or 'prn weights import'" if found == "nothing" else "update prn",
-            path=weights.path,
-        )
-    network = session.metadata.get("prn.network", "")
-    if network not in REFINERS:
-        raise WeightsError(
-            f"network '{network}', expected {' or '.join(REFINERS)}", hint="update prn", path=weights.path
-        )
-    module, _, name = REFINERS[network].partition(":")
-    return cast(Refiner, getattr(import_module(module), name)(session))
+    return refiner_of(Session(weights.path, device=device, threads=threads, side_by_side=side_by_side))

@@ -10,7 +10,7 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,12 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import DeviceError, PrnError, WeightsError
 from prn_cli.execution.cores import core_count
-from prn_cli.maps.drift import Reference
 from prn_cli.methods.onnx_file import refuse_external_data
 from prn_cli.methods.weights import sha256_of, shipped
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_LARGEST_NUMBER = 1 << 16  # px, of tiles and halos
 # On the CPU, batches pay for small maps only: a run on 32×32 px takes half as long a pixel with others, on 128×128 px
 # as long as alone. On a GPU a single window leaves most of the machine idle.
 _MOST_SHARED_PIXELS = {"cpu": 1 << 15, "cuda": 1 << 22}
@@ -36,15 +34,9 @@ _SILENT = 4  # onnxruntime's "fatal only": what goes wrong is raised, and said o
 
 
 class Session:
-    """An ONNX model, ready to run.
+    """An ONNX model, ready to run; see `prn_cli.methods.refiner.Runner`.
 
-    Attributes:
-        path: the file.
-        device: where it really runs: `cpu` or `cuda`.
-        metadata: the model's metadata, by key.
-        runs: how many runs may go on at once; a run has the device's memory, or its share of the cores, to itself.
-        inputs: names of its inputs.
-        outputs: names of its outputs.
+    A run has the device's memory, or an equal part of the cores, to itself.
     """
 
     def __init__(self, path: Path, *, device: str = "auto", threads: int = 0, side_by_side: bool = False) -> None:
@@ -82,7 +74,12 @@ class Session:
         self._queue = SharedRuns(self._run_once, self.runs, _MOST_SHARED_PIXELS[self.device])
         try:
             self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-            self.inputs = [node.name for node in self._session.get_inputs()]
+            # An input that a run does not need is given in the smallest shape.
+            self._least = {
+                node.name: np.zeros([side if isinstance(side, int) else 1 for side in node.shape], np.float32)
+                for node in self._session.get_inputs()
+            }
+            self.inputs = list(self._least)
             self.outputs = [node.name for node in self._session.get_outputs()]
         except UnicodeDecodeError as error:
             raise self._damaged(error) from error
@@ -142,72 +139,11 @@ class Session:
             f"not an ONNX model, or a damaged one: {_first_line(error)}", hint="get it again", path=self.path
         )
 
-    def number(self, key: str, *, least: int, default: int | None = None) -> int:
-        """A whole number from the metadata.
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Run what the outputs need of the network. Small batches of several threads may share a run.
 
         Raises:
-            WeightsError: it is missing, no whole number, below `least`, or absurdly great.
-        """
-        text = self.metadata.get(key, "nothing" if default is None else str(default))
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= _LARGEST_NUMBER:
-            raise WeightsError(
-                f"its {key} is {text[:40]}, expected a whole number from {least} to {_LARGEST_NUMBER}",
-                hint="export it again",
-                path=self.path,
-            )
-        return value
-
-    def probability(self, key: str, *, default: float) -> float:
-        """A number between 0 and 1 from the metadata.
-
-        Raises:
-            WeightsError: it is no such number.
-        """
-        text = self.metadata.get(key, str(default))
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1
-        if not 0 <= value <= 1:
-            raise WeightsError(f"its {key} is {text}, expected 0 to 1", hint="export it again", path=self.path)
-        return value
-
-    def reference(self) -> Reference | None:
-        """What the metadata say of the logits that the weights were trained on.
-
-        Raises:
-            WeightsError: it cannot be read.
-        """
-        text = self.metadata.get("prn.reference")
-        try:
-            return None if text is None else Reference.from_json(text)
-        except ValueError as error:
-            raise WeightsError(f"its prn.reference is {error}", hint="export it again", path=self.path) from error
-
-    def expect(self, inputs: list[str], outputs: list[str]) -> None:
-        """Check the names of inputs and outputs.
-
-        Raises:
-            WeightsError: others are found.
-        """
-        if self.inputs != inputs or not set(outputs) <= set(self.outputs):
-            raise WeightsError(
-                f"maps {', '.join(self.inputs)} to {', '.join(self.outputs)}, "
-                f"expected {', '.join(inputs)} to {', '.join(outputs)}",
-                hint="export it again",
-                path=self.path,
-            )
-
-    def run(self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Run the network on a batch. Safe from several threads; small batches of theirs may share a run.
-
-        Raises:
-            MemoryError: the device or the machine has not enough memory for this input.
-            PrnError: the network failed.
+            PrnError: the network failed, or there is not enough memory.
         """
         try:
             return self._queue.run(tuple(outputs), inputs)
@@ -223,7 +159,11 @@ class Session:
     def _run_once(
         self, outputs: tuple[str, ...], inputs: Mapping[str, NDArray[np.float32]]
     ) -> list[NDArray[np.float32]]:
-        return list(self._session.run(list(outputs), dict(inputs)))
+        if len(inputs) == len(self._least):
+            return list(self._session.run(list(outputs), dict(inputs)))
+        options = _runtime().RunOptions()
+        options.only_execute_path_to_fetches = True
+        return list(self._session.run(list(outputs), self._least | dict(inputs), options))
 
 
 class SharedRuns:

@@ -19,7 +19,7 @@ from prn_cli.rasters.classes import (
     read_palette,
 )
 from prn_cli.rasters.geo import GeoTags
-from prn_cli.rasters.images import MapImage, band_statistics, common_bands, open_image
+from prn_cli.rasters.images import MapImage, common_bands, open_image
 from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
 from prn_cli.rasters.labels import (
     BinaryMap,
@@ -71,7 +71,6 @@ __all__ = [
     "Raster",
     "RasterWriter",
     "ScoreMap",
-    "band_statistics",
     "can_tell_invalid",
     "check_file",
     "class_names",

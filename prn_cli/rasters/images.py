@@ -23,8 +23,6 @@ from prn_cli.rasters.raster import IMAGE_SUFFIXES, Raster, check_file, open_rast
 _PIXELS_AT_ONCE = 4 << 20  # of an image, while it is resampled
 _SLACK = 0.02  # px over a whole map: georeferences are rounded
 _MOST_TURN = 0.5  # px over a whole map
-_FEWEST_SPREADS = 1e-6  # of a band's magnitude: less is rounding
-_SAMPLE_PIXELS = 1 << 16  # of each image, for statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,35 +242,6 @@ def common_bands(paths: Iterable[str | os.PathLike[str]]) -> int:
         raise failure or InputError("no images", hint="name files or folders")
     coloured = Counter({bands: count for bands, count in counts.items() if bands > 1})
     return (coloured or counts).most_common(1)[0][0]
-
-
-def band_statistics(images: Iterable[NDArray[np.float32]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Centre and spread of each band over a set of images, hardly moved by a few stray numbers.
-
-    Args:
-        images: `(bands, H, W)` float32 each, NaN where invalid; pixels on a grid over each are looked at.
-
-    Returns:
-        By band the median, and the standard deviation of a normal distribution with the same 2nd and 98th
-        percentiles; 1 for a band of one value.
-    """
-    pixels = np.concatenate([_spread_pixels(image) for image in images], axis=1).astype(np.float64)
-    if not pixels.shape[1]:
-        return (0.0,) * len(pixels), (1.0,) * len(pixels)
-    low, centre, high = np.percentile(pixels, [2, 50, 98], axis=1)
-    spread = (high - low) / (2 * 2.0537489)  # the 98th percentile of the standard normal distribution
-    spread = np.where(spread > 0, spread, pixels.std(axis=1))
-    spread[spread <= _FEWEST_SPREADS * np.abs(centre)] = 1.0
-    spread[spread == 0] = 1.0
-    return tuple(centre.astype(np.float32).tolist()), tuple(spread.astype(np.float32).tolist())
-
-
-def _spread_pixels(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Valid pixels on a grid over the image, `(bands, n)`."""
-    bands, height, width = image.shape
-    step = max(math.ceil(math.sqrt(height * width / _SAMPLE_PIXELS)), 1)
-    pixels = image[:, step // 2 :: step, step // 2 :: step].reshape(bands, -1)
-    return pixels[:, np.isfinite(pixels).all(axis=0)]
 
 
 def _bands(raster: Raster) -> int:

@@ -2,53 +2,48 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from enum import Enum
-from functools import partial
-from itertools import cycle, groupby, islice, pairwise
-from typing import NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import PrnError, UsageError
-from prn_cli.execution.ahead import InOrder, ahead
-from prn_cli.maps.blend import ColumnBlender, RowBlender, mix_rows
+from prn_cli.errors import UsageError
+from prn_cli.maps.blend import mix_rows
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.probabilities import sigmoid
-from prn_cli.maps.tiles import AxisPlan, Span, Stretch, Window, plan_axis, round_up, row_bands, smallest_tile
-from prn_cli.methods import FloatMap, Refiner
+from prn_cli.maps.tiles import Span, Window, row_bands
+from prn_cli.methods.refiner import FloatMap, Refiner
+from prn_cli.refinement.chain import Chain
+from prn_cli.refinement.links import How, Link, Order, Ramp, check_tile
+from prn_cli.refinement.strips import finished
 
-_WIDTH_OVER_HEIGHT = 2  # of the windows of maps that need several
-# So many, for each that goes on at once, that none is waited for while a stretch of windows is put together.
-_RUNS_AHEAD = 3
-_PIXELS_AT_ONCE = 1 << 20  # are handed out: some such bands wait until they are written
+__all__ = [
+    "How",
+    "Link",
+    "Order",
+    "Ramp",
+    "Rows",
+    "check_image",
+    "check_tile",
+    "count_windows",
+    "cut",
+    "finish_ramp",
+    "join_sections",
+    "look_over",
+    "refine_map",
+    "refine_rows",
+    "refine_section",
+    "window_rows",
+]
+
+AS_USUAL = How()
+Read = Callable[[Window], FloatMap]
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class Order(Enum):
-    """In which order a map of several windows is read, refined and handed out; the result is the same.
-
-    Memory grows with the width of the map in the first two, most in the first, and in the last with the height, least.
-    """
-
-    ROWS = "one row of windows after the other"
-    ACROSS = "in each row of windows, one stretch of some columns after the other"
-    DOWN = "one stretch of some columns after the other, each from the top"
-
-
-class Strip(NamedTuple):
-    """A stretch of a row of windows, with its logits, and the image's bands: `planes` are `(1 + C, h, w)`."""
-
-    span: Span
-    stretch: Stretch
-    planes: FloatMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,276 +75,143 @@ class Rows:
         return sigmoid(self.refined)
 
 
-@dataclass(frozen=True, slots=True)
-class Ramp:
-    """Rows at the edge of a section, whose result waits for the neighbouring section's.
-
-    Attributes:
-        y: first row.
-        x: first column.
-        field: `(ramp, w)` float32, of this section's windows alone; of several classes, `(C, ramp, w)`.
-    """
-
-    y: int
-    x: int
-    field: FloatMap
-
-    @property
-    def window(self) -> Window:
-        """Where it lies on the map."""
-        return Window(self.y, self.x, *self.field.shape[-2:])
-
-
-def check_tile(tile: int, refiner: Refiner) -> None:
-    """Check that windows of this side leave room for the refiner's halos.
+def check_image(links: Sequence[Link], *, given: bool) -> None:
+    """Check that refiners that take an image beside the logits get one, and no others.
 
     Raises:
-        UsageError: they do not.
+        UsageError: they do not, or they take images of different numbers of bands.
     """
-    smallest = smallest_tile(refiner.halo, refiner.multiple)
-    if round_up(max(tile, 1), refiner.multiple) < smallest:
+    bands = sorted({link.refiner.needs.bands for link in links} - {0})
+    if len(bands) > 1:
+        raise UsageError(f"these weights take images of {bands[0]} and of {bands[1]} bands, expected one number")
+    if bands and not given:
         raise UsageError(
-            f"a tile of {tile} px is too small for '{refiner.name}', whose windows need {refiner.halo} px of context "
-            f"on each side",
-            hint=f"give --tile {smallest} or more",
-        )
-
-
-def check_image(refiner: Refiner, *, given: bool) -> None:
-    """Check that a refiner that takes an image beside the logits gets one, and no other.
-
-    Raises:
-        UsageError: it does not.
-    """
-    if refiner.image_channels and not given:
-        raise UsageError(
-            f"these weights take an image of {refiner.image_channels} bands beside the logits, and there is none",
+            f"these weights take an image of {bands[0]} bands beside the logits, and there is none",
             hint="give --images, the folder of the images, or other weights",
         )
-    if given and not refiner.image_channels:
+    if given and not bands:
         raise UsageError("these weights take no image", hint="leave the image out")
 
 
 def refine_rows(
-    read_logits: Callable[[Window], FloatMap],
+    read_logits: Read,
     height: int,
     width: int,
-    refiner: Refiner,
+    links: Sequence[Link],
+    how: How = AS_USUAL,
     *,
-    tile: int | None = None,
-    tta: bool = False,
-    batch: int = 1,
-    shift: int = 0,
-    strength: float | None = None,
-    on_run: Callable[[], None] | None = None,
-    read_image: Callable[[Window], FloatMap] | None = None,
-    read_ahead: int = 0,
-    order: Order = Order.ROWS,
+    read_image: Read | None = None,
 ) -> Generator[Rows]:
-    """Refine a map of any size.
-
-    The rows that one row of windows needs are read, each row of the map once; the windows are refined, as many side by
-    side as the refiner runs at once, and blended; the rows that no later window will change are handed out. So little
-    more than the logits and the field of one row of windows are in memory; or, by stretches, those of a few windows,
-    and what two rows of windows, or two stretches, share.
-
-    Args:
-        read_logits: gives the logits of a window inside the map, `(h, w)` float32, NaN where invalid.
-        height: rows of the map.
-        width: columns of the map.
-        refiner: the method.
-        tile: side of a window, px; the refiner's own if None. A map that fits one window is refined in one piece.
-        tta: test-time augmentation: the mean over the eight flips and quarter turns, at eight times the cost.
-        batch: windows in one run of the network.
-        shift: moves the borders of the windows, see `plan_axis`.
-        strength: share of the correction that is applied, 0 to 1; what the weights say if None.
-        on_run: called before each run of the network, in its thread; what it raises ends the work.
-        read_image: gives the image of a window, `(refiner.image_channels, h, w)` float32, NaN where invalid; for
-            refiners that take one.
-        read_ahead: bands of some 4 Mpx to read, in a thread of their own, while the network is at work on others; of
-            maps that take several rows of windows. A refiner with several runs at once then begins with one row (or
-            stretch of it) of windows before the last is put together: the logits of two are in memory, and some fields.
-        order: stretches are for maps that can be read so.
+    """Refine a map of any size, see `refine_section`.
 
     Yields:
         Bands of consecutive rows, from the top, that together are the map. By stretches, the bands come in their
         order, and are cut alike in all stretches of a row of windows.
-
-    Raises:
-        UsageError: the tile is too small, or an image is missing or not wanted.
-        PrnError: the network failed, or gave numbers that are not finite.
     """
-    pieces = refine_section(
-        read_logits,
-        height,
-        width,
-        refiner,
-        tile=tile,
-        tta=tta,
-        strength=strength,
-        batch=batch,
-        shift=shift,
-        on_run=on_run,
-        read_image=read_image,
-        read_ahead=read_ahead,
-        order=order,
-    )
-    for piece in pieces:
+    for piece in refine_section(read_logits, height, width, links, how, read_image=read_image):
         if isinstance(piece, Rows):
             yield piece
 
 
 def refine_section(
-    read_logits: Callable[[Window], FloatMap],
+    read_logits: Read,
     height: int,
     width: int,
-    refiner: Refiner,
+    links: Sequence[Link],
+    how: How = AS_USUAL,
     *,
     section: slice = slice(None),
-    tile: int | None = None,
-    tta: bool = False,
-    strength: float | None = None,
-    batch: int = 1,
-    shift: int = 0,
-    on_run: Callable[[], None] | None = None,
-    read_image: Callable[[Window], FloatMap] | None = None,
-    read_ahead: int = 0,
-    order: Order = Order.ROWS,
+    read_image: Read | None = None,
+    overviews: Sequence[Any] | None = None,
 ) -> Generator[Rows | Ramp]:
-    """Refine some of the rows of windows of a map, see `refine_rows`; `join_sections` puts sections together.
+    """Refine some of the rows of windows of a map; `join_sections` puts sections together.
+
+    Of each link, little more than one row of windows is in memory, or a few windows of it, see `refine_link`.
 
     Args:
+        read_logits: gives the logits of a window inside the map, `(h, w)` float32, NaN where invalid.
+        height: rows of the map.
+        width: columns of the map.
+        links: refiners; each refines what the one before it has made.
+        how: to go about it.
         section: of the rows of windows, as `window_rows` counts them.
+        read_image: gives the image of a window, `(bands, h, w)` float32, NaN where invalid; for refiners that take one.
+        overviews: what `look_over` gave, where several processes refine sections; None to look here.
 
     Yields:
         The finished rows of the section; before them, if there is a section above, and after them, if there is one
         below, the rows that the two share.
-    """
-    rows, columns = _plans(height, width, refiner, tile, shift)
-    check_image(refiner, given=read_image is not None)
 
-    spans = rows.spans[section]
-    share = refiner.strength if strength is None else strength
-    if share == 0:
+    Raises:
+        UsageError: a tile is too small, or an image is missing or not wanted.
+        PrnError: a network failed, or gave numbers that are not finite.
+    """
+    check_image(links, given=read_image is not None)
+    applied = _applied(links)
+    if not applied:
+        rows, _ = links[-1].plan(height, width, how.shift)
+        spans = rows.spans[section]
         end = height if spans[-1].stop == height else spans[-1].stop - rows.ramp
         yield from _unchanged(read_logits, spans[0].keep, end, width)
         return
-    stretches = columns.stretches(len(columns.spans) if order is Order.ROWS else refiner.runs * batch)
-    below = {stretch: RowBlender(rows) for stretch in stretches}
-    places = _in_order(spans, stretches, order)
-    fresh = _read(read_logits, read_image, places, height)
-    several = len(places) > 1
-    with (
-        _runs_at_once(refiner, len(spans) * len(columns.spans)) as pool,
-        closing(ahead(fresh, read_ahead) if several and read_ahead else fresh) as bands,
-    ):
-        early = several and read_ahead > 0 and pool is not None
-        widest = max(stretch.end - stretch.start for stretch in stretches)
-        shape = 1 + refiner.image_channels, min(rows.longest, height), widest
-        buffers = [np.empty(shape, np.float32) for _ in range(2 if early else 1)]
-        runs: InOrder[FloatMap] = InOrder(pool, _RUNS_AHEAD * refiner.runs)
-        strips = (
-            (strip, _plan_runs(runs, strip, refiner, tta=tta, batch=batch, on_run=on_run))
-            for strip in _strips(bands, places, height, buffers)
-        )
-        beside: dict[Span, FloatMap] = {}  # what the stretch to the left left open
-        for (span, stretch, planes), groups in _one_early(strips) if early else strips:
-            logits = planes[0, :, stretch.keep - stretch.start : stretch.stop - stretch.start]
-            field, right = _blend(runs, groups, span, stretch, columns.ramp, beside.pop(span, None))
-            if stretch is not stretches[-1]:
-                beside[span] = right.copy()  # a view would keep all the strip
-            field, y = below[stretch].add(span, field), span.keep
-            if span is spans[0] and y > 0:
-                yield Ramp(y, stretch.keep, field[: rows.ramp].copy())
-                y, field = y + rows.ramp, field[rows.ramp :]
-            for band in row_bands(len(field), widest, pixels=_PIXELS_AT_ONCE):
-                at = y + band.y
-                base = logits[at - span.start :][: band.height]
-                base = base.copy() if several else base  # what comes next comes into the same buffer
-                yield _finished(refiner, share, at, stretch.keep, base, field[band.y : band.bottom])
-    for stretch, blender in below.items():
-        if blender.open is not None:
-            yield Ramp(spans[-1].stop - rows.ramp, stretch.keep, blender.open)
-
-
-def _in_order(spans: Sequence[Span], stretches: Sequence[Stretch], order: Order) -> list[tuple[Span, Stretch]]:
-    """The strips of a section, in the order in which they are worked on."""
-    if order is Order.DOWN:
-        return [(span, stretch) for stretch in stretches for span in spans]
-    return [(span, stretch) for span in spans for stretch in stretches]
-
-
-def _read(
-    read_logits: Callable[[Window], FloatMap],
-    read_image: Callable[[Window], FloatMap] | None,
-    places: Iterable[tuple[Span, Stretch]],
-    height: int,
-) -> Generator[list[FloatMap]]:
-    """Logits, and the image's bands, of a section, in bands that end where a row of windows ends.
-
-    Each row of each stretch comes once.
-    """
-    read_to: dict[Stretch, int] = {}
-    for span, stretch in places:
-        start, end = read_to.get(stretch, span.start), min(span.end, height)
-        read_to[stretch] = end
-        width = stretch.end - stretch.start
-        for band in row_bands(end - start, width):
-            window = Window(start + band.y, stretch.start, band.height, width)
-            yield [read_logits(window), *(() if read_image is None else read_image(window))]
-
-
-def _strips(
-    bands: Iterator[Sequence[FloatMap]],
-    places: Sequence[tuple[Span, Stretch]],
-    height: int,
-    buffers: Sequence[FloatMap],
-) -> Iterator[Strip]:
-    """Each stretch of each row of windows, with the logits, and the image's bands, of the map's rows from its start on.
-
-    They lie in the buffers, which take turns; what two rows of windows share is kept for the next one. Logits that come
-    in one piece stay where they are.
-    """
-    turns = cycle(buffers)
-    shared: dict[Stretch, FloatMap] = {}
-    following = dict(pairwise(dict.fromkeys(span for span, _ in places)))  # each row of windows and the one below it
-    for span, stretch in places:
-        rows, width = min(span.end, height) - span.start, stretch.end - stretch.start
-        planes = next(turns)[:, :rows, :width]
-        filled = 0
-        if stretch in shared:
-            above = shared.pop(stretch)
-            filled = above.shape[1]
-            planes[:, :filled] = above
-        while filled < rows:
-            parts = next(bands)
-            if len(parts) == 1 and len(parts[0]) == rows:
-                planes = np.ascontiguousarray(parts[0], np.float32)[np.newaxis]  # nothing to put together
+    chain = _chain(read_logits, (height, width), applied, how, read_image)
+    with closing(chain.pieces(section, chain.overviews() if overviews is None else overviews)) as pieces:
+        for piece in pieces:
+            if not isinstance(piece, Ramp):
+                yield Rows(piece.y, piece.kept[0], piece.refined, piece.x, piece.all_valid)
+            elif len(applied) == 1:
+                yield Ramp(piece.y, piece.x, piece.field)  # its logits are the map's, and need not be sent
             else:
-                for plane, part in zip(planes, parts, strict=True):
-                    plane[filled : filled + len(part)] = part
-            filled += len(parts[0])
-        if span in following:
-            shared[stretch] = planes[:, following[span].start - span.start :].copy()
-        yield Strip(span, stretch, planes)
+                yield piece
 
 
-def _one_early(items: Iterable[T]) -> Iterator[T]:
-    """The same items, each when the next one has been made."""
-    waiting: deque[T] = deque()
-    for item in items:
-        waiting.append(item)
-        if len(waiting) > 1:
-            yield waiting.popleft()
-    yield from waiting
+def _applied(links: Sequence[Link]) -> list[Link]:
+    return [link for link in links if link.applied > 0]
 
 
-def window_rows(
-    height: int, width: int, refiner: Refiner, *, tile: int | None = None, shift: int = 0
-) -> tuple[Span, ...]:
-    """The rows of windows that `refine_rows` cuts a map into, of which sections are made."""
-    rows, _ = _plans(height, width, refiner, tile, shift)
-    return rows.spans
+def _chain(read_logits: Read, size: tuple[int, int], links: Sequence[Link], how: How, read_image: Read | None) -> Chain:
+    bands = max(link.refiner.needs.bands for link in links)
+    several = len(links) > 1
+
+    def read(window: Window) -> Sequence[FloatMap]:
+        logits = read_logits(window)
+        image = read_image(window) if bands and read_image is not None else ()
+        return [logits, *image, *((logits,) if several else ())]
+
+    return Chain(read, 1 + bands + several, size, links, how)
+
+
+def look_over(
+    read_logits: Read,
+    height: int,
+    width: int,
+    links: Sequence[Link],
+    how: How = AS_USUAL,
+    *,
+    read_image: Read | None = None,
+) -> tuple[Any, ...]:
+    """What the links must know of the whole map, once for all sections of it; see `refine_section`."""
+    applied = _applied(links)
+    return _chain(read_logits, (height, width), applied, how, read_image).overviews() if applied else ()
+
+
+def _unchanged(read_logits: Read, start: int, end: int, width: int) -> Iterator[Rows]:
+    for band in row_bands(end - start, width):
+        y = start + band.y
+        logits = read_logits(Window(y, 0, band.height, width))
+        yield Rows(y, logits, logits)
+
+
+def window_rows(height: int, width: int, links: Sequence[Link], *, shift: int = 0) -> tuple[Span, ...]:
+    """The rows of windows into which the last link that is applied cuts a map, of which sections are made."""
+    last = (_applied(links) or links)[-1]
+    return last.plan(height, width, shift)[0].spans
+
+
+def count_windows(height: int, width: int, links: Sequence[Link], *, shift: int = 0) -> int:
+    """How many windows all links together have on a map."""
+    plans = (link.plan(height, width, shift) for link in _applied(links))
+    return sum(len(rows.spans) * len(columns.spans) for rows, columns in plans)
 
 
 def join_sections(pieces: Iterable[T | Ramp], finish: Callable[[Ramp], R]) -> Iterator[T | R]:
@@ -369,60 +231,24 @@ def join_sections(pieces: Iterable[T | Ramp], finish: Callable[[Ramp], R]) -> It
         elif piece.x not in above:
             above[piece.x] = piece
         else:
-            yield finish(Ramp(piece.y, piece.x, mix_rows(above.pop(piece.x).field, piece.field)))
+            field = mix_rows(above.pop(piece.x).field, piece.field)
+            yield finish(Ramp(piece.y, piece.x, field, piece.base))
 
 
-def finish_ramp(ramp: Ramp, logits: FloatMap, refiner: Refiner, *, strength: float | None = None) -> Rows:
+def finish_ramp(ramp: Ramp, logits: FloatMap, links: Sequence[Link]) -> Rows:
     """Refine rows that two sections share.
 
     Args:
         ramp: with the field of both, `(ramp, w)`; its memory may be taken.
-        logits: of its window, `(ramp, w)` float32, NaN where invalid.
-        refiner: the method.
-        strength: share of the correction that is applied, 0 to 1; what the weights say if None.
+        logits: the map's, of its window, `(ramp, w)` float32, NaN where invalid.
+        links: as in `refine_section`.
 
     Raises:
         PrnError: the network gave numbers that are not finite.
     """
-    share = refiner.strength if strength is None else strength
-    return _finished(refiner, share, ramp.y, ramp.x, logits, ramp.field)
-
-
-def _plans(height: int, width: int, refiner: Refiner, tile: int | None, shift: int) -> tuple[AxisPlan, AxisPlan]:
-    side = tile or refiner.tile
-    check_tile(side, refiner)
-    # Memory grows with the height of the windows alone, and wide ones share less of their work with their neighbours.
-    rows, columns = (
-        plan_axis(size, tile=longest, halo=refiner.halo, multiple=refiner.multiple, shift=shift)
-        for size, longest in ((height, side), (width, side * (_WIDTH_OVER_HEIGHT if height > side else 1)))
-    )
-    return rows, columns
-
-
-@contextmanager
-def _runs_at_once(refiner: Refiner, windows: int) -> Iterator[ThreadPoolExecutor | None]:
-    """Threads for the refiner's runs, if it takes several at once and there are several."""
-    count = min(refiner.runs, windows)
-    if count < 2:
-        yield None
-        return
-    pool = ThreadPoolExecutor(count, thread_name_prefix="refine")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _finished(refiner: Refiner, share: float, y: int, x: int, base: FloatMap, field: FloatMap) -> Rows:
-    refined = refiner.refined(base, field, share)
-    return Rows(y, base, refined, x, _check_finite(base, refined, y, x))
-
-
-def _unchanged(read_logits: Callable[[Window], FloatMap], start: int, end: int, width: int) -> Iterator[Rows]:
-    for band in row_bands(end - start, width):
-        y = start + band.y
-        logits = read_logits(Window(y, 0, band.height, width))
-        yield Rows(y, logits, logits)
+    base = logits if ramp.base is None else ramp.base
+    refined, all_valid = finished(_applied(links)[-1], ramp.y, ramp.x, base, ramp.field)
+    return Rows(ramp.y, logits, refined, ramp.x, all_valid)
 
 
 def refine_map(
@@ -434,31 +260,29 @@ def refine_map(
     tta: bool = False,
     shift: int = 0,
     strength: float | None = None,
+    seed: int = 0,
 ) -> FloatMap:
-    """Refine a map in memory, see `refine_rows`.
+    """Refine a map in memory.
 
     Args:
         logits: `(H, W)` float32, NaN where invalid.
         refiner: the method.
-        image: `(refiner.image_channels, H, W)` float32, NaN where invalid, for refiners that take one.
+        image: `(refiner.needs.bands, H, W)` float32, NaN where invalid, for refiners that take one.
         tile: side of a window, px; the refiner's own if None.
         tta: test-time augmentation by flips and quarter turns.
         shift: moves the borders of the windows.
-        strength: share of the correction that is applied, 0 to 1; what the weights say if None.
+        strength: of the correction, 0 to 1; what the weights say if None.
+        seed: of the map's random numbers, see `prn_cli.maps.noise.place_seed`.
 
     Returns:
         Refined logits, `(H, W)` float32, NaN where invalid.
     """
-    height, width = logits.shape
     bands = refine_rows(
         lambda window: logits[window.slices],
-        height,
-        width,
-        refiner,
-        tile=tile,
-        tta=tta,
-        shift=shift,
-        strength=strength,
+        logits.shape[0],
+        logits.shape[1],
+        [Link(refiner, strength, tile)],
+        How(tta=tta, shift=shift, seed=seed),
         read_image=None if image is None else lambda window: image[:, *window.slices],
     )
     return np.concatenate([rows.refined for rows in bands])
@@ -485,114 +309,3 @@ def cut(refined: FloatMap, threshold: float, *, all_valid: bool = False) -> NDAr
     if invalid.any():
         mask[invalid] = IGNORE
     return mask
-
-
-def _plan_runs(
-    runs: InOrder[FloatMap],
-    strip: Strip,
-    refiner: Refiner,
-    *,
-    tta: bool,
-    batch: int,
-    on_run: Callable[[], None] | None,
-) -> list[tuple[list[Span], bool]]:
-    """Add the runs on a strip, whose planes must stay as they are until the last of them is done.
-
-    Returns:
-        The columns of each run; or those of windows without a valid pixel, of which there is none, and True.
-    """
-    span, stretch, planes = strip
-
-    def window_of(column: Span) -> FloatMap:
-        return planes[:, :, column.start - stretch.start : column.end - stretch.start]
-
-    def kind(column: Span) -> tuple[int, bool]:
-        logits = window_of(column)[0]
-        return column.length, bool(np.isnan(logits[0, 0]) and np.isnan(logits).all())
-
-    def run(group: Sequence[Span], length: int) -> FloatMap:
-        if on_run is not None:
-            on_run()
-        windows = [_pad(window_of(column), span.length, length, refiner) for column in group]
-        return _field(refiner, np.stack(windows) if len(windows) > 1 else windows[0][np.newaxis], tta)
-
-    groups: list[tuple[list[Span], bool]] = []
-    for (length, empty), alike in groupby(stretch.spans, kind):
-        while group := list(islice(alike, batch)):
-            groups.append((group, empty))
-            if not empty:
-                runs.add(partial(run, group, length))
-    return groups
-
-
-def _blend(
-    runs: InOrder[FloatMap],
-    groups: Sequence[tuple[Sequence[Span], bool]],
-    span: Span,
-    stretch: Stretch,
-    ramp: int,
-    before: FloatMap | None,
-) -> tuple[FloatMap, FloatMap]:
-    """Blend the used rows of a strip.
-
-    Returns:
-        The field, `(span.stop - span.keep, stretch.stop - stretch.keep)`, and what is `before` the strip to the right:
-        the columns that it will change, `(span.stop - span.keep, ramp)`; none of the last strip.
-    """
-    used = slice(span.keep - span.start, span.stop - span.start)
-    if ramp == 0 and not groups[0][1]:  # the only window of its row
-        field = runs.take()[0, used, : stretch.end]
-        return field, field[:, stretch.end :]
-    height = span.stop - span.keep
-    blender = ColumnBlender(height, stretch, ramp, before)
-    for group, empty in groups:
-        if empty:
-            # Nothing to refine, and no valid pixel in reach of the ramps: borders of mosaics are full of these.
-            for column in group:
-                blender.add(column, np.zeros((height, column.length), np.float32))
-            continue
-        for column, field in zip(group, runs.take(), strict=True):
-            blender.add(column, field[used])
-    return blender.finished, blender.open
-
-
-def _pad(window: FloatMap, height: int, width: int, refiner: Refiner) -> FloatMap:
-    """The window with what lies beyond the map, below and to the right, made up."""
-    missing = ((0, 0), (0, height - window.shape[1]), (0, width - window.shape[2]))
-    if missing == ((0, 0), (0, 0), (0, 0)):
-        return window
-    if refiner.padding == "mirror":
-        return np.pad(window, missing, mode="symmetric")
-    return np.pad(window, missing, constant_values=np.nan)
-
-
-def _field(refiner: Refiner, windows: FloatMap, tta: bool) -> FloatMap:
-    def field_of(view: FloatMap) -> FloatMap:
-        return refiner.field(view[:, 0]) if view.shape[1] == 1 else refiner.field(view[:, 0], view[:, 1:])
-
-    if not tta:
-        return field_of(windows)
-    total = np.zeros(windows[:, 0].shape, np.float32)
-    for flipped in (False, True):
-        for turns in range(4):
-            view = np.rot90(windows[..., ::-1] if flipped else windows, turns, axes=(2, 3))
-            field = np.rot90(field_of(np.ascontiguousarray(view)), -turns, axes=(1, 2))
-            total += field[:, :, ::-1] if flipped else field
-    total /= 8
-    return total
-
-
-def _check_finite(logits: FloatMap, refined: FloatMap, y: int, x: int) -> bool:
-    """Check that every valid pixel has a refined logit; whether all pixels are valid."""
-    finite = np.isfinite(refined)
-    if finite.all():
-        return True
-    broken = ~finite & ~np.isnan(logits)
-    if broken.any():
-        row, column = np.argwhere(broken)[0]
-        raise PrnError(
-            f"the network gives {refined[row, column]} at row {y + row}, column {x + column}, "
-            f"for a logit of {logits[row, column]:g}",
-            hint="check the input's range and the weights",
-        )
-    return False

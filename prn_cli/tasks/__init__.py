@@ -21,13 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.maps.tiles import Window
-    from prn_cli.methods import Refiner
     from prn_cli.metrics.score import ImageScore, Metric, Summary
     from prn_cli.rasters.classes import Palette
     from prn_cli.rasters.labels import LabelMap
     from prn_cli.rasters.reading import Kind, Reading
     from prn_cli.rasters.scores import ScoreMap
-    from prn_cli.refinement.rows import Ramp, Rows
+    from prn_cli.refinement.rows import Link, Ramp, Rows
     from prn_cli.tasks.multiclass import ClassRows
 
     Mask = NDArray[np.uint8]
@@ -240,13 +239,11 @@ class Task(ABC):
         """
         return refine(read, read_image)
 
-    def finish_ramp(
-        self, ramp: Ramp, logits: NDArray[np.float32], refiner: Refiner, *, strength: float | None = None
-    ) -> Rows | ClassRows:
+    def finish_ramp(self, ramp: Ramp, logits: NDArray[np.float32], links: Sequence[Link]) -> Rows | ClassRows:
         """Refine rows that two sections share, see `prn_cli.refinement.rows.finish_ramp`."""
         from prn_cli.refinement.rows import finish_ramp
 
-        return finish_ramp(ramp, logits, refiner, strength=strength)
+        return finish_ramp(ramp, logits, links)
 
     def masks(self, rows: Any, threshold: float) -> tuple[Mask, Mask]:
         """The masks of finished rows and of the base model, `(h, w)` uint8, 255 invalid."""

@@ -14,7 +14,6 @@ from prn_cli.errors import InputError
 from prn_cli.maps.classes import FloatMaps, choose, recombine
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import Window
-from prn_cli.methods import Refiner
 from prn_cli.metrics import classes as counting
 from prn_cli.metrics.regions import FloatArray, require_same_shape
 from prn_cli.metrics.score import ImageScore, Metric, Summary, summarise
@@ -30,7 +29,7 @@ from prn_cli.rasters.kinds import detect_kind
 from prn_cli.rasters.labels import LabelMap
 from prn_cli.rasters.reading import Kind, Reading, open_map
 from prn_cli.rasters.scores import ScoreMap
-from prn_cli.refinement.rows import Ramp, Rows, finish_ramp
+from prn_cli.refinement.rows import Link, Ramp, Rows, finish_ramp
 from prn_cli.tasks import Task
 
 if TYPE_CHECKING:
@@ -118,7 +117,8 @@ def refine_class_rows(
     for pieces in zip(*streams, strict=True):
         first = pieces[0]
         if isinstance(first, Ramp):
-            yield Ramp(first.y, first.x, _stack(pieces, "field"))
+            base = None if first.base is None else _stack(pieces, "base")
+            yield Ramp(first.y, first.x, _stack(pieces, "field"), base)
         else:
             yield ClassRows(first.y, first.x, _stack(pieces, "logits"), _stack(pieces, "refined"))
 
@@ -127,21 +127,21 @@ def _stack(pieces: Sequence[Rows | Ramp], part: str) -> FloatMaps:
     return np.stack([getattr(piece, part) for piece in pieces])
 
 
-def finish_class_ramp(ramp: Ramp, logits: FloatMaps, refiner: Refiner, *, strength: float | None = None) -> ClassRows:
+def finish_class_ramp(ramp: Ramp, logits: FloatMaps, links: Sequence[Link]) -> ClassRows:
     """Refine rows that two sections share, class by class.
 
     Args:
         ramp: with the field of both, `(C, ramp, w)`; its memory may be taken.
         logits: of its window, `(C, ramp, w)` float32 one-versus-rest, NaN where invalid.
-        refiner: as in `refine.finish_ramp`.
-        strength: as there.
+        links: as in `refine_section`.
 
     Raises:
         PrnError: the network gave numbers that are not finite.
     """
+    bases = [None] * len(logits) if ramp.base is None else ramp.base
     rows = [
-        finish_ramp(Ramp(ramp.y, ramp.x, field), one, refiner, strength=strength)
-        for field, one in zip(ramp.field, logits, strict=True)
+        finish_ramp(Ramp(ramp.y, ramp.x, field, base), one, links)
+        for field, base, one in zip(ramp.field, bases, logits, strict=True)
     ]
     return ClassRows(ramp.y, ramp.x, logits, _stack(rows, "refined"))
 
@@ -318,10 +318,9 @@ class Multiclass(Task):
         held = None if read_image is None else hold(read_image, len(self.names))  # all classes ask for the same windows
         return refine_class_rows(read, len(self.names), lambda plane: refine(plane, held))
 
-    def finish_ramp(
-        self, ramp: Ramp, logits: FloatMaps, refiner: Refiner, *, strength: float | None = None
-    ) -> ClassRows:
-        return finish_class_ramp(ramp, logits, refiner, strength=strength)
+    def finish_ramp(self, ramp: Ramp, logits: FloatMaps, links: Sequence[Link]) -> ClassRows:
+        """See `finish_class_ramp`."""
+        return finish_class_ramp(ramp, logits, links)
 
     def masks(self, rows: ClassRows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return rows.mask, rows.base

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.drift import Reference
-from prn_cli.methods.fast.network import FastNetwork
-from prn_cli.methods.networks import from_description
+from prn_cli.methods import METHODS, options_of, recipe_of
+from prn_cli.methods.recipe import build
+from prn_cli.methods.torch_runner import load_network
 from prn_cli.methods.weights import Weights
 from prn_cli.thresholding.strength import TELLING_MAPS
-from prn_cli.training.checkpoint import load_network
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How to go on from weights, where nothing else is asked for."""
+    """How to go on from weights, where nothing else is asked for. `few`: the maps say nothing of other maps."""
 
     epochs: int
     steps: int
     rate: float
-    keep_level: bool
+    few: bool
 
 
 def schedule(maps: int) -> Schedule:
-    """What so many labelled maps bear.
+    """What this many labelled maps bear.
 
-    Fewer than `TELLING_MAPS` say nothing of the level of other maps: one without foreground would take it from all. And
-    whether faster steps gain or lose shows on held-out maps only if there are some.
+    Whether faster steps gain or lose shows on held-out maps only if there are `TELLING_MAPS` or more.
     """
     if maps < TELLING_MAPS:
-        return Schedule(epochs=4, steps=25, rate=2e-4, keep_level=True)
-    return Schedule(epochs=7, steps=25, rate=1e-3, keep_level=False)
+        return Schedule(epochs=4, steps=25, rate=2e-4, few=True)
+    return Schedule(epochs=7, steps=25, rate=1e-3, few=False)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Start:
     Attributes:
         name: as they were asked for.
         sha256: of their file.
-        description: of their network, see `prn_cli.training.export.describe`.
+        description: of their network, see `prn_cli.methods.recipe.describe`.
         tensors: by name.
         reference: of the logits that the weights were trained on, if they say it.
     """
@@ -55,43 +55,40 @@ class Start:
     reference: Reference | None
 
     @property
-    def width(self) -> int:
-        """Of the network."""
-        return int(self.description["prn.width"])
-
-    @property
-    def keep_level(self) -> bool:
-        """Whether the network corrects scores against their neighbourhood only."""
-        return self.description["prn.keep_level"] == "1"
-
-    @property
-    def image_channels(self) -> int:
-        """Bands of the images that the network sees beside the logits; 0 for none."""
+    def bands(self) -> int:
+        """Of the images that the network sees beside the logits; 0 for none."""
         return int(self.description.get("prn.image_channels", "0"))
 
-    def network(self, *, keep_level: bool = False) -> FastNetwork:
-        """A network with these weights; one that keeps the level, if they do or if that is asked for."""
-        kept = str(int(keep_level or self.keep_level))
-        network = from_description(self.description | {"prn.keep_level": kept})
-        assert isinstance(network, FastNetwork)
+    def options(self, given: Any = None) -> Any:
+        """The options of the network; the given ones, where the weights leave a choice."""
+        method = self.description["prn.network"]
+        return recipe_of(method).options_from(self.description, given or options_of(method)())
+
+    def network(self, options: Any = None) -> Any:
+        """A network with these weights, built with its own options or with these."""
+        network = build(self.description["prn.network"], options or self.options(), bands=self.bands)
         network.load_state_dict(self.tensors)
         return network
 
 
-def load_start(weights: Weights) -> Start:
+def load_start(weights: Weights, method: str = "fast") -> Start:
     """Read weights to go on from.
 
     Args:
         weights: found by `prn_cli.methods.weights.find_tensors`.
+        method: that they must be of.
 
     Raises:
         InputError: they are not those of a network that prn knows.
-        UsageError: they are of another network than `fast`.
+        UsageError: they are of another method, or of one that cannot go on.
     """
+    adaptable = [name for name in METHODS if recipe_of(name).adaptable]
+    if method not in adaptable:
+        raise UsageError(f"--from is for --network {' or '.join(adaptable)}, not {method}")
     network, description = load_network(weights.path)
-    if not isinstance(network, FastNetwork):
+    if network.name != method:
         raise UsageError(
-            f"--from {weights.name}: these are weights of '{network.name}', expected 'fast'",
+            f"--from {weights.name}: these are weights of '{network.name}', expected '{method}'",
             hint="train that network from the start",
         )
     text = description.get("prn.reference")

@@ -16,42 +16,19 @@ from typing import Any
 import onnx
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
 
 from prn_cli.errors import OutputError
 from prn_cli.files.temporaries import write_whole
-from prn_cli.methods.fast.network import FastNetwork
-from prn_cli.methods.networks import Network
+from prn_cli.methods import recipe_of
+from prn_cli.methods.recipe import Graph, describe
 
 OPSET = 18
 LEARNED = ("prn.strength", "prn.threshold", "prn.reference")
 """Metadata that come from training and not from the network."""
 
 
-class _Bias(nn.Module):
-    """What `fast` exports: its bias map, so that the addition stays in float32 and the map can be written out."""
-
-    def __init__(self, network: FastNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *planes: Tensor) -> Tensor:
-        return self.network.bias(planes[0] if len(planes) == 1 else torch.cat(planes, 1))
-
-
-class _Probabilities(nn.Module):
-    """What `paper` exports: probabilities in, those of each decoder out, as published."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, probabilities: Tensor) -> tuple[Tensor, ...]:
-        return self.network.probabilities(probabilities)  # type: ignore[no-any-return,operator]
-
-
 def export(
-    network: Network,
+    network: Any,
     folder: Path,
     *,
     stem: str = "model",
@@ -61,7 +38,7 @@ def export(
     """Write the network's three files into `folder`, each atomically.
 
     Args:
-        network: in any mode; it is exported in eval mode, on the CPU.
+        network: of any method, in any mode; it is exported in eval mode, on the CPU.
         folder: exists.
         stem: of the files' names.
         card: what to say of the weights: data, settings, figures.
@@ -88,68 +65,47 @@ def export(
     return written
 
 
-def describe(network: Network) -> dict[str, str]:
-    """What a refiner must know of a network, as the metadata of its files."""
-    fast = isinstance(network, FastNetwork)
-    described = {
-        "prn.format": "1",
-        "prn.network": network.name,
-        "prn.multiple": str(network.multiple),
-        "prn.halo": str(network.halo),
-        "prn.tile": str(network.tile),
-        "prn.patch": str(0 if fast else network.patch),
-        "prn.width": str(network.width if isinstance(network, FastNetwork) else 0),
-        "prn.keep_level": str(int(isinstance(network, FastNetwork) and network.keep_level)),
-        "prn.strength": "1",
-        "prn.threshold": "0.5",
-    }
-    if isinstance(network, FastNetwork) and network.edge_path is not None:
-        described["prn.image_channels"] = str(network.image_channels)
-        described["prn.image_mean"] = _numbers(network.edge_path.centre)
-        described["prn.image_std"] = _numbers(network.edge_path.spread)
-    return described
-
-
-def _numbers(values: Tensor) -> str:
-    return " ".join(f"{value:.9g}" for value in values.flatten().tolist())
-
-
-def to_onnx(network: Network, description: Mapping[str, str] | None = None) -> bytes:
+def to_onnx(network: Any, description: Mapping[str, str] | None = None) -> bytes:
     """The network as ONNX, for any batch and any size that is a multiple of `network.multiple`.
 
     Args:
-        network: on the CPU.
+        network: of any method, on the CPU.
         description: its metadata; `describe(network)` if None.
 
     Raises:
         OutputError: there is no room for a temporary file.
     """
-    fast = isinstance(network, FastNetwork)
-    module = (_Bias(network) if isinstance(network, FastNetwork) else _Probabilities(network)).eval()
-    side = 2 * network.multiple
-    examples = [torch.zeros(2, 1, side, 2 * side)]
-    outputs = ["bias"] if fast else ["global", "local"][: 1 + bool(network.patch)]
-    names = ["logits" if fast else "probabilities"]
-    if isinstance(network, FastNetwork) and network.image_channels:
-        names.append("image")
-        examples.append(torch.zeros(2, network.image_channels, side, 2 * side))
-    axes = {0: "n", 2: "h", 3: "w"}
+    first, *others = (_graph_to_onnx(graph) for graph in recipe_of(network.name).graphs(network))
+    for number, other in enumerate(others, 1):
+        _join(first.graph, onnx.compose.add_prefix(other, f"{number}/", rename_inputs=False, rename_outputs=False))
+    onnx.helper.set_model_props(first, dict(description or describe(network)))
+    onnx.checker.check_model(first)
+    return bytes(first.SerializeToString())
+
+
+def _graph_to_onnx(graph: Graph) -> Any:
+    axes = {name: {0: "n"} for name in (*graph.inputs, *graph.outputs)}
+    if all(example.ndim == 4 for example in graph.examples):
+        axes = {name: {0: "n", 2: "h", 3: "w"} for name in axes}
     with _silence(), _temporary_folder() as folder:
         path = folder / "network.onnx"
         torch.onnx.export(
-            module,
-            tuple(examples),
+            graph.module.eval(),
+            graph.examples,
             path,
-            input_names=names,
-            output_names=outputs,
-            dynamic_axes=dict.fromkeys([*names, *outputs], axes),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
         )
-        model = onnx.load(path)
-    onnx.helper.set_model_props(model, dict(description or describe(network)))
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+        return onnx.load(path)
+
+
+def _join(graph: Any, other: Any) -> None:
+    """Put another graph, whose names are its own, beside a graph."""
+    for part in ("node", "initializer", "input", "output", "value_info"):
+        getattr(graph, part).extend(getattr(other.graph, part))
 
 
 @contextlib.contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,43 +14,60 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prn_cli.errors import DivergedError
-from prn_cli.methods.losses import LossWeights, joint_loss
-from prn_cli.methods.networks import Network
+from prn_cli.maps.noise import place_seed
+from prn_cli.methods import objective_of, options_of, recipe_of, refiner_of
+from prn_cli.methods.objective import Objective
+from prn_cli.methods.recipe import Batch, Outputs
+from prn_cli.methods.refiner import FloatMap
+from prn_cli.methods.torch_runner import TorchRunner
 from prn_cli.metrics.regions import RegionCounts, count_regions
+from prn_cli.options import Options
 from prn_cli.refinement.rows import cut, refine_map
 from prn_cli.thresholding.strength import tally
 from prn_cli.training import parallel
-from prn_cli.training.augment import Batch, Jitter, TrainingMap, draw_batch
-from prn_cli.training.refiner import NetworkRefiner
+from prn_cli.training.augment import Jitter, TrainingMap, draw_batch
 from prn_cli.training.runtime import reduced_precision
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides what a run learns."""
+    """Everything that decides what a run learns.
+
+    Attributes:
+        network: name of the method.
+        options: of the method; its defaults if None.
+        objectives: options of each objective that is added to the method's own, by name.
+        crop: side of the training crops, px.
+        batch: crops a step.
+        epochs: at most.
+        steps: an epoch; None: enough to see half the maps' area, between 100 and 250.
+        rate: peak learning rate.
+        weight_decay: of convolutions.
+        average: decay a step of the moving average of the weights, which is what is validated and kept.
+        patience: epochs without a better validation IoU after which training ends.
+        choose_epoch: keep the epoch with the best validation IoU; if not, the last, and patience has no say.
+        seed: of everything that is drawn.
+        time_budget: seconds after which training ends; the learning rate falls in time for it.
+        jitter: of the scores.
+    """
 
     network: str = "fast"
-    patch: int = 64
-    width: int = 16
-    keep_level: bool = False
+    options: Options | None = None
+    objectives: Mapping[str, Options] = field(default_factory=dict)
     crop: int = 256
     batch: int = 8
     epochs: int = 20
     steps: int | None = None
-    """Steps an epoch; None: enough to see half the maps' area, between 100 and 250."""
     rate: float = 1e-3
     weight_decay: float = 0.05
     average: float = 0.995
-    """Decay a step of the moving average of the weights, which is what is validated and kept."""
     patience: int = 8
-    """Epochs without a better validation IoU after which training ends."""
     choose_epoch: bool = True
-    """Keep the epoch with the best validation IoU; if not, the last, and patience has no say."""
     seed: int = 0
     time_budget: float | None = None
-    """Seconds after which training ends; the learning rate falls in time for it."""
     jitter: Jitter = field(default_factory=Jitter)
-    loss: LossWeights = field(default_factory=LossWeights)
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,8 @@ class State:
     network: dict[str, Tensor]
     average: dict[str, Tensor]
     best: dict[str, Tensor]
-    optimizer: dict[int, dict[str, Tensor]]
+    objective: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     epoch: int = 0
     best_epoch: int = -1
     best_iou: float = -1.0
@@ -101,19 +120,8 @@ def ended(state: State, settings: Settings) -> bool:
     return state.epoch >= settings.epochs or waited >= settings.patience or late
 
 
-def start(network: Network) -> State:
-    """The state before the first epoch."""
-    weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    return State(
-        network=weights,
-        average={k: v.clone() for k, v in weights.items()},
-        best={k: v.clone() for k, v in weights.items()},
-        optimizer={},
-    )
-
-
 def fit(
-    network: Network,
+    network: Any,
     maps: Sequence[TrainingMap],
     validation: Sequence[TrainingMap],
     settings: Settings,
@@ -125,7 +133,7 @@ def fit(
     """Train, one epoch an iteration; by several processes, if there are, all of which give the same.
 
     Args:
-        network: trained in place.
+        network: of any method; trained in place.
         maps: to learn from.
         validation: to choose the best epoch on, by pooled IoU; of other images than `maps`. May be empty where the
             settings keep the last epoch.
@@ -142,129 +150,176 @@ def fit(
     """
     device = device or torch.device("cpu")
     if state is None:
-        state = start(network)
-        if settings.choose_epoch and (trained or network.starts_as_identity):
+        weights = _on_cpu(network.state_dict())
+        state = State(network=weights, average=weights, best=weights)
+        if settings.choose_epoch and (trained or recipe_of(network.name).identity_at_start):
             # An epoch must beat on the validation maps what there was before: the trained weights, or the base model.
             state.best_iou = pooled(evaluate(network.to(device), validation, device)).iou()
-    network.load_state_dict(state.network)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(_decayed(network, settings.weight_decay), lr=settings.rate)
-    _restore(optimizer, parameters, state.optimizer)
-    average = {name: tensor.to(device) for name, tensor in state.average.items()}
-    loss_of = _loss(network, settings.loss, device)
-    steps = steps_per_epoch(maps, settings)
-    reduced = reduced_precision(device)
-    scaler = torch.amp.GradScaler(device.type, enabled=reduced == torch.float16)
+    trainer = _Trainer(network, settings, device, state, steps_per_epoch(maps, settings))
     while not ended(state, settings):
         began = time.monotonic()
-        network.train()
-        # One generator an epoch, from the seed and the epoch's number: a resumed run draws the same crops.
-        random = np.random.default_rng([settings.seed, state.epoch])
-        losses = []
-        for step in range(steps):
-            taken = state.epoch * steps + step
-            progress = taken / (settings.epochs * steps)
-            if settings.time_budget:
-                elapsed = parallel.agreed(state.seconds + time.monotonic() - began)
-                progress = max(progress, elapsed / settings.time_budget)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(progress, settings.rate)
-            batch = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random)
-            with torch.autocast(device.type, dtype=reduced, enabled=reduced is not None):
-                loss = loss_of(batch)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            scaler.step(optimizer)
-            scaler.update()
-            _follow(average, network, min(settings.average, (1 + taken) / (10 + taken)))
-            losses.append(loss.detach())
-            if progress >= 1:
-                break
-        current = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        if not all(torch.isfinite(tensor).all() for tensor in (*current.values(), *average.values())):
-            raise DivergedError(f"the weights are not finite after epoch {state.epoch + 1}")
-        if not torch.stack(losses).isfinite().any():  # steps in float16 that were all left out
-            raise DivergedError(f"no loss of epoch {state.epoch + 1} is finite")
-        network.load_state_dict(average)
+        losses = trainer.epoch(maps, state, began)
+        trainer.check_finite(losses, state.epoch)
+        network.load_state_dict(trainer.average)
         iou = pooled(evaluate(network, validation, device)).iou() if validation else None
-        network.load_state_dict(current)
+        network.load_state_dict(trainer.current)
         better = not settings.choose_epoch or (iou is not None and iou > state.best_iou)
         state.seconds = parallel.agreed(state.seconds + time.monotonic() - began)
-        epoch = Epoch(state.epoch, float(torch.stack(losses).mean()), iou, better, state.seconds)
-        state.network = _on_cpu(current)
-        state.average = _on_cpu(average)
-        state.optimizer = {i: _on_cpu(optimizer.state[p]) for i, p in enumerate(parameters) if p in optimizer.state}
+        epoch = Epoch(state.epoch, float(losses.mean()), iou, better, state.seconds)
+        trainer.save(state)
         if better:
-            state.best, state.best_epoch = _on_cpu(average), state.epoch
+            state.best, state.best_epoch = _on_cpu(state.average), state.epoch
             state.best_iou = -1.0 if iou is None else iou
         state.epoch += 1
         state.history.append(epoch)
         yield epoch, state
 
 
-def _loss(network: Network, weights: LossWeights, device: torch.device) -> Callable[[Batch], Tensor]:
-    """The loss of a batch; where several processes train, each runs the network on its rows of it."""
+class _Trainer:
+    """A network, its objective and its optimiser, as they stand between epochs.
 
-    def loss(planes: Tensor, pseudo: Tensor, target: Tensor) -> Tensor:
-        pred = [parallel.whole(path) for path in network.supervised(planes)]
-        return joint_loss(pred=pred, pseudo=pseudo, target=target, weights=weights)
+    Attributes:
+        average: of the network's weights, by name.
+        current: the network's weights after the last epoch, by name.
+    """
 
-    shared = parallel.data_parallel(network, loss)
+    def __init__(self, network: Any, settings: Settings, device: torch.device, state: State, steps: int) -> None:
+        self.network, self.settings, self.device, self.steps = network, settings, device, steps
+        self.recipe = recipe_of(network.name)
+        self.options = settings.options or options_of(network.name)()
+        network.load_state_dict(state.network)
+        network.to(device, memory_format=torch.channels_last)
+        torch.manual_seed(settings.seed)
+        self.objective = _objective(network, self.options, settings.objectives).to(device)
+        if state.objective:
+            self.objective.load_state_dict(state.objective)
+        # Weight decay for convolutions, none for biases and normalisation.
+        self.parameters = [p for p in (*network.parameters(), *self.objective.parameters()) if p.requires_grad]
+        groups = [{"params": [p], "weight_decay": settings.weight_decay * (p.ndim > 1)} for p in self.parameters]
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.rate)
+        for index, saved in state.optimizer.items():
+            parameter = self.parameters[index]
+            self.optimizer.state[parameter] = {
+                key: value.clone().to("cpu" if key == "step" else parameter.device) for key, value in saved.items()
+            }
+        self.average = {name: tensor.clone().to(device) for name, tensor in state.average.items()}
+        self.current: dict[str, Tensor] = {}
+        self.reduced = reduced_precision(device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.reduced == torch.float16)
+        self.loss_of = parallel.data_parallel(network, self._loss)
 
-    def of_batch(batch: Batch) -> Tensor:
-        arrays = (parallel.share(batch.logits), batch.pseudo, batch.label)
-        return shared(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
+    def epoch(self, maps: Sequence[TrainingMap], state: State, began: float) -> Tensor:
+        """Train for an epoch; the losses of its steps."""
+        settings = self.settings
+        self.network.train()
+        # One generator an epoch, from the seed and the epoch's number: a resumed run draws the same crops.
+        random = np.random.default_rng([settings.seed, state.epoch])
+        torch.manual_seed(place_seed(settings.seed, state.epoch))
+        losses = []
+        for step in range(self.steps):
+            taken = state.epoch * self.steps + step
+            progress = taken / (settings.epochs * self.steps)
+            if settings.time_budget:
+                elapsed = parallel.agreed(state.seconds + time.monotonic() - began)
+                progress = max(progress, elapsed / settings.time_budget)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(progress, settings.rate)
+            drawn = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random)
+            losses.append(self._step(self.recipe.prepare(drawn, self.options, random)))
+            self._follow(min(settings.average, (1 + taken) / (10 + taken)))
+            if progress >= 1:
+                break
+        self.current = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        return torch.stack(losses)
 
-    return of_batch
+    def _step(self, drawn: Batch[NDArray[Any]]) -> Tensor:
+        batch = drawn.mapped(lambda array: torch.from_numpy(array).to(self.device, non_blocking=True))
+        with torch.autocast(self.device.type, dtype=self.reduced, enabled=self.reduced is not None):
+            loss = self.loss_of(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        parallel.average_gradients(self.objective)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def _loss(self, batch: Batch[Tensor]) -> Tensor:
+        """The loss of a batch; where several processes train, each runs the network on its rows of it."""
+        paths, features = self.recipe.outputs(self.network, batch.mapped(parallel.share))
+        seen = parallel.whole(features) if self.objective.needs_features and features is not None else None
+        return self.objective(Outputs(tuple(parallel.whole(path) for path in paths), seen), batch)
+
+    @torch.no_grad()
+    def _follow(self, decay: float) -> None:
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    def check_finite(self, losses: Tensor, epoch: int) -> None:
+        """Check what an epoch has left.
+
+        Raises:
+            DivergedError: the weights, or all losses, are not finite.
+        """
+        if not all(torch.isfinite(tensor).all() for tensor in (*self.current.values(), *self.average.values())):
+            raise DivergedError(f"the weights are not finite after epoch {epoch + 1}")
+        if not losses.isfinite().any():  # steps in float16 that were all left out
+            raise DivergedError(f"no loss of epoch {epoch + 1} is finite")
+
+    def save(self, state: State) -> None:
+        """Put everything that training goes on from into the state."""
+        state.network, state.average = _on_cpu(self.current), _on_cpu(self.average)
+        state.objective = _on_cpu(self.objective.state_dict())
+        moments = ((index, self.optimizer.state.get(p)) for index, p in enumerate(self.parameters))
+        state.optimizer = {index: _on_cpu(values) for index, values in moments if values}
 
 
-def _decayed(network: Network, decay: float) -> list[dict[str, object]]:
-    """Weight decay for convolutions, none for biases and normalisation."""
-    return [{"params": [p], "weight_decay": decay if p.ndim > 1 else 0.0} for p in network.parameters()]
+def _objective(network: Any, options: Options, more: Mapping[str, Options]) -> Objective:
+    total = recipe_of(network.name).objective(options, network)
+    for name, of_objective in more.items():
+        total = total + objective_of(name, of_objective, network)
+    return total
 
 
-def _restore(
-    optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], saved: dict[int, dict[str, Tensor]]
-) -> None:
-    for index, values in saved.items():
-        parameter = parameters[index]
-        optimizer.state[parameter] = {
-            key: value.clone() if key == "step" else value.clone().to(parameter.device) for key, value in values.items()
-        }
-
-
-@torch.no_grad()
-def _follow(average: dict[str, Tensor], network: Network, decay: float) -> None:
-    for name, value in network.state_dict().items():
-        if value.is_floating_point():
-            average[name].lerp_(value, 1 - decay)
-        else:
-            average[name].copy_(value)
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
-@torch.no_grad()
-def evaluate(network: Network, maps: Sequence[TrainingMap], device: torch.device | None = None) -> list[RegionCounts]:
-    """Counts of each map's refined mask, cut at 0.5, by the road that `prn refine` takes."""
-    refiner = NetworkRefiner(network, device or torch.device("cpu"))
-    return parallel.spread(
-        lambda m: count_regions(cut(refine_map(m.logits, refiner, image=m.image), 0.5), m.label), maps
-    )
+class _TrainingRunner(TorchRunner):
+    """Runs a network in training, which may have diverged."""
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, FloatMap]) -> list[FloatMap]:
+        found = super().run(outputs, inputs)
+        if not all(np.isfinite(output).all() for output in found):
+            raise DivergedError("the network gives numbers that are not finite")
+        return found
 
 
-@torch.no_grad()
-def tallies(network: Network, maps: Sequence[TrainingMap], device: torch.device | None = None) -> NDArray[np.int64]:
+def _refined(
+    network: Any, maps: Sequence[TrainingMap], device: torch.device | None, count: Callable[[TrainingMap, FloatMap], T]
+) -> list[T]:
+    """Refine every map by the road that `prn refine` takes, and count what came out."""
+    refiner = refiner_of(_TrainingRunner(network.to(device or torch.device("cpu"))))
+
+    def work(m: TrainingMap) -> T:
+        seed = place_seed(0, m.name)
+        return count(m, refine_map(m.logits, refiner, image=m.image, seed=seed))
+
+    return parallel.spread(work, maps)
+
+
+def evaluate(network: Any, maps: Sequence[TrainingMap], device: torch.device | None = None) -> list[RegionCounts]:
+    """Counts of each map's refined mask, cut at 0.5."""
+    return _refined(network, maps, device, lambda m, refined: count_regions(cut(refined, 0.5), m.label))
+
+
+def tallies(network: Any, maps: Sequence[TrainingMap], device: torch.device | None = None) -> NDArray[np.int64]:
     """What every strength and threshold would give on each map, `(maps, S, T, 4)`: see `strength.tally`."""
-    refiner = NetworkRefiner(network, device or torch.device("cpu"))
-    return np.stack(
-        parallel.spread(lambda m: tally(m.logits, refine_map(m.logits, refiner, image=m.image), m.label), maps)
-    )
+    return np.stack(_refined(network, maps, device, lambda m, refined: tally(m.logits, refined, m.label)))
 
 
 def base_counts(maps: Sequence[TrainingMap]) -> list[RegionCounts]:

@@ -166,6 +166,14 @@ class _Total(torch.autograd.Function):
         return total
 
 
+def average_gradients(module: nn.Module) -> None:
+    """Give the parameters of a module that each process runs on the whole batch one gradient everywhere."""
+    for parameter in module.parameters():
+        if size() > 1 and parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= size()
+
+
 class _WholeBatchNorm(nn.BatchNorm2d):
     """Batch normalisation by the statistics of all processes' rows; torch has this for GPUs only."""
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from prn_cli.errors import DeviceError, MissingExtraError, OutputError
+from prn_cli.errors import MissingExtraError, OutputError
+from prn_cli.methods.torch_runner import device_of
 from prn_cli.training import parallel
 
 
@@ -23,16 +24,10 @@ def set_up(device: str, *, threads: int, seed: int) -> torch.device:
         DeviceError: `cuda` was asked for and cannot be had.
         PrnError: the other processes cannot be met.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "--device cuda, but this PyTorch sees no CUDA device",
-            hint="use --device cpu, or install a CUDA build of torch and a driver",
-        )
+    found = device_of(device)
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    if device == "cpu" or not torch.cuda.is_available():
-        found = torch.device("cpu")
-    else:
+    if found.type == "cuda":
         found = torch.device("cuda", parallel.local_rank() % torch.cuda.device_count())
         torch.cuda.set_device(found)
     parallel.join(found)

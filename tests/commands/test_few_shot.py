@@ -17,13 +17,12 @@ from prn_cli.commands.app import run
 from prn_cli.commands.train import _pieces
 from prn_cli.maps.drift import Reference
 from prn_cli.methods.fast.network import FastNetwork
-from prn_cli.methods.networks import Network
 from prn_cli.methods.paper.network import PaperNetwork
+from prn_cli.methods.recipe import describe
+from prn_cli.methods.torch_runner import load_tensors
 from prn_cli.methods.weights import find_tensors
 from prn_cli.training.adapt import load_start
 from prn_cli.training.augment import TrainingMap
-from prn_cli.training.checkpoint import load_weights
-from prn_cli.training.export import describe
 
 SHORT = ("--crop", "64", "--batch", "2", "--epochs", "1", "--steps", "2", "--threads", "1")
 ADAPT = ("train", "--from", "start", *SHORT)
@@ -62,7 +61,7 @@ def draw_set(folder: Path, count: int, shape: tuple[int, int]) -> None:
         Image.fromarray(((field > 0) * 255).astype(np.uint8)).save(folder / "labels" / f"tile{index}.png")
 
 
-def write_weights(folder: Path, network: Network, **more: str) -> None:
+def write_weights(folder: Path, network: torch.nn.Module, **more: str) -> None:
     """Weights with heads that are not zero, as after training."""
     torch.manual_seed(0)
     if isinstance(network, FastNetwork):
@@ -83,8 +82,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_goes_on_from_the_weights_and_says_so(folder: Path, prn: Prn) -> None:
     card = card_of(prn(*ADAPT, "--rate", "0", "--folds", "1", "--json"))
-    before, _ = load_weights(folder / "start" / "model.safetensors")
-    after, description = load_weights(folder / "run" / "model.safetensors")
+    before, _ = load_tensors(folder / "start" / "model.safetensors")
+    after, description = load_tensors(folder / "run" / "model.safetensors")
     parameters = dict(FastNetwork(8, keep_level=True).named_parameters())
     assert all(torch.equal(before[name], after[name]) for name in parameters)
     assert (description["prn.width"], description["prn.keep_level"]) == ("8", "1")
@@ -127,7 +126,7 @@ def test_what_the_weights_had_learned_from_is_not_unknown_to_them(folder: Path, 
     known = Reference(low=(-9.0,) * 6, high=(9.0,) * 6, spread=(2.0,) * 6)
     write_weights(folder / "wide", FastNetwork(8), **{"prn.reference": known.to_json()})
     card_of(prn("train", "--from", "wide", *SHORT, "--folds", "1", "-o", "run", "--json"))
-    _, description = load_weights(folder / "run" / "model.safetensors")
+    _, description = load_tensors(folder / "run" / "model.safetensors")
     assert Reference.from_json(description["prn.reference"]) == known
 
 
@@ -246,7 +245,7 @@ def test_an_edge_path_is_taken_over(folder: Path, prn: Prn) -> None:
     write_weights(folder / "guided", start)
     card = card_of(prn("train", "--from", "guided", "--images", "labels", *SHORT, "--rate", "0", "--json"))
     assert card["image_channels"] == "1"
-    taken, _ = load_weights(folder / "run" / "model.safetensors")
+    taken, _ = load_tensors(folder / "run" / "model.safetensors")
     for name, tensor in start.edge_path.state_dict().items():
         assert torch.equal(taken[f"edge_path.{name}"], tensor), name
 
@@ -256,9 +255,9 @@ def test_a_start_is_what_was_saved(folder: Path, prn: Prn) -> None:
     found = find_tensors(str(folder / "start" / "model.onnx"))
     assert found.path == folder / "start" / "model.safetensors"
     start = load_start(found)
-    assert (start.width, start.keep_level, start.image_channels) == (8, True, 0)
+    assert (start.options().width, start.options().keep_level, start.bands) == (8, True, 0)
     planes = torch.randn(1, 1, 64, 64)
     network = start.network().eval()
     again = FastNetwork(8, keep_level=True).eval()
-    again.load_state_dict(load_weights(found.path)[0])
+    again.load_state_dict(load_tensors(found.path)[0])
     assert torch.equal(network(planes), again(planes))

@@ -117,7 +117,7 @@ def test_masks_are_those_of_the_network_with_the_image(folder: Path, tmp_path: P
     code, errors = refine(capsys, *line, "--strength", "1", "--threshold", "0.5")
     assert code == 0, errors
     refiner = load_refiner(find_weights("run"), device="cpu", threads=1)
-    assert refiner.image_channels == 3
+    assert refiner.needs.bands == 3
     for stem, suffix in (("t0", "png"), ("t1", "jpg")):
         logits = np.load(folder / "logits" / f"{stem}.npy")
         with Image.open(folder / "images" / f"{stem}.{suffix}") as file:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from prn_cli.errors import InputError
+from prn_cli.methods import options_of
 from prn_cli.methods.fast.network import FastNetwork
-from prn_cli.methods.networks import build
+from prn_cli.methods.recipe import build
 from prn_cli.training import loop
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.checkpoint import load_state, save_state
@@ -106,7 +107,8 @@ def test_an_epoch_must_beat_what_was_there_but_not_weights_drawn_at_random(name,
     found = iter((0.5, 0.4) if kept < 0 else (0.4,))  # the start is better, where it is looked at
     monkeypatch.setattr(loop, "pooled", lambda _: SimpleNamespace(iou=lambda: next(found)))
     settings = Settings(crop=64, batch=2, epochs=1, steps=1)
-    network = build(name, patch=64, width=4, seed=0)
+    options = {"width": 4} if name == "fast" else {"patch": 64}
+    network = build(name, options_of(name)(**options), seed=0)
     ((_, state),) = fit(network, biased_maps(1, 1), biased_maps(1, 2), settings, trained=trained)
     assert state.best_epoch == kept
 

@@ -23,7 +23,7 @@ import numpy as np, torch
 from prn_cli.training import loop, parallel
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.loop import Settings, fit
-from prn_cli.methods.losses import LossWeights
+from prn_cli.methods.fast.options import FastOptions
 from prn_cli.methods.fast.network import FastNetwork
 from prn_cli.training.runtime import set_up
 
@@ -32,7 +32,7 @@ loop.reduced_precision = lambda device: None  # in bfloat16, rounding alone move
 data = np.load("data.npz")
 maps = [TrainingMap(str(i), *pair, pair[1]) for i, pair in enumerate(zip(data["logits"], data["labels"]))]
 # Without the edge term, whose gradient has jumps that turn rounding into noise.
-settings = Settings(crop=64, batch=4, epochs=3, steps=4, rate=1e-3, loss=LossWeights(pseudo=0.0))
+settings = Settings(crop=64, batch=4, epochs=3, steps=4, rate=1e-3, options=FastOptions(pseudo_weight=0.0))
 for _, state in fit(FastNetwork(width=8), maps[:4], maps[4:], settings):
     pass
 parallel.check_same(json.dumps([e.iou for e in state.history] + [state.seconds]), "figures")

@@ -35,7 +35,7 @@ def test_eight_bits_are_close_to_float32_and_keep_what_the_refiner_must_know(mak
     assert (done.returncode, done.stderr) == (0, "prn: inputs read as logits\n")
     assert done.stdout == f"{small / 'model.onnx'}  int8, calibrated on 3 maps\n"
     before, after = load(original), load(small)
-    for name in ("name", "multiple", "halo", "tile", "threshold", "strength"):
+    for name in ("name", "needs", "threshold", "strength"):
         assert getattr(before, name) == getattr(after, name)
     types = {node.op_type for node in onnx.load(small / "model.onnx").graph.node}
     assert "QuantizeLinear" in types

@@ -94,8 +94,8 @@ class FastNetwork(nn.Module):
     def _logits(self, planes: Tensor) -> Tensor:
         return planes if self.edge_path is None else planes[:, :1]
 
-    def _paths(self, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The global and the local bias map before levelling, and how undecided the base model is."""
+    def _paths(self, planes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The global and the local bias map before levelling, how undecided the base model is, and the features."""
         logits = self._logits(planes)
         valid = ~torch.isnan(logits)
         weight = valid.to(logits.dtype)
@@ -115,12 +115,12 @@ class FastNetwork(nn.Module):
         fine = F.pixel_shuffle(self.local_head(x), STRIDE)
         if self.edge_path is not None:
             fine = fine + self.edge_path(x, planes[:, 1:], side, weight)
-        return smooth, fine, weight - side * side  # 4 · p · (1 - p); side is 0 where a pixel is invalid
+        return smooth, fine, weight - side * side, x  # 4 · p · (1 - p); side is 0 where a pixel is invalid
 
-    def biases(self, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1 + C, H, W) logits and image → the global and the local bias map, each (N, 1, H, W)."""
-        smooth, fine, doubt = self._paths(planes)
-        return self._levelled(smooth, doubt), self._levelled(fine, doubt)
+    def biases(self, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, 1 + C, H, W) logits and image → the global and the local bias map, (N, 1, H, W), and the features."""
+        smooth, fine, doubt, features = self._paths(planes)
+        return self._levelled(smooth, doubt), self._levelled(fine, doubt), features
 
     def _levelled(self, bias: Tensor, doubt: Tensor) -> Tensor:
         """To keep the level, the bias less its mean over the widest context, weighted by the base model's doubt."""
@@ -132,15 +132,19 @@ class FastNetwork(nn.Module):
         level_of_pixels: Tensor = self.to_pixels(level)
         return bias - level_of_pixels
 
-    def supervised(self, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1 + C, H, W) base logits and image → refined logits after the global path alone, and after both."""
-        smooth, fine = self.biases(planes)
-        logits = self._logits(planes)
-        return logits + smooth, logits + smooth + fine
+    def supervised(self, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, 1 + C, H, W) base logits and image → refined logits of each path, and the features.
+
+        Returns:
+            Those after the global path alone and after both, (N, 1, H, W), and (N, width, H/4, W/4).
+        """
+        smooth, fine, features = self.biases(planes)
+        first = self._logits(planes) + smooth
+        return first, first + fine, features
 
     def bias(self, planes: Tensor) -> Tensor:
         """(N, 1 + C, H, W) base logits and image → the bias map, (N, 1, H, W), finite everywhere."""
-        smooth, fine, doubt = self._paths(planes)
+        smooth, fine, doubt, _ = self._paths(planes)
         return self._levelled(smooth + fine, doubt)  # once for both: it is linear
 
     def forward(self, planes: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -24,6 +25,11 @@ _RULES = (
     (r"\.RCNN\.(\d)\.conv\.", r".units.\1.step."),
     (r"\.Conv_1x1\.", ".project."),
 )
+
+
+def knows(state: Mapping[str, Tensor]) -> bool:
+    """Whether a published state dictionary is one of this network, to judge by its names."""
+    return any(name.startswith("encoding.RRCNN") for name in state)
 
 
 def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> PaperNetwork:

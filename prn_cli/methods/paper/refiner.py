@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
-from numpy.typing import NDArray
 
 from prn_cli.maps.blend import strengthen
 from prn_cli.maps.probabilities import logit, sigmoid
-from prn_cli.methods.session import Session
-
-FloatMap = NDArray[np.float32]
+from prn_cli.methods.refiner import FloatMap, NetworkRefiner, Runner, Windows
 
 
-class PaperRefiner:
-    """Field: the fused probabilities. Invalid pixels count as background; beyond its border the map is mirrored."""
+class PaperRefiner(NetworkRefiner):
+    """Field: the fused probabilities. Invalid pixels count as background; beyond its border the map is mirrored.
+
+    Args:
+        runner: maps `probabilities` to `global` and, but for `p0`, `local`: (N, 1, H, W) float32.
+    """
 
     name = "paper"
-    padding: Literal["nan", "mirror"] = "mirror"
-    image_channels = 0
+    padding = "mirror"
 
-    def __init__(self, session: Session) -> None:
-        """Wrap a session that maps `probabilities` to `global` and, but for `p0`, `local`: (N, 1, H, W) float32."""
-        session.expect(["probabilities"], ["global"])
-        self._session = session
-        self._outputs = [name for name in ("global", "local") if name in session.outputs]
-        self.device = session.device
-        self.runs = session.runs
-        self.multiple = session.number("prn.multiple", least=1)
-        self.halo = session.number("prn.halo", least=0)
-        self.tile = session.number("prn.tile", least=1)
-        self.strength = session.probability("prn.strength", default=1.0)
-        self.threshold = session.probability("prn.threshold", default=0.5)
-        self.reference = session.reference()
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner)
+        self.expect(["probabilities"], ["global"])
+        self._outputs = [name for name in ("global", "local") if name in runner.outputs]
 
-    def __reduce__(self) -> tuple[type[PaperRefiner], tuple[Session]]:
-        """Pickle the session alone: device and runs are those of the process that unpickles it."""
-        return PaperRefiner, (self._session,)
-
-    def field(self, logits: FloatMap, image: FloatMap | None = None) -> FloatMap:  # noqa: ARG002
-        """The fused probabilities of `(N, h, w)` logits."""
-        probabilities = sigmoid(logits)
-        probabilities[np.isnan(logits)] = 0
-        outputs = self._session.run(self._outputs, {"probabilities": probabilities[:, np.newaxis]})
+    def field(self, windows: Windows) -> FloatMap:
+        """The fused probabilities."""
+        probabilities = sigmoid(windows.logits)
+        probabilities[np.isnan(windows.logits)] = 0
+        outputs = self.runner.run(self._outputs, {"probabilities": probabilities[:, np.newaxis]})
         return fuse(*(output[:, 0] for output in outputs))
 
     def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from prn_cli.methods import refiner_of
 from prn_cli.methods.fast.cells import BilinearUp, box_mean
 from prn_cli.methods.fast.network import FastNetwork
+from prn_cli.methods.torch_runner import TorchRunner
 from prn_cli.refinement.rows import refine_map
-from prn_cli.training.refiner import NetworkRefiner
 
 
 def trained_like(seed: int = 0) -> FastNetwork:
@@ -27,7 +28,7 @@ def test_untrained_is_the_identity() -> None:
     logits = torch.randn(2, 1, 64, 48) * 5
     network = FastNetwork().eval()
     assert torch.equal(network(logits), logits)
-    assert all(torch.equal(path, logits) for path in network.supervised(logits))
+    assert all(torch.equal(path, logits) for path in network.supervised(logits)[:2])
 
 
 @torch.no_grad()
@@ -45,8 +46,8 @@ def test_what_invalid_pixels_hold_never_matters() -> None:
 def test_both_paths_take_the_training_signal_and_add_up() -> None:
     network = trained_like()
     logits = torch.randn(1, 1, 64, 64)
-    smooth, fine = network.biases(logits)
-    first, both = network.supervised(logits)
+    smooth, fine, _ = network.biases(logits)
+    first, both, _ = network.supervised(logits)
     assert torch.allclose(first, logits + smooth)
     assert torch.allclose(both, logits + smooth + fine)
     assert torch.allclose(network(logits), both)
@@ -73,7 +74,7 @@ def test_the_halo_is_what_windows_need(halo: int, enough: bool) -> None:
     network.halo = halo
     rough = np.random.default_rng(0).normal(size=(800, 1200))
     logits = (gaussian_filter(rough, 12) * 80).astype(np.float32)
-    refiner = NetworkRefiner(network, torch.device("cpu"))
+    refiner = refiner_of(TorchRunner(network))
     whole, tiled = (refine_map(logits, refiner, tile=tile) for tile in (2048, 512))
     assert (np.abs(tiled - whole).max() < 0.01 * np.std(whole - logits)) is np.bool_(enough)
 
@@ -113,7 +114,7 @@ def test_the_fast_upsampling_is_bilinear_interpolation() -> None:
 @pytest.mark.filterwarnings("error")
 def test_maps_that_cannot_be_written_to_are_refined_as_others() -> None:
     logits = np.random.default_rng(0).standard_normal((64, 80)).astype(np.float32)
-    refiner = NetworkRefiner(FastNetwork(), torch.device("cpu"))
+    refiner = refiner_of(TorchRunner(FastNetwork()))
     expected = refine_map(logits, refiner)
     logits.flags.writeable = False
     for given in (logits, logits.astype(">f4"), logits.astype(np.float64), logits[::-1].copy()[::-1]):

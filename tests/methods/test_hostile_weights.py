@@ -136,19 +136,20 @@ def test_a_hostile_card_is_one_error(make_onnx, card):
 )
 def test_hostile_safetensors(tmp_path, content):
     pytest.importorskip("torch")
-    from prn_cli.training.checkpoint import load_state, load_weights
+    from prn_cli.methods.torch_runner import load_tensors
+    from prn_cli.training.checkpoint import load_state
 
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(PrnError):
-        load_weights(path)
+        load_tensors(path)
     with pytest.raises(PrnError):
         load_state(path, fingerprint="")
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
-    from prn_cli.training.checkpoint import load_published
+    from prn_cli.methods.published import load_published
 
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Payload()}, "a.th")

@@ -21,7 +21,8 @@ def load(path):
 
 def test_metadata_becomes_what_the_tiler_must_know(make_onnx):
     refiner = load(make_onnx(threshold="0.4"))
-    assert (refiner.name, refiner.multiple, refiner.halo, refiner.tile, refiner.threshold) == ("fast", 8, 24, 160, 0.4)
+    needs = refiner.needs
+    assert (refiner.name, needs.multiple, needs.halo, needs.tile, refiner.threshold) == ("fast", 8, 24, 160, 0.4)
     assert refiner.device == "cpu"
 
 

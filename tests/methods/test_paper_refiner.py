@@ -7,6 +7,7 @@ from skimage.morphology import dilation
 
 from prn_cli.methods import load_refiner
 from prn_cli.methods.paper.refiner import dilate, fuse
+from prn_cli.methods.refiner import Windows
 from prn_cli.methods.weights import find_weights
 
 
@@ -31,7 +32,7 @@ def test_refined_logits_keep_nan_and_come_from_the_fused_probabilities(make_onnx
     refiner = load_refiner(find_weights(str(make_onnx("paper"))), device="cpu", threads=1)
     logits = random_logits(64, 64)
     logits[3:6, 7] = np.nan
-    field = refiner.field(logits[np.newaxis])[0]
+    field = refiner.field(Windows(logits[np.newaxis]))[0]
     assert np.isfinite(field).all()
     refined = refiner.refined(logits, field, 1.0)
     np.testing.assert_array_equal(np.isnan(refined), np.isnan(logits))

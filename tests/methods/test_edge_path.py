@@ -12,9 +12,9 @@ from scipy.ndimage import uniform_filter
 from prn_cli.errors import InputError
 from prn_cli.methods.fast.edges import EdgePath
 from prn_cli.methods.fast.network import FastNetwork
-from prn_cli.methods.networks import build, from_description
-from prn_cli.training.checkpoint import load_network
-from prn_cli.training.export import describe, export, to_onnx
+from prn_cli.methods.recipe import build, describe, from_description
+from prn_cli.methods.torch_runner import load_network
+from prn_cli.training.export import export, to_onnx
 
 
 def trained_like() -> FastNetwork:
@@ -172,7 +172,7 @@ def test_gradients_are_finite_where_the_image_is_not() -> None:
     network = FastNetwork(width=8, image_channels=3)
     x = planes()
     x[:, 1:, 10:30] = torch.nan
-    sum(part.square().mean() for part in network.supervised(x)).backward()
+    sum(part.square().mean() for part in network.supervised(x)[:2]).backward()
     assert network.edge_path is not None
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
     assert network.edge_path.head.weight.grad.abs().sum() > 0

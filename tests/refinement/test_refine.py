@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 from prn_cli.errors import PrnError, UsageError
 from prn_cli.maps.tiles import Window, plan_axis, smallest_tile
 from prn_cli.methods import load_refiner
+from prn_cli.methods.refiner import Needs, Refiner, Windows
 from prn_cli.methods.weights import find_weights, shipped
 from prn_cli.refinement.rows import (
+    How,
+    Link,
     Order,
     check_tile,
     cut,
@@ -23,28 +27,20 @@ from prn_cli.refinement.rows import (
     window_rows,
 )
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-class Pointwise:
+class Pointwise(Refiner):
     """A refiner without a network: half of each logit, with a memory of the windows that it saw."""
 
     name = "pointwise"
-    device = "cpu"
-    runs = 1
-    multiple = 4
-    halo = 8
-    tile = 64
-    strength = 1.0
-    threshold = 0.5
-    reference = None
-    padding = "nan"
-    image_channels = 0
+    needs = Needs(multiple=4, halo=8, tile=64)
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def field(self, logits):
+    def field(self, windows):
+        logits = windows.logits
         self.shapes.append(logits.shape)
         assert logits.dtype == np.float32
         assert not np.isnan(logits).all(axis=(1, 2)).any()
@@ -57,9 +53,10 @@ class Pointwise:
 class Positional(Pointwise):
     """One whose windows disagree: the field grows with the place in the window, so that ramps are real mixtures."""
 
-    def field(self, logits, image=None):
-        y, x = np.mgrid[: logits.shape[1], : logits.shape[2]]
-        return np.broadcast_to((y * 0.37 + x * 0.11).astype(np.float32), logits.shape).copy()
+    def field(self, windows):
+        shape = windows.logits.shape
+        y, x = np.mgrid[: shape[1], : shape[2]]
+        return np.broadcast_to((y * 0.37 + x * 0.11).astype(np.float32), shape).copy()
 
 
 @pytest.fixture
@@ -89,8 +86,8 @@ def test_any_size_is_covered_each_row_read_once_and_nan_stays(height, width, til
         reads.append(window)
         return logits[window.slices]
 
-    ahead = data.draw(st.integers(0, 2))
-    bands = list(refine_rows(read, height, width, refiner, tile=tile, shift=shift, batch=batch, read_ahead=ahead))
+    how = How(shift=shift, batch=batch, read_ahead=data.draw(st.integers(0, 2)))
+    bands = list(refine_rows(read, height, width, [Link(refiner, tile=tile)], how))
     assert [band.y for band in bands] == list(np.cumsum([0, *(len(band.refined) for band in bands)])[:-1])
     assert sum(window.height for window in reads) == height
     assert all(window.x == 0 and window.width == width for window in reads)
@@ -111,15 +108,16 @@ def test_sections_joined_are_the_map_bit_for_bit(height, width, tile, share, see
     def read(window: Window) -> np.ndarray:
         return logits[window.slices]
 
-    count = len(window_rows(height, width, refiner, tile=tile))
+    links = [Link(refiner, tile=tile)]
+    count = len(window_rows(height, width, links))
     for order in (Order.ROWS, Order.ACROSS, Order.DOWN):
-        options = {"tile": tile, "order": order}
+        how = How(order=order)
         pieces = [
             piece
             for first in range(0, count, share)
-            for piece in refine_section(read, height, width, refiner, section=slice(first, first + share), **options)
+            for piece in refine_section(read, height, width, links, how, section=slice(first, first + share))
         ]
-        joined = list(join_sections(pieces, lambda ramp: finish_ramp(ramp, read(ramp.window), refiner)))
+        joined = list(join_sections(pieces, lambda ramp: finish_ramp(ramp, read(ramp.window), links)))
         if order is Order.ROWS:
             assert [rows.y for rows in joined] == list(np.cumsum([0, *(len(rows.refined) for rows in joined)]))[:-1]
         np.testing.assert_array_equal(put_together(joined, logits.shape), refine_map(logits, refiner, tile=tile))
@@ -146,21 +144,21 @@ def test_by_stretches_a_map_is_the_same_bit_for_bit_and_nothing_is_read_twice(he
     logits[draw.random((height, width)) < 0.2] = np.nan
     logits[:, : data.draw(st.integers(0, width))] = np.nan  # whole windows of nothing
     refiner = Positional()
-    refiner.runs, refiner.image_channels = data.draw(st.integers(1, 3)), images
+    refiner.runs, refiner.needs = data.draw(st.integers(1, 3)), replace(refiner.needs, bands=images)
     reads: list[Window] = []
 
     def read(window: Window) -> np.ndarray:
         reads.append(window)
         return logits[window.slices]
 
-    options = {"tile": tile, "shift": shift, "batch": batch}
-    if images:
-        options["read_image"] = lambda window: logits[np.newaxis, *window.slices]
-    expected = put_together(refine_rows(read, height, width, refiner, **options), logits.shape)
+    links, how = [Link(refiner, tile=tile)], How(shift=shift, batch=batch)
+    options = {"read_image": lambda window: logits[np.newaxis, *window.slices]} if images else {}
+    expected = put_together(refine_rows(read, height, width, links, how, **options), logits.shape)
     reads.clear()
     ahead = data.draw(st.integers(0, 2))
     order = data.draw(st.sampled_from([Order.ACROSS, Order.DOWN]))
-    pieces = list(refine_rows(read, height, width, refiner, order=order, read_ahead=ahead, **options))
+    how = replace(how, order=order, read_ahead=ahead)
+    pieces = list(refine_rows(read, height, width, links, how, **options))
     np.testing.assert_array_equal(put_together(pieces, logits.shape), expected)
     for piece in pieces:
         np.testing.assert_array_equal(piece.logits, logits[Window(piece.y, piece.x, *piece.refined.shape).slices])
@@ -184,14 +182,14 @@ def test_memory_is_flat_in_the_height():
 
     row = np.ones((1, 50), np.float32)
     read = lambda window: np.repeat(row, window.height, axis=0)  # noqa: E731
-    assert sum(len(band.refined) for band in refine_rows(read, 5000, 50, Counting())) == 5000
+    assert sum(len(band.refined) for band in refine_rows(read, 5000, 50, [Link(Counting())])) == 5000
     assert max(held) <= 64
 
 
 def test_windows_of_equal_shape_share_a_run_up_to_the_batch():
     refiner = Pointwise()
-    refine = refine_rows(lambda window: np.ones((window.height, window.width), np.float32), 60, 500, refiner, batch=4)
-    list(refine)
+    read = lambda window: np.ones((window.height, window.width), np.float32)  # noqa: E731
+    list(refine_rows(read, 60, 500, [Link(refiner)], How(batch=4)))
     assert max(shape[0] for shape in refiner.shapes) == 4
 
 
@@ -225,7 +223,7 @@ def test_no_seam_is_measurable(make_onnx, random_logits, halo):
     bias = refine_map(logits, refiner, tile=tile) - logits
     whole = refine_map(logits, refiner, tile=1024) - logits
     for axis, size in enumerate((height, width)):
-        plan = plan_axis(size, tile=tile, halo=refiner.halo, multiple=refiner.multiple)
+        plan = plan_axis(size, tile=tile, halo=refiner.needs.halo, multiple=refiner.needs.multiple)
         tiled, smooth = (np.abs(np.diff(field, axis=axis)).mean(axis=1 - axis) for field in (bias, whole))
         borders = np.zeros(size - 1, bool)
         for span in plan.spans[1:]:
@@ -250,11 +248,11 @@ def test_the_shipped_weights_leave_no_seam_either(random_logits):
     refiner = load_refiner(find_weights("fast"), device="cpu", threads=1)
     logits = random_logits(700, 900)
     whole = refine_map(logits, refiner, tile=1024)
-    tile = max(512, smallest_tile(refiner.halo, refiner.multiple))
+    tile = max(512, smallest_tile(refiner.needs.halo, refiner.needs.multiple))
     tiled = refine_map(logits, refiner, tile=tile)
     for other in (tiled, refine_map(logits, refiner, tile=tile, shift=64)):
         assert (cut(other, 0.5) != cut(whole, 0.5)).mean() < 1e-3
-    plan = plan_axis(900, tile=tile, halo=refiner.halo, multiple=refiner.multiple)
+    plan = plan_axis(900, tile=tile, halo=refiner.needs.halo, multiple=refiner.needs.multiple)
     borders = np.zeros(899, bool)
     for span in plan.spans[1:]:
         borders[span.keep - 1 : span.keep + plan.ramp] = True
@@ -280,7 +278,7 @@ def test_tta_is_the_mean_over_flips_and_turns(fast, random_logits):
     for transpose in (False, True):
         for flip in ((), (0,), (1,), (0, 1)):
             view = np.flip(logits.T if transpose else logits, flip)
-            bias = np.flip(fast.field(np.ascontiguousarray(view)[np.newaxis])[0], flip)
+            bias = np.flip(fast.field(Windows(np.ascontiguousarray(view)[np.newaxis]))[0], flip)
             views.append(bias.T if transpose else bias)
     expected = logits + np.mean(views, axis=0)
     np.testing.assert_allclose(refine_map(logits, fast, tta=True), expected, atol=1e-5)
@@ -312,8 +310,8 @@ def test_a_tile_without_room_for_the_halos_is_refused_with_the_smallest(fast):
 
 def test_a_field_that_is_not_finite_is_an_error_with_its_place():
     class Broken(Pointwise):
-        def field(self, logits):
-            field = super().field(logits)
+        def field(self, windows):
+            field = super().field(windows)
             field[0, 3, 5] = np.inf
             return field
 
@@ -336,7 +334,7 @@ def test_rows_know_that_they_are_all_valid():
     logits[100, 3] = np.nan
 
     def rows_of(logits, **options):
-        return refine_rows(lambda window: logits[window.slices], *logits.shape, Pointwise(), **options)
+        return refine_rows(lambda window: logits[window.slices], *logits.shape, [Link(Pointwise(), **options)])
 
     assert [rows.all_valid for rows in rows_of(logits[:20])] == [True]
     assert [rows.all_valid for rows in rows_of(logits, tile=128)] == [False]

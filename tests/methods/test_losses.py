@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from prn_cli.methods.losses import (
-    LossWeights,
-    binary_cross_entropy,
-    edge_loss,
-    edge_map,
-    focal_loss,
-    joint_loss,
-    soft_iou_loss,
-)
+from prn_cli.methods.losses import binary_cross_entropy, edge_loss, edge_map, focal_loss, soft_iou_loss
+from prn_cli.methods.objective import JointLoss
+from prn_cli.methods.options import JointLossOptions
+from prn_cli.methods.recipe import Batch, Outputs
+
+
+def joint_loss(*, pred, pseudo, target, **weights) -> torch.Tensor:
+    return JointLoss(JointLossOptions(**weights))(Outputs(pred), Batch(pred[0], target, pseudo))
 
 
 def sample(seed: int = 0, ignored: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,8 +79,7 @@ def test_losses_cannot_be_called_with_arguments_swapped() -> None:
 def test_joint_loss_is_the_weighted_sum_averaged_over_the_paths() -> None:
     logits, target = sample(0)
     other, pseudo = sample(1)
-    weights = LossWeights(iou=0)
-    total = joint_loss(pred=(logits, other), pseudo=pseudo, target=target, weights=weights)
+    total = joint_loss(pred=(logits, other), pseudo=pseudo, target=target, iou_weight=0)
     expected = np.mean(
         [
             0.7
@@ -91,10 +89,10 @@ def test_joint_loss_is_the_weighted_sum_averaged_over_the_paths() -> None:
         ]
     )
     assert float(total) == pytest.approx(expected, 1e-6)
-    with_iou = joint_loss(pred=(logits, other), pseudo=pseudo, target=target, weights=LossWeights(iou=2))
+    with_iou = joint_loss(pred=(logits, other), pseudo=pseudo, target=target, iou_weight=2)
     added = np.mean([float(soft_iou_loss(pred=z, target=target)) for z in (logits, other)])
     assert float(with_iou) == pytest.approx(expected + 2 * added, 1e-6)
-    labels_only = joint_loss(pred=(logits,), pseudo=pseudo, target=target, weights=LossWeights(pseudo=0, iou=0))
+    labels_only = joint_loss(pred=(logits,), pseudo=pseudo, target=target, pseudo_weight=0, iou_weight=0)
     assert float(labels_only) == pytest.approx(
         float(binary_cross_entropy(pred=logits, target=target, positive_weight=1.12)), 1e-6
     )
@@ -104,7 +102,7 @@ def test_joint_loss_is_the_weighted_sum_averaged_over_the_paths() -> None:
 def test_nothing_valid_costs_nothing_and_moves_nothing(pseudo: float) -> None:
     logits = torch.full((1, 1, 4, 4), torch.nan, requires_grad=True)
     target = torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)
-    loss = joint_loss(pred=(logits,), pseudo=target, target=target, weights=LossWeights(pseudo=pseudo))
+    loss = joint_loss(pred=(logits,), pseudo=target, target=target, pseudo_weight=pseudo)
     loss.backward()
     assert float(loss.detach()) == 0
     assert logits.grad is not None

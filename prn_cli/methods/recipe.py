@@ -1,0 +1,192 @@
+"""What a recipe is: how a method's network is made, described, trained and exported. With torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prn_cli.methods import options_of, recipe_of
+from prn_cli.methods.objective import JointLoss, Objective
+from prn_cli.methods.refiner import FloatMap
+from prn_cli.options import Options
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Network(Protocol):
+    """An `nn.Module` that says of itself what the tiler must know.
+
+    Attributes:
+        name: of its method.
+        multiple: window sides and positions are multiples of this, px.
+        halo: context that a pixel needs on each side, px.
+        tile: default side of a window, px.
+    """
+
+    name: str
+    multiple: int
+    halo: int
+    tile: int
+
+
+@dataclass(frozen=True)
+class Batch(Generic[A]):
+    """Crops to learn from, as NumPy arrays or as tensors.
+
+    Attributes:
+        logits: (N, 1, S, S) float32, NaN invalid.
+        label: (N, 1, S, S) uint8, 255 ignore.
+        pseudo: pseudo-labels, the same.
+        image: (N, C, S, S) float32, NaN invalid; None without images.
+        more: what the recipe's `prepare` has added; the first axis is the batch's.
+    """
+
+    logits: A
+    label: A
+    pseudo: A
+    image: A | None = None
+    more: Mapping[str, A] = field(default_factory=dict)
+
+    def mapped(self, change: Callable[[A], B]) -> Batch[B]:
+        """The batch with every array changed."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "more"}
+        changed = {name: None if value is None else change(value) for name, value in found.items()}
+        return Batch(**changed, more={name: change(value) for name, value in self.more.items()})  # type: ignore[arg-type]
+
+
+class Outputs(NamedTuple):
+    """What a network gives in training.
+
+    Attributes:
+        paths: refined logits of each path that takes the training signal, (N, 1, H, W).
+        features: (N, F, h, w) of its last layer, for objectives that look at them.
+    """
+
+    paths: tuple[Tensor, ...]
+    features: Tensor | None = None
+
+
+class Graph(NamedTuple):
+    """A part of a network as it is run in refinement.
+
+    Attributes:
+        module: from the inputs, in their order, to the outputs.
+        inputs: names.
+        outputs: names, of which no other input or output has one.
+        examples: of the inputs; the first axis is the batch's, the last two of those with four axes are free.
+    """
+
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    examples: tuple[Tensor, ...]
+
+
+class Recipe:
+    """Base of the recipes. `options` is always an object of the method's options class.
+
+    Attributes:
+        takes_images: whether networks can be built with bands of an image.
+        identity_at_start: whether an untrained network leaves logits as they are.
+        cross_validates: whether training is quick enough to be repeated for every fold.
+        adaptable: whether trained weights can go on learning from other maps.
+    """
+
+    takes_images: ClassVar[bool] = False
+    identity_at_start: ClassVar[bool] = False
+    cross_validates: ClassVar[bool] = False
+    adaptable: ClassVar[bool] = False
+
+    def build(self, options: Any, bands: int = 0) -> Any:
+        """An untrained network: an `nn.Module` that is a `Network`.
+
+        Args:
+            options: of the method.
+            bands: of the image beside the logits; 0 without one.
+        """
+        raise NotImplementedError
+
+    def options_from(self, description: Mapping[str, str], options: Any) -> Any:
+        """Options of a network that the metadata of its file describe; these, where the metadata say nothing.
+
+        Raises:
+            KeyError: an entry is missing.
+            ValueError: an entry is no number.
+        """
+        raise NotImplementedError
+
+    def describe(self, network: Any) -> dict[str, str]:
+        """Metadata that say which options the network was built with; keys begin with `prn.`."""
+        raise NotImplementedError
+
+    def gentle(self, options: Any) -> Any:
+        """The options with which trained weights go on learning from a few maps, which say little of others."""
+        return options
+
+    def observe(self, network: Any, images: Iterable[FloatMap]) -> None:
+        """Take from the images to learn from, `(C, H, W)` each, what the network must know of all images."""
+
+    def prepare(self, batch: Batch[Any], options: Any, random: np.random.Generator) -> Batch[Any]:  # noqa: ARG002
+        """Change a batch of NumPy arrays, or add to it, by random numbers of this generator alone."""
+        return batch
+
+    def outputs(self, network: Any, batch: Batch[Tensor]) -> Outputs:
+        """Run a network in training."""
+        raise NotImplementedError
+
+    def objective(self, options: Any, network: Any) -> Objective:  # noqa: ARG002
+        """What training minimises: the joint loss, unless the method has one of its own."""
+        return JointLoss(options)
+
+    def graphs(self, network: Any) -> tuple[Graph, ...]:
+        """The network as it is exported and run in refinement."""
+        raise NotImplementedError
+
+
+def build(name: str, options: Options | None = None, *, bands: int = 0, seed: int | None = None) -> Any:
+    """An untrained network of a method.
+
+    Args:
+        name: of the method.
+        options: of the method; its defaults if None.
+        bands: of the image beside the logits; 0 without one.
+        seed: of the random weights; None to go on with torch's generator as it is.
+
+    Raises:
+        KeyError: there is no such method.
+    """
+    if seed is not None:
+        torch.manual_seed(seed)
+    return recipe_of(name).build(options or options_of(name)(), bands)
+
+
+def describe(network: Any) -> dict[str, str]:
+    """What a refiner must know of a network, as the metadata of its files."""
+    return {
+        "prn.format": "1",
+        "prn.network": network.name,
+        "prn.multiple": str(network.multiple),
+        "prn.halo": str(network.halo),
+        "prn.tile": str(network.tile),
+        **recipe_of(network.name).describe(network),
+        "prn.strength": "1",
+        "prn.threshold": "0.5",
+    }
+
+
+def from_description(description: Mapping[str, str]) -> Any:
+    """An untrained network of the kind that the metadata of a file describe.
+
+    Raises:
+        KeyError: an entry is missing, or names a method that this version does not know.
+        ValueError: an entry is no number.
+    """
+    name = description["prn.network"]
+    options = recipe_of(name).options_from(description, options_of(name)())
+    return build(name, options, bands=int(description.get("prn.image_channels", "0")))

@@ -1,0 +1,285 @@
+"""What a refiner is: windows of logits to a field that can be blended, and a field to refined logits. NumPy alone.
+
+Tiling, padding, blending and writing are not its business; see `prn_cli.refinement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import WeightsError
+from prn_cli.maps.blend import strengthen
+from prn_cli.maps.drift import Reference
+from prn_cli.maps.noise import place_noise
+from prn_cli.maps.tiles import AxisPlan, Window, plan_axis
+
+FloatMap = NDArray[np.float32]
+Padding = Literal["nan", "mirror"]
+
+_LARGEST_NUMBER = 1 << 16  # px, of tiles and halos
+_WIDTH_OVER_HEIGHT = 2  # of the windows of maps that need several
+
+
+class Runner(Protocol):
+    """A network ready to run, in onnxruntime (`Session`) or in torch (`TorchRunner`).
+
+    Attributes:
+        path: the file, if there is one.
+        device: where it runs: `cpu` or `cuda`.
+        runs: how many runs may go on at once; more of them wait.
+        metadata: what the weights say of themselves.
+        inputs: names of the network's inputs.
+        outputs: names of its outputs.
+    """
+
+    device: str
+    runs: int
+    metadata: Mapping[str, str]
+    inputs: list[str]
+    outputs: list[str]
+
+    @property
+    def path(self) -> Path | None: ...  # noqa: D102 (an attribute that is only read)
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, FloatMap]) -> list[FloatMap]:
+        """Run the network on a batch, which is the first axis of every input and output. Safe in threads.
+
+        A network may have several graphs, such as an encoder that runs once and a decoder that runs in steps; only what
+        leads to the outputs asked for is run, and only its inputs need to be given.
+
+        Raises:
+            PrnError: the network failed, or there is not enough memory.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What the tiler must know of a refiner.
+
+    Attributes:
+        multiple: window sides and positions are multiples of this, px.
+        halo: context that a pixel needs on each side, px.
+        tile: default side of a window, px.
+        side: the only side that windows may have, px; 0 if they may have any.
+        bands: of the image beside the logits; 0 without one.
+        padding: what surrounds the map where a window reaches beyond it: NaN, or the map mirrored.
+        overview: longest side of a reduced copy of the whole map that the refiner looks at first, px; 0 without.
+    """
+
+    multiple: int = 1
+    halo: int = 0
+    tile: int = 1024
+    side: int = 0
+    bands: int = 0
+    padding: Padding = "nan"
+    overview: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """A batch of windows of one shape.
+
+    Attributes:
+        logits: `(N, h, w)` float32, NaN where invalid.
+        image: `(N, C, h, w)` float32, the file's numbers, NaN where invalid; None for refiners that take none.
+        places: first row and column of each window on the map.
+        size: height and width of the map, px.
+        seed: of the map, see `prn_cli.maps.noise.place_seed`.
+        overview: what the refiner's `overview` gave.
+        view: whether the windows were flipped left to right, and by how many quarter turns they were turned then.
+    """
+
+    logits: FloatMap
+    image: FloatMap | None = None
+    places: Sequence[tuple[int, int]] = ((0, 0),)
+    size: tuple[int, int] = (0, 0)
+    seed: int = 0
+    overview: Any = None
+    view: tuple[bool, int] = (False, 0)
+
+    def turned(self, flipped: bool, turns: int) -> Windows:
+        """The same windows, flipped left to right and then turned."""
+        image = None if self.image is None else _turn(self.image, flipped, turns)
+        return replace(self, logits=_turn(self.logits, flipped, turns), image=image, view=(flipped, turns))
+
+    def noise(self, draw: int = 0) -> FloatMap:
+        """Uniform random numbers, `(N, h, w)` float32 in [0, 1); the same for a pixel of the map in every window."""
+        height, width = self.logits.shape[1:] if self.view[1] % 2 == 0 else self.logits.shape[:0:-1]
+        upright = [place_noise(self.seed, Window(y, x, height, width), draw=draw) for y, x in self.places]
+        return _turn(np.stack(upright), *self.view)
+
+
+def _turn(maps: FloatMap, flipped: bool, turns: int) -> FloatMap:
+    return np.ascontiguousarray(np.rot90(maps[..., ::-1] if flipped else maps, turns, axes=(-2, -1)))
+
+
+class Refiner:
+    """Base of the refiners, with what most of them share.
+
+    Attributes:
+        name: of the method.
+        needs: see there.
+        device: where it runs: `cpu` or `cuda`.
+        runs: how many calls of `field` go on at once; more of them wait.
+        strength: of the correction that training found to be best, 0 to 1.
+        threshold: probability above which a refined pixel is foreground.
+        reference: of the logits that the weights were trained on, if they say.
+    """
+
+    name: str
+    needs: Needs
+    device: str = "cpu"
+    runs: int = 1
+    strength: float = 1.0
+    threshold: float = 0.5
+    reference: Reference | None = None
+
+    def plan(self, height: int, width: int, *, tile: int | None = None, shift: int = 0) -> tuple[AxisPlan, AxisPlan]:
+        """The windows of a map of this size, along its height and along its width.
+
+        Args:
+            height: rows of the map.
+            width: columns of the map.
+            tile: side of a window, px; the refiner's own if None.
+            shift: moves the borders of the windows, see `plan_axis`.
+        """
+        needs = self.needs
+        side = needs.side or tile or needs.tile
+        # Memory grows with the height of the windows alone, and wide ones share less of their work with neighbours.
+        wide = side * (_WIDTH_OVER_HEIGHT if height > side and not needs.side else 1)
+        rows, columns = (
+            plan_axis(size, tile=longest, halo=needs.halo, multiple=needs.multiple, shift=shift, fixed=needs.side > 0)
+            for size, longest in ((height, side), (width, wide))
+        )
+        return rows, columns
+
+    def overview(self, reduced: Windows) -> Any:  # noqa: ARG002
+        """What to know of the whole map before its windows come, from a copy of at most `needs.overview` px a side.
+
+        It is given to every window, and to other processes, so it must be small and able to be pickled.
+        """
+        return None
+
+    def field(self, windows: Windows) -> FloatMap:
+        """What the method makes of windows.
+
+        Returns:
+            `(N, h, w)` float32, finite everywhere, smooth enough to be averaged with a neighbouring window's; an array
+            of its own, which is written to.
+        """
+        raise NotImplementedError
+
+    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
+        """Refined logits from base logits and the blended field, `(h, w)` each; may take the field's memory.
+
+        They are NaN where the base logits are, and nowhere else. `strength` scales the correction, 0 to 1.
+        """
+        return strengthen(logits, logits + field, strength)
+
+
+class NetworkRefiner(Refiner):
+    """A refiner whose network a runner runs; what the tiler must know stands in the weights' metadata.
+
+    Args:
+        runner: of the network.
+
+    Raises:
+        WeightsError: the metadata, or the names of inputs and outputs, are not those of such a network.
+    """
+
+    padding: ClassVar[Padding] = "nan"
+
+    def __init__(self, runner: Runner) -> None:
+        known = Metadata(runner.metadata, runner.path)
+        self.runner, self.device, self.runs = runner, runner.device, runner.runs
+        self.needs = Needs(
+            multiple=known.number("prn.multiple", least=1),
+            halo=known.number("prn.halo", least=0),
+            tile=known.number("prn.tile", least=1),
+            side=known.number("prn.side", least=0, default=0),
+            bands=known.number("prn.image_channels", least=0, default=0),
+            overview=known.number("prn.overview", least=0, default=0),
+            padding=self.padding,
+        )
+        self.strength = known.probability("prn.strength", default=1.0)
+        self.threshold = known.probability("prn.threshold", default=0.5)
+        self.reference = known.reference()
+
+    def expect(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Check the names of the network's inputs and outputs.
+
+        Raises:
+            WeightsError: others are found.
+        """
+        runner = self.runner
+        if runner.inputs != list(inputs) or not set(outputs) <= set(runner.outputs):
+            raise WeightsError(
+                f"maps {', '.join(runner.inputs)} to {', '.join(runner.outputs)}, "
+                f"expected {', '.join(inputs)} to {', '.join(outputs)}",
+                hint="export it again",
+                path=runner.path,
+            )
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Runner]]:
+        """Pickle the runner alone: device and runs are those of the process that unpickles it."""
+        return type(self), (self.runner,)
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Metadata of weights, read with care: the file may come from anywhere."""
+
+    entries: Mapping[str, str]
+    path: Path | None = field(default=None)
+
+    def number(self, key: str, *, least: int, default: int | None = None) -> int:
+        """A whole number.
+
+        Raises:
+            WeightsError: it is missing, no whole number, below `least`, or absurdly great.
+        """
+        text = self.entries.get(key, "nothing" if default is None else str(default))
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= _LARGEST_NUMBER:
+            raise self._wrong(key, text[:40], f"a whole number from {least} to {_LARGEST_NUMBER}")
+        return value
+
+    def probability(self, key: str, *, default: float) -> float:
+        """A number between 0 and 1.
+
+        Raises:
+            WeightsError: it is no such number.
+        """
+        text = self.entries.get(key, str(default))
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1
+        if not 0 <= value <= 1:
+            raise self._wrong(key, text, "0 to 1")
+        return value
+
+    def reference(self) -> Reference | None:
+        """What is said of the logits that the weights were trained on.
+
+        Raises:
+            WeightsError: it cannot be read.
+        """
+        text = self.entries.get("prn.reference")
+        try:
+            return None if text is None else Reference.from_json(text)
+        except ValueError as error:
+            raise self._wrong("prn.reference", (text or "")[:40], "a reference of logits") from error
+
+    def _wrong(self, key: str, found: str, expected: str) -> WeightsError:
+        return WeightsError(f"its {key} is {found}, expected {expected}", hint="export it again", path=self.path)
