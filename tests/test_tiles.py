@@ -51,6 +51,18 @@ def test_windows_are_snapped_no_longer_than_a_tile_and_give_each_used_pixel_its_
         assert before.start < after.start
 
 
+@given(st.integers(1, 900), st.integers(0, 60), st.sampled_from([1, 8, 64]), st.integers(0, 200), st.integers(0, 300))
+def test_fixed_windows_are_of_one_length(size, halo, multiple, more, shift):
+    tile = round_up(smallest_tile(halo, multiple) + more, multiple)
+    plan = plan_axis(size, tile=tile, halo=halo, multiple=multiple, shift=shift, fixed=True)
+    assert {span.length for span in plan.spans} == {tile}
+    assert all(span.start % multiple == 0 and 0 <= span.start < size for span in plan.spans)
+    assert (plan.spans[0].keep, plan.spans[-1].stop) == (0, size)
+    for before, after in zip(plan.spans, plan.spans[1:], strict=False):
+        assert before.stop - after.keep == plan.ramp
+        assert min(after.keep - after.start, before.end - before.stop) >= halo
+
+
 @given(plans(), st.integers(1, 6))
 def test_stretches_are_the_windows_in_order_and_finish_each_pixel_once(plan_and_settings, most):
     plan, _ = plan_and_settings

@@ -20,7 +20,7 @@ from prn_cli.refinement.links import How, Link, Order, Piece, Ramp
 from prn_cli.refinement.windows import Strip, StripRefiner
 
 ReadPlanes = Callable[[Window], Sequence[FloatMap]]
-"""Gives planes of a window inside the map, `(h, w)` float32 each: logits, NaN where invalid, and what goes with them."""
+"""Gives planes of a window of the map, `(h, w)` float32 each: logits, NaN where invalid, and what goes with them."""
 
 # So many, for each that goes on at once, that none is waited for while a stretch of windows is put together.
 _RUNS_AHEAD = 3

@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from prn_cli.errors import OutputError
 from prn_cli.files.temporaries import write_whole
@@ -23,6 +24,7 @@ from prn_cli.methods import recipe_of
 from prn_cli.methods.recipe import Graph, describe
 
 OPSET = 18
+_AXES = {0: "n", 2: "h", 3: "w"}  # that are free
 LEARNED = ("prn.strength", "prn.threshold", "prn.reference")
 """Metadata that come from training and not from the network."""
 
@@ -84,13 +86,16 @@ def to_onnx(network: Any, description: Mapping[str, str] | None = None) -> bytes
 
 
 def _graph_to_onnx(graph: Graph) -> Any:
-    axes = {name: {0: "n"} for name in (*graph.inputs, *graph.outputs)}
-    if all(example.ndim == 4 for example in graph.examples):
-        axes = {name: {0: "n", 2: "h", 3: "w"} for name in axes}
+    module = graph.module.eval()
+    with torch.no_grad():
+        found = module(*graph.examples)
+    tensors = (*graph.examples, *((found,) if isinstance(found, Tensor) else found))
+    names = (*graph.inputs, *graph.outputs)
+    axes = {name: _AXES if tensor.ndim == 4 else {0: "n"} for name, tensor in zip(names, tensors, strict=True)}
     with _silence(), _temporary_folder() as folder:
         path = folder / "network.onnx"
         torch.onnx.export(
-            graph.module.eval(),
+            module,
             graph.examples,
             path,
             input_names=list(graph.inputs),

@@ -1,0 +1,181 @@
+"""A method of another package: registered, trained, exported, refined with, chained, resumed and run on a cluster."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from prn_cli.commands import app
+from prn_cli.maps.noise import place_seed
+from prn_cli.maps.tiles import Window
+from prn_cli.methods import METHODS, OBJECTIVES, Folder, load_refiner, options_of, refiner_of
+from prn_cli.methods.recipe import build
+from prn_cli.methods.torch_runner import TorchRunner
+from prn_cli.methods.weights import find_tensors, find_weights
+from prn_cli.refinement.rows import How, Link, refine_map, refine_rows
+from prn_cli.training.augment import TrainingMap
+from prn_cli.training.checkpoint import load_state, save_state
+from prn_cli.training.export import export
+from prn_cli.training.loop import Settings, State, base_counts, evaluate, fit, pooled, tallies
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setitem(METHODS, "toy", Folder("toy_method", "Toy"))
+    monkeypatch.setitem(OBJECTIVES, "bank", Folder("toy_method", "Bank"))
+    yield
+    for name in [name for name in sys.modules if name.startswith("toy_method")]:
+        del sys.modules[name]
+
+
+def maps(count: int, seed: int) -> list[TrainingMap]:
+    """Blobs whose scores run 1 too low."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:70, :90]
+    found = []
+    for number in range(count):
+        field = np.sin(y / random.uniform(4, 9)) + np.sin(x / random.uniform(4, 9))
+        label = (field > 0).astype(np.uint8)
+        found.append(TrainingMap(f"{seed}-{number}", (3 * field - 1).astype(np.float32), label, label))
+    return found
+
+
+def read(path: Path) -> np.ndarray:
+    return tifffile.imread(path) if path.suffix == ".tif" else np.asarray(Image.open(path))
+
+
+def settings() -> Settings:
+    more = {"bank": options_of("bank")(weight=0.5)}
+    return Settings(network="toy", objectives=more, crop=32, batch=2, epochs=3, steps=3, rate=0.02)
+
+
+def train(*, until: int = 3, state: State | None = None) -> tuple[torch.nn.Module, State]:
+    network = build("toy", options_of("toy")(features=5), seed=0)
+    for _, reached in fit(network, maps(3, 1), maps(2, 2), settings(), state=state):
+        if reached.epoch == until:
+            return network, reached
+    raise AssertionError("no epoch was run")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    network, state = train()
+    network.load_state_dict(state.best)
+    (tmp_path / "run").mkdir()
+    export(network, tmp_path / "run", card={}, metadata={"prn.strength": "0.75"})
+    return tmp_path / "run"
+
+
+def test_it_learns_with_an_objective_that_has_parameters_and_a_state() -> None:
+    _, state = train()
+    before = build("toy", options_of("toy")(features=5), seed=0).state_dict()
+    assert all(not torch.equal(before[name], state.network[name]) for name in before)
+    bank = {name.rpartition(".")[2]: tensor for name, tensor in state.objective.items()}
+    assert int(bank["filled"]) == 32
+    assert len({tuple(row) for row in bank["bank"].tolist()}) > 16
+    assert state.optimizer.keys() == set(range(5))  # the network's four, and the head of the objective
+    assert state.best_iou > pooled(base_counts(maps(2, 2))).iou()
+
+
+def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
+    _, unbroken = train()
+    _, broken = train(until=1)
+    save_state(tmp_path / "state.safetensors", broken, fingerprint="x")
+    _, resumed = train(state=load_state(tmp_path / "state.safetensors", fingerprint="x"))
+    for group in ("network", "average", "best", "objective"):
+        for name, tensor in getattr(unbroken, group).items():
+            assert torch.equal(tensor, getattr(resumed, group)[name]), (group, name)
+    assert [(e.loss, e.iou) for e in resumed.history] == [(e.loss, e.iou) for e in unbroken.history]
+
+
+def test_onnxruntime_and_torch_run_one_refiner(weights: Path) -> None:
+    onnx = load_refiner(find_weights(str(weights)), device="cpu", threads=1)
+    tensors = load_refiner(find_tensors(str(weights)), device="cpu")
+    for refiner in (onnx, tensors):
+        assert (type(refiner).__name__, refiner.strength, refiner.needs.overview) == ("ToyRefiner", 0.75, 16)
+    logits = maps(1, 3)[0].logits
+    logits[10:20, 5:30] = np.nan
+    found = refine_map(logits, onnx)
+    np.testing.assert_allclose(found, refine_map(logits, tensors), atol=1e-5)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(logits))
+    assert np.nanmax(np.abs(found - logits)) > 0.1
+    network, state = train()
+    network.load_state_dict(state.best)
+    strongest = tallies(network, maps(1, 3))[:, -1]
+    assert strongest.shape[0] == len(evaluate(network, maps(1, 3))) == 1
+
+
+def test_tiles_agree_on_the_random_numbers_of_a_pixel(weights: Path, random_logits) -> None:
+    refiner = load_refiner(find_weights(str(weights)), device="cpu", threads=1)
+    logits = random_logits(150, 210)
+    whole = refine_map(logits, refiner, tile=256, seed=7)
+    np.testing.assert_allclose(refine_map(logits, refiner, tile=64, shift=10, seed=7), whole, atol=1e-5)
+    np.testing.assert_allclose(refine_map(logits, refiner, tile=64, tta=True, seed=7), whole, atol=1e-5)
+    assert not np.allclose(refine_map(logits, refiner, tile=64, seed=8), whole, atol=1e-3)
+
+
+def test_it_is_chained_behind_fast(weights: Path, random_logits) -> None:
+    fast = load_refiner(find_weights("fast"), device="cpu", threads=1)
+    toy = load_refiner(find_weights(str(weights)), device="cpu", threads=1)
+    logits = random_logits(700, 300)
+    logits[200:260, 40:90] = np.nan
+    links = [Link(fast, 1.0, tile=352), Link(toy, tile=64)]
+    rows = list(refine_rows(lambda window: logits[window.slices], 700, 300, links, How(seed=3)))
+    np.testing.assert_array_equal(np.concatenate([band.logits for band in rows]), logits)
+    one = refine_map(logits, fast, tile=352, strength=1.0)
+    both = refine_map(one, toy, tile=64, seed=3)
+    np.testing.assert_array_equal(np.concatenate([band.refined for band in rows]), both)
+
+
+def test_the_command_refines_with_it_here_and_on_dask(
+    weights: Path, random_logits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(weights.parent)
+    Path("logits").mkdir()
+    for number, size in enumerate([(300, 200), (90, 70)]):
+        np.save(f"logits/{number}.npy", random_logits(*size, seed=number))
+    line = ["refine", "logits", "-w", "run", "-q", "--bias"]
+    assert app.run([*line, "bias-here", "-o", "here"]) == 0, capsys.readouterr().err
+    refiner = load_refiner(find_weights("run"), device="cpu", threads=1)
+    logits = np.load("logits/1.npy")
+    expected = refine_map(logits, refiner, seed=place_seed(0, "1")) - logits
+    np.testing.assert_allclose(tifffile.imread("bias-here/1.tif"), expected, atol=1e-5)
+    pytest.importorskip("distributed")
+    assert app.run([*line, "bias-there", "-o", "there", "--dask", "local:2", "--dask-split", "0.01"]) == 0
+    outputs = [*Path("here").glob("*.png"), *Path("bias-here").glob("*.tif")]
+    assert len(outputs) == 4
+    for here in outputs:
+        there = Path(str(here).replace("here", "there", 1))
+        np.testing.assert_array_equal(read(here), read(there))
+
+
+def test_a_network_in_training_cannot_be_pickled(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(refiner_of(TorchRunner(build("toy"))))
+
+
+def test_windows_are_where_they_say(weights: Path, random_logits) -> None:
+    """The place of a window, by which it draws, is that of its first pixel."""
+    refiner = load_refiner(find_weights(str(weights)), device="cpu", threads=1)
+    seen = {}
+
+    def field(windows):
+        for place, logits in zip(windows.places, windows.logits, strict=True):
+            seen[place] = logits.copy()
+        return np.zeros_like(windows.logits)
+
+    refiner.field = field
+    logits = random_logits(150, 210)
+    refine_map(logits, refiner, tile=64)
+    assert len(seen) > 4
+    for (y, x), found in seen.items():
+        here = logits[Window(y, x, *found.shape).slices]
+        np.testing.assert_array_equal(found[: here.shape[0], : here.shape[1]], here)
