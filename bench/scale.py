@@ -32,8 +32,10 @@ from common import machine, markdown
 from make_mosaic import EXAMPLES, mirror_rows, write_mosaic
 from roofline import Peaks, network_cost, peaks
 
+from prn_cli.methods.refiner import Windows
+
 if TYPE_CHECKING:
-    from prn_cli.methods import Refiner
+    from prn_cli.methods.refiner import Refiner
 
 PARTS = ("speed", "roofline", "processes", "memory", "resume", "workers")
 SMALL, TILE = 512, 1024
@@ -145,12 +147,12 @@ def network_speed(height: int, width: int, cores: int, weights: str = "fast") ->
     refiner = load(cores, weights)
     window = mirror_rows(real_map()[0], 0, height, width)
     windows = np.stack([window] * WINDOWS_IN_A_RUN[refiner.device])
-    refiner.field(windows)
+    refiner.field(Windows(windows))
 
     def work(_: int) -> int:
         began, count = time.perf_counter(), 0
         while time.perf_counter() - began < NETWORK_SECONDS:
-            refiner.field(windows)
+            refiner.field(Windows(windows))
             count += len(windows)
         return count
 
@@ -174,7 +176,7 @@ def bare_speed(inputs: Path, out: Path, cores: int) -> float:
 
     def work(path: Path) -> int:
         logits = np.load(path)
-        mask = logits + refiner.field(logits[np.newaxis])[0] > 0
+        mask = logits + refiner.field(Windows(logits[np.newaxis]))[0] > 0
         lines = np.zeros((len(mask), 1 + mask.shape[1]), np.uint8)
         np.multiply(mask, np.uint8(255), out=lines[:, 1:])
         deflate = packer(mask.dtype)

@@ -49,9 +49,9 @@ def seconds(work: Callable[[], object], repeats: int) -> tuple[float, float, flo
 def refine_speeds(folder: Path, repeats: int) -> list[list[str]]:
     """Mpx/s of the networks in onnxruntime, and of whole commands."""
     import torch
-    from prn_cli.methods.networks import build
 
     from prn_cli.methods import load_refiner
+    from prn_cli.methods.recipe import build
     from prn_cli.methods.weights import find_weights
     from prn_cli.refinement.rows import refine_map
     from prn_cli.training.export import export
@@ -60,7 +60,7 @@ def refine_speeds(folder: Path, repeats: int) -> list[list[str]]:
     runs = {"fast": "fast"}
     paper = folder / "paper"
     paper.mkdir()
-    export(build("paper", patch=64), paper, card={})
+    export(build("paper"), paper, card={})
     runs["paper"] = str(paper)
     logits = real_logits()
     rows, per_map = [], {}
@@ -118,19 +118,19 @@ def refine_speeds(folder: Path, repeats: int) -> list[list[str]]:
 def step_speeds(repeats: int) -> list[list[str]]:
     """Seconds of a training step on the CPU."""
     import torch
-    from prn_cli.methods.networks import build
 
-    from prn_cli.methods.losses import LossWeights, joint_loss
+    from prn_cli.methods.recipe import build
 
     rows = []
     for name, batch, side in (("fast", 8, 256), ("fast", 1, 512), ("paper", 1, 512)):
-        network = build(name, patch=64).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        network = build(name).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
         logits = torch.randn(batch, 1, side, side)
         label = (torch.rand(batch, 1, side, side) > 0.8).to(torch.uint8)
 
-        def step(network=network, optimizer=optimizer, logits=logits, label=label) -> None:  # type: ignore[no-untyped-def]
-            loss = joint_loss(pred=network.supervised(logits), pseudo=label, target=label, weights=LossWeights())
+        def step(name=name, network=network, optimizer=optimizer, logits=logits, label=label) -> None:  # type: ignore[no-untyped-def]
+            batch = Batch(logits, label, label)
+            loss = JointLoss(PaperOptions())(recipe_of(name).outputs(network, batch), batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

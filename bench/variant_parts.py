@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -16,7 +15,9 @@ from torch.nn.utils import parametrize
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.methods.fast.network import STRIDE, FastNetwork
-from prn_cli.methods.losses import LossWeights, edge_loss, joint_loss, soft_iou_loss
+from prn_cli.methods.losses import edge_loss, soft_iou_loss
+from prn_cli.methods.objective import JointLoss
+from prn_cli.methods.recipe import Batch, Outputs
 from prn_cli.thresholding.pseudolabels import best_thresholds, make_pseudolabels
 from prn_cli.training.augment import TrainingMap
 
@@ -66,23 +67,28 @@ def _soft_terms(path: Tensor, target: Tensor, positive: float) -> tuple[Tensor, 
     return tuple((term * weight).sum() / weight.sum().clamp_min(1) for term in (entropy, focal))  # type: ignore[return-value]
 
 
-def soft_pseudo_loss(*, pred: Sequence[Tensor], pseudo: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
-    """`joint_loss` with soft pseudo-labels; edges are those of the label cut at ½."""
-    rest = 1 - weights.pseudo
-    labels_alone = replace(weights, pseudo=0.0, iou=weights.iou / rest)
-    truth = joint_loss(pred=pred, pseudo=target, target=target, weights=labels_alone)
-    hard = torch.where(pseudo == IGNORE, pseudo, (pseudo > SOFT // 2).to(torch.uint8))
-    focal = torch.stack([_soft_terms(path, pseudo, 1.0)[1] for path in pred]).mean()
-    edges = torch.stack([edge_loss(pred=path, target=hard) for path in pred]).mean()
-    signal = weights.focal * weights.focal_scale * focal + (1 - weights.focal) * edges
-    return rest * truth + weights.pseudo * signal
+class SoftPseudoLoss(JointLoss):
+    """The joint loss with soft pseudo-labels; edges are those of the label cut at ½."""
+
+    def forward(self, outputs: Outputs, batch: Batch[Tensor]) -> Tensor:
+        weights, pseudo = self.options, batch.pseudo
+        rest = 1 - weights.pseudo_weight
+        labels_alone = replace(weights, pseudo_weight=0.0, iou_weight=weights.iou_weight / rest)
+        truth = JointLoss(labels_alone)(outputs, batch)
+        hard = torch.where(pseudo == IGNORE, pseudo, (pseudo > SOFT // 2).to(torch.uint8))
+        focal = torch.stack([_soft_terms(path, pseudo, 1.0)[1] for path in outputs.paths]).mean()
+        edges = torch.stack([edge_loss(pred=path, target=hard) for path in outputs.paths]).mean()
+        signal = weights.focal_weight * weights.focal_scale * focal + (1 - weights.focal_weight) * edges
+        return rest * truth + weights.pseudo_weight * signal
 
 
-def soft_label_loss(*, pred: Sequence[Tensor], pseudo: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
-    """`joint_loss` without pseudo-labels, its cross-entropy against a soft label."""
-    entropies = [_soft_terms(path, pseudo, weights.positive_weight)[0] for path in pred]
-    ious = [soft_iou_loss(pred=path, target=target) for path in pred]
-    return torch.stack(entropies).mean() + weights.iou * torch.stack(ious).mean()
+class SoftLabelLoss(JointLoss):
+    """The joint loss without pseudo-labels, its cross-entropy against a soft label."""
+
+    def forward(self, outputs: Outputs, batch: Batch[Tensor]) -> Tensor:
+        entropies = [_soft_terms(path, batch.pseudo, self.options.positive_weight)[0] for path in outputs.paths]
+        ious = [soft_iou_loss(pred=path, target=batch.label) for path in outputs.paths]
+        return torch.stack(entropies).mean() + self.options.iou_weight * torch.stack(ious).mean()
 
 
 class Shallow(FastNetwork):
@@ -110,7 +116,7 @@ class Ranked(FastNetwork):
     def _logits(self, planes: Tensor) -> Tensor:
         return planes[:, :1]
 
-    def _paths(self, planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _paths(self, planes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         self.rank = 2 * torch.nan_to_num(planes[:, 1:], nan=0.5) - 1
         return super()._paths(planes[:, :1])
 

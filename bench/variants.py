@@ -28,13 +28,16 @@ import numpy as np
 import torch
 import variant_parts as parts
 from ablation import asked_for, in_points, parser_of, table
-from prn_cli.methods.networks import fast
-from prn_cli.training.refiner import NetworkRefiner
 from quality import make_logits, maps_of
 from torch.nn.utils import parametrize
 
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.methods.losses import LossWeights, joint_loss
+from prn_cli.methods import refiner_of
+from prn_cli.methods.fast import network as fast
+from prn_cli.methods.fast.options import FastOptions
+from prn_cli.methods.fast.recipe import FastRecipe
+from prn_cli.methods.objective import JointLoss
+from prn_cli.methods.torch_runner import TorchRunner
 from prn_cli.metrics.regions import count_regions
 from prn_cli.refinement.rows import cut, refine_map
 from prn_cli.training import loop
@@ -50,16 +53,20 @@ class Row:
 
     network: Callable[[], fast.FastNetwork] = fast.FastNetwork
     prepared: Callable[[TrainingMap], TrainingMap] = lambda m: m
-    loss: Any = joint_loss
+    loss: type[JointLoss] = JointLoss
     pseudo: float = 0.0
     depth: int = fast.DEPTH
     context: tuple[int, ...] = fast.CONTEXT
+
+    @property
+    def options(self) -> FastOptions:
+        return FastOptions(pseudo_weight=self.pseudo)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Where training and networks look for it."""
         with (
-            patch.object(loop, "joint_loss", self.loss),
+            patch.object(FastRecipe, "objective", lambda _, options, __: self.loss(options)),
             patch.multiple(fast, DEPTH=self.depth, CONTEXT=self.context),
         ):
             yield
@@ -73,10 +80,10 @@ ROWS = {
     "one level less": Row(parts.Shallow, depth=2, context=(9, 17, 33)),
     "one level more": Row(parts.Deep, depth=4, context=(3, 5, 9)),
     "ranks beside the logits": Row(parts.Ranked, parts.ranked),
-    "soft labels at boundaries": Row(prepared=parts.blurred, loss=parts.soft_label_loss),
-    "pseudo-labels of three sizes, at 0.7": Row(prepared=parts.of_three_sizes, loss=parts.soft_pseudo_loss, pseudo=0.7),
-    "soft pseudo-labels, at 0.7": Row(prepared=NEAR, loss=parts.soft_pseudo_loss, pseudo=0.7),
-    "soft, interpolated ones, at 0.7": Row(prepared=BETWEEN, loss=parts.soft_pseudo_loss, pseudo=0.7),
+    "soft labels at boundaries": Row(prepared=parts.blurred, loss=parts.SoftLabelLoss),
+    "pseudo-labels of three sizes, at 0.7": Row(prepared=parts.of_three_sizes, loss=parts.SoftPseudoLoss, pseudo=0.7),
+    "soft pseudo-labels, at 0.7": Row(prepared=NEAR, loss=parts.SoftPseudoLoss, pseudo=0.7),
+    "soft, interpolated ones, at 0.7": Row(prepared=BETWEEN, loss=parts.SoftPseudoLoss, pseudo=0.7),
 }
 
 
@@ -103,9 +110,7 @@ class Bench:
             learn, hold = self.split(row)
             base = loop.pooled(loop.base_counts(hold)).iou()
             # The default goes on beyond its patience, so that its last epoch is known; what is kept is as without.
-            settings = loop.Settings(
-                seed=seed, loss=LossWeights(pseudo=row.pseudo), patience=99 if row == ROWS[DEFAULT] else patience
-            )
+            settings = loop.Settings(seed=seed, options=row.options, patience=99 if row == ROWS[DEFAULT] else patience)
             torch.manual_seed(seed)
             kept = None
             for epoch, state in loop.fit(row.network(), learn, hold, settings):
@@ -131,7 +136,7 @@ class Bench:
         for member in members:
             run, network = self.run(DEFAULT, member), fast.FastNetwork()
             network.load_state_dict(run["weights"])
-            refiner = NetworkRefiner(network, torch.device("cpu"))
+            refiner = refiner_of(TorchRunner(network))
             views = [refine_map(m.logits, refiner, tta=tta) / len(members) for m in hold]
             refined = [a + b for a, b in zip(refined, views, strict=True)]
         counts = [count_regions(cut(z, 0.5), m.label) for z, m in zip(refined, hold, strict=True)]
@@ -161,9 +166,9 @@ def refining_time(row: Row) -> float:
     """Seconds of the processor for a map of 1024×1024 px, with what it takes to prepare its planes."""
     logits = np.random.default_rng(0).normal(0, 3, (1024, 1024)).astype(np.float32)
     with row.in_place(), parametrize.cached():
-        refiner, times = NetworkRefiner(row.network(), torch.device("cpu")), [time.process_time()]
+        refiner, times = refiner_of(TorchRunner(row.network())), [time.process_time()]
         for _ in range(40):
-            image = parts.ranked(TrainingMap("", logits, None, None)).image if refiner.image_channels else None
+            image = parts.ranked(TrainingMap("", logits, None, None)).image if refiner.needs.bands else None
             refine_map(logits, refiner, image=image)
             times.append(time.process_time())
     return least(times)
@@ -173,7 +178,7 @@ def refining_time(row: Row) -> float:
 def training_time(row: Row, bench: Bench) -> float:
     """Seconds of the processor for four steps."""
     learn = [row.prepared(m) for m in bench.maps[:20]]
-    settings = loop.Settings(epochs=20, steps=4, choose_epoch=False, loss=LossWeights(pseudo=row.pseudo))
+    settings = loop.Settings(epochs=20, steps=4, choose_epoch=False, options=row.options)
     with row.in_place():
         return least([time.process_time() for _ in loop.fit(row.network(), learn, [], settings)])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -96,12 +96,14 @@ class Recipe:
         identity_at_start: whether an untrained network leaves logits as they are.
         cross_validates: whether training is quick enough to be repeated for every fold.
         adaptable: whether trained weights can go on learning from other maps.
+        built_with: options that decide which tensors the network has; attributes of the network, too.
     """
 
     takes_images: ClassVar[bool] = False
     identity_at_start: ClassVar[bool] = False
     cross_validates: ClassVar[bool] = False
     adaptable: ClassVar[bool] = False
+    built_with: ClassVar[tuple[str, ...]] = ()
 
     def build(self, options: Any, bands: int = 0) -> Any:
         """An untrained network: an `nn.Module` that is a `Network`.
@@ -112,18 +114,24 @@ class Recipe:
         """
         raise NotImplementedError
 
+    def describe(self, network: Any) -> dict[str, str]:
+        """Metadata that say how a network was built; keys begin with `prn.`."""
+        return {f"prn.{name}": str(int(getattr(network, name))) for name in self.built_with}
+
     def options_from(self, description: Mapping[str, str], options: Any) -> Any:
-        """Options of a network that the metadata of its file describe; these, where the metadata say nothing.
+        """Options of the network that `describe` has described; these, where the description says nothing.
+
+        A switch that is on in either is on.
 
         Raises:
             KeyError: an entry is missing.
             ValueError: an entry is no number.
         """
-        raise NotImplementedError
-
-    def describe(self, network: Any) -> dict[str, str]:
-        """Metadata that say which options the network was built with; keys begin with `prn.`."""
-        raise NotImplementedError
+        found = {name: int(description[f"prn.{name}"]) for name in self.built_with}
+        given = {name: getattr(options, name) for name in found}
+        return replace(
+            options, **{n: given[n] or found[n] == 1 if isinstance(given[n], bool) else found[n] for n in found}
+        )
 
     def gentle(self, options: Any) -> Any:
         """The options with which trained weights go on learning from a few maps, which say little of others."""

@@ -135,37 +135,6 @@ def lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-class _Gather(torch.autograd.Function):
-    """The rows of all processes, in order. Its gradient expects the same loss on every process."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:  # noqa: ARG004
-        parts = [torch.empty_like(rows) for _ in range(size())]
-        dist.all_gather(parts, rows)
-        return torch.stack(parts, 1).flatten(0, 1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
-        # Times the number of processes, by which the gradients of the weights will be divided.
-        return gradients[0][rank() :: size()] * size()
-
-
-class _Total(torch.autograd.Function):
-    """The sum over all processes."""
-
-    @staticmethod
-    def forward(ctx: Any, part: Tensor) -> Tensor:  # noqa: ARG004
-        total = part.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-
 def average_gradients(module: nn.Module) -> None:
     """Give the parameters of a module that each process runs on the whole batch one gradient everywhere."""
     for parameter in module.parameters():
@@ -199,7 +168,9 @@ class _WholeBatchNorm(nn.BatchNorm2d):
 
 
 def _sum_over(values: Tensor) -> Tensor:
-    return _Total.apply(values.sum((0, 2, 3)))  # type: ignore[no-any-return, no-untyped-call]
+    from torch.distributed.nn.functional import all_reduce  # which torch is not always built with
+
+    return all_reduce(values.sum((0, 2, 3)))  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Loss(nn.Module):
@@ -234,4 +205,7 @@ def whole(rows: Tensor) -> Tensor:
     """The rows (N, …) of all processes, in the order of the batch from which `share` took them."""
     if size() == 1:
         return rows
-    return _Gather.apply(rows.contiguous())  # type: ignore[no-any-return, no-untyped-call]
+    from torch.distributed.nn.functional import all_gather
+
+    # Its gradient is the sum over the processes, by whose number those of the weights will be divided.
+    return torch.stack(all_gather(rows.contiguous()), 1).flatten(0, 1)  # type: ignore[no-untyped-call]

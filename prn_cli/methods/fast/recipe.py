@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -22,21 +22,16 @@ class FastRecipe(Recipe):
     identity_at_start = True
     cross_validates = True
     adaptable = True
+    built_with = ("width", "keep_level")
 
     def build(self, options: FastOptions, bands: int = 0) -> FastNetwork:
-        """See `Recipe.build`."""
         return FastNetwork(options.width, keep_level=options.keep_level, image_channels=bands)
 
-    def options_from(self, description: Mapping[str, str], options: FastOptions) -> FastOptions:
-        """See `Recipe.options_from`. A network that keeps the level goes on doing so."""
-        kept = options.keep_level or description["prn.keep_level"] == "1"
-        return replace(options, width=int(description["prn.width"]), keep_level=kept)
-
     def describe(self, network: FastNetwork) -> dict[str, str]:
-        """See `Recipe.describe`."""
-        described = {"prn.width": str(network.width), "prn.keep_level": str(int(network.keep_level))}
-        if network.edge_path is not None:
+        described = super().describe(network)
+        if network.image_channels:
             described["prn.image_channels"] = str(network.image_channels)
+        if network.edge_path is not None:
             described["prn.image_mean"] = _numbers(network.edge_path.centre)
             described["prn.image_std"] = _numbers(network.edge_path.spread)
         return described

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -16,17 +13,10 @@ from prn_cli.methods.recipe import Batch, Graph, Outputs, Recipe
 class PaperRecipe(Recipe):
     """Learns from the logits alone, as published."""
 
-    def build(self, options: PaperOptions, bands: int = 0) -> PaperNetwork:  # noqa: ARG002
-        """See `Recipe.build`."""
+    built_with = ("patch",)
+
+    def build(self, options: PaperOptions, bands: int = 0) -> PaperNetwork:
         return PaperNetwork(options.patch)
-
-    def options_from(self, description: Mapping[str, str], options: PaperOptions) -> PaperOptions:
-        """See `Recipe.options_from`."""
-        return replace(options, patch=int(description["prn.patch"]))
-
-    def describe(self, network: PaperNetwork) -> dict[str, str]:
-        """See `Recipe.describe`."""
-        return {"prn.patch": str(network.patch)}
 
     def outputs(self, network: PaperNetwork, batch: Batch[Tensor]) -> Outputs:
         """The logits of the global and the local decoder."""

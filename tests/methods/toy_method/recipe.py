@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -45,16 +44,14 @@ class _Part(nn.Module):
 
 class ToyRecipe(Recipe):
     cross_validates = True
+    built_with = ("features",)
 
     def build(self, options: ToyOptions, bands: int = 0) -> ToyNetwork:
         assert not bands
         return ToyNetwork(options.features)
 
-    def options_from(self, description: Mapping[str, str], options: ToyOptions) -> ToyOptions:
-        return replace(options, features=int(description["prn.features"]))
-
     def describe(self, network: ToyNetwork) -> dict[str, str]:
-        return {"prn.features": str(network.features), "prn.overview": "16"}
+        return super().describe(network) | {"prn.overview": "16"}
 
     def prepare(
         self, batch: Batch[NDArray[np.float32]], options: ToyOptions, random: np.random.Generator
