@@ -127,11 +127,11 @@ class Recipe:
             KeyError: an entry is missing.
             ValueError: an entry is no number.
         """
-        found = {name: int(description[f"prn.{name}"]) for name in self.built_with}
-        given = {name: getattr(options, name) for name in found}
-        return replace(
-            options, **{n: given[n] or found[n] == 1 if isinstance(given[n], bool) else found[n] for n in found}
-        )
+        found: dict[str, int | bool] = {}
+        for name in self.built_with:
+            given, value = getattr(options, name), int(description[f"prn.{name}"])
+            found[name] = given or value == 1 if isinstance(given, bool) else value
+        return replace(options, **found)
 
     def gentle(self, options: Any) -> Any:
         """The options with which trained weights go on learning from a few maps, which say little of others."""
