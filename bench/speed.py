@@ -119,7 +119,10 @@ def step_speeds(repeats: int) -> list[list[str]]:
     """Seconds of a training step on the CPU."""
     import torch
 
-    from prn_cli.methods.recipe import build
+    from prn_cli.methods import recipe_of
+    from prn_cli.methods.objective import JointLoss
+    from prn_cli.methods.paper.options import PaperOptions
+    from prn_cli.methods.recipe import Batch, build
 
     rows = []
     for name, batch, side in (("fast", 8, 256), ("fast", 1, 512), ("paper", 1, 512)):
