@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,19 +197,8 @@ class SharedRuns:
             with self._lock:
                 taken = self._take(own)
             if taken:
-                try:
-                    self._run_all(taken)
-                except BaseException as error:
-                    for request in taken:
-                        request.failure = error
-                finally:
-                    for request in taken:
-                        request.done.set()
-        # Whoever took this batch along may not be through with it.
-        own.done.wait()
-        if own.failure is not None:
-            raise own.failure
-        return own.results
+                self._run_all(taken)
+        return own.results.result()  # whoever took this batch along may not be through with it
 
     def _take(self, own: _Request) -> list[_Request]:
         """The batches of the next run; none if another run has taken this one along."""
@@ -220,31 +210,30 @@ class SharedRuns:
         return taken
 
     def _run_all(self, requests: list[_Request]) -> None:
-        if len(requests) == 1:
-            requests[0].results = self._run(requests[0].outputs, requests[0].inputs)
-            return
-        joined = {name: np.concatenate([request.inputs[name] for request in requests]) for name in requests[0].inputs}
-        results = self._run(requests[0].outputs, joined)
-        start = 0
-        for request in requests:
-            stop = start + request.count
-            request.results = [result[start:stop] for result in results]
-            start = stop
+        first = requests[0]
+        try:
+            if len(requests) == 1:
+                first.results.set_result(self._run(first.outputs, first.inputs))
+                return
+            joined = {name: np.concatenate([each.inputs[name] for each in requests]) for name in first.inputs}
+            results = self._run(first.outputs, joined)
+            cuts = np.cumsum([each.count for each in requests])[:-1]
+            for each, *parts in zip(requests, *(np.split(result, cuts) for result in results), strict=True):
+                each.results.set_result(parts)
+        except BaseException as error:
+            for each in requests:
+                each.results.set_exception(error)
 
 
 class _Request:
     """A batch that waits for its run."""
 
     def __init__(self, outputs: tuple[str, ...], inputs: Mapping[str, NDArray[np.float32]]) -> None:
-        self.outputs = outputs
-        self.inputs = inputs
+        self.outputs, self.inputs = outputs, inputs
         first = next(iter(inputs.values()))
-        self.count = len(first)
-        self.pixels = first.size
+        self.count, self.pixels = len(first), first.size
         self.kind = outputs, tuple((name, array.shape) for name, array in inputs.items())
-        self.results: list[NDArray[np.float32]] = []
-        self.failure: BaseException | None = None
-        self.done = threading.Event()
+        self.results: Future[list[NDArray[np.float32]]] = Future()
 
 
 _loading = threading.Lock()

@@ -1,1 +1,1 @@
-"""Everything that needs torch: networks, losses, data, the loop, checkpoints and the export to ONNX."""
+"""Training of any method, by its recipe: data, the loop, checkpoints, and the export to ONNX. With torch."""

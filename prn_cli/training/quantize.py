@@ -1,4 +1,4 @@
-"""Weights of reduced precision: the convolutions of `fast` in 8-bit integers, calibrated on real maps.
+"""Weights of reduced precision: convolutions in 8-bit integers, calibrated on real maps.
 
 Static quantisation as onnxruntime does it: activations uint8 by their range on the calibration maps, weights int8 by
 channel. The bias is added to the logits in float32, as ever.
@@ -41,7 +41,7 @@ def quantize(weights: Weights, maps: Sequence[NDArray[np.float32]], folder: Path
     """Write weights whose convolutions run in 8-bit integers: `model.onnx`, and its card `model.json`.
 
     Args:
-        weights: of `fast`, without an image.
+        weights: of a network that takes logits alone.
         maps: `(H, W)` float32 logits, NaN invalid, such as the weights will be used on.
         folder: exists, and holds neither file.
         multiple: what the network's sides are multiples of.
@@ -50,15 +50,15 @@ def quantize(weights: Weights, maps: Sequence[NDArray[np.float32]], folder: Path
         The ONNX file.
 
     Raises:
-        UsageError: weights of another network, or of one that takes an image; or no map is large enough.
+        UsageError: the network takes something else, or no map is large enough.
         WeightsError: onnxruntime cannot quantise them.
     """
     original = onnx.load_from_string(weights.path.read_bytes())
     metadata = {entry.key: entry.value for entry in original.metadata_props}
     inputs = [node.name for node in original.graph.input]
-    if metadata.get("prn.network") != "fast" or inputs != ["logits"]:
+    if inputs != ["logits"]:
         found = f"weights of {metadata.get('prn.network', 'another network')} with inputs {', '.join(inputs)}"
-        raise UsageError(f"{found}, expected fast with logits alone", path=weights.path)
+        raise UsageError(f"{found}, expected logits alone", path=weights.path)
     if any(node.op_type == "QuantizeLinear" for node in original.graph.node):
         raise UsageError("these weights are of 8-bit integers already", path=weights.path)
     cut = [one[tuple(slice(min(side, LARGEST_SIDE) // multiple * multiple) for side in one.shape)] for one in maps]
