@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console, options, reporting
-from prn_cli.commands.batch import Batch, Item, run_batch
+from prn_cli.execution.threads import Batch, run_batch
 from prn_cli.commands.done_before import finished, why
 from prn_cli.commands.options import TaskChoice
 from prn_cli.commands.plan import show_plan

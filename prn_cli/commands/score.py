@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console, options, reporting
-from prn_cli.commands.batch import Batch, run_batch
+from prn_cli.execution.threads import Batch, run_batch
 from prn_cli.commands.options import TaskChoice
 from prn_cli.errors import InputError, PrnError, UsageError, one_line
 from prn_cli.files.remote import without_secrets

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console, options
-from prn_cli.commands.batch import run_batch
+from prn_cli.execution.threads import run_batch
 from prn_cli.errors import DivergedError, InputError, MissingExtraError, OutputError, UsageError
 from prn_cli.execution import interrupts
 from prn_cli.options import parameters

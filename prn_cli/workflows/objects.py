@@ -1,17 +1,14 @@
-"""Options on the objects of a mask: small ones dropped, small holes filled, and polygons of them in a layer."""
+"""Objects of masks: small ones dropped, small holes filled, and polygons of them in a layer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from prn_cli.commands import console
-from prn_cli.commands.options import TaskChoice, local, refuse_with_task
 from prn_cli.errors import InputError
+from prn_cli.workflows.items import PART
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,41 +19,12 @@ if TYPE_CHECKING:
     from prn_cli.rasters import GeoTags
     from prn_cli.rasters.grid import Grid
 
-PART = "polygons"
-"""Role of the file of a map's polygons, of which the layer is made."""
-
-_PANEL = "Objects"
 _PARTS = ".polygons"
-
-MinArea = Annotated[
-    float,
-    typer.Option(
-        "--min-area",
-        min=0,
-        help="Drop objects below this area: m² on georeferenced maps, pixels on others.",
-        rich_help_panel=_PANEL,
-    ),
-]
-FillHoles = Annotated[
-    float,
-    typer.Option("--fill-holes", min=0, help="Fill holes below this area, in the same unit.", rich_help_panel=_PANEL),
-]
-Polygons = Annotated[
-    Path | None,
-    typer.Option(
-        "--polygons",
-        callback=local,
-        metavar="FILE",
-        help="Write the masks of all maps as polygons too: .gpkg, .geojson or .fgb.",
-        rich_help_panel=_PANEL,
-        show_default=False,
-    ),
-]
 
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What is asked for of the objects in the masks.
+    """What is done with the objects of the masks.
 
     Attributes:
         layer: the file of polygons; None if there is none.
@@ -77,24 +45,8 @@ class Objects:
     def __bool__(self) -> bool:
         return self.layer is not None or self.min_area > 0 or self.fill_holes > 0
 
-    def check_task(self, task: TaskChoice) -> None:
-        """Check that there will be objects.
-
-        Raises:
-            UsageError: the task is another than masks of one class.
-        """
-        refuse_with_task(
-            task,
-            {
-                "--polygons": self.layer is not None,
-                "--min-area": self.min_area > 0,
-                "--fill-holes": self.fill_holes > 0,
-            },
-            dict.fromkeys((TaskChoice.saliency, TaskChoice.multiclass), "objects are of masks of one class"),
-        )
-
     def check_place(self) -> None:
-        """Check that the layer finds a place, before the work on the maps.
+        """Check, before the work on the maps, that the layer can be written.
 
         Raises:
             OutputError: its folder cannot be written to.
@@ -106,9 +58,8 @@ class Objects:
 
     def settings(self) -> dict[str, Any]:
         """What the masks depend on, for the manifest."""
-        return {
-            name: value for name, value in (("min_area", self.min_area), ("fill_holes", self.fill_holes)) if value > 0
-        }
+        areas = {"min_area": self.min_area, "fill_holes": self.fill_holes}
+        return {name: area for name, area in areas.items() if area > 0}
 
     def part(self, mask: Path) -> dict[str, Path]:
         """By role, the file of a map's polygons, beside its mask; none if there is no layer."""
@@ -118,10 +69,10 @@ class Objects:
         return {PART: mask.parent / _PARTS / f"{mask.name}.npz"}
 
     def grid(self, geo: GeoTags | None, source: Path) -> Grid | None:
-        """The grid of a map, before the work on it begins; None if nothing is asked for.
+        """The grid of a map, before the work on it begins; None if nothing is to be done.
 
         Raises:
-            InputError: the map has a georeference from which areas or polygons cannot be had.
+            InputError: the map has a georeference that gives no areas, or no polygons.
         """
         from prn_cli.rasters.grid import grid_of
         from prn_cli.rasters.polygons import check_system
@@ -137,7 +88,7 @@ class Objects:
         return grid
 
     def clean(self, parts: Sequence[Runs], grid: Grid) -> tuple[Runs, NDArray[np.float64]]:
-        """Drop and fill what is too small in a mask that came in parts. Gives it, and the area of each of its runs."""
+        """Drop and fill what is too small in a mask that came in parts; gives it, and the area of each of its runs."""
         from prn_cli.maps.components import join
 
         runs = join(parts)
@@ -145,14 +96,8 @@ class Objects:
         areas = grid.areas(middle, runs.starts // runs.width + 0.5, runs.lengths)
         return runs.cleaned(areas, min_area=self.min_area, fill_holes=self.fill_holes), areas
 
-    def save(self, path: Path, runs: Runs, grid: Grid, areas: NDArray[np.float64]) -> None:
-        """Write the polygons of a clean mask to the file of one map."""
-        from prn_cli.rasters.polygons import save_objects, trace_objects
-
-        save_objects(path, trace_objects(runs, grid, areas))
-
-    def write_layer(self, parts: Mapping[str, Path], manifest: Manifest) -> None:
-        """Write the layer of all maps that are done, and say so.
+    def write_layer(self, parts: Mapping[str, Path], manifest: Manifest) -> int:
+        """Write the layer from the files of the maps that are done; gives the number of polygons.
 
         Raises:
             PrnError: the layer cannot be made.
@@ -160,7 +105,6 @@ class Objects:
         from prn_cli.rasters.polygons import write_layer
 
         if self.layer is None:
-            return
+            return 0
         manifest.begin(manifest.job(inputs={}, settings={}, outputs={"layer": self.layer}))
-        count = write_layer(self.layer, parts)
-        console.note(f"{count} polygons → {self.layer}")
+        return write_layer(self.layer, parts)
