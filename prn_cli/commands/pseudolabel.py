@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console, options, reporting
-from prn_cli.execution.threads import Batch, run_batch
-from prn_cli.commands.done_before import finished, why
 from prn_cli.commands.options import TaskChoice
-from prn_cli.commands.plan import show_plan
 from prn_cli.errors import InputError, UsageError
+from prn_cli.execution.threads import Batch, run_batch
 from prn_cli.files.remote import without_secrets
+from prn_cli.workflows.items import Item, finished, plan_items, reason, summary_of
 
 if TYPE_CHECKING:
     from prn_cli.files.manifest import Manifest
@@ -199,7 +198,8 @@ def pseudolabel(
         page=page,
     )
     if dry_run:
-        show_plan(items, lambda item: _why(item, run, manifest, overwrite=overwrite), verb="search", json=json)
+        plan = [*plan_items(items, lambda item: _why(item, run, manifest, overwrite=overwrite), verb="search")]
+        console.show_plan(plan, summary_of(plan, verb="search"), json=json)
         return
     manifest.start()
     remove_stale(output.parent for output in outputs)
@@ -207,9 +207,10 @@ def pseudolabel(
     started = time.perf_counter()
     batch = run_batch(
         items,
-        lambda item: _work(item, run, manifest, overwrite=overwrite),
+        lambda item, _: _work(item, run, manifest, overwrite=overwrite),
         name=lambda item: str(item.path),
         label="Searching thresholds",
+        watch=console.Terminal(),
         fail_fast=fail_fast,
         threads=min(options.thread_count(threads), len(items)),
         stop=run.stop,
@@ -230,7 +231,7 @@ def pseudolabel(
 
         source = " ".join(map(without_secrets, logits or ["logits"]))
         page.finish(Searched(source, str(labels), patch, grid.value), batch.failures)
-    batch.finish()
+    console.end(batch.verdict)
 
 
 def _outputs(path: Path, out: Path) -> dict[str, Path]:
@@ -251,7 +252,7 @@ def _why(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> str:
     """Why `_work` would write the outputs of a map; empty if it would keep them."""
     run.valid_masks.of(item.path)
     job = manifest.job(inputs=item.inputs, settings=_settings(item, run), outputs=item.outputs)
-    return why(manifest, job, overwrite=overwrite)
+    return reason(manifest, job, overwrite=overwrite)
 
 
 def _work(item: _Item, run: _Run, manifest: Manifest, *, overwrite: bool) -> _Result:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console, options, reporting
-from prn_cli.execution.threads import Batch, run_batch
 from prn_cli.commands.options import TaskChoice
 from prn_cli.errors import InputError, PrnError, UsageError, one_line
+from prn_cli.execution.threads import Batch, run_batch
 from prn_cli.files.remote import without_secrets
 
 if TYPE_CHECKING:
@@ -302,9 +302,10 @@ def score(
     with ThreadPoolExecutor(cores, thread_name_prefix="count") if len(images) < cores else nullcontext() as pool:
         batch = run_batch(
             images,
-            checked,
+            lambda image, _: checked(image),
             name=lambda image: str(image.masks),
             label="Scoring",
+            watch=console.Terminal(),
             fail_fast=fail_fast,
             threads=cores,
             stop=stop,
@@ -352,7 +353,7 @@ def score(
             cut=page.cut,
         )
         page.finish(summary, what, failures)
-    batch.finish()
+    console.end(batch.verdict)
 
 
 def _check_classes(opened: Sequence[Prediction], names: Sequence[str] | None) -> None:

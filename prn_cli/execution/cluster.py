@@ -47,9 +47,7 @@ class Cluster:
         split: see there.
     """
 
-    def __init__(
-        self, where: str, *, split: float, cores: int, stop: threading.Event, watch: Watch = SILENT
-    ) -> None:
+    def __init__(self, where: str, *, split: float, cores: int, stop: threading.Event, watch: Watch = SILENT) -> None:
         """Start workers here, or meet those of a scheduler.
 
         Args:

@@ -6,7 +6,7 @@ Commands and workflows ask a task, and never which one it is. A new task is a su
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.uint8]
     Prediction = LabelMap | ScoreMap
     ReadWindow = Callable[[Window], NDArray[np.float32]]
-    Refine = Callable[[ReadWindow, ReadWindow | None], Iterator[Rows | Ramp]]
+    Refine = Callable[[ReadWindow, ReadWindow | None], Generator[Rows | Ramp]]
 
 TaskName: TypeAlias = Literal["binary", "saliency", "multiclass"]
 
@@ -229,7 +229,7 @@ class Task(ABC):
 
     def refine(
         self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine
-    ) -> Iterator[Rows | ClassRows | Ramp]:
+    ) -> Generator[Rows | ClassRows | Ramp]:
         """Refine a map, or a section of it.
 
         Args:

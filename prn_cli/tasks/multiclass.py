@@ -49,12 +49,14 @@ class ClassRows:
         x: first column.
         logits: `(C, h, w)` float32, the base model's one-versus-rest logits, NaN where invalid.
         refined: the same, refined.
+        all_valid: see `Rows`.
     """
 
     y: int
     x: int
     logits: FloatMaps
     refined: FloatMaps
+    all_valid: ClassVar[bool] = False
 
     @property
     def bias(self) -> FloatMaps:
@@ -314,7 +316,7 @@ class Multiclass(Task):
     def summarise(self, scores: Sequence[ImageScore], *, resamples: int, seed: int) -> Summary:
         return summarise(scores, metrics=self.metrics(scores), resamples=resamples, seed=seed)
 
-    def refine(self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine) -> Iterator[ClassRows | Ramp]:
+    def refine(self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine) -> Generator[ClassRows | Ramp]:
         held = None if read_image is None else hold(read_image, len(self.names))  # all classes ask for the same windows
         return refine_class_rows(read, len(self.names), lambda plane: refine(plane, held))
 

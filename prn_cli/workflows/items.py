@@ -79,7 +79,9 @@ def plan_items(items: Sequence[ItemT], why: Callable[[ItemT], str], *, verb: str
 def summary_of(planned: Iterable[Planned], *, verb: str) -> str:
     """How many maps a run would work on, keep, and fail on, in a line."""
     counts = Counter(each.action for each in planned)
-    return f"dry run, nothing written: {', '.join(f'{counts[action]} to {action}' for action in (verb, 'keep', 'fail'))}"
+    return (
+        f"dry run, nothing written: {', '.join(f'{counts[action]} to {action}' for action in (verb, 'keep', 'fail'))}"
+    )
 
 
 def finished(manifest: Manifest, job: Job, *, overwrite: bool) -> dict[str, Any] | None:

@@ -55,8 +55,8 @@ GridName: TypeAlias = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions(Options):
-    """How files are read."""
+class MapOptions(Options):
+    """How score maps are read."""
 
     null: Annotated[bool, Option("Paths on stdin end in NUL.", flags=("--null", "-0"), panel="Input")] = False
     input_kind: Annotated[
@@ -66,7 +66,6 @@ class ReadOptions(Options):
     nodata: Annotated[
         float | None, Option("Value of invalid pixels, besides NaN, infinity and the TIFF tag.", panel="Input")
     ] = None
-    label_nodata: Annotated[float | None, Option("Label value to ignore.", panel="Input")] = None
     valid_mask: Annotated[
         Path | None, Option("Folder of validity masks, paired by stem: zero is invalid.", panel="Input")
     ] = None
@@ -94,11 +93,21 @@ class ReadOptions(Options):
         return Reading(
             kind=self.input_kind,
             nodata=self.nodata,
-            label_nodata=self.label_nodata,
             band=self.band,
             key=self.key,
             max_pixels=self.max_pixels,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions(MapOptions):
+    """How score maps and labels are read."""
+
+    label_nodata: Annotated[float | None, Option("Label value to ignore.", panel="Input")] = None
+
+    def reading(self) -> Reading:
+        """See `MapOptions.reading`."""
+        return replace(super().reading(), label_nodata=self.label_nodata)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prn_cli.errors import PrnError
 from prn_cli.execution.watch import SILENT, Watch
-from prn_cli.options import Option, Options
+from prn_cli.options import Option
+from prn_cli.workflows.options import (
+    Device,
+    DryRun,
+    Logits,
+    MapOptions,
+    MaskOptions,
+    Overwrite,
+    RunOptions,
+    TaskOptions,
+)
 
 if TYPE_CHECKING:
     from prn_cli.execution.executor import Executor
@@ -29,17 +39,10 @@ def _shipped_names(incomplete: str) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefineOptions(Options):
+class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     """Options of `refine`."""
 
-    logits: Annotated[
-        tuple[str, ...],
-        Option(
-            "Files, folders or globs of logit maps (.npy .npz .tif .png); '-' reads paths from stdin.",
-            metavar="LOGITS...",
-            argument=True,
-        ),
-    ] = field(kw_only=False)
+    logits: Logits = field(kw_only=False)
     out: Annotated[
         Path,
         Option(
@@ -73,15 +76,21 @@ class RefineOptions(Options):
             panel="Output",
         ),
     ] = None
+    palette_file: Annotated[
+        Path | None,
+        Option(
+            "Colours of the classes: a PNG or TIFF with a palette, or a text file of NUMBER RED GREEN BLUE NAME.",
+            flags=("--palette",),
+            metavar="FILE",
+            panel="Output",
+        ),
+    ] = None
+    overwrite: Overwrite = False
     min_area: Annotated[
         float,
-        Option(
-            "Drop objects below this area: m² on georeferenced maps, pixels on others.", panel="Objects", least=0
-        ),
+        Option("Drop objects below this area: m² on georeferenced maps, pixels on others.", panel="Objects", least=0),
     ] = 0
-    fill_holes: Annotated[
-        float, Option("Fill holes below this area, in the same unit.", panel="Objects", least=0)
-    ] = 0
+    fill_holes: Annotated[float, Option("Fill holes below this area, in the same unit.", panel="Objects", least=0)] = 0
     polygons: Annotated[
         Path | None,
         Option(
@@ -136,6 +145,21 @@ class RefineOptions(Options):
     tta: Annotated[
         bool, Option("Average over the eight flips and quarter turns: eight times slower.", panel="Method")
     ] = False
+    images: Annotated[
+        Path | None,
+        Option(
+            "Folder of the images that the maps were made from, paired by stem: the refiner sees them, too.",
+            metavar="DIR",
+            panel="Input",
+        ),
+    ] = None
+    device: Device = "auto"
+    num_parts: Annotated[
+        int | None,
+        Option("Split the inputs into this many parts, and work on one: for job arrays.", panel="Run", least=1),
+    ] = None
+    part_id: Annotated[int | None, Option("The part to work on, counted from 0.", panel="Run", least=0)] = None
+    dry_run: DryRun = False
     dask: Annotated[
         str | None,
         Option(
@@ -212,17 +236,15 @@ def refine(options: RefineOptions, watch: Watch = SILENT) -> RefineResult:
     Raises:
         PrnError: nothing could be begun.
     """
-    from prn_cli.execution.cores import core_count
     from prn_cli.workflows.refine_plan import prepare
 
-    cores = options.threads or core_count()
-    plan = prepare(options, watch, cores=cores)
+    plan = prepare(options, watch)
     if options.dry_run:
         return _planned(plan)
     if options.num_parts is None:
         plan.run.objects.check_place()
     started = time.perf_counter()
-    batch = _refine_all(plan, watch, cores=cores)
+    batch = _refine_all(plan, watch)
     maps = [found for _, found in batch.results]
     summary = _summary(maps, options.out, time.perf_counter() - started)
     if summary:
@@ -239,14 +261,12 @@ def _planned(plan: Plan) -> RefineResult:
 
     overwrite = plan.options.overwrite
     planned = [
-        *plan_items(
-            plan.items, lambda item: reason(plan.manifest, plan.job(item), overwrite=overwrite), verb="refine"
-        )
+        *plan_items(plan.items, lambda item: reason(plan.manifest, plan.job(item), overwrite=overwrite), verb="refine")
     ]
     return RefineResult(summary=summary_of(planned, verb="refine"), plan=planned)
 
 
-def _refine_all(plan: Plan, watch: Watch, *, cores: int) -> Batch[Item, RefinedMap]:
+def _refine_all(plan: Plan, watch: Watch) -> Batch[Item, RefinedMap]:
     """Refine all maps, by threads or on a cluster."""
     from prn_cli.execution.cores import keep_freed_memory
     from prn_cli.execution.threads import run_batch
@@ -254,7 +274,7 @@ def _refine_all(plan: Plan, watch: Watch, *, cores: int) -> Batch[Item, RefinedM
     from prn_cli.workflows.refine_map import count_windows
 
     stop = threading.Event()
-    with _executor(plan.options, watch, cores=cores, stop=stop) as executor:
+    with _executor(plan.options, watch, stop) as executor:
         plan.manifest.start()
         remove_stale(output.parent for item in plan.items for output in item.outputs.values())
         keep_freed_memory()
@@ -272,9 +292,8 @@ def _refine_all(plan: Plan, watch: Watch, *, cores: int) -> Batch[Item, RefinedM
         )
 
 
-def _executor(
-    options: RefineOptions, watch: Watch, *, cores: int, stop: threading.Event
-) -> AbstractContextManager[Executor]:
+def _executor(options: RefineOptions, watch: Watch, stop: threading.Event) -> AbstractContextManager[Executor]:
+    cores = options.thread_count()
     if options.dask is None:
         from prn_cli.execution.threads import Threads
 

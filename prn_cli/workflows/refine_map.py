@@ -6,9 +6,8 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from prn_cli.execution.executor import Executor
 from prn_cli.execution.threads import Progress
 from prn_cli.maps.components import Runs, join_beside, runs_of
 from prn_cli.maps.tiles import WholeRows
+from prn_cli.methods import Refiner
 from prn_cli.rasters import MapImage, RasterWriter, ScoreMap, create_raster, lay_like
 from prn_cli.rasters.reading import Reading, open_map
 from prn_cli.refinement.rows import Order, Ramp, Rows, join_sections, refine_section, window_rows
@@ -27,6 +27,9 @@ from prn_cli.tasks.multiclass import ClassRows
 from prn_cli.workflows.figures import Figures, Sample
 from prn_cli.workflows.items import PART, Item
 from prn_cli.workflows.objects import Objects
+
+if TYPE_CHECKING:
+    from prn_cli.tasks import ReadWindow
 
 # On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
 WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
@@ -38,6 +41,15 @@ _TURNS = threading.BoundedSemaphore(2)
 _BANDS_AHEAD = 2  # of a large map, read before the network wants them, and refined before they are written
 _READ_BY_WINDOW = (".npy", ".tif", ".tiff")
 _SECTION_BYTES = 64e6
+
+
+class Link(NamedTuple):
+    """One of the refiners that are applied in a row, with its strength and the side of its windows, px."""
+
+    refiner: Refiner
+    strength: float
+    tile: int
+
 
 OnWritten = Callable[[], None]
 """Called just before the outputs of a map take their names."""
@@ -189,7 +201,8 @@ def _sections(item: Item, run: Run, executor: Executor) -> list[slice]:
         height, width = opened.scores.height, opened.scores.width
     if height * width <= executor.split:
         return []
-    count = len(window_rows(height, width, run.links))
+    [link] = run.links
+    count = len(window_rows(height, width, link.refiner, tile=link.tile))
     # The logits of each class are worked on; a mask and the floats beside it are sent.
     pixel_bytes = max(len(run.classes), 1) + 4 * (len(item.rasters) - 1)
     most = int(_SECTION_BYTES / (height * width * pixel_bytes) * count)
@@ -224,24 +237,33 @@ def _refine(
     run: Run, opened: OpenMap, order: Order, *, section: slice = slice(None), progress: Progress | None = None
 ) -> Generator[Rows | ClassRows | Ramp]:
     """Refine an open map, or a section of it."""
-    refine = partial(
-        refine_section,
-        height=opened.scores.height,
-        width=opened.scores.width,
-        section=section,
-        tta=run.tta,
-        batch=WINDOWS_IN_A_RUN[run.links[0].refiner.device],
-        on_run=None if progress is None else progress.check,
-        read_ahead=_BANDS_AHEAD,
-        order=order,
-    )
-    read_image = None if opened.image is None else opened.image.read
-    return run.task.refine(opened.scores.logits, read_image, refine)
+    scores, [link] = opened.scores, run.links
+
+    def refine(read: ReadWindow, read_image: ReadWindow | None) -> Generator[Rows | Ramp]:
+        return refine_section(
+            read,
+            scores.height,
+            scores.width,
+            link.refiner,
+            section=section,
+            tile=link.tile,
+            tta=run.tta,
+            strength=link.strength,
+            batch=WINDOWS_IN_A_RUN[link.refiner.device],
+            on_run=None if progress is None else progress.check,
+            read_image=read_image,
+            read_ahead=0 if run.task.several else _BANDS_AHEAD,  # classes take turns with what is read
+            order=order,
+        )
+
+    return run.task.refine(scores.logits, None if opened.image is None else opened.image.read, refine)
 
 
 def _finish(ramp: Ramp, item: Item, run: Run, opened: OpenMap) -> Band:
     """Refine rows of an open map that two sections share, from the field of both."""
-    rows = run.task.finish_ramp(ramp, opened.scores.logits(ramp.window), run.links[0].refiner)
+    [link] = run.links
+    logits = opened.scores.logits(ramp.window)
+    rows = run.task.finish_ramp(ramp, logits, link.refiner, strength=link.strength)
     return _band(rows, item, run, opened)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,14 +14,12 @@ from prn_cli.execution.watch import Watch
 from prn_cli.files.manifest import Job, Manifest, check_outputs, manifest_beside
 from prn_cli.methods import load_refiner
 from prn_cli.methods.weights import Weights, find_weights
-from prn_cli.rasters.limits import set_max_pixels
 from prn_cli.rasters.pairs import Paths
-from prn_cli.rasters.reading import Reading
 from prn_cli.refinement.rows import check_image, check_tile
-from prn_cli.tasks import Task, find_task
+from prn_cli.tasks import Task
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.objects import Objects
-from prn_cli.workflows.options import creation_options, mask_values
+from prn_cli.workflows.options import recorded, with_kind
 from prn_cli.workflows.parts import check_part, select_part
 from prn_cli.workflows.refine_map import LARGE_FILE, Link, Masks, Run
 
@@ -66,25 +64,24 @@ class Plan:
         return self.manifest.job(inputs=item.inputs, settings=self.settings, outputs=item.outputs)
 
 
-def prepare(options: RefineOptions, watch: Watch, *, cores: int) -> Plan:
+def prepare(options: RefineOptions, watch: Watch) -> Plan:
     """Find and check everything, and load the weights.
 
     Raises:
         PrnError: something is missing or does not suit.
     """
     check_part(options.num_parts, options.part_id)
-    task = find_task(options.task)
-    task.refuse(options.given(), "refine")
+    task = options.find_task("refine")
     objects = Objects(options.polygons, options.min_area, options.fill_holes)
-    values, creation = mask_values(options.values), creation_options(options.co)
+    values, creation = options.mask_values(), options.creation_options()
     if options.dask is not None:
         from prn_cli.execution.cluster import check_cluster
 
         check_cluster(options.dask)
-    set_max_pixels(options.max_pixels)
+    reading = options.reading()
     inputs = rasters.find_inputs(options.logits, stdin=sys.stdin, null=options.null)
     weights = [find_weights(str(name)) for name in options.weights]
-    links = _load(weights, options, inputs, cores=cores)
+    links = _load(weights, options, inputs)
     palette = None if options.palette_file is None else rasters.read_palette(options.palette_file)
     task = task.with_classes(inputs, key=options.key, given=options.classes, palette=palette)
     colours = None if palette is None else palette.colours
@@ -95,7 +92,7 @@ def prepare(options: RefineOptions, watch: Watch, *, cores: int) -> Plan:
     for role, path in items[0].rasters.items() if items else ():
         masks.create(role, path, task, 1, 1)  # unknown creation options show now, and not in every file
     manifest = _manifest(options, items, single=outputs.single)
-    reading = _reading(options, inputs, watch)
+    reading = with_kind(reading, inputs, watch)
     threshold = links[-1].refiner.threshold if options.threshold is None else options.threshold
     _tell(options, weights, links, threshold, watch)
     run = Run(
@@ -114,11 +111,11 @@ def prepare(options: RefineOptions, watch: Watch, *, cores: int) -> Plan:
 # Weights.
 
 
-def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths, *, cores: int) -> tuple[Link, ...]:
+def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths) -> tuple[Link, ...]:
     """Load the weights, each with its strength and its tile."""
-    strengths = options.strength or (None,)
+    strengths: Sequence[float | None] = options.strength or [None]
     if len(strengths) == 1:
-        strengths *= len(weights)
+        strengths = [*strengths] * len(weights)
     if len(strengths) != len(weights):
         raise UsageError(
             f"--strength {len(strengths)} times for {len(weights)} --weights", hint="give one for all, or one each"
@@ -127,7 +124,7 @@ def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths, *, 
     links = []
     for found, strength in zip(weights, strengths, strict=True):
         # On a cluster, each worker's threads are its own.
-        threads = cores if options.dask is None else 0
+        threads = options.thread_count() if options.dask is None else 0
         refiner = load_refiner(found, device=options.device, threads=threads, side_by_side=several)
         tile = options.tile or refiner.tile
         check_tile(tile, refiner)
@@ -222,19 +219,9 @@ def _manifest(options: RefineOptions, items: Sequence[Item], *, single: bool) ->
     return manifest
 
 
-def _reading(options: RefineOptions, inputs: Paths, watch: Watch) -> Reading:
-    kind = options.input_kind
-    if kind == "auto":
-        kind = rasters.detect_kind(inputs, nodata=options.nodata, key=options.key)
-        watch.note(f"inputs read as {kind}")
-    return Reading(
-        kind=kind, nodata=options.nodata, band=options.band, key=options.key, max_pixels=options.max_pixels
-    )
-
-
 def _settings(options: RefineOptions, run: Run, weights: Sequence[Weights]) -> dict[str, Any]:
     """On what the outputs depend, for the manifest."""
-    masks, reading = run.masks, run.reading
+    masks = run.masks
     return {
         **run.task.settings(),
         **({} if masks.palette is None else {"palette": masks.palette.tobytes().hex()}),
@@ -246,10 +233,7 @@ def _settings(options: RefineOptions, run: Run, weights: Sequence[Weights]) -> d
         "tile": _one_or_all(link.tile for link in run.links),
         "tta": run.tta,
         "values": options.values,
-        "input_kind": reading.kind,
-        "nodata": None if reading.nodata is None else str(reading.nodata),  # JSON has no NaN
-        "bidx": reading.band,
-        "key": reading.key,
+        **recorded(run.reading),
         "creation_options": masks.creation,
     }
 
