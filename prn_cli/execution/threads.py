@@ -70,6 +70,11 @@ class Progress:
             self._reported += new
             self._report(new)
 
+    @property
+    def rest(self) -> float:
+        """The steps that were not reported."""
+        return self._steps - self._reported
+
     def check(self) -> None:
         """Leave the work where it is if it is no longer wanted.
 
@@ -176,7 +181,7 @@ def run_batch(
                 batch.done.add(name(item))
                 if on_done is not None:
                     on_done(item, result)
-            progress.at(1)
+            advance(progress.rest)
             if fail_fast and batch.failures:
                 batch.not_tried = len({name(item) for item in items} - batch.done - batch.failed)
                 break
