@@ -174,15 +174,16 @@ def test_progress_counts_the_steps_of_an_item_while_it_is_worked_on(threads):
 
     def work(item: int, progress: Progress) -> None:
         if item == 10:
-            for number in range(1, 5):
-                progress.at(number / 5)
-            progress.at(0.1)  # no way back
+            for _ in range(4):
+                progress.done(0.2)
+            progress.done(0.1)
 
     watch = Listener()
     run_batch([10, 1], work, name=str, label="", watch=watch, steps=float, threads=threads)
     assert watch.total == 11
     assert sum(watch.steps) == pytest.approx(11)
-    assert len([steps for steps in watch.steps if steps == pytest.approx(2)]) == 5
+    assert len([steps for steps in watch.steps if steps == pytest.approx(2)]) == 4
+    assert len([steps for steps in watch.steps if steps == pytest.approx(1)]) == 3
     assert watch.threads == {threading.get_ident()}
 
 
@@ -192,10 +193,11 @@ def test_a_copy_of_a_progress_is_on_its_own():
     progress.stop.set()
     copy = pickle.loads(pickle.dumps(progress))
     copy.check()
-    copy.at(1)
+    copy.done(1)
     assert told == []
-    progress.at(0.5)
-    assert told == [4]
+    progress.done(0.5)
+    progress.done(0.6)  # never more than all
+    assert told == [4, 4]
     with pytest.raises(CancelledError):
         progress.check()
 

@@ -17,8 +17,8 @@ import typer
 from prn_cli.commands import console, options
 from prn_cli.errors import DivergedError, InputError, MissingExtraError, OutputError, UsageError
 from prn_cli.execution import interrupts
-from prn_cli.options import parameters
 from prn_cli.execution.threads import run_batch
+from prn_cli.options import parameters
 
 if TYPE_CHECKING:
     import numpy as np

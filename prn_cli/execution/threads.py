@@ -62,13 +62,15 @@ class Progress:
     ) -> None:
         self.stop = stop or threading.Event()
         self._report, self._steps, self._reported = report, steps, 0.0
+        self._lock = threading.Lock()
 
-    def at(self, share: float) -> None:
-        """Report that this share of the work is done, 0 to 1."""
-        new = share * self._steps - self._reported
-        if new > 0 and self._report is not None:
-            self._reported += new
-            self._report(new)
+    def done(self, share: float) -> None:
+        """Report that a further share of the work is done, 0 to 1. Safe in threads."""
+        with self._lock:
+            steps = min(share * self._steps, self.rest)
+            self._reported += steps
+        if self._report is not None:
+            self._report(steps)
 
     @property
     def rest(self) -> float:
@@ -161,7 +163,7 @@ def run_batch(
         The results and failures.
     """
     batch: Batch[T, R] = Batch(watch)
-    counts = [1.0 if steps is None else steps(item) for item in items]
+    counts = [1.0 if steps is None else float(steps(item)) for item in items]
     results: list[tuple[int, T, R]] = []
     with watch.progress(label, sum(counts)) as advance:
         for number, progress, outcome in _outcomes(items, work, counts, threads, advance, stop or threading.Event()):

@@ -249,7 +249,7 @@ def refine(options: RefineOptions, watch: Watch = SILENT) -> RefineResult:
     summary = _summary(maps, options.out, time.perf_counter() - started)
     if summary:
         watch.note(summary)
-    if any(link.strength > 0 for link in plan.run.links):
+    if any(link.applied > 0 for link in plan.run.links):
         _warn_of_drift(maps, watch)
     _write_layer(batch, plan, watch)
     return RefineResult(maps, batch.failures, summary, batch.verdict)
@@ -271,7 +271,7 @@ def _refine_all(plan: Plan, watch: Watch) -> Batch[Item, RefinedMap]:
     from prn_cli.execution.cores import keep_freed_memory
     from prn_cli.execution.threads import run_batch
     from prn_cli.files.temporaries import remove_stale
-    from prn_cli.workflows.refine_map import count_windows
+    from prn_cli.workflows.refine_map import steps_of
 
     stop = threading.Event()
     with _executor(plan.options, watch, stop) as executor:
@@ -284,7 +284,7 @@ def _refine_all(plan: Plan, watch: Watch) -> Batch[Item, RefinedMap]:
             name=lambda item: str(item.path),
             label="Refining",
             watch=watch,
-            steps=partial(count_windows, run=plan.run),
+            steps=partial(steps_of, run=plan.run),
             fail_fast=plan.options.fail_fast,
             threads=executor.at_once,  # more than one, so that an interrupt is seen at once even in a single large map
             stop=stop,

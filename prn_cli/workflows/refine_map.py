@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,22 @@ from prn_cli.execution.ahead import ahead
 from prn_cli.execution.executor import Executor
 from prn_cli.execution.threads import Progress
 from prn_cli.maps.components import Runs, join_beside, runs_of
+from prn_cli.maps.noise import place_seed
 from prn_cli.maps.tiles import WholeRows
-from prn_cli.methods import Refiner
 from prn_cli.rasters import MapImage, RasterWriter, ScoreMap, create_raster, lay_like
 from prn_cli.rasters.reading import Reading, open_map
-from prn_cli.refinement.rows import Order, Ramp, Rows, join_sections, refine_section, window_rows
+from prn_cli.refinement.rows import (
+    How,
+    Link,
+    Order,
+    Ramp,
+    Rows,
+    count_windows,
+    join_sections,
+    look_over,
+    refine_section,
+    window_rows,
+)
 from prn_cli.tasks import Task
 from prn_cli.tasks.multiclass import ClassRows
 from prn_cli.workflows.figures import Figures, Sample
@@ -41,14 +52,6 @@ _TURNS = threading.BoundedSemaphore(2)
 _BANDS_AHEAD = 2  # of a large map, read before the network wants them, and refined before they are written
 _READ_BY_WINDOW = (".npy", ".tif", ".tiff")
 _SECTION_BYTES = 64e6
-
-
-class Link(NamedTuple):
-    """One of the refiners that are applied in a row, with its strength and the side of its windows, px."""
-
-    refiner: Refiner
-    strength: float
-    tile: int
 
 
 OnWritten = Callable[[], None]
@@ -99,6 +102,21 @@ class Run:
     def figures(self, mask: NDArray[np.uint8], base: NDArray[np.uint8], *, all_valid: bool) -> Figures:
         """See `Figures.of`."""
         return Figures.of(mask, base, self.classes, all_valid=all_valid)
+
+    def how(self, scores: ScoreMap, order: Order) -> How:
+        """How a map is refined."""
+        device = self.links[0].refiner.device
+        return How(
+            tta=self.tta,
+            batch=WINDOWS_IN_A_RUN[device],
+            seed=place_seed(0, scores.path.stem),
+            order=order,
+            read_ahead=0 if self.task.several else _BANDS_AHEAD,  # classes take turns with what is read
+        )
+
+    def windows(self, scores: ScoreMap) -> int:
+        """How many windows a map has, those of all links and classes; 1 if nothing is refined."""
+        return max(count_windows(scores.height, scores.width, self.links) * len(self.task.names), 1)
 
     @property
     def classes(self) -> Sequence[str]:
@@ -152,16 +170,15 @@ class Band:
     runs: Runs | None
 
 
-def count_windows(item: Item, *, run: Run) -> int:
+def steps_of(item: Item, *, run: Run) -> int:
     """How many windows a large map has, for the progress. A small one, or one that cannot be read, counts as one."""
     try:
         if item.path.stat().st_size <= LARGE_FILE:
             return 1
         with run.task.open_scores(item.path, run.reading) as scores:
-            pixels = scores.height * scores.width
+            return run.windows(scores)
     except (PrnError, OSError):  # it fails when its turn comes
         return 1
-    return max(sum(round(pixels / link.tile**2) for link in run.links), 1)
 
 
 def refine_item(item: Item, run: Run, executor: Executor, on_written: OnWritten, progress: Progress) -> Figures:
@@ -171,8 +188,11 @@ def refine_item(item: Item, run: Run, executor: Executor, on_written: OnWritten,
         return executor.call(refine_whole, item, run, on_written, progress)
 
     def bands(opened: OpenMap, order: Order) -> Iterator[Band]:
-        calls = ((item, run, order, section) for section in sections)
-        return join_sections(executor.calls(_refine_section, calls), lambda ramp: _finish(ramp, item, run, opened))
+        known = executor.call(_look_over, item, run)
+        pieces = executor.calls(_refine_section, ((item, run, order, section, known) for section in sections))
+        for band in join_sections(pieces, lambda ramp: _finish(ramp, item, run, opened)):
+            yield band
+            progress.done(band.figures.size / (opened.scores.height * opened.scores.width))
 
     return _refine_map(item, run, bands, on_written, progress)
 
@@ -181,7 +201,13 @@ def refine_whole(item: Item, run: Run, on_written: OnWritten, progress: Progress
     """Read, refine and write one map in this process, band by band."""
 
     def bands(opened: OpenMap, order: Order) -> Iterator[Band]:
-        pieces: Generator[Rows | ClassRows | Ramp] = _refine(run, opened, order, progress=progress)
+        windows = run.windows(opened.scores)
+        how = replace(
+            run.how(opened.scores, order),
+            on_run=progress.check,
+            on_windows=lambda count: progress.done(count / windows),
+        )
+        pieces: Generator[Rows | ClassRows | Ramp] = _refine(run, opened, how)
         if opened.is_large:
             # While these rows are cut, counted and written, the next ones are refined.
             pieces = ahead(pieces, _BANDS_AHEAD)
@@ -201,8 +227,7 @@ def _sections(item: Item, run: Run, executor: Executor) -> list[slice]:
         height, width = opened.scores.height, opened.scores.width
     if height * width <= executor.split:
         return []
-    [link] = run.links
-    count = len(window_rows(height, width, link.refiner, tile=link.tile))
+    count = len(window_rows(height, width, run.links))
     # The logits of each class are worked on; a mask and the floats beside it are sent.
     pixel_bytes = max(len(run.classes), 1) + 4 * (len(item.rasters) - 1)
     most = int(_SECTION_BYTES / (height * width * pixel_bytes) * count)
@@ -210,10 +235,23 @@ def _sections(item: Item, run: Run, executor: Executor) -> list[slice]:
     return [slice(first, first + step) for first in range(0, count, step)]
 
 
-def _refine_section(item: Item, run: Run, order: Order, section: slice) -> Iterator[Band | Ramp]:
+def _look_over(item: Item, run: Run) -> Sequence[Any] | None:
+    """What the links must know of the whole map; None where each section looks itself, or nothing is needed."""
+    if run.task.several or not any(link.refiner.needs.overview for link in run.links):
+        return None
+    with _open(item, run) as opened:
+        scores, read_image = opened.scores, None if opened.image is None else opened.image.read
+        return look_over(
+            scores.logits, scores.height, scores.width, run.links, run.how(scores, Order.ROWS), read_image=read_image
+        )
+
+
+def _refine_section(
+    item: Item, run: Run, order: Order, section: slice, known: Sequence[Any] | None
+) -> Iterator[Band | Ramp]:
     """Refine some rows of windows of a map."""
     with _open(item, run) as opened:
-        for piece in _refine(run, opened, order, section=section):
+        for piece in _refine(run, opened, run.how(opened.scores, order), section=section, known=known):
             yield piece if isinstance(piece, Ramp) else _band(piece, item, run, opened)
 
 
@@ -227,33 +265,21 @@ def _open(item: Item, run: Run) -> Iterator[OpenMap]:
             lay_like(scores.raster, item.inputs["like"])
         image = None
         if "image" in item.inputs:
-            bands = max(link.refiner.image_channels for link in run.links)
+            bands = max(link.refiner.needs.bands for link in run.links)
             image = open_map("image", item.inputs["image"], run.reading, like=scores.raster, bands=bands)
             stack.enter_context(image)
         yield OpenMap(scores, image)
 
 
 def _refine(
-    run: Run, opened: OpenMap, order: Order, *, section: slice = slice(None), progress: Progress | None = None
+    run: Run, opened: OpenMap, how: How, *, section: slice = slice(None), known: Sequence[Any] | None = None
 ) -> Generator[Rows | ClassRows | Ramp]:
     """Refine an open map, or a section of it."""
-    scores, [link] = opened.scores, run.links
+    scores = opened.scores
 
     def refine(read: ReadWindow, read_image: ReadWindow | None) -> Generator[Rows | Ramp]:
         return refine_section(
-            read,
-            scores.height,
-            scores.width,
-            link.refiner,
-            section=section,
-            tile=link.tile,
-            tta=run.tta,
-            strength=link.strength,
-            batch=WINDOWS_IN_A_RUN[link.refiner.device],
-            on_run=None if progress is None else progress.check,
-            read_image=read_image,
-            read_ahead=0 if run.task.several else _BANDS_AHEAD,  # classes take turns with what is read
-            order=order,
+            read, scores.height, scores.width, run.links, how, section=section, read_image=read_image, overviews=known
         )
 
     return run.task.refine(scores.logits, None if opened.image is None else opened.image.read, refine)
@@ -261,9 +287,7 @@ def _refine(
 
 def _finish(ramp: Ramp, item: Item, run: Run, opened: OpenMap) -> Band:
     """Refine rows of an open map that two sections share, from the field of both."""
-    [link] = run.links
-    logits = opened.scores.logits(ramp.window)
-    rows = run.task.finish_ramp(ramp, logits, link.refiner, strength=link.strength)
+    rows = run.task.finish_ramp(ramp, opened.scores.logits(ramp.window), run.links)
     return _band(rows, item, run, opened)
 
 
@@ -308,7 +332,7 @@ def _refine_map(
         figures, parts = _write(bands_of(opened, opened.order(any_order=any_order)), item, run, writers, progress)
         if not figures.valid:
             scores.check_valid()
-        if opened.image is not None and any(link.strength > 0 for link in run.links):  # else it plays no part
+        if opened.image is not None and any(link.applied > 0 for link in run.links):  # else it plays no part
             opened.image.check_valid()
         if grid is not None:
             runs, areas = run.objects.clean(parts, grid)
@@ -334,7 +358,6 @@ def _write(
     figures, sample = Figures(height, width, run.classes), run.sample(height, width)
     whole: WholeRows[Runs] = WholeRows(width, join_beside)
     parts: list[Runs] = []
-    done = 0
     for band in bands:
         progress.check()
         figures.add(band.figures)
@@ -350,7 +373,5 @@ def _write(
         rows = None if band.runs is None else whole.add(band.runs, band.y, band.x, band.figures.width)
         if rows is not None:
             parts.append(rows)
-        done += band.figures.size
-        progress.at(done / figures.size)
     figures.drift = sample.distance()
     return figures, parts

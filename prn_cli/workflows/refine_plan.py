@@ -15,13 +15,13 @@ from prn_cli.files.manifest import Job, Manifest, check_outputs, manifest_beside
 from prn_cli.methods import load_refiner
 from prn_cli.methods.weights import Weights, find_weights
 from prn_cli.rasters.pairs import Paths
-from prn_cli.refinement.rows import check_image, check_tile
+from prn_cli.refinement.rows import Link, check_image, check_tile
 from prn_cli.tasks import Task
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.objects import Objects
 from prn_cli.workflows.options import recorded, with_kind
 from prn_cli.workflows.parts import check_part, select_part
-from prn_cli.workflows.refine_map import LARGE_FILE, Link, Masks, Run
+from prn_cli.workflows.refine_map import LARGE_FILE, Masks, Run
 
 if TYPE_CHECKING:
     from prn_cli.workflows.refine import RefineOptions
@@ -126,9 +126,9 @@ def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths) -> 
         # On a cluster, each worker's threads are its own.
         threads = options.thread_count() if options.dask is None else 0
         refiner = load_refiner(found, device=options.device, threads=threads, side_by_side=several)
-        tile = options.tile or refiner.tile
+        tile = options.tile or refiner.needs.tile
         check_tile(tile, refiner)
-        links.append(Link(refiner, refiner.strength if strength is None else strength, tile))
+        links.append(Link(refiner, strength, tile))
     return tuple(links)
 
 
@@ -145,18 +145,18 @@ def _tell(
     """Say which weights are applied, how strongly, and what training expects of them."""
     for found, link in zip(weights, links, strict=True):
         refiner = link.refiner
-        watch.detail(f"{found.path} ({refiner.name}) on {refiner.device}, tile {link.tile}, halo {refiner.halo}")
-    if options.strength is None and threshold == 0.5 and all(link.strength == 0 for link in links):
+        watch.detail(f"{found.path} ({refiner.name}) on {refiner.device}, tile {link.tile}, halo {refiner.needs.halo}")
+    if options.strength is None and threshold == 0.5 and not any(link.applied for link in links):
         watch.note(
             "these weights leave masks as they are: in training, no correction helped on held-out images (--strength 1 "
             "applies it nevertheless)"
         )
         return
-    strengths = [link.strength for link in links]
+    strengths = [link.applied for link in links]
     said = []
     if threshold != 0.5 or any(strength != 1 for strength in strengths):
         said.append(f"strength {', '.join(f'{strength:g}' for strength in strengths)}, cut at {threshold:g}")
-    [*_, refiner] = [link.refiner for link in links]
+    refiner = links[0].refiner
     if len(links) == 1 and (strengths[0], threshold) == (refiner.strength, refiner.threshold):
         said += _expected(weights[0].card)
     if said:
@@ -202,12 +202,12 @@ def _find_maps(
 
 def _images(options: RefineOptions, links: Sequence[Link], watch: Watch) -> Path | None:
     """The folder of the images, if a refiner takes them."""
-    guided = [link.refiner for link in links if link.refiner.image_channels]
-    if options.images is not None and not guided:
+    images = options.images
+    if images is not None and not any(link.refiner.needs.bands for link in links):
         watch.note("the weights take no image: --images is left aside")
-    for refiner in guided:
-        check_image(refiner, given=options.images is not None)
-    return options.images if guided else None
+        images = None
+    check_image(links, given=images is not None)
+    return images
 
 
 def _manifest(options: RefineOptions, items: Sequence[Item], *, single: bool) -> Manifest:
@@ -228,7 +228,7 @@ def _settings(options: RefineOptions, run: Run, weights: Sequence[Weights]) -> d
         **run.objects.settings(),
         **({"cog": True} if masks.cog else {}),
         "weights": _one_or_all(found.sha256 for found in weights),
-        "strength": _one_or_all(link.strength for link in run.links),
+        "strength": _one_or_all(link.applied for link in run.links),
         "threshold": run.threshold,
         "tile": _one_or_all(link.tile for link in run.links),
         "tta": run.tta,
