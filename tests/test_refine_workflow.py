@@ -18,7 +18,8 @@ from prn_cli.methods import load_refiner
 from prn_cli.methods.weights import find_weights
 from prn_cli.options import parameters
 from prn_cli.rasters import create_raster, open_raster
-from prn_cli.refinement.rows import cut, refine_map
+from prn_cli.refinement import rows
+from prn_cli.workflows import refine_map
 from prn_cli.workflows.refine import RefineOptions, refine
 
 
@@ -126,16 +127,17 @@ def test_names_and_defaults_are_those_of_the_command_line():
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".tif"])
-def test_one_mosaic_moves_the_progress(folder, random_logits, suffix):
+def test_one_mosaic_moves_the_progress(folder, random_logits, monkeypatch, suffix):
     """By its windows; the TIFF is so small a file that it counts as one, of which parts are done."""
-    with create_raster(f"mosaic{suffix}", height=2100, width=1000, dtype=np.float32) as writer:
-        writer.write(random_logits(2100, 1000))
+    monkeypatch.setattr(refine_map, "_LARGE_MAP", 1 << 18)
+    with create_raster(f"mosaic{suffix}", height=1100, width=500, dtype=np.float32) as writer:
+        writer.write(random_logits(1100, 500))
     watch = Listener()
     line = {"weights": "model.onnx", "input_kind": "logits", "threads": 1}
     refine(RefineOptions(f"mosaic{suffix}", out="mask.tif", **line), watch)
     assert watch.total is not None
     assert (watch.total > 20) == (suffix == ".npy")
-    assert len(watch.steps) > 2
+    assert len(watch.steps) > 10
     assert sum(watch.steps) == pytest.approx(watch.total)
     small = Listener()
     refine(RefineOptions("logits", out="masks", weights="model.onnx"), small)
@@ -149,7 +151,7 @@ def in_turn(logits: np.ndarray, *strengths: float) -> np.ndarray:
     """Refined by both models, one after the other."""
     for name, strength in zip(("model.onnx", "other.onnx"), strengths, strict=True):
         refiner = load_refiner(find_weights(name), device="cpu", threads=1)
-        logits = refine_map(logits, refiner, strength=strength)
+        logits = rows.refine_map(logits, refiner, strength=strength)
     return logits
 
 
@@ -162,7 +164,9 @@ def test_weights_are_applied_in_their_order(folder, strength, strengths):
         logits = np.load(f"logits/{number}.npy")
         refined = in_turn(logits, *strengths)
         np.testing.assert_allclose(np.load(f"p/{number}.npy"), 1 / (1 + np.exp(-refined)), atol=1e-5)
-        np.testing.assert_array_equal(read(f"masks/{number}.png"), cut(refined, 0.4) * 255)  # as the last weights say
+        np.testing.assert_array_equal(
+            read(f"masks/{number}.png"), rows.cut(refined, 0.4) * 255
+        )  # as the last weights say
     settings = entries("masks")[0]["settings"]
     assert settings["weights"] == [find_weights(name).sha256 for name in names]
     assert settings["strength"] == list(strengths)

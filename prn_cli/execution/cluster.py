@@ -1,8 +1,7 @@
-"""`--dask`: a run's work on the workers of a Dask cluster. The only module that imports it.
+"""The workers of a Dask cluster as an executor. The only module that imports Dask.
 
-The process that the user started remains the run: it finds the files, keeps the manifest, names failures and counts.
-Only the work on pixels goes to the workers, as calls of functions of this package, by name, with arguments that
-pickle can carry. A call that was lost with its worker is made again on another one.
+The process that the user started finds the files, keeps the manifest and names failures; the work on pixels goes to the
+workers. A call that was lost with its worker is made again on another one.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ from prn_cli.execution.watch import SILENT, Watch
 R = TypeVar("R")
 
 _PATIENCE = "10s"  # for a scheduler to answer
-# So that workers that come later find work.
-_LEAST_AT_ONCE = 32
+_LEAST_AT_ONCE = 32  # calls, so that workers that come later find work
 _LOOK = 5.0  # seconds, after which a call that waits looks whether there is still a scheduler
 _LOGGERS = ("distributed", "tornado", "asyncio")
 # A terminal interrupts all processes that it has started; local workers leave it to the one that started them.
@@ -103,23 +101,23 @@ class Cluster:
 
     def call(self, function: Callable[..., R], *arguments: object) -> R:
         """See `prn_cli.execution.executor.Executor.call`."""
-        future = self._submit(function, arguments)
-        try:
-            return self._result(future)  # type: ignore[no-any-return]
-        finally:
-            del self._waiting[future]
+        return next(self._results(function, [arguments]))
 
     def calls(self, function: Callable[..., Iterable[R]], arguments: Iterable[tuple[object, ...]]) -> Iterator[R]:
         """See `prn_cli.execution.executor.Executor.calls`."""
+        for result in self._results(function, arguments):
+            yield from result
+
+    def _results(self, function: Callable[..., R], arguments: Iterable[tuple[object, ...]]) -> Iterator[R]:
+        """What the calls return, in order; some are made in advance."""
         queue: deque[Any] = deque()
-        ahead = 2 * max(self.slots, 1)
         try:
             for each in arguments:
                 queue.append(self._submit(function, each))
-                if len(queue) > ahead:
-                    yield from self._next(queue)
+                if len(queue) > 2 * max(self.slots, 1):
+                    yield self._next(queue)
             while queue:
-                yield from self._next(queue)
+                yield self._next(queue)
         finally:
             for future in queue:
                 del self._waiting[future]

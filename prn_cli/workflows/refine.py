@@ -38,29 +38,35 @@ def _shipped_names(incomplete: str) -> list[str]:
     return [weights.name for weights in shipped() if weights.name.startswith(incomplete)]
 
 
+_read = partial(Option, panel="Input")
+_written = partial(Option, panel="Output", output=True)
+_objects = partial(Option, panel="Objects")
+_method = partial(Option, panel="Method")
+_by_weights = partial(_method, default="as the weights say")
+_parts = partial(Option, panel="Run")
+_cluster = partial(Option, panel="Cluster")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     """Options of `refine`."""
 
     logits: Logits = field(kw_only=False)
+    images: Annotated[
+        Path | None, _read("Folder of the images that the maps were made from, paired by stem.", metavar="DIR")
+    ] = None
     out: Annotated[
         Path,
-        Option(
+        _written(
             "Folder of the masks, named by the inputs' stems; or a file, for a single input.",
             flags=("--out", "-o"),
             metavar="MASKS",
-            panel="Output",
-            output=True,
         ),
     ]
     probabilities: Annotated[
-        Path | None,
-        Option("Write the refined probabilities too, as float32.", metavar="DIR", panel="Output", output=True),
+        Path | None, _written("Write the refined probabilities too, as float32.", metavar="DIR")
     ] = None
-    bias: Annotated[
-        Path | None,
-        Option("Write what was added to the logits too, as float32.", metavar="DIR", panel="Output", output=True),
-    ] = None
+    bias: Annotated[Path | None, _written("Write what was added to the logits too, as float32.", metavar="DIR")] = None
     format: Annotated[
         Literal["auto", "tif", "png", "npy", "cog"],
         Option(
@@ -87,95 +93,54 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     ] = None
     overwrite: Overwrite = False
     min_area: Annotated[
-        float,
-        Option("Drop objects below this area: m² on georeferenced maps, pixels on others.", panel="Objects", least=0),
+        float, _objects("Drop objects below this area: m² on georeferenced maps, pixels on others.", least=0)
     ] = 0
-    fill_holes: Annotated[float, Option("Fill holes below this area, in the same unit.", panel="Objects", least=0)] = 0
+    fill_holes: Annotated[float, _objects("Fill holes below this area, in the same unit.", least=0)] = 0
     polygons: Annotated[
         Path | None,
-        Option(
-            "Write the masks of all maps as polygons too: .gpkg, .geojson or .fgb.",
-            metavar="FILE",
-            panel="Objects",
-            output=True,
-        ),
+        _objects("Write the masks of all maps as polygons too: .gpkg, .geojson or .fgb.", metavar="FILE", output=True),
     ] = None
     weights: Annotated[
         tuple[Path, ...],
-        Option(
-            "Shipped weights by name (see 'prn weights list'), an .onnx file, or a folder of 'prn train'; give it "
-            "again to refine the result by other weights, in this order.",
+        _method(
+            "Shipped weights by name (see 'prn weights list'), an .onnx file, or a folder of 'prn train'. Several are "
+            "applied one after the other.",
             flags=("--weights", "-w"),
             metavar="NAME|PATH",
-            panel="Method",
             complete=_shipped_names,
         ),
     ] = (Path("fast"),)
     strength: Annotated[
         tuple[float, ...] | None,
-        Option(
-            "How much of the correction is applied: 0 leaves the base model's masks, 1 applies all of it; one for all "
-            "weights, or one each.",
-            panel="Method",
+        _by_weights(
+            "Of the correction: 0 leaves the base model's masks, 1 applies all of it. One for all, or one each.",
             least=0,
             most=1,
-            default="as the weights say",
         ),
     ] = None
     threshold: Annotated[
         float | None,
-        Option(
-            "Refined probability above which a pixel is foreground.",
-            flags=("--threshold", "-t"),
-            panel="Method",
-            least=0,
-            most=1,
-            default="as the weights say",
+        _by_weights(
+            "Refined probability above which a pixel is foreground.", flags=("--threshold", "-t"), least=0, most=1
         ),
     ] = None
-    tile: Annotated[
-        int | None,
-        Option(
-            "Side of the windows that larger maps are cut into, px.",
-            panel="Method",
-            least=1,
-            default="as the weights say",
-        ),
-    ] = None
-    tta: Annotated[
-        bool, Option("Average over the eight flips and quarter turns: eight times slower.", panel="Method")
-    ] = False
-    images: Annotated[
-        Path | None,
-        Option(
-            "Folder of the images that the maps were made from, paired by stem: the refiner sees them, too.",
-            metavar="DIR",
-            panel="Input",
-        ),
-    ] = None
+    tile: Annotated[int | None, _by_weights("Side of the windows that larger maps are cut into, px.", least=1)] = None
+    tta: Annotated[bool, _method("Average over the eight flips and quarter turns: eight times slower.")] = False
     device: Device = "auto"
     num_parts: Annotated[
-        int | None,
-        Option("Split the inputs into this many parts, and work on one: for job arrays.", panel="Run", least=1),
+        int | None, _parts("Split the inputs into this many parts, and work on one: for job arrays.", least=1)
     ] = None
-    part_id: Annotated[int | None, Option("The part to work on, counted from 0.", panel="Run", least=0)] = None
+    part_id: Annotated[int | None, _parts("The part to work on, counted from 0.", least=0)] = None
     dry_run: DryRun = False
     dask: Annotated[
         str | None,
-        Option(
+        _cluster(
             "Refine on a Dask cluster: local, a worker a core; local:N, N workers; or a scheduler's tcp://host:8786.",
             metavar="local|local:N|ADDRESS",
-            panel="Cluster",
         ),
     ] = None
     dask_split: Annotated[
-        float,
-        Option(
-            "Maps of more megapixels are refined in sections, on many workers.",
-            metavar="MPX",
-            panel="Cluster",
-            least=0,
-        ),
+        float, _cluster("Maps of more megapixels are refined in sections, on many workers.", metavar="MPX", least=0)
     ] = 100
 
 

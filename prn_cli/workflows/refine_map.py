@@ -19,7 +19,7 @@ from prn_cli.execution.threads import Progress
 from prn_cli.maps.components import Runs, join_beside, runs_of
 from prn_cli.maps.noise import place_seed
 from prn_cli.maps.tiles import WholeRows
-from prn_cli.rasters import MapImage, RasterWriter, ScoreMap, create_raster, lay_like
+from prn_cli.rasters import MapImage, Raster, RasterWriter, ScoreMap, create_raster, lay_like
 from prn_cli.rasters.reading import Reading, open_map
 from prn_cli.refinement.rows import (
     How,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 # On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
 WINDOWS_IN_A_RUN = {"cpu": 1, "cuda": 4}
-LARGE_FILE = 1 << 22  # bytes: of a map that surely has several windows
 _LARGE_MAP = 1 << 22  # pixels
 # A large map keeps all cores at work and takes memory, so there are few at once: while the network runs on one, the
 # next is read and the last one is written.
@@ -74,10 +73,13 @@ class Masks:
     cog: bool = False
     creation: Mapping[str, str] = field(default_factory=dict)
 
-    def create(self, role: str, path: Path, task: Task, height: int, width: int, like: Any = None) -> RasterWriter:
+    def create(
+        self, role: str, path: Path, task: Task, size: tuple[int, int], *, like: Raster | None = None
+    ) -> RasterWriter:
         """A writer of the output of this role."""
         floats = {"dtype": "float32", "nodata": float("nan")}
         content = task.content(self.values, self.palette) if role == "mask" else floats
+        height, width = size
         return create_raster(
             path, height=height, width=width, **content, like=like, cog=self.cog, creation_options=self.creation
         )
@@ -99,20 +101,20 @@ class Run:
         """A sample of the logits of a map of this size, which the first refiner sees."""
         return Sample(self.links[0].refiner.reference, height * width)
 
-    def figures(self, mask: NDArray[np.uint8], base: NDArray[np.uint8], *, all_valid: bool) -> Figures:
-        """See `Figures.of`."""
-        return Figures.of(mask, base, self.classes, all_valid=all_valid)
-
     def how(self, scores: ScoreMap, order: Order) -> How:
         """How a map is refined."""
-        device = self.links[0].refiner.device
         return How(
             tta=self.tta,
-            batch=WINDOWS_IN_A_RUN[device],
+            batch=WINDOWS_IN_A_RUN[self.links[0].refiner.device],
             seed=place_seed(0, scores.path.stem),
             order=order,
             read_ahead=0 if self.task.several else _BANDS_AHEAD,  # classes take turns with what is read
         )
+
+    @property
+    def looks_over(self) -> bool:
+        """Whether the links are told of the whole map before its sections. Of several classes, each section looks."""
+        return not self.task.several and any(link.refiner.needs.overview for link in self.links)
 
     def windows(self, scores: ScoreMap) -> int:
         """How many windows a map has, those of all links and classes; 1 if nothing is refined."""
@@ -130,6 +132,11 @@ class OpenMap:
 
     scores: ScoreMap
     image: MapImage | None
+
+    @property
+    def read_image(self) -> ReadWindow | None:
+        """Reads the image by windows, if there is one."""
+        return None if self.image is None else self.image.read
 
     @property
     def by_columns(self) -> bool:
@@ -173,7 +180,7 @@ class Band:
 def steps_of(item: Item, *, run: Run) -> int:
     """How many windows a large map has, for the progress. A small one, or one that cannot be read, counts as one."""
     try:
-        if item.path.stat().st_size <= LARGE_FILE:
+        if item.path.stat().st_size < 4 * _LARGE_MAP:  # of float32
             return 1
         with run.task.open_scores(item.path, run.reading) as scores:
             return run.windows(scores)
@@ -188,7 +195,7 @@ def refine_item(item: Item, run: Run, executor: Executor, on_written: OnWritten,
         return executor.call(refine_whole, item, run, on_written, progress)
 
     def bands(opened: OpenMap, order: Order) -> Iterator[Band]:
-        known = executor.call(_look_over, item, run)
+        known = executor.call(_look_over, item, run) if run.looks_over else None
         pieces = executor.calls(_refine_section, ((item, run, order, section, known) for section in sections))
         for band in join_sections(pieces, lambda ramp: _finish(ramp, item, run, opened)):
             yield band
@@ -235,15 +242,12 @@ def _sections(item: Item, run: Run, executor: Executor) -> list[slice]:
     return [slice(first, first + step) for first in range(0, count, step)]
 
 
-def _look_over(item: Item, run: Run) -> Sequence[Any] | None:
-    """What the links must know of the whole map; None where each section looks itself, or nothing is needed."""
-    if run.task.several or not any(link.refiner.needs.overview for link in run.links):
-        return None
+def _look_over(item: Item, run: Run) -> Sequence[Any]:
+    """What the links must know of the whole map."""
     with _open(item, run) as opened:
-        scores, read_image = opened.scores, None if opened.image is None else opened.image.read
-        return look_over(
-            scores.logits, scores.height, scores.width, run.links, run.how(scores, Order.ROWS), read_image=read_image
-        )
+        scores, how = opened.scores, run.how(opened.scores, Order.ROWS)
+        size = scores.height, scores.width
+        return look_over(scores.logits, *size, run.links, how, read_image=opened.read_image)
 
 
 def _refine_section(
@@ -275,14 +279,12 @@ def _refine(
     run: Run, opened: OpenMap, how: How, *, section: slice = slice(None), known: Sequence[Any] | None = None
 ) -> Generator[Rows | ClassRows | Ramp]:
     """Refine an open map, or a section of it."""
-    scores = opened.scores
+    size = opened.scores.height, opened.scores.width
 
     def refine(read: ReadWindow, read_image: ReadWindow | None) -> Generator[Rows | Ramp]:
-        return refine_section(
-            read, scores.height, scores.width, run.links, how, section=section, read_image=read_image, overviews=known
-        )
+        return refine_section(read, *size, run.links, how, section=section, read_image=read_image, overviews=known)
 
-    return run.task.refine(scores.logits, None if opened.image is None else opened.image.read, refine)
+    return run.task.refine(opened.scores.logits, opened.read_image, refine)
 
 
 def _finish(ramp: Ramp, item: Item, run: Run, opened: OpenMap) -> Band:
@@ -304,8 +306,9 @@ def _band(rows: Rows | ClassRows, item: Item, run: Run, opened: OpenMap) -> Band
             outputs[kind] = values
         else:
             outputs |= {f"{kind}/{name}": one for name, one in zip(run.classes, values, strict=True)}
+    figures = Figures.of(mask, base, run.classes, all_valid=rows.all_valid)
     sample = run.sample(opened.scores.height, opened.scores.width).of(rows.logits, rows.y, rows.x)
-    return Band(rows.y, rows.x, outputs, run.figures(mask, base, all_valid=rows.all_valid), sample, runs)
+    return Band(rows.y, rows.x, outputs, figures, sample, runs)
 
 
 def _refine_map(
@@ -322,10 +325,9 @@ def _refine_map(
             stack.enter_context(_TURNS)
             progress.check()
         grid = run.objects.grid(scores.raster.geo, item.path)
+        size = scores.height, scores.width
         writers = {
-            role: stack.enter_context(
-                run.masks.create(role, path, run.task, scores.height, scores.width, scores.raster)
-            )
+            role: stack.enter_context(run.masks.create(role, path, run.task, size, like=scores.raster))
             for role, path in item.rasters.items()
         }
         any_order = grid is None and all(writer.any_order for writer in writers.values())

@@ -21,13 +21,14 @@ from prn_cli.workflows.items import Item
 from prn_cli.workflows.objects import Objects
 from prn_cli.workflows.options import recorded, with_kind
 from prn_cli.workflows.parts import check_part, select_part
-from prn_cli.workflows.refine_map import LARGE_FILE, Masks, Run
+from prn_cli.workflows.refine_map import Masks, Run
 
 if TYPE_CHECKING:
     from prn_cli.workflows.refine import RefineOptions
 
 T = TypeVar("T")
 
+_LARGE_FILE = 1 << 22  # bytes: of a map that surely has several windows
 _TIFF_SUFFIXES = (".tif", ".tiff")
 _FLOAT_SUFFIXES = (".npy", *_TIFF_SUFFIXES)
 _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
@@ -90,7 +91,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     items, partners = _find_maps(options, inputs, outputs, links, watch)
     _check_tiff_options(items, options)
     for role, path in items[0].rasters.items() if items else ():
-        masks.create(role, path, task, 1, 1)  # unknown creation options show now, and not in every file
+        masks.create(role, path, task, (1, 1))  # unknown creation options show now, and not in every file
     manifest = _manifest(options, items, single=outputs.single)
     reading = with_kind(reading, inputs, watch)
     threshold = links[-1].refiner.threshold if options.threshold is None else options.threshold
@@ -120,7 +121,7 @@ def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths) -> 
         raise UsageError(
             f"--strength {len(strengths)} times for {len(weights)} --weights", hint="give one for all, or one each"
         )
-    several = len(inputs) > 1 or _size(inputs[0]) > LARGE_FILE  # runs of the network at once
+    several = len(inputs) > 1 or _size(inputs[0]) > _LARGE_FILE  # runs of the network at once
     links = []
     for found, strength in zip(weights, strengths, strict=True):
         # On a cluster, each worker's threads are its own.
