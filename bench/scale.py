@@ -3,11 +3,11 @@
     python bench/scale.py [--side 5000] [--areas 1 4 16 64] [--files 128] [--repeats 3] [--folder DIR] [--only PART …]
         [--device cpu|cuda] [--load 0]
 
-Parts: `speed`, `roofline` (needs the extra `train`), `memory`, `resume`, `workers` (which the plan is made from). With 64
-times the area of the default side the largest map has 40,000×40,000 pixels: 6.4 GB of disk, and minutes. Maps are
+Parts: `speed`, `roofline` (needs the extra `train`), `memory`, `resume`, `workers` (which the plan is made from). With
+64 times the area of the default side the largest map has 40,000×40,000 pixels: 6.4 GB of disk, and minutes. Maps are
 mirror-tiled from a real logit map of `examples/`. Peaks of memory are VmHWM of the process: they need Linux. Nothing is
-drawn at random. On a GPU, `speed` and `roofline` are of interest. With `--load 0.5`, another program takes half of a core
-meanwhile.
+drawn at random. On a GPU, `speed` and `roofline` are of interest. With `--load 0.5`, another program takes half of a
+core meanwhile.
 """
 
 from __future__ import annotations
