@@ -166,7 +166,8 @@ def run_batch(
     counts = [1.0 if steps is None else float(steps(item)) for item in items]
     results: list[tuple[int, T, R]] = []
     with watch.progress(label, sum(counts)) as advance:
-        for number, progress, outcome in _outcomes(items, work, counts, threads, advance, stop or threading.Event()):
+        outcomes = _outcomes(items, work, counts, threads=threads, advance=advance, stop=stop or threading.Event())
+        for number, progress, outcome in outcomes:
             item = items[number]
             try:
                 result = outcome()
@@ -210,6 +211,7 @@ def _outcomes(
     items: Sequence[T],
     work: Callable[[T, Progress], R],
     counts: Sequence[float],
+    *,
     threads: int,
     advance: Advance,
     stop: threading.Event,

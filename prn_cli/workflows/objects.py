@@ -45,17 +45,6 @@ class Objects:
     def __bool__(self) -> bool:
         return self.layer is not None or self.min_area > 0 or self.fill_holes > 0
 
-    def check_place(self) -> None:
-        """Check, before the work on the maps, that the layer can be written.
-
-        Raises:
-            OutputError: its folder cannot be written to.
-        """
-        from prn_cli.files.temporaries import check_place
-
-        if self.layer is not None:
-            check_place(self.layer)
-
     def settings(self) -> dict[str, Any]:
         """What the masks depend on, for the manifest."""
         areas = {"min_area": self.min_area, "fill_holes": self.fill_holes}

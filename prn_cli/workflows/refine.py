@@ -201,13 +201,14 @@ def refine(options: RefineOptions, watch: Watch = SILENT) -> RefineResult:
     Raises:
         PrnError: nothing could be begun.
     """
+    from prn_cli.files.temporaries import check_place
     from prn_cli.workflows.refine_plan import prepare
 
     plan = prepare(options, watch)
     if options.dry_run:
         return _planned(plan)
-    if options.num_parts is None:
-        plan.run.objects.check_place()
+    if options.polygons is not None and options.num_parts is None:
+        check_place(options.polygons)
     started = time.perf_counter()
     batch = _refine_all(plan, watch)
     maps = [found for _, found in batch.results]
