@@ -17,6 +17,9 @@ from prn_cli.execution.watch import SILENT, Advance, Watch
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from prn_cli.workflows.items import Planned
 
     from prn_cli.workflows.items import Planned
 
@@ -100,9 +103,49 @@ def _line(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def table(first: str, *others: str) -> Table:
+    """An empty table, of one column of text and others of numbers."""
+    from rich import box
+    from rich.table import Table
+
+    empty = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    empty.add_column(first, no_wrap=True)
+    for title in others:
+        empty.add_column(title, justify="right")
+    return empty
+
+
 def show(table: RenderableType) -> None:
     """A table for people, on stdout."""
     stdout().print(table)
+
+
+def show_plan(plan: Sequence[Planned], summary: str, *, json: bool) -> None:
+    """What a dry run found: on stdout a line per map, tab-separated text or JSON.
+
+    Raises:
+        typer.Exit: with code 1 if a map would fail.
+    """
+    for each in plan:
+        if json:
+            json_line(each.record())
+        else:
+            fields = (each.action, each.item.path, *each.item.rasters.values(), each.why)
+            print("\t".join(one_line(str(field)) for field in fields), flush=True)
+    note(summary)
+    if any(each.action == "fail" for each in plan):
+        raise typer.Exit(1)
+
+
+def end(verdict: str) -> None:
+    """End a command by what its run says of failures: nothing if there are none.
+
+    Raises:
+        typer.Exit: with code 1 if there are some.
+    """
+    if verdict:
+        error(verdict)
+        raise typer.Exit(1)
 
 
 def tell(text: str, style: str | None = None) -> None:

@@ -74,6 +74,8 @@ class Task(ABC):
         name: of the task.
         cuts: whether soft maps are cut at a threshold, which may be chosen.
         several: whether maps have several classes.
+        aggregates: of a summary that there are, the more telling one first.
+        counts: names of the first counts of an image's record, for people to add up.
         unused: by flag, why an option has no part in this task; a word before the flag names the one workflow of which
             this is true.
     """
@@ -82,6 +84,8 @@ class Task(ABC):
     name: ClassVar[TaskName]
     cuts: ClassVar[bool] = False
     several: ClassVar[bool] = False
+    aggregates: ClassVar[Sequence[Literal["mean", "pooled"]]] = ("mean", "pooled")
+    counts: ClassVar[Sequence[str]] = ()
     unused: ClassVar[Mapping[str, str]]
 
     def refuse(self, given: Iterable[str], workflow: str) -> None:

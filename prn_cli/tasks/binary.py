@@ -25,6 +25,7 @@ class Binary(Task):
 
     name = "binary"
     cuts = True
+    counts = ("tp", "fp", "fn", "tn")
     unused: ClassVar[dict[str, str]] = {}
 
     def settings(self) -> dict[str, Any]:

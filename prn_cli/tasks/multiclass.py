@@ -221,6 +221,7 @@ class Multiclass(Task):
     names: tuple[str, ...] = ()
     name = "multiclass"
     several = True
+    aggregates = ("pooled", "mean")
     unused: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("--threshold", "--baseline-threshold", "--buffer"), "the greatest score counts"),
         "--bidx": "all classes are taken",

@@ -105,6 +105,7 @@ class Saliency(Task):
     """Soft maps, which are not cut."""
 
     name = "saliency"
+    aggregates = ("mean",)
     unused: ClassVar[dict[str, str]] = {
         "--threshold": "soft maps are not cut",
         "--baseline-threshold": "soft maps are not cut",

@@ -189,6 +189,25 @@ class MaskOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportOptions(Options):
+    """A page that shows the run."""
+
+    report: Annotated[
+        Path | None,
+        Option(
+            "Write one HTML page: figures, pictures of the images, maps and curves. Readable offline.",
+            panel="Output",
+            metavar="FILE",
+            output=True,
+        ),
+    ] = None
+    images: Annotated[
+        Path | None,
+        Option("Folder of the images, shown in the report, paired by stem.", panel="Output", metavar="DIR"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
     """How a run uses the machine."""
 
