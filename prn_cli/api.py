@@ -211,9 +211,14 @@ def score_map(
         return values.astype(np.float32 if values.dtype.kind == "f" else np.uint8, copy=False)
 
     kind = find_task(task)
-    counter = kind.counter(*label.shape, threshold=threshold, baseline_threshold=baseline_threshold, buffer=buffer)
-    counter.add(known(prediction), known(label), None if baseline is None else known(baseline))
-    found = counter.score()
+    found = kind.score_image(
+        known(prediction),
+        known(label),
+        baseline=None if baseline is None else known(baseline),
+        threshold=threshold,
+        baseline_threshold=baseline_threshold,
+        buffer=buffer,
+    )
     metrics = kind.metrics([found])
     result = figures(found.counts, metrics)
     if found.baseline is not None:

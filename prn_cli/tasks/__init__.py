@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from prn_cli.errors import UsageError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.maps.tiles import Window
-    from prn_cli.metrics.score import ImageScore, Metric, Summary
+    from prn_cli.metrics.score import ImageCounter, ImageScore, Metric, Summary
     from prn_cli.rasters.classes import Palette
     from prn_cli.rasters.labels import LabelMap
     from prn_cli.rasters.reading import Kind, Reading
@@ -49,16 +49,6 @@ def find_task(name: TaskName) -> Task:
     module, _, task = TASKS[name].partition(":")
     found: Task = getattr(import_module(module), task)()
     return found
-
-
-class Counter(Protocol):
-    """Counts what the metrics need of an image that comes in bands of rows, from the top."""
-
-    def add(self, prediction: NDArray[Any], label: Mask, baseline: NDArray[Any] | None = None) -> None:
-        """Take the next rows, `(h, W)` each, as `Task.rows` and the label give them."""
-
-    def score(self) -> ImageScore:
-        """The record of the image, when all its rows have come."""
 
 
 @dataclass(frozen=True)
@@ -202,10 +192,10 @@ class Task(ABC):
         *,
         threshold: float = 0.5,
         baseline_threshold: float = 0.5,
-        buffer: float | None = None,
+        buffer: float = 3.0,
         pool: Executor | None = None,
-    ) -> Counter:
-        """Counts an image of this size. See `prn_cli.metrics.score.ImageCounter` for the options."""
+    ) -> ImageCounter:
+        """Counts an image of this size. See `prn_cli.metrics.score.mask_counter` for the options."""
 
     def rows(self, opened: Prediction, window: Window) -> NDArray[Any]:
         """Rows of what `open_prediction` gave, as `counter` takes them: uint8 of masks, float32 of soft maps."""
@@ -220,6 +210,15 @@ class Task(ABC):
             InputError: they do not.
         """
         del label, predictions
+
+    def score_image(
+        self, prediction: NDArray[Any], label: Mask, *, baseline: NDArray[Any] | None = None, **options: Any
+    ) -> ImageScore:
+        """The record of an image in memory; see `counter` and `prn_cli.metrics.score.ImageCounter.add`."""
+        height, width = label.shape
+        counter = self.counter(height, width, **options)
+        counter.add(prediction, label, baseline)
+        return counter.score()
 
     @abstractmethod
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:

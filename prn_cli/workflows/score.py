@@ -22,12 +22,12 @@ from prn_cli.workflows.options import Labels, ReadOptions, ReportOptions, RunOpt
 if TYPE_CHECKING:
     from prn_cli.execution.threads import Batch, Progress
     from prn_cli.metrics.intervals import Estimate
-    from prn_cli.metrics.score import Figure, ImageScore, Metric, Summary
+    from prn_cli.metrics.score import Figure, ImageCounter, ImageScore, Metric, Summary
     from prn_cli.rasters.labels import LabelMap
     from prn_cli.rasters.pairs import Partners
     from prn_cli.rasters.reading import Reading
     from prn_cli.rasters.scores import ScoreMap
-    from prn_cli.tasks import Counter, Task
+    from prn_cli.tasks import Task
     from prn_cli.workflows.reports import ScoreReport
 
 _HEADING = ("file", "label", "height", "width", "pixels")
@@ -412,7 +412,7 @@ def _score_image(image: _Image, run: _Run, progress: Progress) -> ImageScore:
 
 
 def _count(
-    counter: Counter,
+    counter: ImageCounter,
     task: Task,
     label: LabelMap,
     predictions: Sequence[LabelMap | ScoreMap],
