@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.execution.watch import SILENT, Watch
-from prn_cli.files.remote import without_secrets
 from prn_cli.options import Option
 from prn_cli.workflows.items import Item, Planned
 from prn_cli.workflows.options import (
@@ -131,17 +131,14 @@ def _figures(headroom: Headroom) -> dict[str, Any]:
         record = {"pooled": round(cut.pooled, 6), "mean": round(cut.mean, 6)}
         return record if cut.threshold is None else {"threshold": cut.threshold} | record
 
-    names = ("at_half", "best_single", "oracle", "headroom")
-    figures: Sequence[Any] = [None] * len(names)
+    found: dict[str, Any] = dict.fromkeys(("at_half", "best_single", "oracle", "headroom"))
     if headroom.images:
-        gain = headroom.gain()
-        figures = [
-            *map(plain, (headroom.at(0.5), headroom.best_single(), headroom.oracle(), gain)),
-        ]
-    return {"images": headroom.images, "pixels": headroom.pixels, **dict(zip(names, figures, strict=True))}
+        cuts = (headroom.at(0.5), headroom.best_single(), headroom.oracle(), headroom.gain())
+        found = dict(zip(found, map(plain, cuts), strict=True))
+    return {"images": headroom.images, "pixels": headroom.pixels, **found}
 
 
-def pseudolabel(options: PseudolabelOptions | None = None, watch: Watch = SILENT) -> PseudolabelResult:
+def pseudolabel(options: PseudolabelOptions, watch: Watch = SILENT) -> PseudolabelResult:
     """Find the best threshold of every patch of labelled maps, and write what it makes of them.
 
     A map whose outputs are there already is searched again for its figures, but not written again if they were made
@@ -154,12 +151,14 @@ def pseudolabel(options: PseudolabelOptions | None = None, watch: Watch = SILENT
     Raises:
         PrnError: nothing could be begun.
     """
-    options = PseudolabelOptions() if options is None else options
+    from prn_cli.thresholding.pseudolabels import Headroom
+    from prn_cli.workflows.items import plan_items, reason, summary_of
+
     run = _prepare(options, watch)
     if options.dry_run:
-        return _planned(run)
-    from prn_cli.thresholding.pseudolabels import Headroom
-
+        whether = partial(reason, run.manifest, overwrite=options.overwrite)
+        plan = list(plan_items(run.items, lambda item: whether(run.job(item)), verb="search"))
+        return PseudolabelResult(options, run.reading.kind, plan=plan, summary=summary_of(plan, verb="search"))
     started = time.perf_counter()
     batch = _search_all(run, watch)
     maps = [found for _, found in batch.results]
@@ -170,13 +169,8 @@ def pseudolabel(options: PseudolabelOptions | None = None, watch: Watch = SILENT
     if summary:
         watch.note(summary)
     if run.page is not None:
-        from prn_cli.report import Searched
-
-        source = " ".join(map(without_secrets, options.logits))
-        run.page.finish(Searched(source, str(options.labels), options.patch, options.grid), batch.failures)
-    return PseudolabelResult(
-        options, run.reading.kind, maps, headrooms, batch.failures, summary=summary, verdict=batch.verdict
-    )
+        run.page.finish(batch.failures)
+    return PseudolabelResult(options, run.reading.kind, maps, headrooms, batch.failures, summary, batch.verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,20 +188,7 @@ class _Item(Item):
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A run that is ready to begin.
-
-    Attributes:
-        options: of the run.
-        task: with the names of its classes.
-        items: the maps.
-        valid_masks: of the maps.
-        reading: of maps and labels.
-        values: of background and foreground in pseudo-labels.
-        creation: options of TIFF files.
-        manifest: of the outputs.
-        page: the report, if one is wanted.
-        foregrounds: the number that stands for foreground in each label, as far as they have been read.
-    """
+    """A run that is ready to begin."""
 
     options: PseudolabelOptions
     task: Task
@@ -218,7 +199,7 @@ class _Run:
     creation: Mapping[str, str]
     manifest: Manifest
     page: HeadroomReport | None
-    foregrounds: dict[Path, int | None] = field(default_factory=dict)
+    foregrounds: dict[Path, int | None] = field(default_factory=dict)  # of the labels that were read
 
     def job(self, item: _Item) -> Job:
         """The manifest's note of the work on a map.
@@ -328,18 +309,6 @@ def _create(
         **like,
     )
     return labels, thresholds
-
-
-def _planned(run: _Run) -> PseudolabelResult:
-    """What a run would do."""
-    from prn_cli.workflows.items import plan_items, reason, summary_of
-
-    overwrite = run.options.overwrite
-    plan = list(
-        plan_items(run.items, lambda item: reason(run.manifest, run.job(item), overwrite=overwrite), verb="search")
-    )
-    summary = summary_of(plan, verb="search")
-    return PseudolabelResult(run.options, run.reading.kind, plan=plan, summary=summary)
 
 
 def _search_all(run: _Run, watch: Watch) -> Batch[_Item, PseudolabelledMap]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from prn_cli.errors import InputError, OutputError, UsageError
 from prn_cli.execution.threads import Progress
 from prn_cli.execution.watch import Watch
+from prn_cli.files.remote import without_secrets
 from prn_cli.files.temporaries import is_stream, write_whole
 from prn_cli.maps.probabilities import binarize, logit
 from prn_cli.maps.tiles import Window
@@ -27,9 +28,8 @@ from prn_cli.report.page import MARKER
 from prn_cli.thresholding.pseudolabels import make_pseudolabels
 
 if TYPE_CHECKING:
-    from prn_cli.metrics.score import Summary
     from prn_cli.workflows.pseudolabel import PseudolabelOptions
-    from prn_cli.workflows.score import ScoreOptions
+    from prn_cli.workflows.score import ScoreOptions, ScoreResult
 
 _BAND_PIXELS = 1 << 22  # looked at at once
 
@@ -152,17 +152,14 @@ class ScoreReport(_Report):
         assert options.report is not None
         super().__init__(options.report, options.images, inputs, [*files, *self._bias.values()], watch)
         self._note_missing(inputs, self._bias, options.bias, "bias map", "it is not shown")
+        self._options = options
         self._thresholds = [options.threshold, options.baseline_threshold][: 1 if options.baseline is None else 2]
-
-    @property
-    def cut(self) -> float:
-        """Where the base is cut; without one, what is scored."""
-        return self._thresholds[-1]
+        self._cut = self._thresholds[-1]  # where the base is cut; without one, what is scored
 
     def look(self, path: Path, label: LabelMap, predictions: Sequence[LabelMap | ScoreMap], progress: Progress) -> None:
         """Look at an image: a mask or soft map and the base's, if there is one, all open and of the label's size."""
         height, width = label.height, label.width
-        viewer = Viewer(path.stem, height, width, cut=self.cut, paired=len(predictions) > 1, room=self._room)
+        viewer = Viewer(path.stem, height, width, cut=self._cut, paired=len(predictions) > 1, room=self._room)
         with ExitStack() as stack:
             image = stack.enter_context(self._open_image(path, predictions[-1].raster))
             bias = self._open_bias(path, label)
@@ -194,9 +191,19 @@ class ScoreReport(_Report):
             )
         return bias
 
-    def finish(self, summary: Summary, what: Scored, failures: Sequence[tuple[str, str]]) -> None:
-        """Write the page."""
-        self._write(score_page(summary, self._totals, what, failures=failures))
+    def finish(self, result: ScoreResult) -> None:
+        """Write the page, if any image was scored."""
+        if result.summary is not None:
+            options = self._options
+            what = Scored(
+                masks=" ".join(map(without_secrets, options.masks)),
+                labels=str(options.labels),
+                baseline=None if options.baseline is None else str(options.baseline),
+                masks_cut=result.masks_read,
+                baseline_cut=result.baseline_read,
+                cut=self._cut,
+            )
+            self._write(score_page(result.summary, self._totals, what, failures=result.failures))
 
 
 class HeadroomReport(_Report):
@@ -214,12 +221,12 @@ class HeadroomReport(_Report):
     ) -> None:
         assert options.report is not None
         super().__init__(options.report, options.images, inputs, files, watch)
-        self._patch, self._grid = options.patch, options.grid
+        self._options = options
         self._choices: dict[str, Choice] = {}
 
     def look(self, scores: ScoreMap, label: LabelMap, progress: Progress) -> None:
         """Look at an image: a score map and its label, both open and of one size."""
-        name, patch, grid = scores.path.stem, self._patch, self._grid
+        name, patch, grid = scores.path.stem, self._options.patch, self._options.grid
         choice = Choice.start(patch)
         viewer = Viewer(name, label.height, label.width, cut=HALF, patch=patch, grid=grid, room=self._room)
         with self._open_image(scores.path, scores.raster) as image:
@@ -233,9 +240,12 @@ class HeadroomReport(_Report):
         self._keep(viewer)
         self._choices[name] = choice
 
-    def finish(self, what: Searched, failures: Sequence[tuple[str, str]]) -> None:
+    def finish(self, failures: Sequence[tuple[str, str]]) -> None:
         """Write the page, if any image was searched."""
         if self._choices:
+            options = self._options
+            source = " ".join(map(without_secrets, options.logits))
+            what = Searched(source, str(options.labels), options.patch, options.grid)
             choices = [self._choices[name] for name in sorted(self._choices)]
             self._write(headroom_page(choices, self._totals, what, failures=failures))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from prn_cli.errors import InputError, PrnError, UsageError, one_line
 from prn_cli.execution.watch import SILENT, Watch
-from prn_cli.files.remote import without_secrets
+from prn_cli.files.temporaries import write_whole
 from prn_cli.options import Option
 from prn_cli.workflows.options import Labels, ReadOptions, ReportOptions, RunOptions, ScoreKind, Seed, TaskOptions
 
@@ -227,29 +227,26 @@ def score(options: ScoreOptions, watch: Watch = SILENT) -> ScoreResult:
     run = _prepare(options, watch)
     batch = _score_all(run, watch)
     scores = [score for _, score in batch.results]
-    summary = run.task.summarise(scores, resamples=options.resamples, seed=options.seed) if scores else None
-
-    def result() -> ScoreResult:
-        order = {str(image.masks): position for position, image in enumerate(run.images)}
-        return ScoreResult(
-            task=run.task,
-            images=[ScoredImage(image.masks, image.label, score) for image, score in batch.results],
-            summary=summary,
-            failures=sorted(batch.failures, key=lambda failure: order.get(failure[0], -1)),  # threads end in any order
-            settings=run.settings(),
-            masks_read=run.described(run.reading, options.threshold),
-            baseline_read=run.described(run.base_reading, options.baseline_threshold) if options.baseline else None,
-            verdict=batch.verdict,
-        )
-
+    result = ScoreResult(
+        task=run.task,
+        images=[ScoredImage(image.masks, image.label, score) for image, score in batch.results],
+        summary=run.task.summarise(scores, resamples=options.resamples, seed=options.seed) if scores else None,
+        failures=batch.failures,
+        settings=run.settings(),
+        masks_read=run.described(run.reading, options.threshold),
+        baseline_read=run.described(run.base_reading, options.baseline_threshold) if options.baseline else None,
+    )
     if options.csv_file is not None and scores:
         try:
-            _write_csv(result(), options.csv_file)
+            write_whole(options.csv_file, result.csv().encode("utf-8", sys.getfilesystemencodeerrors()))
         except PrnError as error:
             batch.fail(str(options.csv_file), str(error))
-    if run.page is not None and summary is not None:
-        _write_page(run.page, result(), options)
-    return result()
+    order = {str(image.masks): position for position, image in enumerate(run.images)}
+    failures = sorted(batch.failures, key=lambda failure: order.get(failure[0], -1))  # threads end in any order
+    result = replace(result, failures=failures, verdict=batch.verdict)
+    if run.page is not None:
+        run.page.finish(result)
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,19 +260,7 @@ class _Image:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A run that is ready to begin.
-
-    Attributes:
-        options: of the run.
-        task: of the run.
-        images: that are scored.
-        valid_masks: of the masks.
-        reading: of masks and labels.
-        base_reading: of the baseline.
-        page: the report, if one is wanted.
-        foregrounds: the number that stands for foreground in each label, as far as they have been read.
-        pool: counts parts of an image side by side.
-    """
+    """A run that is ready to begin."""
 
     options: ScoreOptions
     task: Task
@@ -284,8 +269,8 @@ class _Run:
     reading: Reading
     base_reading: Reading
     page: ScoreReport | None
-    foregrounds: dict[Path, int | None] = field(default_factory=dict)
-    pool: Executor | None = None
+    foregrounds: dict[Path, int | None] = field(default_factory=dict)  # of the labels that were read
+    pool: Executor | None = None  # counts parts of an image side by side
 
     def settings(self) -> dict[str, Any]:
         """For JSON."""
@@ -451,24 +436,3 @@ def _count(
     for opened in predictions:
         if isinstance(opened, ScoreMap):
             opened.check_valid()
-
-
-def _write_csv(result: ScoreResult, path: Path) -> None:
-    from prn_cli.files.temporaries import write_whole
-
-    write_whole(path, result.csv().encode("utf-8", sys.getfilesystemencodeerrors()))
-
-
-def _write_page(page: ScoreReport, result: ScoreResult, options: ScoreOptions) -> None:
-    from prn_cli.report import Scored
-
-    what = Scored(
-        masks=" ".join(map(without_secrets, options.masks)),
-        labels=str(options.labels),
-        baseline=None if options.baseline is None else str(options.baseline),
-        masks_cut=result.masks_read,
-        baseline_cut=result.baseline_read,
-        cut=page.cut,
-    )
-    assert result.summary is not None
-    page.finish(result.summary, what, result.failures)
