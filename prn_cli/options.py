@@ -28,8 +28,8 @@ class Option:
 
     Args:
         help: one sentence.
-        flags: on the command line; `--` and the field's name if empty.
         panel: heading of the help under which it stands.
+        flags: on the command line, besides `--` and the field's name; a long one replaces that.
         metavar: what the help calls its value.
         least: lower bound of a number.
         most: upper bound of a number.
@@ -40,8 +40,8 @@ class Option:
     """
 
     help: str
-    flags: tuple[str, ...] = ()
     panel: str = "Options"
+    flags: tuple[str, ...] = ()
     metavar: str | None = None
     least: float | None = None
     most: float | None = None

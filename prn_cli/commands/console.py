@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from prn_cli.workflows.items import Planned
 
-    from prn_cli.workflows.items import Planned
 
 _level = {"quiet": False, "verbose": False, "muted": False}
 

@@ -120,7 +120,7 @@ def _annotation(parameter: Parameter) -> Any:
     if option.argument:
         found: Any = typer.Argument(**more)
     else:
-        flags = option.flags or (parameter.flag,)
+        flags = dict.fromkeys((parameter.flag, *option.flags))
         found = typer.Option(*flags, rich_help_panel=option.panel, **more)
     annotation = parameter.annotation
     if parameter.several:

@@ -243,22 +243,6 @@ class MaskCounter:
         return found
 
 
-def mask_counter(
-    height: int,
-    width: int,
-    *,
-    threshold: float = 0.5,
-    baseline_threshold: float = 0.5,
-    buffer: float = boundaries.BUFFER,
-    pool: Executor | None = None,
-) -> ImageCounter:
-    """Counts an image of one class; see `MaskCounter`."""
-    own, other = (
-        MaskCounter(height, width, threshold=cut, buffer=buffer, pool=pool) for cut in (threshold, baseline_threshold)
-    )
-    return ImageCounter(height, width, own, other)
-
-
 def figures(counts: FloatArray, metrics: Sequence[Metric] = METRICS) -> dict[str, float]:
     """Figures of one record `(K,)`, by the name of the metric; NaN where one does not exist."""
     return {metric.name: float(metric.figure(counts)) for metric in metrics}

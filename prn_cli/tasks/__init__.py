@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.maps.tiles import Window
-    from prn_cli.metrics.score import ImageCounter, ImageScore, Metric, Summary
+    from prn_cli.metrics.score import ImageCounter, ImageScore, Metric, PredictionCounter, Summary
     from prn_cli.rasters.classes import Palette
     from prn_cli.rasters.labels import LabelMap
     from prn_cli.rasters.reading import Kind, Reading
@@ -185,6 +185,9 @@ class Task(ABC):
     # Scoring.
 
     @abstractmethod
+    def prediction_counter(self, height: int, width: int, **options: Any) -> PredictionCounter:
+        """Counts one prediction of this size; see `prn_cli.metrics.score.MaskCounter` for the options."""
+
     def counter(
         self,
         height: int,
@@ -195,7 +198,14 @@ class Task(ABC):
         buffer: float = 3.0,
         pool: Executor | None = None,
     ) -> ImageCounter:
-        """Counts an image of this size. See `prn_cli.metrics.score.mask_counter` for the options."""
+        """Counts an image of this size, and perhaps a baseline."""
+        from prn_cli.metrics.score import ImageCounter
+
+        own, other = (
+            self.prediction_counter(height, width, threshold=cut, buffer=buffer, pool=pool)
+            for cut in (threshold, baseline_threshold)
+        )
+        return ImageCounter(height, width, own, other)
 
     def rows(self, opened: Prediction, window: Window) -> NDArray[Any]:
         """Rows of what `open_prediction` gave, as `counter` takes them: uint8 of masks, float32 of soft maps."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.metrics.score import METRICS, ImageCounter, ImageScore, Metric, Summary, mask_counter, summarise
+from prn_cli.metrics.score import METRICS, ImageScore, MaskCounter, Metric, Summary, summarise
 from prn_cli.rasters.labels import LabelMap
 from prn_cli.rasters.reading import Reading, open_map
 from prn_cli.rasters.writing import can_tell_invalid, mask_nodata
@@ -33,8 +33,8 @@ class Binary(Task):
     def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
         return open_map("label", path, reading)
 
-    def counter(self, height: int, width: int, **options: Any) -> ImageCounter:
-        return mask_counter(height, width, **options)
+    def prediction_counter(self, height: int, width: int, **options: Any) -> MaskCounter:
+        return MaskCounter(height, width, **options)
 
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         return METRICS

@@ -16,7 +16,7 @@ from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import Window
 from prn_cli.metrics import classes as counting
 from prn_cli.metrics.regions import FloatArray
-from prn_cli.metrics.score import ImageCounter, ImageScore, Metric, Summary, summarise
+from prn_cli.metrics.score import ImageScore, Metric, Summary, summarise
 from prn_cli.rasters.classes import (
     ClassNumbers,
     ClassScoreMap,
@@ -264,8 +264,8 @@ class Multiclass(Task):
             return open_map("class numbers", path, reading, valid_mask=valid_mask)
         return open_map("class scores", path, reading, valid_mask=valid_mask)
 
-    def counter(self, height: int, width: int, **_options: Any) -> ImageCounter:
-        return ImageCounter(height, width, ClassCounter(), ClassCounter())
+    def prediction_counter(self, height: int, width: int, **options: Any) -> ClassCounter:
+        return ClassCounter()
 
     def rows(self, opened: LabelMap | ScoreMap, window: Window) -> NDArray[Any]:
         return choose(opened.scores(window)) if isinstance(opened, ClassScoreMap) else super().rows(opened, window)

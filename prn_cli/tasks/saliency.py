@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics import saliency
 from prn_cli.metrics.regions import FloatArray
-from prn_cli.metrics.score import ImageCounter, ImageScore, Metric, Summary, summarise
+from prn_cli.metrics.score import ImageScore, Metric, Summary, summarise
 from prn_cli.rasters.labels import LabelMap
 from prn_cli.rasters.reading import Reading, open_map
 from prn_cli.tasks import Task
@@ -69,8 +69,8 @@ class Saliency(Task):
     def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
         return open_map("grey label", path, reading)
 
-    def counter(self, height: int, width: int, **_options: Any) -> ImageCounter:
-        return ImageCounter(height, width, SoftMapCounter(), SoftMapCounter())
+    def prediction_counter(self, height: int, width: int, **options: Any) -> SoftMapCounter:
+        return SoftMapCounter()
 
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         return METRICS

@@ -54,8 +54,8 @@ class PseudolabelOptions(ReadOptions, TaskOptions, MaskOptions, ReportOptions, R
         Path,
         Option(
             "Folder of the results: pseudo-labels in labels/, threshold maps in thresholds/.",
-            flags=("--out", "-o"),
-            panel="Output",
+            "Output",
+            flags=("-o",),
             metavar="DIR",
             output=True,
         ),
@@ -336,6 +336,7 @@ def _search_all(run: _Run, watch: Watch) -> Batch[_Item, PseudolabelledMap]:
 def _search_map(item: _Item, run: _Run, progress: Progress) -> PseudolabelledMap:
     """Search one map. Its outputs are kept if they are current; the figures are always counted anew."""
     from prn_cli.files.manifest import check_unchanged
+    from prn_cli.rasters.scores import check_same_size
     from prn_cli.workflows.items import finished
 
     started = time.perf_counter()
@@ -347,13 +348,7 @@ def _search_map(item: _Item, run: _Run, progress: Progress) -> PseudolabelledMap
         run.task.open_scores(item.path, run.reading, plane=item.plane, valid_mask=valid_mask) as scores,
     ):
         run.foregrounds[label.path] = label.foreground
-        if (label.height, label.width) != (scores.height, scores.width):
-            raise InputError(
-                f"label of {label.height}×{label.width} pixels, expected {scores.height}×{scores.width} as in "
-                f"{item.path}",
-                hint="make the two the same size",
-                path=label.path,
-            )
+        check_same_size(label.raster, scores.raster)
         curve, counts = _search(item, run, scores, label, None if kept else lambda: run.manifest.begin(job), progress)
         if run.page is not None:
             run.page.look(scores, label, progress)

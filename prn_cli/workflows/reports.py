@@ -19,7 +19,7 @@ from prn_cli.rasters.images import MapImage, open_image
 from prn_cli.rasters.labels import LabelMap
 from prn_cli.rasters.pairs import find_images, pair_by_stem
 from prn_cli.rasters.raster import Raster
-from prn_cli.rasters.scores import ScoreMap, open_scores
+from prn_cli.rasters.scores import ScoreMap, check_same_size, open_scores
 from prn_cli.report import Choice, Prediction, Scored, Searched, Totals, Viewer, headroom_page, score_page
 from prn_cli.report.gallery import MOST_PICTURED
 from prn_cli.report.glimpses import PATCH, picture_room
@@ -162,9 +162,10 @@ class ScoreReport(_Report):
         viewer = Viewer(path.stem, height, width, cut=self._cut, paired=len(predictions) > 1, room=self._room)
         with ExitStack() as stack:
             image = stack.enter_context(self._open_image(path, predictions[-1].raster))
-            bias = self._open_bias(path, label)
-            if bias is not None:
-                stack.enter_context(bias)
+            bias = None
+            if path in self._bias:
+                bias = stack.enter_context(open_scores(self._bias[path], kind="logits"))
+                check_same_size(bias.raster, label.raster)
             for window in _bands(height, width, PATCH, progress):
                 parts = [_predicted(o, window, t) for o, t in zip(predictions, self._thresholds, strict=True)]
                 soft = [part.probabilities for part in parts]
@@ -177,19 +178,6 @@ class ScoreReport(_Report):
                 before = parts[1] if len(parts) > 1 else None
                 viewer.add(window.y, label.read(window), parts[0], before, bias=added, image=pixels)
         self._keep(viewer)
-
-    def _open_bias(self, path: Path, label: LabelMap) -> ScoreMap | None:
-        if path not in self._bias:
-            return None
-        bias = open_scores(self._bias[path], kind="logits")
-        if (bias.height, bias.width) != (label.height, label.width):
-            bias.close()
-            raise InputError(
-                f"{bias.height}×{bias.width} pixels, expected {label.height}×{label.width} as in {path}",
-                hint="make the two the same size",
-                path=bias.path,
-            )
-        return bias
 
     def finish(self, result: ScoreResult) -> None:
         """Write the page, if any image was scored."""

@@ -52,47 +52,34 @@ class ScoreOptions(ReadOptions, TaskOptions, ReportOptions, RunOptions):
         Path | None,
         Option(
             "Folder of the base model's logit maps (or masks), paired by stem: adds its figures and the difference.",
-            panel="Baseline",
+            "Baseline",
             metavar="LOGITS",
         ),
     ] = None
-    baseline_input_kind: Annotated[ScoreKind, Option("What the baseline's numbers mean.", panel="Baseline")] = "auto"
+    baseline_input_kind: Annotated[ScoreKind, Option("What the baseline's numbers mean.", "Baseline")] = "auto"
     baseline_threshold: Annotated[
-        float, Option("Probability above which the baseline is foreground.", panel="Baseline", least=0, most=1)
+        float, Option("Probability above which the baseline is foreground.", "Baseline", least=0, most=1)
     ] = 0.5
     baseline_nodata: Annotated[
-        float | None, Option("As --nodata, for the baseline.", panel="Baseline", default="as --nodata")
+        float | None, Option("As --nodata, for the baseline.", "Baseline", default="as --nodata")
     ] = None
     baseline_band: Annotated[
         int | None,
-        Option(
-            "As --bidx, for the baseline.", flags=("--baseline-bidx",), panel="Baseline", least=1, default="as --bidx"
-        ),
+        Option("As --bidx, for the baseline.", "Baseline", flags=("--baseline-bidx",), least=1, default="as --bidx"),
     ] = None
     threshold: Annotated[
-        float,
-        Option(
-            "Probability above which a soft map is foreground.",
-            flags=("--threshold", "-t"),
-            panel="Method",
-            least=0,
-            most=1,
-        ),
+        float, Option("Probability above which a soft map is foreground.", "Method", flags=("-t",), least=0, most=1)
     ] = 0.5
-    buffer: Annotated[float, Option("Buffer of relaxed precision and recall, px.", panel="Method", least=0)] = 3.0
-    resamples: Annotated[int, Option("Bootstrap resamples of the intervals.", panel="Method", least=100)] = 2000
+    buffer: Annotated[float, Option("Buffer of relaxed precision and recall, px.", "Method", least=0)] = 3.0
+    resamples: Annotated[int, Option("Bootstrap resamples of the intervals.", "Method", least=100)] = 2000
     seed: Seed = 0
     csv: Annotated[
         str | None,
-        Option(
-            "Write a row per image; '-': on stdout instead of the table.", panel="Output", metavar="FILE", output=True
-        ),
+        Option("Write a row per image; '-': on stdout instead of the table.", "Output", metavar="FILE", output=True),
     ] = None
     bias: Annotated[
         Path | None,
-        Option(
-            "Folder of bias maps, shown in the report, as prn refine --bias writes them.", panel="Output", metavar="DIR"
-        ),
+        Option("Folder of bias maps, shown in the report, as prn refine --bias writes them.", "Output", metavar="DIR"),
     ] = None
 
     @property
@@ -367,6 +354,7 @@ def _score_all(run: _Run, watch: Watch) -> Batch[_Image, ImageScore]:
 
 def _score_image(image: _Image, run: _Run, progress: Progress) -> ImageScore:
     from prn_cli.files.manifest import unchanged
+    from prn_cli.rasters.scores import check_same_size
 
     options, task = run.options, run.task
     if options.baseline is not None and image.baseline is None:
@@ -380,6 +368,8 @@ def _score_image(image: _Image, run: _Run, progress: Progress) -> ImageScore:
         if image.baseline is not None:
             opened.append(task.open_prediction(image.baseline, run.base_reading, valid_mask=valid_mask))
             stack.enter_context(opened[1])
+        for each in opened:
+            check_same_size(each.raster, label.raster)
         task.check_same_classes(label, opened)
         counter = task.counter(
             label.height,
@@ -413,12 +403,6 @@ def _count(
     from prn_cli.maps.tiles import row_bands
     from prn_cli.rasters.scores import ScoreMap
 
-    for name, opened in zip(("shape", "the baseline's shape"), predictions, strict=False):
-        if (opened.height, opened.width) != (label.height, label.width):
-            raise InputError(
-                f"{name} {opened.height}×{opened.width} differs from its label's {label.height}×{label.width}",
-                hint="both must have the same height and width",
-            )
     windows = list(row_bands(label.height, label.width, pixels=_PIXELS_AT_ONCE))
 
     def read() -> Generator[list[Any]]:
