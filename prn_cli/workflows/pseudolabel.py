@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.execution.watch import SILENT, Watch
+from prn_cli.files.remote import without_secrets
 from prn_cli.options import Option
 from prn_cli.workflows.items import Item, Planned
 from prn_cli.workflows.options import (
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from prn_cli.metrics.regions import RegionCounts
     from prn_cli.rasters import LabelMap, Partners, RasterWriter, ScoreMap
     from prn_cli.rasters.reading import Reading
+    from prn_cli.report import HeadroomReport
     from prn_cli.tasks import Task
     from prn_cli.thresholding.pseudolabels import Cut, Headroom, ThresholdCurve
-    from prn_cli.workflows.reports import HeadroomReport
 
 _LABELS, _THRESHOLDS = "labels", "thresholds"
 _TIFF = (".tif", ".tiff")
@@ -169,7 +170,10 @@ def pseudolabel(options: PseudolabelOptions, watch: Watch = SILENT) -> Pseudolab
     if summary:
         watch.note(summary)
     if run.page is not None:
-        run.page.finish(batch.failures)
+        from prn_cli.report import Searched
+
+        source = " ".join(map(without_secrets, options.logits))
+        run.page.finish(Searched(source, str(options.labels), options.patch, options.grid), batch.failures)
     return PseudolabelResult(options, run.reading.kind, maps, headrooms, batch.failures, summary, batch.verdict)
 
 
@@ -228,8 +232,8 @@ def _prepare(options: PseudolabelOptions, watch: Watch) -> _Run:
     """Find and check everything before the first map is read."""
     from prn_cli.files.manifest import Manifest, check_outputs
     from prn_cli.rasters.pairs import find_inputs, find_valid_masks, pair_by_stem
+    from prn_cli.report import HeadroomReport
     from prn_cli.workflows.options import with_kind
-    from prn_cli.workflows.reports import HeadroomReport
 
     task = options.find_task("pseudolabel")
     if options.report is None and options.images is not None:
@@ -261,7 +265,15 @@ def _prepare(options: PseudolabelOptions, watch: Watch) -> _Run:
     page = None
     if options.report is not None:
         files = [path for item in items for path in (*item.inputs.values(), *item.outputs.values())]
-        page = HeadroomReport(options, paths, files, watch)
+        page = HeadroomReport(
+            options.report,
+            paths,
+            files,
+            images=options.images,
+            patch=options.patch,
+            grid=options.grid,
+            watch=watch,
+        )
     reading = with_kind(reading, paths, watch)
     return _Run(options, task, items, valid_masks, reading, values, creation, manifest, page)
 
@@ -351,7 +363,7 @@ def _search_map(item: _Item, run: _Run, progress: Progress) -> PseudolabelledMap
         check_same_size(label.raster, scores.raster)
         curve, counts = _search(item, run, scores, label, None if kept else lambda: run.manifest.begin(job), progress)
         if run.page is not None:
-            run.page.look(scores, label, progress)
+            run.page.look(scores, label, progress.stop)
         pixels = scores.height * scores.width
     if kept:
         check_unchanged(job.stamps)
@@ -401,7 +413,7 @@ def _search(
             if writers:
                 writers[0].write(written[found.mask])
                 writers[1].write(found.thresholds)
-            progress.at(min(y + rows, height) / height * (1 if run.page is None else 0.5))
+            progress.done(window.height / height * (1 if run.page is None else 0.5))
         scores.check_valid()
         if not oracle.pixels:
             raise InputError("no pixel is valid in both the map and its label", path=item.path)

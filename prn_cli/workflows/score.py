@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from prn_cli.errors import InputError, PrnError, UsageError, one_line
 from prn_cli.execution.watch import SILENT, Watch
-from prn_cli.files.temporaries import write_whole
+from prn_cli.files.remote import without_secrets
+from prn_cli.files.temporaries import refuse_strangers, write_whole
 from prn_cli.options import Option
 from prn_cli.workflows.options import Labels, ReadOptions, ReportOptions, RunOptions, ScoreKind, Seed, TaskOptions
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from prn_cli.rasters.pairs import Partners
     from prn_cli.rasters.reading import Reading
     from prn_cli.rasters.scores import ScoreMap
+    from prn_cli.report import ScoreReport
     from prn_cli.tasks import Task
-    from prn_cli.workflows.reports import ScoreReport
 
 _HEADING = ("file", "label", "height", "width", "pixels")
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "?")
@@ -231,8 +232,18 @@ def score(options: ScoreOptions, watch: Watch = SILENT) -> ScoreResult:
     order = {str(image.masks): position for position, image in enumerate(run.images)}
     failures = sorted(batch.failures, key=lambda failure: order.get(failure[0], -1))  # threads end in any order
     result = replace(result, failures=failures, verdict=batch.verdict)
-    if run.page is not None:
-        run.page.finish(result)
+    if run.page is not None and result.summary is not None:
+        from prn_cli.report import Scored
+
+        what = Scored(
+            masks=" ".join(map(without_secrets, options.masks)),
+            labels=str(options.labels),
+            baseline=None if options.baseline is None else str(options.baseline),
+            masks_cut=result.masks_read,
+            baseline_cut=result.baseline_read,
+            cut=run.page.cut,
+        )
+        run.page.finish(result.summary, what, failures)
     return result
 
 
@@ -282,7 +293,7 @@ class _Run:
 def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     """Find and check everything before the first file is scored."""
     from prn_cli.rasters.pairs import find_inputs, find_valid_masks
-    from prn_cli.workflows.reports import ScoreReport, check_single_file
+    from prn_cli.report import ScoreReport
 
     task = options.find_task("score").with_classes([], given=options.classes)
     if options.report is None and (options.bias is not None or options.images is not None):
@@ -295,11 +306,11 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     valid_masks = find_valid_masks(inputs, options.valid_mask)
     partners = [path for image in images for path in (image.label, image.baseline)]
     if options.csv_file is not None:
-        check_single_file(
+        refuse_strangers(
             options.csv_file,
             [*inputs, *partners, *valid_masks.found.values()],
-            flag="--csv",
-            noun="table",
+            option="--csv",
+            what="table",
             example="rows.csv",
             is_ours=lambda head: not head or head.startswith(",".join(_HEADING).encode()),
         )
@@ -313,7 +324,18 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     reading = replace(reading, kind=task.detect([image.masks for image in images], reading))
     base_reading = replace(base_reading, kind=task.detect(base_files, base_reading))
     watch.detail(f"masks read as {reading.kind}" + (f", baseline as {base_reading.kind}" if base_files else ""))
-    page = ScoreReport(options, inputs, partners, watch) if options.report is not None else None
+    page = None
+    if options.report is not None:
+        page = ScoreReport(
+            options.report,
+            inputs,
+            partners,
+            images=options.images,
+            bias=options.bias,
+            threshold=options.threshold,
+            baseline_threshold=None if options.baseline is None else options.baseline_threshold,
+            watch=watch,
+        )
     return _Run(options, task, images, valid_masks, reading, base_reading, page)
 
 
@@ -382,7 +404,7 @@ def _score_image(image: _Image, run: _Run, progress: Progress) -> ImageScore:
         _count(counter, task, label, opened, progress, share=1 if run.page is None else 0.5)
         result = counter.score()
         if run.page is not None:
-            run.page.look(image.masks, label, opened, progress)
+            run.page.look(image.masks, label, opened, progress.stop)
     return result
 
 
@@ -414,9 +436,9 @@ def _count(
 
     # While the rows of one band are counted, those of the next are read.
     with closing(ahead(read()) if len(windows) > 1 else read()) as bands:
-        for number, rows in enumerate(bands):
+        for rows in bands:
             counter.add(*rows)
-            progress.at((number + 1) / len(windows) * share)
+            progress.done(share / len(windows))
     for opened in predictions:
         if isinstance(opened, ScoreMap):
             opened.check_valid()
