@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from prn_cli.methods import Device, Refiner
+    from prn_cli.methods import Device
+    from prn_cli.methods.refiner import Refiner
     from prn_cli.thresholding.pseudolabels import PseudoLabels
     from prn_cli.thresholding.thresholds import Grid
 
@@ -112,25 +113,38 @@ def refine_map(
     """
     import numpy as np
 
-    from prn_cli.maps.classes import choose, one_versus_rest, one_versus_rest_of, recombine
-    from prn_cli.maps.probabilities import logit, sigmoid
-    from prn_cli.refinement.rows import cut
-    from prn_cli.refinement.rows import refine_map as refine
+    from prn_cli.maps.classes import one_versus_rest, one_versus_rest_of
+    from prn_cli.maps.probabilities import logit
+    from prn_cli.refinement.rows import How, Link, refine_rows
+    from prn_cli.tasks import find_task
 
     scores = np.asarray(scores, np.float32)
-    several = scores.ndim == 3
-    ways = {"logits": one_versus_rest, "probabilities": one_versus_rest_of} if several else {"probabilities": logit}
-    logits = ways[input_kind](scores) if input_kind in ways else scores
-    refiners = [_load(str(name), device) for name in ([weights] if isinstance(weights, str | PathLike) else weights)]
-    planes = list(logits) if several else [logits]
-    for refiner in refiners:
-        seen = image if refiner.image_channels else None
-        planes = [refine(plane, refiner, image=seen, tile=tile, tta=tta, strength=strength) for plane in planes]
-    if several:
-        refined = np.stack(planes)
-        return RefinedArrays(choose(refined), recombine(refined), refined - logits)
-    cut_at = refiners[-1].threshold if threshold is None else threshold
-    return RefinedArrays(cut(planes[0], cut_at), sigmoid(planes[0]), planes[0] - logits)
+    if scores.ndim == 3:
+        task = replace(find_task("multiclass"), names=tuple(map(str, range(len(scores)))))
+        logits = one_versus_rest(scores) if input_kind == "logits" else one_versus_rest_of(scores)
+    else:
+        task = find_task("binary")
+        logits = scores if input_kind == "logits" else logit(scores)
+    names = [weights] if isinstance(weights, str | PathLike) else weights
+    links = [Link(_load(str(name), device), strength, tile) for name in names]
+    height, width = logits.shape[-2:]
+    rows: list[Any] = list(
+        task.refine(
+            lambda window: logits[..., *window.slices],
+            None if image is None else lambda window: image[..., *window.slices],
+            lambda read, seen: refine_rows(read, height, width, links, How(tta=tta), read_image=seen),
+        )
+    )
+    cut_at = links[-1].refiner.threshold if threshold is None else threshold
+
+    def joined(parts: Iterable[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(list(parts), axis=-2)
+
+    return RefinedArrays(
+        mask=joined(task.masks(each, cut_at)[0] for each in rows),
+        probabilities=joined(each.probabilities for each in rows),
+        bias=joined(each.bias for each in rows),
+    )
 
 
 @cache
