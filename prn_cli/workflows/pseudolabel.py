@@ -232,7 +232,6 @@ def _prepare(options: PseudolabelOptions, watch: Watch) -> _Run:
     """Find and check everything before the first map is read."""
     from prn_cli.files.manifest import Manifest, check_outputs
     from prn_cli.rasters.pairs import find_inputs, find_valid_masks, pair_by_stem
-    from prn_cli.report import HeadroomReport
     from prn_cli.workflows.options import with_kind
 
     task = options.find_task("pseudolabel")
@@ -264,6 +263,8 @@ def _prepare(options: PseudolabelOptions, watch: Watch) -> _Run:
         manifest.refuse_strangers(outputs)
     page = None
     if options.report is not None:
+        from prn_cli.report import HeadroomReport
+
         files = [path for item in items for path in (*item.inputs.values(), *item.outputs.values())]
         page = HeadroomReport(
             options.report,

@@ -293,7 +293,6 @@ class _Run:
 def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     """Find and check everything before the first file is scored."""
     from prn_cli.rasters.pairs import find_inputs, find_valid_masks
-    from prn_cli.report import ScoreReport
 
     task = options.find_task("score").with_classes([], given=options.classes)
     if options.report is None and (options.bias is not None or options.images is not None):
@@ -326,6 +325,8 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     watch.detail(f"masks read as {reading.kind}" + (f", baseline as {base_reading.kind}" if base_files else ""))
     page = None
     if options.report is not None:
+        from prn_cli.report import ScoreReport
+
         page = ScoreReport(
             options.report,
             inputs,
