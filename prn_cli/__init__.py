@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prn_cli.api import pseudolabel, pseudolabel_map, refine_map, score, score_map
+    from prn_cli.api import pseudolabel, pseudolabel_map, refine, refine_map, score, score_map
     from prn_cli.errors import PrnError
     from prn_cli.execution.watch import Watch
 
@@ -26,7 +26,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 
-__all__ = ["PrnError", "Watch", "pseudolabel", "pseudolabel_map", "refine_map", "score", "score_map"]
+__all__ = ["PrnError", "Watch", "pseudolabel", "pseudolabel_map", "refine", "refine_map", "score", "score_map"]
 
 
 def __getattr__(name: str) -> Any:

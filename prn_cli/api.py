@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.options import Options, parameters, required
 from prn_cli.workflows import pseudolabel as _pseudolabel
+from prn_cli.workflows import refine as _refine
 from prn_cli.workflows import score as _score
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ def pseudolabel(
 ) -> _pseudolabel.PseudolabelResult:
     """Find the best threshold of every patch of labelled maps, as `prn pseudolabel` does."""
     return _pseudolabel.pseudolabel(_pseudolabel.PseudolabelOptions(logits, **options), watch)  # type: ignore[arg-type]
+
+
+@_takes(_refine.RefineOptions)
+def refine(logits: Files, *, watch: Watch = SILENT, **options: Any) -> _refine.RefineResult:
+    """Refine logit maps into better masks, as `prn refine` does."""
+    return _refine.refine(_refine.RefineOptions(logits, **options), watch)  # type: ignore[arg-type]
 
 
 @_takes(_score.ScoreOptions)

@@ -97,6 +97,16 @@ def test_pseudo_labels_are_those_of_the_shell(folder, capsys):
     assert not (folder / "other").exists()
 
 
+def test_maps_are_refined_as_by_the_shell(folder, capsys):
+    result = prn.refine("logits", out="python", weights="fast", strength=1, device="cpu")
+    assert capsys.readouterr() == ("", "")
+    assert app.run(["refine", "logits", "-o", "shell", "--strength", "1", "--device", "cpu", "-q"]) == 0
+    for name, found in zip(NAMES, result.maps, strict=True):
+        assert found.status == "refined"
+        assert found.outputs["mask"].read_bytes() == (folder / "shell" / f"{name}.png").read_bytes()
+    assert prn.refine("logits", out="python", strength=1, device="cpu").maps[0].status == "kept"
+
+
 def test_a_failure_is_in_the_result(folder):
     (folder / "logits" / "b.npy").write_bytes(b"no array")
     heard = []
@@ -108,10 +118,11 @@ def test_a_failure_is_in_the_result(folder):
     for result in (
         prn.score("logits", labels="labels", watch=Ear()),
         prn.pseudolabel("logits", out="out", watch=Ear()),
+        prn.refine("logits", out="masks", device="cpu", watch=Ear()),
     ):
         assert [name for name, _ in result.failures] == ["logits/b.npy"]
         assert result.verdict == "1 of 2 failed; the rest is done"
-    assert len(heard) == 2
+    assert len(heard) == 3
     with pytest.raises(prn.PrnError, match="no such folder"):
         prn.score("logits", labels="nowhere")
     with pytest.raises(prn.PrnError, match="--threshold 2, expected 0 to 1"):

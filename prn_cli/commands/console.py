@@ -119,34 +119,6 @@ def show(table: RenderableType) -> None:
     stdout().print(table)
 
 
-def show_plan(plan: Sequence[Planned], summary: str, *, json: bool) -> None:
-    """What a dry run found: on stdout a line per map, tab-separated text or JSON.
-
-    Raises:
-        typer.Exit: with code 1 if a map would fail.
-    """
-    for each in plan:
-        if json:
-            json_line(each.record())
-        else:
-            fields = (each.action, each.item.path, *each.item.rasters.values(), each.why)
-            print("\t".join(one_line(str(field)) for field in fields), flush=True)
-    note(summary)
-    if any(each.action == "fail" for each in plan):
-        raise typer.Exit(1)
-
-
-def end(verdict: str) -> None:
-    """End a command by what its run says of failures: nothing if there are none.
-
-    Raises:
-        typer.Exit: with code 1 if there are some.
-    """
-    if verdict:
-        error(verdict)
-        raise typer.Exit(1)
-
-
 def tell(text: str, style: str | None = None) -> None:
     """Text for people, on stdout, just as it is: a path in it keeps its brackets, and is not broken over two lines."""
     stdout().print(text, style=style, markup=False, emoji=False, soft_wrap=True)
