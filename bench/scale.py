@@ -3,11 +3,11 @@
     python bench/scale.py [--side 5000] [--areas 1 4 16 64] [--files 128] [--repeats 3] [--folder DIR] [--only PART …]
         [--device cpu|cuda] [--load 0]
 
-Parts: `speed`, `roofline` (needs the extra `train`), `processes`, `memory`, `resume`, `workers` (which the plan is made
-from). With 64 times the area of the default side the largest map has 40,000×40,000 pixels: 6.4 GB of disk, and minutes.
-Maps are mirror-tiled from a real logit map of `examples/`. Peaks of memory are VmHWM of the process: they need Linux.
-Nothing is drawn at random. On a GPU, `speed` and `roofline` are of interest. With `--load 0.5`, another program takes
-half of a core meanwhile.
+Parts: `speed`, `roofline` (needs the extra `train`), `memory`, `resume`, `workers` (which the plan is made from). With
+64 times the area of the default side the largest map has 40,000×40,000 pixels: 6.4 GB of disk, and minutes. Maps are
+mirror-tiled from a real logit map of `examples/`. Peaks of memory are VmHWM of the process: they need Linux. Nothing is
+drawn at random. On a GPU, `speed` and `roofline` are of interest. With `--load 0.5`, another program takes half of a
+core meanwhile.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from prn_cli.methods.refiner import Windows
 if TYPE_CHECKING:
     from prn_cli.methods.refiner import Refiner
 
-PARTS = ("speed", "roofline", "processes", "memory", "resume", "workers")
+PARTS = ("speed", "roofline", "memory", "resume", "workers")
 SMALL, TILE = 512, 1024
 TILES, WORKERS = 1_000_000, 100
 NAMES = 20_000
@@ -59,16 +59,6 @@ code = run(sys.argv[1:])
 peak = next((line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")), "? 0")
 print(peak.split()[1])
 sys.exit(code)
-"""
-
-# Whatever the size of the maps: in processes, or not.
-FORCED = """
-import sys
-import prn_cli.commands.refine as refine
-from prn_cli.__main__ import main
-how = sys.argv.pop(1)
-refine.gains_by_processes = lambda *_: how == "processes"
-main()
 """
 
 # A program that takes its share of one core.
@@ -142,7 +132,7 @@ def load(cores: int, weights: str = "fast") -> Refiner:
 
 def network_speed(height: int, width: int, cores: int, weights: str = "fast") -> float:
     """Mpx/s of the network alone, a run on each core or one after another on a GPU, on windows that are in memory."""
-    from prn_cli.commands.refine_file import WINDOWS_IN_A_RUN
+    from prn_cli.workflows.refine_map import WINDOWS_IN_A_RUN
 
     refiner = load(cores, weights)
     window = mirror_rows(real_map()[0], 0, height, width)
@@ -290,29 +280,6 @@ def roofline(folder: Path, files: int, repeats: int, cores: int) -> list[Row]:
     for what, found in speed.items():
         share = found / speed[ideal]
         rows.append([what, f"{found:.1f}", f"{found * cost.operations / 1e3:.0f}", f"{share:.0%}"])
-    return rows
-
-
-def processes(folder: Path, files: int, repeats: int) -> list[Row]:
-    """Batches of small maps in several processes and in the threads of one, in turn."""
-    rows = []
-    for side, more in ((64, 8), (128, 8), (256, 4), (SMALL, 2), (TILE, 1)):
-        maps = small_maps(folder / str(side), files * more, side, ".npy", {})
-        one = min(maps.iterdir())
-        taken: dict[str, list[float]] = defaultdict(list)
-        for repeat in range(repeats):
-            for path in maps.iterdir():
-                path.read_bytes()
-            for how in ("threads", "processes") if repeat % 2 else ("processes", "threads"):
-                masks = folder / f"masks_{side}_{how}_{repeat}"
-                whole, start = (refine(inputs, masks / out) for inputs, out in ((maps, "all"), (one, "one")))
-                whole[1:3] = ["-c", FORCED, how]
-                taken[how].append((seconds_of(whole, 1) - seconds_of(start, 1)) / (files * more - 1))
-        ratios = [ours / theirs - 1 for ours, theirs in zip(taken["processes"], taken["threads"], strict=True)]
-        cells = (f"{1000 * median(taken[how]):.2f}" for how in ("threads", "processes"))
-        rows.append([f"{files * more} × {side}×{side}", *cells])
-        rows[-1].append(f"{median(ratios):+.0%} ({min(ratios):+.0%} to {max(ratios):+.0%})")
-        subprocess.run(["rm", "-r", str(maps)], check=True)
     return rows
 
 
@@ -508,9 +475,6 @@ def main() -> None:
         if "roofline" in arguments.only:
             rows = roofline(folder / "roofline" / "maps", arguments.files, arguments.repeats, cores)
             print(markdown(["what", "Mpx/s", "GFLOP/s", "of the roofline"], rows), "\n")
-        if "processes" in arguments.only:
-            rows = processes(folder / "processes", arguments.files, arguments.repeats)
-            print(markdown(["maps, npy", "threads, ms a map", "processes, ms a map", "time"], rows), "\n")
         if "memory" in arguments.only:
             rows = memory(folder / "memory", arguments.side, arguments.areas)
             heading = ["map, px", "logits, MB"]

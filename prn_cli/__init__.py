@@ -1,26 +1,42 @@
 """prn: better masks from an existing segmentation model's logit maps.
 
-The modules, in the order in which data passes through them:
+Each command is a function, with the names and defaults of the command line (see `prn_cli.api`):
 
-- `rasters`: files to arrays and back, with what the numbers mean, what is valid and where it lies on earth
-- `tiles`: maps cut into windows, in integers
-- `thresholds`, `pseudolabels`: the best threshold of every patch, and what it makes of a map
-- `training`: networks, losses and the loop (the only place that imports torch)
-- `weights`: shipped and trained weights: found, verified, described
-- `refiners`: one file a method, run by onnxruntime
-- `strength`, `drift`: how much of a correction to apply; how far new logits lie from those of training
-- `blend`, `refine`: windows put back together; logits to a mask
-- `metrics`, `score`: masks against labels, with intervals
-- `classes`, `multiclass`: a softmax as binary maps and back; every class refined and scored
-- `saliency`: soft maps against labels
-- `report`: figures and small pictures to a page for the browser
-- `commands`: the command line
+    import prn_cli as prn
+
+    prn.refine("logits", out="masks", weights="run")
+    print(prn.score("masks", labels="labels", baseline="logits").summary.pooled["iou"].difference)
+
+Nothing is imported before it is used.
 """
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prn_cli.api import pseudolabel, pseudolabel_map, refine, refine_map, score, score_map
+    from prn_cli.errors import PrnError
+    from prn_cli.execution.watch import Watch
 
 # Before onnxruntime is imported: it would keep an identifier and a database in the home folder, and report each session
 # to its maker over the network. Nothing of a user's work leaves the machine unless the user says so.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
+
+__all__ = ["PrnError", "Watch", "pseudolabel", "pseudolabel_map", "refine", "refine_map", "score", "score_map"]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in __all__:
+        raise AttributeError(f"module 'prn_cli' has no attribute '{name}'")
+    module = {"PrnError": "errors", "Watch": "execution.watch"}.get(name, "api")
+    return getattr(import_module(f"prn_cli.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
+from inspect import get_annotations
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -27,8 +28,8 @@ class Option:
 
     Args:
         help: one sentence.
-        flags: on the command line; `--` and the field's name if empty.
         panel: heading of the help under which it stands.
+        flags: on the command line, besides `--` and the field's name; a long one replaces that.
         metavar: what the help calls its value.
         least: lower bound of a number.
         most: upper bound of a number.
@@ -39,8 +40,8 @@ class Option:
     """
 
     help: str
-    flags: tuple[str, ...] = ()
     panel: str = "Options"
+    flags: tuple[str, ...] = ()
     metavar: str | None = None
     least: float | None = None
     most: float | None = None
@@ -133,7 +134,7 @@ class Options:
 
 
 def parameters(options: type[Options]) -> tuple[Parameter, ...]:
-    """The fields of an options class that have an `Option`, in their order."""
+    """The fields of an options class that have an `Option`: its own, and then those of its base classes."""
     hashable: Any = options  # it is, which mypy denies
     return _parameters(hashable)
 
@@ -142,10 +143,10 @@ def parameters(options: type[Options]) -> tuple[Parameter, ...]:
 def _parameters(options: type[Any]) -> tuple[Parameter, ...]:
     hints = get_type_hints(options, include_extras=True)
     defaults = {field.name: field.default for field in fields(options)}
+    found = [name for name in defaults if get_origin(hints[name]) is Annotated]
+    own = get_annotations(options)
     return tuple(
-        _parameter(name, hints[name], default)
-        for name, default in defaults.items()
-        if get_origin(hints[name]) is Annotated
+        _parameter(name, hints[name], defaults[name]) for name in sorted(found, key=lambda name: name not in own)
     )
 
 

@@ -24,7 +24,7 @@ from prn_cli.refinement.rows import (
     refine_section,
     window_rows,
 )
-from prn_cli.tasks.multiclass import ClassCounter, class_metrics, classes_of, finish_class_ramp, refine_class_rows
+from prn_cli.tasks.multiclass import Multiclass, class_metrics, classes_of, finish_class_ramp, refine_class_rows
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_scores_by_bands_pool_mean_and_compare():
     masks, others = (np.where(random.random(label.shape) < share, label, 2).astype(np.uint8) for share in (0.8, 0.6))
     scores = []
     for image in range(3):
-        counter = ClassCounter(30, 40)
+        counter = Multiclass().counter(30, 40)
         for rows in (slice(0, 11), slice(11, 30)):
             counter.add(masks[image, rows], label[image, rows], others[image, rows])
         scores.append(counter.score())
@@ -160,7 +160,7 @@ def test_scores_by_bands_pool_mean_and_compare():
 
 
 def test_an_image_without_a_valid_pixel_is_refused():
-    counter = ClassCounter(2, 2)
+    counter = Multiclass().counter(2, 2)
     counter.add(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8))
     with pytest.raises(InputError, match="no pixel is valid"):
         counter.score()

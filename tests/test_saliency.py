@@ -7,7 +7,9 @@ from scipy import ndimage
 from prn_cli.errors import InputError
 from prn_cli.metrics import saliency as measures
 from prn_cli.metrics.score import figures
-from prn_cli.tasks.saliency import METRICS, Saliency, score_soft_map
+from prn_cli.tasks.saliency import METRICS, Saliency
+
+score_soft_map = Saliency().score_image
 
 
 def soft_pair(seed, shape=(50, 64)):
@@ -45,5 +47,5 @@ def test_what_cannot_be_scored_is_refused():
     probabilities, label = soft_pair(4)
     with pytest.raises(InputError, match=r"50×64.*50×60"):
         score_soft_map(probabilities, label[:, :60])
-    with pytest.raises(InputError, match="no pixel is valid in map, label and baseline"):
+    with pytest.raises(InputError, match="no pixel is valid in mask, label and baseline"):
         score_soft_map(probabilities, label, baseline=np.full_like(probabilities, np.nan))

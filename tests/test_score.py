@@ -13,7 +13,10 @@ from torchmetrics.functional import classification as oracle
 from prn_cli.errors import InputError
 from prn_cli.maps.probabilities import binarize
 from prn_cli.metrics import boundaries, calibration, regions
-from prn_cli.metrics.score import METRICS, figures, score_image, summarise
+from prn_cli.metrics.score import METRICS, figures, summarise
+from prn_cli.tasks.binary import Binary
+
+score_image = Binary().score_image
 
 
 def soft_pair(seed, shape=(70, 64), shift=0.0):

@@ -10,11 +10,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import typer
+
 from prn_cli.errors import one_line
 from prn_cli.execution.watch import SILENT, Advance, Watch
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from prn_cli.workflows.items import Planned
+
 
 _level = {"quiet": False, "verbose": False, "muted": False}
 
@@ -94,6 +100,18 @@ def _line(text: str) -> None:
     else:
         # Plain writing: no rich import, no wrapping, one line stays one line.
         print(text, file=sys.stderr, flush=True)
+
+
+def table(first: str, *others: str) -> Table:
+    """An empty table, of one column of text and others of numbers."""
+    from rich import box
+    from rich.table import Table
+
+    empty = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    empty.add_column(first, no_wrap=True)
+    for title in others:
+        empty.add_column(title, justify="right")
+    return empty
 
 
 def show(table: RenderableType) -> None:
@@ -188,6 +206,37 @@ class Terminal(Watch):
     def progress(self, label: str, total: float | None) -> AbstractContextManager[Advance]:
         """See `progress`."""
         return progress(label, total)
+
+
+def show_plan(plan: Sequence[Planned], summary: str, *, json: bool) -> None:
+    """What a run would do, a line an item on stdout: JSON, or text separated by tabs.
+
+    Raises:
+        typer.Exit: with code 1 if an item would fail.
+    """
+    for each in plan:
+        if json:
+            json_line(each.record())
+        else:
+            fields = (each.action, each.item.path, *each.item.rasters.values(), each.why)
+            print("\t".join(one_line(str(field)) for field in fields), flush=True)
+    note(summary)
+    if any(each.action == "fail" for each in plan):
+        raise typer.Exit(1)
+
+
+def end(verdict: str) -> None:
+    """End a command that may have failed in part.
+
+    Args:
+        verdict: what failed, in a line; empty if nothing did.
+
+    Raises:
+        typer.Exit: with code 1 if something did.
+    """
+    if verdict:
+        error(verdict)
+        raise typer.Exit(1)
 
 
 def note_files(files: Sequence[Path], what: str) -> None:

@@ -90,7 +90,8 @@ def _ordered(options: type[Options]) -> list[Parameter]:
         if parameter.option.argument:
             return -1
         panel = parameter.option.panel
-        return _PANELS.index(panel) if panel in _PANELS else len(_PANELS) - 1.5
+        number = _PANELS.index(panel) if panel in _PANELS else len(_PANELS) - 1.5
+        return number - 0.25 * required(parameter)  # what must be given comes first
 
     return sorted(parameters(options), key=place)
 
@@ -119,7 +120,7 @@ def _annotation(parameter: Parameter) -> Any:
     if option.argument:
         found: Any = typer.Argument(**more)
     else:
-        flags = option.flags or (parameter.flag,)
+        flags = dict.fromkeys((parameter.flag, *option.flags))
         found = typer.Option(*flags, rich_help_panel=option.panel, **more)
     annotation = parameter.annotation
     if parameter.several:

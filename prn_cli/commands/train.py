@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prn_cli.commands import console, options
-from prn_cli.commands.batch import run_batch
 from prn_cli.errors import DivergedError, InputError, MissingExtraError, OutputError, UsageError
 from prn_cli.execution import interrupts
+from prn_cli.execution.threads import run_batch
 from prn_cli.options import parameters
 
 if TYPE_CHECKING:
@@ -717,15 +717,16 @@ class _Reader:
         store = _Store(self.folder)
         batch = run_batch(
             matched,
-            lambda pair: self._read_map(*pair, len(classes), kind=kind, masks=masks, pictures=pictures, store=store),
+            lambda pair, _: self._read_map(*pair, len(classes), kind=kind, masks=masks, pictures=pictures, store=store),
             name=lambda pair: str(pair[0]),
             label="reading",
+            watch=console.Terminal(),
             fail_fast=self.fail_fast,
             threads=self.threads,
             fatal=OutputError,  # of the store: not the map's fault, and the next will find no room either
         )
         if self.fail_fast:
-            batch.finish()
+            console.end(batch.verdict)
         if not batch.results:
             raise InputError("none of the maps could be used", hint="see the errors above")
         two_kinds = two_kinds_of_labels(self.foregrounds)

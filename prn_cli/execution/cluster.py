@@ -1,20 +1,21 @@
-"""`--dask`: a run's work on the workers of a Dask cluster. The only module that imports it.
+"""The workers of a Dask cluster as an executor. The only module that imports Dask.
 
-The process that the user started remains the run: it finds the files, keeps the manifest, names failures and counts.
-Only the work on pixels goes to the workers, as calls of functions of this package, by name, with arguments that
-pickle can carry. A call that was lost with its worker is made again on another one.
+The process that the user started finds the files, keeps the manifest and names failures; the work on pixels goes to the
+workers. A call that was lost with its worker is made again on another one.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -26,6 +27,7 @@ from prn_cli.execution.watch import SILENT, Watch
 R = TypeVar("R")
 
 _PATIENCE = "10s"  # for a scheduler to answer
+_LEAST_AT_ONCE = 32  # calls, so that workers that come later find work
 _LOOK = 5.0  # seconds, after which a call that waits looks whether there is still a scheduler
 _LOGGERS = ("distributed", "tornado", "asyncio")
 # A terminal interrupts all processes that it has started; local workers leave it to the one that started them.
@@ -33,17 +35,22 @@ _LEAVE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Cluster:
-    """Workers that take calls. A context manager.
+    """The executor whose calls are made by workers, which see the same files. A context manager.
+
+    Paths among the arguments are sent as absolute ones; errors name them as they were given.
 
     Attributes:
-        slots: calls that its workers make at once, as far as that is known.
+        slots: see `prn_cli.execution.executor.Executor`.
+        at_once: see there.
+        split: see there.
     """
 
-    def __init__(self, where: str, *, cores: int, stop: threading.Event, watch: Watch = SILENT) -> None:
+    def __init__(self, where: str, *, split: float, cores: int, stop: threading.Event, watch: Watch = SILENT) -> None:
         """Start workers here, or meet those of a scheduler.
 
         Args:
             where: `local`, a worker a core; `local:N`, N workers; else the address of a scheduler.
+            split: pixels above which a map is shared out among several calls.
             cores: of this machine, for local workers to share.
             stop: when it is set, calls that wait raise `CancelledError`.
             watch: hears what was found.
@@ -74,12 +81,13 @@ class Cluster:
             ) from error
         workers_there = self._client.scheduler_info(n_workers=-1)["workers"].values()
         self.slots = sum(worker["nthreads"] for worker in workers_there)
+        self.at_once, self.split = max(2 * self.slots, _LEAST_AT_ONCE), split
         watch.note(
             f"{len(workers_there)} workers with {self.slots} threads at {self._client.scheduler.address}"
             if workers_there
             else f"no worker has come to {where} yet; waiting for one"
         )
-        self._waiting: set[Any] = set()
+        self._waiting: dict[Any, Mapping[str, str]] = {}  # by call, the paths that were sent otherwise than given
         self._stop = stop
         threading.Thread(target=self._cancel_when_stopped, daemon=True).start()
 
@@ -92,42 +100,39 @@ class Cluster:
             self._client.cancel(futures, force=force)
 
     def call(self, function: Callable[..., R], *arguments: object) -> R:
-        """Call a function on a worker and wait for what it returns. Safe in threads.
+        """See `prn_cli.execution.executor.Executor.call`."""
+        return next(self._results(function, [arguments]))
 
-        Raises:
-            PrnError: what the function raises, or workers that die of it.
-            CancelledError: `stop` was set.
-        """
-        future = self._submit(function, arguments)
-        try:
-            return self._result(future)  # type: ignore[no-any-return]
-        finally:
-            self._waiting.discard(future)
+    def calls(self, function: Callable[..., Iterable[R]], arguments: Iterable[tuple[object, ...]]) -> Iterator[R]:
+        """See `prn_cli.execution.executor.Executor.calls`."""
+        for result in self._results(function, arguments):
+            yield from result
 
-    def calls(self, function: Callable[..., R], arguments: Iterable[tuple[object, ...]], *, ahead: int) -> Iterator[R]:
-        """Call a function many times, and give the results in order; at most `ahead` calls are made in advance."""
+    def _results(self, function: Callable[..., R], arguments: Iterable[tuple[object, ...]]) -> Iterator[R]:
+        """What the calls return, in order; some are made in advance."""
         queue: deque[Any] = deque()
         try:
             for each in arguments:
                 queue.append(self._submit(function, each))
-                if len(queue) > ahead:
+                if len(queue) > 2 * max(self.slots, 1):
                     yield self._next(queue)
             while queue:
                 yield self._next(queue)
         finally:
-            self._waiting.difference_update(queue)
+            for future in queue:
+                del self._waiting[future]
             self._cancel(list(queue))
 
     def _next(self, queue: deque[Any]) -> Any:
         try:
             return self._result(queue[0])
         finally:
-            self._waiting.discard(queue.popleft())
+            del self._waiting[queue.popleft()]
 
     def _submit(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
-        payload = pickle.dumps((function, arguments))
+        payload, given = _pickled((function, arguments))
         future = self._client.submit(_call, __version__, payload, pure=False)
-        self._waiting.add(future)
+        self._waiting[future] = given
         if self._stop.is_set():
             self._cancel([future])
         return future
@@ -140,6 +145,10 @@ class Cluster:
                 "several workers died over this file, one after another",
                 hint="see their logs; perhaps they have not enough memory",
             ) from error
+        except PrnError as error:
+            if error.path is not None:
+                error.path = self._waiting[future].get(error.path, error.path)
+            raise
         except Exception as error:
             # Dask's own is another class in each version; either way, nothing will come of this call.
             if type(error).__name__.endswith("CancelledError"):
@@ -178,6 +187,27 @@ def check_cluster(where: str) -> None:
     """
     _local_workers(where, 1)
     _distributed()
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles paths as absolute ones, which hold in any working folder, and keeps what they were."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.given: dict[str, str] = {}
+
+    def reducer_override(self, found: Any) -> Any:
+        if not isinstance(found, Path) or (absolute := found.absolute()) == found:  # an address is
+            return NotImplemented
+        self.given[str(absolute)] = str(found)
+        return Path, (str(absolute),)
+
+
+def _pickled(found: object) -> tuple[bytes, Mapping[str, str]]:
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(found)
+    return file.getvalue(), pickler.given
 
 
 def _lost() -> PrnError:
@@ -219,4 +249,5 @@ def _call(version: str, payload: bytes) -> Any:
         )
     take_cores(worker.state.nthreads)
     function, arguments = pickle.loads(payload)
-    return function(*arguments)
+    result = function(*arguments)
+    return list(result) if isinstance(result, Iterator) else result

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,10 @@ class Manifest:
         self._end = 0  # of the lines that were read
         self._lock = threading.Lock()
         self._want(map(self._name, outputs))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the place: another process can `begin` jobs there, too."""
+        return partial(Manifest, name=self.path.name), (self.folder,)
 
     def _want(self, names: Iterable[str]) -> None:
         """Read what there is on names that were not asked about before."""

@@ -12,11 +12,11 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from prn_cli.errors import OutputError
+from prn_cli.errors import OutputError, UsageError
 
 try:
     import fcntl
@@ -242,3 +242,41 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_strangers(
+    path: Path,
+    inputs: Iterable[Path | None],
+    *,
+    option: str,
+    what: str,
+    example: str,
+    is_ours: Callable[[bytes], bool],
+) -> None:
+    """Check, before the work, that a file would replace nothing that prn did not write.
+
+    Args:
+        path: of the file.
+        inputs: what is read.
+        option: that names the file, such as `--report`.
+        what: the file is, such as `report`.
+        example: a name that it could have.
+        is_ours: tells prn's own files by their first 1000 bytes.
+
+    Raises:
+        OutputError: there is a folder, or a file that prn did not write.
+        UsageError: it is one of the inputs.
+    """
+    if path.is_dir():
+        raise OutputError("is a folder, expected a file to write", hint=f"add a name, such as {example}", path=path)
+    resolved = path.resolve()
+    if any(other is not None and other.resolve() == resolved for other in inputs):
+        raise UsageError("is an input, and would be written over", hint=f"choose another {option}", path=path)
+    if is_stream(path) or not path.exists():  # reading a stream would wait for its writer
+        return
+    with path.open("rb") as file:
+        head = file.read(1000)
+    if not is_ours(head):
+        raise OutputError(
+            f"is there already and is no {what} of prn's", hint=f"choose another {option}, or remove it", path=path
+        )

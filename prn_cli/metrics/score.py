@@ -1,6 +1,6 @@
 """Masks and soft maps against labels: images to counts, counts to figures with intervals.
 
-An image leaves a small record of counts behind (`score_image`), so that thousands need little memory; `summarise` turns
+An image leaves a small record of counts behind (`ImageScore`), so that thousands need little memory; `summarise` turns
 the records into means over images, pooled figures, and, with a baseline, paired differences.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,76 +120,49 @@ class Summary:
     seed: int
 
 
-def score_image(
-    prediction: NDArray[Any],
-    label: NDArray[np.uint8],
-    *,
-    threshold: float = 0.5,
-    buffer: float = boundaries.BUFFER,
-    baseline: NDArray[Any] | None = None,
-    baseline_threshold: float = 0.5,
-) -> ImageScore:
-    """Count what every metric needs of one image.
+class PredictionCounter(Protocol):
+    """Counts what the metrics need of one prediction, which comes in bands of rows, from the top.
 
-    With a baseline, a pixel counts where both are valid, so that the two are compared on the same pixels. If only one
-    of the two is soft, its absolute error is that of its cut, so that the two are compared as masks; the calibration
-    error stays with the soft one.
-
-    Args:
-        prediction: `(H, W)`; uint8 is a mask (0 background, 1 foreground, 255 invalid), float32 a soft map of
-            probabilities in [0, 1] (NaN invalid).
-        label: `(H, W)` uint8: 0 background, 1 foreground, 255 ignore.
-        threshold: where a soft map is cut: foreground is above it, strictly.
-        buffer: of relaxed precision and recall, in pixels.
-        baseline: another prediction of the same image.
-        baseline_threshold: where that is cut, if it is soft.
-
-    Raises:
-        InputError: shapes that differ, values out of range, or no pixel that is valid everywhere.
-        UsageError: a negative buffer.
+    Attributes:
+        soft: whether the prediction is a soft map; known once rows have come.
     """
-    counter = ImageCounter(*label.shape, threshold=threshold, buffer=buffer, baseline_threshold=baseline_threshold)
-    counter.add(prediction, label, baseline)
-    return counter.score()
+
+    soft: bool
+
+    def add(self, prediction: NDArray[Any], label: NDArray[np.uint8]) -> None:
+        """Take the next rows, `(h, W)`; the label is 255 where a pixel does not count."""
+        ...
+
+    def counts(self, *, soft: bool) -> FloatArray:
+        """The record, `(K,)`; if not `soft`, what is compared with it is a mask, and it counts as one too."""
+        ...
 
 
 class ImageCounter:
-    """Counts what every metric needs of an image that comes in bands of rows, from the top; see `score_image`.
+    """Counts what the metrics need of an image that comes in bands of rows, from the top.
 
-    However the image is cut into bands, the counts are the same; the sums of a soft map's probabilities are so to the
-    last bit if it is split by `tiles.row_bands`. Memory grows with the image's width, and for
-    the metrics of boundaries with their reach.
+    With a baseline, a pixel counts where both are valid, so that the two are compared on the same pixels.
 
     Args:
         height: rows of the image.
         width: columns of the image.
-        threshold: where a soft map is cut: foreground is above it, strictly.
-        buffer: of relaxed precision and recall, in pixels.
-        baseline_threshold: where the baseline is cut, if it is soft.
-        pool: counts the parts of a large image side by side.
-
-    Raises:
-        UsageError: a negative buffer.
+        own: counts the prediction.
+        other: counts the baseline.
     """
 
-    def __init__(
-        self,
-        height: int,
-        width: int,
-        *,
-        threshold: float = 0.5,
-        buffer: float = boundaries.BUFFER,
-        baseline_threshold: float = 0.5,
-        pool: Executor | None = None,
-    ) -> None:
+    def __init__(self, height: int, width: int, own: PredictionCounter, other: PredictionCounter) -> None:
         self._height, self._width = height, width
+        self._counters = [own, other]
+        self._used = 1
         self._pixels = 0
-        self._own = _Counter(height, width, threshold, buffer, pool)
-        self._other = _Counter(height, width, baseline_threshold, buffer, pool)
-        self._has_baseline = False
 
     def add(self, prediction: NDArray[Any], label: NDArray[np.uint8], baseline: NDArray[Any] | None = None) -> None:
-        """Take the next rows, `(h, W)` each, as in `score_image`.
+        """Take the next rows.
+
+        Args:
+            prediction: `(h, W)`; uint8 is a mask or class numbers (255 invalid), float32 a soft map (NaN invalid).
+            label: `(h, W)` uint8: 0 background, 1 foreground, or class numbers; 255 ignore.
+            baseline: another prediction of the same rows.
 
         Raises:
             InputError: shapes that differ, or values out of range.
@@ -198,16 +171,16 @@ class ImageCounter:
         if baseline is not None and baseline.shape != label.shape:
             sizes = " differs from its label's ".join("×".join(map(str, array.shape)) for array in (baseline, label))
             raise InputError(f"the baseline's shape {sizes}", hint="both must have the same height and width")
-        valid = (label != IGNORE) & _valid(prediction)
-        if baseline is not None:
-            valid &= _valid(baseline)
+        predictions = [prediction] if baseline is None else [prediction, baseline]
+        valid = label != IGNORE
+        for each in predictions:
+            valid &= ~np.isnan(each) if _soft(each) else each != IGNORE
         pixels = int(np.count_nonzero(valid))
         counted = label if pixels == label.size else np.where(valid, label, np.uint8(IGNORE))
         self._pixels += pixels
-        self._own.add(prediction, counted)
-        if baseline is not None:
-            self._has_baseline = True
-            self._other.add(baseline, counted)
+        self._used = len(predictions)
+        for counter, each in zip(self._counters, predictions, strict=False):
+            counter.add(each, counted)
 
     def score(self) -> ImageScore:
         """The record of the image, when all its rows have come.
@@ -215,15 +188,59 @@ class ImageCounter:
         Raises:
             InputError: no pixel is valid in all there is.
         """
+        counters = self._counters[: self._used]
         if not self._pixels:
-            where = "mask, label and baseline" if self._has_baseline else "mask and label"
+            where = "mask and label" if len(counters) == 1 else "mask, label and baseline"
             raise InputError(f"no pixel is valid in {where}", hint="check --nodata and --label-nodata, or leave it out")
-        own = self._own.counts()
-        other = self._other.counts() if self._has_baseline else None
-        if other is not None and self._own.soft != self._other.soft:
-            for counts in (own, other):
-                counts[_ABSOLUTE_ERROR] = counts[_WRONG].sum()
-        return ImageScore(self._height, self._width, self._pixels, own, other)
+        soft = all(counter.soft for counter in counters)
+        records = [counter.counts(soft=soft) for counter in counters]
+        return ImageScore(self._height, self._width, self._pixels, *records)
+
+
+class MaskCounter:
+    """A `PredictionCounter` of masks of one class, and soft maps of it that are cut.
+
+    However the image is split into bands, the counts are the same; the sums of a soft map's probabilities are so to the
+    last bit if it is split by `tiles.row_bands`. Memory grows with the width, and for the metrics of boundaries with
+    their reach.
+
+    Args:
+        height: rows of the image.
+        width: columns of the image.
+        threshold: where a soft map is cut: foreground is above it, strictly.
+        buffer: of relaxed precision and recall, in pixels.
+        pool: counts the parts of a large image side by side.
+
+    Raises:
+        UsageError: a negative buffer.
+    """
+
+    def __init__(
+        self, height: int, width: int, *, threshold: float, buffer: float, pool: Executor | None = None
+    ) -> None:
+        self.soft = False
+        self._threshold = threshold
+        self._regions = regions.RegionCounts()
+        self._boundaries = boundaries.BoundaryCounter(height, width, buffer=buffer, pool=pool)
+        self._calibration = calibration.CalibrationCounter()
+
+    def add(self, prediction: NDArray[Any], label: NDArray[np.uint8]) -> None:
+        """See `PredictionCounter.add`."""
+        self.soft = _soft(prediction)
+        mask = binarize(prediction, self._threshold) if self.soft else prediction
+        self._regions += regions.count_regions(mask, label)
+        self._boundaries.add(mask, label)
+        if self.soft:
+            self._calibration.add(prediction, label)
+
+    def counts(self, *, soft: bool) -> FloatArray:
+        """See `PredictionCounter.counts`: the absolute error may be that of the mask, the calibration error stays."""
+        region, boundary = self._regions, self._boundaries.counts()
+        error = self._calibration.counts() if self.soft else calibration.calibration_of_mask(region)
+        found = np.concatenate((region.array(), boundary.array(), error.array()))
+        if not soft:
+            found[_ABSOLUTE_ERROR] = found[_WRONG].sum()
+        return found
 
 
 def figures(counts: FloatArray, metrics: Sequence[Metric] = METRICS) -> dict[str, float]:
@@ -284,34 +301,6 @@ def summarise(
 
 def _soft(prediction: NDArray[Any]) -> bool:
     return prediction.dtype.kind == "f"
-
-
-def _valid(prediction: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.asarray(~np.isnan(prediction) if _soft(prediction) else prediction != IGNORE)
-
-
-class _Counter:
-    """Counts of every family for one prediction."""
-
-    def __init__(self, height: int, width: int, threshold: float, buffer: float, pool: Executor | None) -> None:
-        self.soft = False
-        self._threshold = threshold
-        self._regions = regions.RegionCounts()
-        self._boundaries = boundaries.BoundaryCounter(height, width, buffer=buffer, pool=pool)
-        self._calibration = calibration.CalibrationCounter()
-
-    def add(self, prediction: NDArray[Any], label: NDArray[np.uint8]) -> None:
-        self.soft = _soft(prediction)
-        mask = binarize(prediction, self._threshold) if self.soft else prediction
-        self._regions += regions.count_regions(mask, label)
-        self._boundaries.add(mask, label)
-        if self.soft:
-            self._calibration.add(prediction, label)
-
-    def counts(self) -> FloatArray:
-        region, boundary = self._regions, self._boundaries.counts()
-        error = self._calibration.counts() if self.soft else calibration.calibration_of_mask(region)
-        return np.concatenate((region.array(), boundary.array(), error.array()))
 
 
 def _figures_of_all(records: FloatArray, metrics: Sequence[Metric]) -> FloatArray:

@@ -34,7 +34,10 @@ class LabelMap(ABC):
         height: rows.
         width: columns.
         raster: the open file.
+        foreground: the file's number for it; None in a file of background alone, and where it has none.
     """
+
+    foreground: int | None = None
 
     def __init__(self, raster: Raster, *, nodata: float | None, valid: Raster | None) -> None:
         """Take an open raster, and an open validity mask.

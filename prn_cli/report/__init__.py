@@ -12,6 +12,7 @@ a `Glimpse`: pictures of 256 px and counts. `Totals` gathers them, and `score_pa
 
 from __future__ import annotations
 
+from prn_cli.report.builder import HeadroomReport, ScoreReport
 from prn_cli.report.glimpses import Glimpse, Prediction, Viewer
 from prn_cli.report.headroom import Choice, Searched, headroom_page
 from prn_cli.report.scored import Scored, score_page
@@ -20,7 +21,9 @@ from prn_cli.report.totals import Totals
 __all__ = [
     "Choice",
     "Glimpse",
+    "HeadroomReport",
     "Prediction",
+    "ScoreReport",
     "Scored",
     "Searched",
     "Totals",

@@ -6,10 +6,10 @@ Commands and workflows ask a task, and never which one it is. A new task is a su
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from prn_cli.errors import UsageError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prn_cli.maps.tiles import Window
-    from prn_cli.metrics.score import ImageScore, Metric, Summary
+    from prn_cli.metrics.score import ImageCounter, ImageScore, Metric, PredictionCounter, Summary
     from prn_cli.rasters.classes import Palette
     from prn_cli.rasters.labels import LabelMap
     from prn_cli.rasters.reading import Kind, Reading
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.uint8]
     Prediction = LabelMap | ScoreMap
     ReadWindow = Callable[[Window], NDArray[np.float32]]
-    Refine = Callable[[ReadWindow, ReadWindow | None], Iterator[Rows | Ramp]]
+    Refine = Callable[[ReadWindow, ReadWindow | None], Generator[Rows | Ramp]]
 
 TaskName: TypeAlias = Literal["binary", "saliency", "multiclass"]
 
@@ -51,16 +51,6 @@ def find_task(name: TaskName) -> Task:
     return found
 
 
-class Counter(Protocol):
-    """Counts what the metrics need of an image that comes in bands of rows, from the top."""
-
-    def add(self, prediction: NDArray[Any], label: Mask, baseline: NDArray[Any] | None = None) -> None:
-        """Take the next rows, `(h, W)` each, as `Task.rows` and the label give them."""
-
-    def score(self) -> ImageScore:
-        """The record of the image, when all its rows have come."""
-
-
 @dataclass(frozen=True)
 class Task(ABC):
     """What maps and labels of a set are of.
@@ -74,6 +64,8 @@ class Task(ABC):
         name: of the task.
         cuts: whether soft maps are cut at a threshold, which may be chosen.
         several: whether maps have several classes.
+        aggregates: of a summary that there are, the more telling one first.
+        counts: names of the first counts of an image's record, for people to add up.
         unused: by flag, why an option has no part in this task; a word before the flag names the one workflow of which
             this is true.
     """
@@ -82,6 +74,8 @@ class Task(ABC):
     name: ClassVar[TaskName]
     cuts: ClassVar[bool] = False
     several: ClassVar[bool] = False
+    aggregates: ClassVar[Sequence[Literal["mean", "pooled"]]] = ("mean", "pooled")
+    counts: ClassVar[Sequence[str]] = ()
     unused: ClassVar[Mapping[str, str]]
 
     def refuse(self, given: Iterable[str], workflow: str) -> None:
@@ -191,6 +185,9 @@ class Task(ABC):
     # Scoring.
 
     @abstractmethod
+    def prediction_counter(self, height: int, width: int, **options: Any) -> PredictionCounter:
+        """Counts one prediction of this size; see `prn_cli.metrics.score.MaskCounter` for the options."""
+
     def counter(
         self,
         height: int,
@@ -198,10 +195,17 @@ class Task(ABC):
         *,
         threshold: float = 0.5,
         baseline_threshold: float = 0.5,
-        buffer: float | None = None,
+        buffer: float = 3.0,
         pool: Executor | None = None,
-    ) -> Counter:
-        """Counts an image of this size. See `prn_cli.metrics.score.ImageCounter` for the options."""
+    ) -> ImageCounter:
+        """Counts an image of this size, and perhaps a baseline."""
+        from prn_cli.metrics.score import ImageCounter
+
+        own, other = (
+            self.prediction_counter(height, width, threshold=cut, buffer=buffer, pool=pool)
+            for cut in (threshold, baseline_threshold)
+        )
+        return ImageCounter(height, width, own, other)
 
     def rows(self, opened: Prediction, window: Window) -> NDArray[Any]:
         """Rows of what `open_prediction` gave, as `counter` takes them: uint8 of masks, float32 of soft maps."""
@@ -217,6 +221,15 @@ class Task(ABC):
         """
         del label, predictions
 
+    def score_image(
+        self, prediction: NDArray[Any], label: Mask, *, baseline: NDArray[Any] | None = None, **options: Any
+    ) -> ImageScore:
+        """The record of an image in memory; see `counter` and `prn_cli.metrics.score.ImageCounter.add`."""
+        height, width = label.shape
+        counter = self.counter(height, width, **options)
+        counter.add(prediction, label, baseline)
+        return counter.score()
+
     @abstractmethod
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         """The figures, in the order of tables."""
@@ -229,7 +242,7 @@ class Task(ABC):
 
     def refine(
         self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine
-    ) -> Iterator[Rows | ClassRows | Ramp]:
+    ) -> Generator[Rows | ClassRows | Ramp]:
         """Refine a map, or a section of it.
 
         Args:

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.metrics.boundaries import BUFFER
-from prn_cli.metrics.score import METRICS, ImageCounter, ImageScore, Metric, Summary, summarise
+from prn_cli.metrics.score import METRICS, ImageScore, MaskCounter, Metric, Summary, summarise
 from prn_cli.rasters.labels import LabelMap
 from prn_cli.rasters.reading import Reading, open_map
 from prn_cli.rasters.writing import can_tell_invalid, mask_nodata
@@ -25,6 +24,7 @@ class Binary(Task):
 
     name = "binary"
     cuts = True
+    counts = ("tp", "fp", "fn", "tn")
     unused: ClassVar[dict[str, str]] = {}
 
     def settings(self) -> dict[str, Any]:
@@ -33,8 +33,8 @@ class Binary(Task):
     def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
         return open_map("label", path, reading)
 
-    def counter(self, height: int, width: int, *, buffer: float | None = None, **options: Any) -> ImageCounter:
-        return ImageCounter(height, width, buffer=BUFFER if buffer is None else buffer, **options)
+    def prediction_counter(self, height: int, width: int, **options: Any) -> MaskCounter:
+        return MaskCounter(height, width, **options)
 
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         return METRICS

@@ -15,7 +15,7 @@ from prn_cli.maps.classes import FloatMaps, choose, recombine
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import Window
 from prn_cli.metrics import classes as counting
-from prn_cli.metrics.regions import FloatArray, require_same_shape
+from prn_cli.metrics.regions import FloatArray
 from prn_cli.metrics.score import ImageScore, Metric, Summary, summarise
 from prn_cli.rasters.classes import (
     ClassNumbers,
@@ -49,12 +49,14 @@ class ClassRows:
         x: first column.
         logits: `(C, h, w)` float32, the base model's one-versus-rest logits, NaN where invalid.
         refined: the same, refined.
+        all_valid: see `Rows`.
     """
 
     y: int
     x: int
     logits: FloatMaps
     refined: FloatMaps
+    all_valid: ClassVar[bool] = False
 
     @property
     def bias(self) -> FloatMaps:
@@ -168,48 +170,18 @@ def classes_of(scores: Iterable[ImageScore]) -> int:
 
 
 class ClassCounter:
-    """Counts what the metrics of classes need of an image that comes in bands of rows.
+    """A `PredictionCounter` of class numbers."""
 
-    Args:
-        height: rows of the image.
-        width: columns of the image.
-    """
+    soft = False
 
-    def __init__(self, height: int, width: int) -> None:
-        self._height, self._width = height, width
-        self._counts: list[FloatArray] = []
-        self._pixels = 0
+    def __init__(self) -> None:
+        self._counts: FloatArray = np.zeros(counting.SUMS)
 
-    def add(
-        self, prediction: NDArray[np.uint8], label: NDArray[np.uint8], baseline: NDArray[np.uint8] | None = None
-    ) -> None:
-        """Take the next rows: class numbers, uint8 `(h, W)`, 255 invalid. A pixel counts where all are valid.
+    def add(self, prediction: NDArray[np.uint8], label: NDArray[np.uint8]) -> None:
+        self._counts = self._counts + counting.count_classes(prediction, label)
 
-        Raises:
-            InputError: shapes that differ.
-        """
-        predictions = [prediction] if baseline is None else [prediction, baseline]
-        valid = label != IGNORE
-        for prediction in predictions:
-            require_same_shape(prediction, label)
-            valid &= prediction != IGNORE
-        counted = np.where(valid, label, np.uint8(IGNORE))
-        self._pixels += int(np.count_nonzero(valid))
-        counts = [counting.count_classes(prediction, counted) for prediction in predictions]
-        self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)] if self._counts else counts
-
-    def score(self) -> ImageScore:
-        """The record of the image, when all its rows have come.
-
-        Raises:
-            InputError: no pixel is valid in all there is.
-        """
-        if not self._pixels:
-            raise InputError(
-                "no pixel is valid in all of map, label and baseline",
-                hint="check --nodata and --label-nodata, or leave it out",
-            )
-        return ImageScore(self._height, self._width, self._pixels, *self._counts)
+    def counts(self, *, soft: bool) -> FloatArray:
+        return self._counts
 
 
 @dataclass(frozen=True)
@@ -219,6 +191,7 @@ class Multiclass(Task):
     names: tuple[str, ...] = ()
     name = "multiclass"
     several = True
+    aggregates = ("pooled", "mean")
     unused: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("--threshold", "--baseline-threshold", "--buffer"), "the greatest score counts"),
         "--bidx": "all classes are taken",
@@ -291,8 +264,8 @@ class Multiclass(Task):
             return open_map("class numbers", path, reading, valid_mask=valid_mask)
         return open_map("class scores", path, reading, valid_mask=valid_mask)
 
-    def counter(self, height: int, width: int, **_options: Any) -> ClassCounter:
-        return ClassCounter(height, width)
+    def prediction_counter(self, height: int, width: int, **options: Any) -> ClassCounter:
+        return ClassCounter()
 
     def rows(self, opened: LabelMap | ScoreMap, window: Window) -> NDArray[Any]:
         return choose(opened.scores(window)) if isinstance(opened, ClassScoreMap) else super().rows(opened, window)
@@ -314,7 +287,7 @@ class Multiclass(Task):
     def summarise(self, scores: Sequence[ImageScore], *, resamples: int, seed: int) -> Summary:
         return summarise(scores, metrics=self.metrics(scores), resamples=resamples, seed=seed)
 
-    def refine(self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine) -> Iterator[ClassRows | Ramp]:
+    def refine(self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine) -> Generator[ClassRows | Ramp]:
         held = None if read_image is None else hold(read_image, len(self.names))  # all classes ask for the same windows
         return refine_class_rows(read, len(self.names), lambda plane: refine(plane, held))
 

@@ -269,3 +269,8 @@ class Headroom:
     def oracle(self) -> Cut:
         """Every patch cut at its own best threshold."""
         return Cut(self._oracle.iou(), self._oracle_iou / self.images)
+
+    def gain(self) -> Cut:
+        """How far the oracle lies above the best single threshold."""
+        single, oracle = self.best_single(), self.oracle()
+        return Cut(oracle.pooled - single.pooled, oracle.mean - single.mean)

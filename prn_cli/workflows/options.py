@@ -38,48 +38,41 @@ LogitsHere: TypeAlias = Annotated[
         argument=True,
     ),
 ]
-Labels: TypeAlias = Annotated[
-    Path, Option("Folder of labels, paired with the inputs by stem.", flags=("--labels", "-l"), panel="Input")
-]
-Overwrite: TypeAlias = Annotated[bool, Option("Redo outputs that are current; replace any other file.", panel="Output")]
-Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], Option("Where the network runs.", panel="Run")]
-DryRun: TypeAlias = Annotated[bool, Option("List what would be done, and why; write nothing.", panel="Run")]
-Seed: TypeAlias = Annotated[int, Option("Seed of all random draws.", panel="Run", least=0)]
-PatchSide: TypeAlias = Annotated[
-    int, Option("Side of a patch, px.", flags=("--patch", "-p"), panel="Method", least=16, most=1024)
-]
+Labels: TypeAlias = Annotated[Path, Option("Folder of labels, paired with the inputs by stem.", "Input", flags=("-l",))]
+Overwrite: TypeAlias = Annotated[bool, Option("Redo outputs that are current; replace any other file.", "Output")]
+Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], Option("Where the network runs.", "Run")]
+DryRun: TypeAlias = Annotated[bool, Option("List what would be done, and why; write nothing.", "Run")]
+Seed: TypeAlias = Annotated[int, Option("Seed of all random draws.", "Run", least=0)]
+PatchSide: TypeAlias = Annotated[int, Option("Side of a patch, px.", "Method", flags=("-p",), least=16, most=1024)]
 GridName: TypeAlias = Annotated[
-    Literal["paper", "exact"],
-    Option("Thresholds a patch may take: the paper's 20, or all its values.", panel="Method"),
+    Literal["paper", "exact"], Option("Thresholds a patch may take: the paper's 20, or all its values.", "Method")
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions(Options):
-    """How files are read."""
+class MapOptions(Options):
+    """How score maps are read."""
 
-    null: Annotated[bool, Option("Paths on stdin end in NUL.", flags=("--null", "-0"), panel="Input")] = False
+    null: Annotated[bool, Option("Paths on stdin end in NUL.", "Input", flags=("-0",))] = False
     input_kind: Annotated[
         ScoreKind,
-        Option("What the numbers mean; auto looks at type and range, and refuses what is ambiguous.", panel="Input"),
+        Option("What the numbers mean; auto looks at type and range, and refuses what is ambiguous.", "Input"),
     ] = "auto"
     nodata: Annotated[
-        float | None, Option("Value of invalid pixels, besides NaN, infinity and the TIFF tag.", panel="Input")
+        float | None, Option("Value of invalid pixels, besides NaN, infinity and the TIFF tag.", "Input")
     ] = None
-    label_nodata: Annotated[float | None, Option("Label value to ignore.", panel="Input")] = None
     valid_mask: Annotated[
-        Path | None, Option("Folder of validity masks, paired by stem: zero is invalid.", panel="Input")
+        Path | None, Option("Folder of validity masks, paired by stem: zero is invalid.", "Input")
     ] = None
     band: Annotated[
-        int | None,
-        Option("Band (class) of a multi-band map, counted from 1.", flags=("--bidx",), panel="Input", least=1),
+        int | None, Option("Band (class) of a multi-band map, counted from 1.", "Input", flags=("--bidx",), least=1)
     ] = None
-    key: Annotated[str | None, Option("Name of the array in .npz files.", panel="Input")] = None
+    key: Annotated[str | None, Option("Name of the array in .npz files.", "Input")] = None
     max_pixels: Annotated[
         int | None,
         Option(
             "Largest map to accept, in pixels of all bands together; files up to this size are trusted.",
-            panel="Input",
+            "Input",
             least=1,
             default="what a file's bytes can plausibly hold",
         ),
@@ -94,11 +87,21 @@ class ReadOptions(Options):
         return Reading(
             kind=self.input_kind,
             nodata=self.nodata,
-            label_nodata=self.label_nodata,
             band=self.band,
             key=self.key,
             max_pixels=self.max_pixels,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions(MapOptions):
+    """How score maps and labels are read."""
+
+    label_nodata: Annotated[float | None, Option("Label value to ignore.", "Input")] = None
+
+    def reading(self) -> Reading:
+        """See `MapOptions.reading`."""
+        return replace(super().reading(), label_nodata=self.label_nodata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +112,14 @@ class TaskOptions(Options):
         TaskName,
         Option(
             "binary: masks; saliency: soft maps, and labels that may be grey; multiclass: maps of class numbers.",
-            panel="Method",
+            "Method",
         ),
     ] = "binary"
     classes: Annotated[
         str | None,
         Option(
             "Names of the classes of --task multiclass, separated by commas.",
-            panel="Method",
+            "Method",
             metavar="NAMES",
             default="their numbers",
         ),
@@ -140,15 +143,11 @@ class TaskOptions(Options):
 class MaskOptions(Options):
     """How masks are written."""
 
-    values: Annotated[str, Option("Values of the masks written: 0,255 or 0,1.", panel="Output", metavar="BG,FG")] = (
-        "0,255"
-    )
+    values: Annotated[str, Option("Values of the masks written: 0,255 or 0,1.", "Output", metavar="BG,FG")] = "0,255"
     co: Annotated[
         tuple[str, ...] | None,
         Option(
-            "TIFF creation option as in GDAL, such as COMPRESS=ZSTD; may be repeated.",
-            panel="Output",
-            metavar="KEY=VALUE",
+            "TIFF creation option as in GDAL, such as COMPRESS=ZSTD; may be repeated.", "Output", metavar="KEY=VALUE"
         ),
     ] = None
 
@@ -180,13 +179,29 @@ class MaskOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportOptions(Options):
+    """A page that shows the run."""
+
+    report: Annotated[
+        Path | None,
+        Option(
+            "Write one HTML page: figures, pictures of the images, maps and curves. Readable offline.",
+            "Output",
+            metavar="FILE",
+            output=True,
+        ),
+    ] = None
+    images: Annotated[
+        Path | None, Option("Folder of the images, shown in the report, paired by stem.", "Output", metavar="DIR")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
     """How a run uses the machine."""
 
-    threads: Annotated[
-        int, Option("Threads to use; 0: as many as cores.", flags=("--threads", "-j"), panel="Run", least=0)
-    ] = 0
-    fail_fast: Annotated[bool, Option("Stop at the first failure.", panel="Run")] = False
+    threads: Annotated[int, Option("Threads to use; 0: as many as cores.", "Run", flags=("-j",), least=0)] = 0
+    fail_fast: Annotated[bool, Option("Stop at the first failure.", "Run")] = False
 
     def thread_count(self) -> int:
         """How many threads to use."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ import tifffile
 from prn_cli.commands import app
 from prn_cli.execution import cluster
 from prn_cli.execution.cluster import Cluster
+from prn_cli.execution.watch import Watch
 from prn_cli.files.manifest import MANIFEST_NAME
 from prn_cli.maps.drift import describe, reference
 from prn_cli.rasters import create_raster
+from prn_cli.workflows.refine import RefineOptions
+from prn_cli.workflows.refine import refine as refine_here
 
 pytest.importorskip("distributed")
 
@@ -194,6 +198,27 @@ def test_maps_of_classes_are_the_same_in_sections(folder, random_logits, make_on
         np.testing.assert_array_equal(*(tifffile.imread(folder / part / name) for part in ("out", "plain")))
     assert recorded(folder / "out") == recorded(folder / "plain")
     assert "'drift': 0" not in str(recorded(folder / "out"))
+
+
+def test_a_chain_is_the_same_in_sections_and_its_progress_moves(folder, random_logits, make_onnx):
+    make_onnx(name="other.onnx", strength=0.7)
+    np.save("logits/a.npy", random_logits(1100, 420, seed=5))
+    options = {"weights": ("model.onnx", "other.onnx"), "strength": (0.8, 0.6), "tile": 112, "input_kind": "logits"}
+    refine_here(RefineOptions("logits", out="plain", bias="plain/bias", **options))
+    steps, totals = [], []
+
+    class Listener(Watch):
+        @contextmanager
+        def progress(self, label, total):
+            totals.append(total)
+            yield lambda count=1, text=None: steps.append(count)
+
+    more = {"out": "out", "bias": "out/bias", "dask": "local:2", "dask_split": 0.1}
+    assert refine_here(RefineOptions("logits", **more, **options), Listener()).verdict == ""
+    assert contents(folder / "out") == contents(folder / "plain")
+    assert recorded(folder / "out") == recorded(folder / "plain")
+    assert len(steps) > 4
+    assert sum(steps) == pytest.approx(totals[0])
 
 
 def test_failures_are_named_as_in_a_plain_run(folder, workers, random_logits):

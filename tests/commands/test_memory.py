@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import rasterio
 
-from prn_cli.commands.refine_file import OpenMap
 from prn_cli.rasters import create_raster
 from prn_cli.refinement.rows import Order
+from prn_cli.workflows.refine_map import OpenMap
 
 WIDTH = 2048
 
@@ -127,12 +127,11 @@ def test_the_order_is_the_one_that_takes_the_least_memory(height, width, by_colu
 
 def test_a_sample_of_rows_does_not_hold_them():
     """Bands of wide maps have fewer rows than the sample's step: what falls into them may be nothing."""
-    from prn_cli.commands.refine_file import _Sample
-    from prn_cli.refinement.rows import Rows
+    from prn_cli.workflows.figures import Sample
 
-    sample = _Sample(object(), 10**9)  # type: ignore[arg-type]
+    sample = Sample(object(), 10**9)  # type: ignore[arg-type]
     logits = np.ones((9, 5000), np.float32)
-    parts = [sample.of(Rows(y, logits, logits)) for y in range(0, 2 * sample.step - 9, 9)]
+    parts = [sample.of(logits, y, 0) for y in range(0, 2 * sample.step - 9, 9)]
     assert any(not part.size for part in parts)
     assert sum(part.size for part in parts) == 2 * -(-5000 // sample.step)
     assert all(part.base is None for part in parts)

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prn_cli.commands import app
-from prn_cli.commands.parts import part_of, select_part
-from prn_cli.files import manifest
 from prn_cli.files.manifest import MANIFEST_NAME
+from prn_cli.workflows import refine_plan
+from prn_cli.workflows.parts import part_of, select_part
 
 PRN = [sys.executable, "-m", "prn_cli"]
 SHELL_PRN = shlex.join(PRN)
@@ -270,14 +270,14 @@ def test_each_task_refuses_two_inputs_with_one_mask(folder, capsys, number):
 
 def test_a_task_resolves_the_files_of_its_part_alone(folder, capsys, monkeypatch):
     resolved = []
-    check = manifest.check_outputs
+    check = refine_plan.check_outputs
 
     def spy(jobs):
         plans = [(list(inputs), list(outputs)) for inputs, outputs in jobs]
         resolved.extend(path.stem for inputs, _ in plans for path in inputs)
         check(plans)
 
-    monkeypatch.setattr(manifest, "check_outputs", spy)
+    monkeypatch.setattr(refine_plan, "check_outputs", spy)
     line = ["refine", "logits", "-o", "out", "-w", "model.onnx", "--num-parts", "4", "--part-id", "1", "--dry-run"]
     assert prn(capsys, *line)[0] == 0
     assert resolved == [f"map{number}" for number in sorted(range(12), key=str) if part_of(f"map{number}", 4) == 1]

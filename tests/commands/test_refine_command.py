@@ -599,7 +599,7 @@ def test_outputs_of_a_map_take_their_names_together(prn, folder, random_logits, 
 
 @given(data=st.data(), classes=st.sampled_from([0, 3]))
 def test_figures_by_brute_force(data, classes):
-    from prn_cli.commands.refine_file import Figures
+    from prn_cli.workflows.figures import Figures
 
     shape = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
     values = data.draw(st.sampled_from([[0, 1, 2][: classes or 2], [0, 1, 255]]))
@@ -611,12 +611,3 @@ def test_figures_by_brute_force(data, classes):
     assert found.changed == sum(a != b for a, b in zip(mask.flat, base.flat, strict=True))
     if 255 not in mask:
         assert Figures.of(mask, base, names, all_valid=True) == found
-
-
-def test_processes_are_for_small_maps(tmp_path):
-    from prn_cli.commands.refine import gains_by_processes
-
-    for side, cores, gains in ((256, 2, True), (512, 2, False), (512, 4, True), (64, 1, False)):
-        np.save(tmp_path / f"{side}.npy", np.zeros((side, side), np.float32))
-        assert gains_by_processes(tmp_path / f"{side}.npy", 64, cores) is gains
-        assert not gains_by_processes(tmp_path / f"{side}.npy", 63, cores)

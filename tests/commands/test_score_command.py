@@ -15,7 +15,10 @@ from scipy import ndimage
 
 from prn_cli.commands import app
 from prn_cli.maps.probabilities import binarize
-from prn_cli.metrics.score import figures, score_image
+from prn_cli.metrics.score import figures
+from prn_cli.tasks.binary import Binary
+
+score_image = Binary().score_image
 
 NAMES = [f"tile_{i}" for i in range(4)]
 

@@ -30,7 +30,8 @@ KILLER = """
 import json, os, random, shutil, signal, sys, time
 import onnxruntime, tifffile, PIL.Image
 from prn_cli.commands import app
-import prn_cli.commands.refine, prn_cli.maps.drift, prn_cli.files.manifest, prn_cli.tasks.multiclass
+import prn_cli.commands.refine, prn_cli.workflows.refine_plan, prn_cli.maps.drift, prn_cli.files.manifest
+import prn_cli.tasks.multiclass
 import prn_cli.thresholding.pseudolabels
 import prn_cli.rasters.npy, prn_cli.rasters.png
 import prn_cli.rasters.tiff, prn_cli.rasters.tiff_writing, prn_cli.refinement.rows, prn_cli.methods.fast.refiner

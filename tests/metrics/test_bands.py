@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from prn_cli.maps.tiles import block_rows, row_bands
 from prn_cli.metrics import bitmaps, boundaries
 from prn_cli.metrics.calibration import count_calibration
-from prn_cli.metrics.score import ImageCounter, score_image
+from prn_cli.tasks.binary import Binary
+
+score_image = Binary().score_image
 
 
 def image(height, width, seed):
@@ -28,7 +30,7 @@ def image(height, width, seed):
 
 
 def in_bands(cuts, prediction, label, baseline=None, **options):
-    counter = ImageCounter(*label.shape, **options)
+    counter = Binary().counter(*label.shape, **options)
     for top, bottom in zip([0, *cuts], [*cuts, len(label)], strict=True):
         rows = slice(top, bottom)
         counter.add(prediction[rows], label[rows], None if baseline is None else baseline[rows])

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from prn_cli.maps.probabilities import binarize
-from prn_cli.metrics.score import score_image, summarise
+from prn_cli.metrics.score import summarise
 from prn_cli.report import Prediction, Scored, Totals, Viewer, score_page
+from prn_cli.tasks.binary import Binary
+
+score_image = Binary().score_image
 
 IMAGES = 14
 HOSTILE = "<img src=x onerror=document.title='taken'>"

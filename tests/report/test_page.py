@@ -6,10 +6,13 @@ import numpy as np
 from scipy import ndimage
 
 from prn_cli.maps.probabilities import binarize
-from prn_cli.metrics.score import score_image, summarise
+from prn_cli.metrics.score import summarise
 from prn_cli.report import Prediction, Scored, Totals, Viewer, score_page
 from prn_cli.report.gallery import MOST_PICTURED
 from prn_cli.report.glimpses import picture_room
+from prn_cli.tasks.binary import Binary
+
+score_image = Binary().score_image
 
 WHAT = Scored("probabilities", "labels", "logits", "probabilities cut at 0.5", "logits cut at 0.5", 0.5)
 

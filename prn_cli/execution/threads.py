@@ -1,0 +1,261 @@
+"""Many items side by side in threads: one that fails never stops the rest."""
+
+from __future__ import annotations
+
+import math
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from prn_cli.errors import PrnError
+from prn_cli.execution.watch import SILENT, Advance, Watch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+NAP = 0.5  # seconds
+
+
+class Threads:
+    """The executor that makes each call in the thread that asks for it.
+
+    Args:
+        cores: of this process.
+    """
+
+    split = math.inf
+
+    def __init__(self, cores: int) -> None:
+        self.slots = cores
+        # While some threads wait for the disk, the others keep the cores at work.
+        self.at_once = cores + 2
+
+    def call(self, function: Callable[..., R], *arguments: object) -> R:
+        """See `prn_cli.execution.executor.Executor.call`."""
+        return function(*arguments)
+
+    def calls(self, function: Callable[..., Iterable[R]], arguments: Iterable[tuple[object, ...]]) -> Iterator[R]:
+        """See `prn_cli.execution.executor.Executor.calls`."""
+        for each in arguments:
+            yield from function(*each)
+
+
+class Progress:
+    """How far the work on one item has come, and whether it is still wanted.
+
+    A copy in another process reports nothing, and is always wanted.
+
+    Args:
+        stop: is set when the work is no longer wanted.
+        report: is told of each step.
+        steps: how many steps all the work on the item counts for.
+    """
+
+    def __init__(
+        self, stop: threading.Event | None = None, report: Callable[[float], Any] | None = None, steps: float = 1
+    ) -> None:
+        self.stop = stop or threading.Event()
+        self._report, self._steps, self._reported = report, steps, 0.0
+        self._lock = threading.Lock()
+
+    def done(self, share: float) -> None:
+        """Report that a further share of the work is done, 0 to 1. Safe in threads."""
+        with self._lock:
+            steps = min(share * self._steps, self.rest)
+            self._reported += steps
+        if self._report is not None:
+            self._report(steps)
+
+    @property
+    def rest(self) -> float:
+        """The steps that were not reported."""
+        return self._steps - self._reported
+
+    def check(self) -> None:
+        """Leave the work where it is if it is no longer wanted.
+
+        Raises:
+            CancelledError: it is not.
+        """
+        if self.stop.is_set():
+            raise CancelledError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Progress, ()
+
+
+@dataclass
+class Batch(Generic[T, R]):
+    """What became of each item. Items of one name, such as the classes of a map, count and fail as one.
+
+    Attributes:
+        watch: is told of failures.
+        results: of the items that were done, in the order of the items.
+        failures: the names of those that failed, with the cause.
+        not_tried: how many were left when the first failure stopped the rest.
+        done: the names of the items that were done.
+        failed: the names of those that failed.
+    """
+
+    watch: Watch = SILENT
+    results: list[tuple[T, R]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    not_tried: int = 0
+    done: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+
+    def fail(self, name: str, cause: str) -> None:
+        """Record a failure and tell of it; the first of a name says enough."""
+        if name in self.failed:
+            return
+        self.failed.add(name)
+        self.failures.append((name, cause))
+        self.watch.failure(cause if cause.startswith(name) else f"{name}: {cause}")
+
+    @property
+    def verdict(self) -> str:
+        """How many failed, in a line; empty if none did."""
+        if not self.failures:
+            return ""
+        total = len(self.done | self.failed) + self.not_tried
+        rest = "; the rest is done" if self.done - self.failed else ""
+        if self.not_tried:
+            rest = f"; stopped at the first failure, {self.not_tried} not tried"
+        return f"{len(self.failures)} of {total} failed{rest}"
+
+
+def run_batch(
+    items: Sequence[T],
+    work: Callable[[T, Progress], R],
+    *,
+    name: Callable[[T], str],
+    label: str,
+    watch: Watch = SILENT,
+    steps: Callable[[T], float] | None = None,
+    threads: int = 1,
+    fail_fast: bool = False,
+    on_done: Callable[[T, R], None] | None = None,
+    stop: threading.Event | None = None,
+    fatal: type[PrnError] | tuple[()] = (),
+) -> Batch[T, R]:
+    """Do `work` for every item.
+
+    Args:
+        items: what to work on.
+        work: called once an item, in a worker thread if `threads` > 1. Its exceptions become failures.
+        name: how an item is called in messages, where those of one name are one.
+        label: of the progress.
+        watch: is told of progress and failures, in this thread.
+        steps: how many steps of the progress an item counts for; one each if None.
+        threads: how many items at once.
+        fail_fast: stop at the first failure.
+        on_done: called in this thread after each success, in the order in which they finish.
+        stop: set when the batch ends, early or not, so that an interrupt need not wait for long work.
+        fatal: errors that are no item's own, and end the batch.
+
+    Returns:
+        The results and failures.
+    """
+    batch: Batch[T, R] = Batch(watch)
+    counts = [1.0 if steps is None else float(steps(item)) for item in items]
+    results: list[tuple[int, T, R]] = []
+    with watch.progress(label, sum(counts)) as advance:
+        outcomes = _outcomes(items, work, counts, threads=threads, advance=advance, stop=stop or threading.Event())
+        for number, progress, outcome in outcomes:
+            item = items[number]
+            try:
+                result = outcome()
+            except fatal:
+                raise
+            except (PrnError, OSError, MemoryError) as error:
+                batch.fail(name(item), _cause(error))
+            except Exception as error:  # a defect in one file's path must not cost the others
+                for line in traceback.format_exc().splitlines():
+                    watch.detail(line)
+                batch.fail(name(item), f"unexpected {type(error).__name__}: {error}")
+            else:
+                results.append((number, item, result))
+                batch.done.add(name(item))
+                if on_done is not None:
+                    on_done(item, result)
+            advance(progress.rest)
+            if fail_fast and batch.failures:
+                batch.not_tried = len({name(item) for item in items} - batch.done - batch.failed)
+                break
+    results.sort(key=lambda found: found[0])
+    batch.results = [(item, result) for _, item, result in results]
+    return batch
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "not enough memory for this file"
+    return str(error)
+
+
+class _Outcome(NamedTuple, Generic[R]):
+    """The number of an item whose work has ended, its progress, and what gives the result or raises the error."""
+
+    number: int
+    progress: Progress
+    result: Callable[[], R]
+
+
+def _outcomes(
+    items: Sequence[T],
+    work: Callable[[T, Progress], R],
+    counts: Sequence[float],
+    *,
+    threads: int,
+    advance: Advance,
+    stop: threading.Event,
+) -> Iterator[_Outcome[R]]:
+    """Do the work; outcomes come in the order in which they finish. `advance` is called in this thread."""
+    if threads <= 1:
+        for number, item in enumerate(items):
+            progress = Progress(stop, advance, counts[number])
+            yield _Outcome(number, progress, lambda item=item, progress=progress: work(item, progress))  # type: ignore[misc]
+        return
+    news: SimpleQueue[Future[R] | float] = SimpleQueue()  # of work that has ended, and of steps
+    pending: dict[Future[R], tuple[int, Progress]] = {}
+
+    with _pool(threads, stop) as pool:
+
+        def begin(number: int) -> None:
+            progress = Progress(stop, news.put, counts[number])
+            future = pool.submit(work, items[number], progress)
+            pending[future] = number, progress
+            future.add_done_callback(news.put)
+
+        rest = iter(range(len(items)))
+        # A short queue, so that a stop or an interrupt does not wait for work that nobody needs any more.
+        for number in islice(rest, 2 * threads):
+            begin(number)
+        while pending:
+            try:
+                # An interrupt that comes just before this thread falls asleep is seen when it wakes: so it does, soon.
+                found = news.get(timeout=NAP)
+            except Empty:
+                continue
+            if isinstance(found, float):
+                advance(found)
+                continue
+            for number in islice(rest, 1):
+                begin(number)
+            yield _Outcome(*pending.pop(found), found.result)
+
+
+@contextmanager
+def _pool(threads: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prn")
+    try:
+        yield pool
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,330 @@
+"""Before the first map is refined: what is read, where it is written, by which weights, and whether that can be."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prn_cli import rasters
+from prn_cli.errors import UsageError
+from prn_cli.execution.watch import Watch
+from prn_cli.files.manifest import Job, Manifest, check_outputs, manifest_beside
+from prn_cli.methods import load_refiner
+from prn_cli.methods.weights import Weights, find_weights
+from prn_cli.rasters.pairs import Paths
+from prn_cli.refinement.rows import Link, check_image, check_tile
+from prn_cli.tasks import Task
+from prn_cli.workflows.items import Item
+from prn_cli.workflows.objects import Objects
+from prn_cli.workflows.options import recorded, with_kind
+from prn_cli.workflows.parts import check_part, select_part
+from prn_cli.workflows.refine_map import Masks, Run
+
+if TYPE_CHECKING:
+    from prn_cli.workflows.refine import RefineOptions
+
+T = TypeVar("T")
+
+_LARGE_FILE = 1 << 22  # bytes: of a map that surely has several windows
+_TIFF_SUFFIXES = (".tif", ".tiff")
+_FLOAT_SUFFIXES = (".npy", *_TIFF_SUFFIXES)
+_NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run that is ready to begin.
+
+    Attributes:
+        options: of the run.
+        run: what is the same for all maps.
+        items: the maps.
+        partners: of the maps; a map that lacks one fails.
+        manifest: of the outputs.
+        settings: on which the outputs depend, for the manifest.
+    """
+
+    options: RefineOptions
+    run: Run
+    items: Sequence[Item]
+    partners: Sequence[rasters.Partners]
+    manifest: Manifest
+    settings: Mapping[str, Any]
+
+    def job(self, item: Item) -> Job:
+        """The manifest's note of a map's work.
+
+        Raises:
+            InputError: an input is missing.
+        """
+        for partners in self.partners:
+            partners.of(item.path)
+        return self.manifest.job(inputs=item.inputs, settings=self.settings, outputs=item.outputs)
+
+
+def prepare(options: RefineOptions, watch: Watch) -> Plan:
+    """Find and check everything, and load the weights.
+
+    Raises:
+        PrnError: something is missing or does not suit.
+    """
+    check_part(options.num_parts, options.part_id)
+    task = options.find_task("refine")
+    objects = Objects(options.polygons, options.min_area, options.fill_holes)
+    values, creation = options.mask_values(), options.creation_options()
+    if options.dask is not None:
+        from prn_cli.execution.cluster import check_cluster
+
+        check_cluster(options.dask)
+    reading = options.reading()
+    inputs = rasters.find_inputs(options.logits, stdin=sys.stdin, null=options.null)
+    weights = [find_weights(str(name)) for name in options.weights]
+    links = _load(weights, options, inputs)
+    palette = None if options.palette_file is None else rasters.read_palette(options.palette_file)
+    task = task.with_classes(inputs, key=options.key, given=options.classes, palette=palette)
+    colours = None if palette is None else palette.colours
+    masks = Masks(values=values, palette=colours, cog=options.format == "cog", creation=creation)
+    outputs = Outputs(options, len(inputs), task, objects)
+    items, partners = _find_maps(options, inputs, outputs, links, watch)
+    _check_tiff_options(items, options)
+    for role, path in items[0].rasters.items() if items else ():
+        masks.create(role, path, task, (1, 1))  # unknown creation options show now, and not in every file
+    manifest = _manifest(options, items, single=outputs.single)
+    reading = with_kind(reading, inputs, watch)
+    threshold = links[-1].refiner.threshold if options.threshold is None else options.threshold
+    _tell(options, weights, links, threshold, watch)
+    run = Run(
+        links=links, threshold=threshold, tta=options.tta, task=task, reading=reading, masks=masks, objects=objects
+    )
+    return Plan(
+        options=options,
+        run=run,
+        items=items,
+        partners=partners,
+        manifest=manifest,
+        settings=_settings(options, run, weights),
+    )
+
+
+# Weights.
+
+
+def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths) -> tuple[Link, ...]:
+    """Load the weights, each with its strength and its tile."""
+    strengths: Sequence[float | None] = options.strength or [None]
+    if len(strengths) == 1:
+        strengths = [*strengths] * len(weights)
+    if len(strengths) != len(weights):
+        raise UsageError(
+            f"--strength {len(strengths)} times for {len(weights)} --weights", hint="give one for all, or one each"
+        )
+    several = len(inputs) > 1 or _size(inputs[0]) > _LARGE_FILE  # runs of the network at once
+    links = []
+    for found, strength in zip(weights, strengths, strict=True):
+        # On a cluster, each worker's threads are its own.
+        threads = options.thread_count() if options.dask is None else 0
+        refiner = load_refiner(found, device=options.device, threads=threads, side_by_side=several)
+        tile = options.tile or refiner.needs.tile
+        check_tile(tile, refiner)
+        links.append(Link(refiner, strength, tile))
+    return tuple(links)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # it fails when its turn comes
+        return 0
+
+
+def _tell(
+    options: RefineOptions, weights: Sequence[Weights], links: Sequence[Link], threshold: float, watch: Watch
+) -> None:
+    """Say which weights are applied, how strongly, and what training expects of them."""
+    for found, link in zip(weights, links, strict=True):
+        refiner = link.refiner
+        watch.detail(f"{found.path} ({refiner.name}) on {refiner.device}, tile {link.tile}, halo {refiner.needs.halo}")
+    if options.strength is None and threshold == 0.5 and not any(link.applied for link in links):
+        watch.note(
+            "these weights leave masks as they are: in training, no correction helped on held-out images (--strength 1 "
+            "applies it nevertheless)"
+        )
+        return
+    strengths = [link.applied for link in links]
+    said = []
+    if threshold != 0.5 or any(strength != 1 for strength in strengths):
+        said.append(f"strength {', '.join(f'{strength:g}' for strength in strengths)}, cut at {threshold:g}")
+    refiner = links[0].refiner
+    if len(links) == 1 and (strengths[0], threshold) == (refiner.strength, refiner.threshold):
+        said += _expected(weights[0].card)
+    if said:
+        watch.note("; ".join(said))
+    if options.probabilities is not None and threshold != 0.5 and options.task == "binary":
+        watch.note(f"to score the probabilities as the masks are cut: prn score --threshold {threshold:g}")
+
+
+def _expected(card: Mapping[str, Any]) -> list[str]:
+    """What training expects of the correction, if the weights' card says so."""
+    choice = card.get("choice")
+    gain = choice.get("gain") if isinstance(choice, dict) else None
+    return [f"{100 * gain:+.2f} points of IoU on the held-out maps of training"] if isinstance(gain, float) else []
+
+
+# Maps and their partners.
+
+
+def _find_maps(
+    options: RefineOptions, inputs: Paths, outputs: Outputs, links: Sequence[Link], watch: Watch
+) -> tuple[list[Item], list[rasters.Partners]]:
+    """The maps of this part of the run, with what is read and written for each."""
+    chosen, twins = select_part(inputs.stems(), options.num_parts, options.part_id)
+    # Outputs are named by stems, so only inputs of one stem may share them: all parts compare these, and see the same.
+    seen = sorted({*chosen, *twins})
+    partners = [
+        rasters.find_images(inputs, _images(options, links, watch), seen),
+        rasters.find_valid_masks(inputs, options.valid_mask, seen),
+        rasters.find_references(inputs, options.like, seen),
+    ]
+    items = {}
+    for number in seen:
+        path = inputs[number]
+        read = {"logits": path}
+        for kind in partners:
+            read |= kind.role(path)
+        items[number] = Item(path, read, outputs.of(path))
+    check_outputs((item.inputs.values(), item.outputs.values()) for item in items.values())
+    if options.num_parts is not None:
+        watch.note(f"part {options.part_id} of {options.num_parts}: {len(chosen)} of {len(inputs)} inputs")
+    return [items[number] for number in chosen], partners
+
+
+def _images(options: RefineOptions, links: Sequence[Link], watch: Watch) -> Path | None:
+    """The folder of the images, if a refiner takes them."""
+    images = options.images
+    if images is not None and not any(link.refiner.needs.bands for link in links):
+        watch.note("the weights take no image: --images is left aside")
+        images = None
+    check_image(links, given=images is not None)
+    return images
+
+
+def _manifest(options: RefineOptions, items: Sequence[Item], *, single: bool) -> Manifest:
+    layer = [] if options.polygons is None or options.num_parts is not None else [options.polygons]
+    paths = [*(path for item in items for path in item.outputs.values()), *layer]
+    manifest = manifest_beside(options.out, paths) if single else Manifest(options.out, paths)
+    if not options.overwrite:
+        manifest.refuse_strangers(paths)
+    return manifest
+
+
+def _settings(options: RefineOptions, run: Run, weights: Sequence[Weights]) -> dict[str, Any]:
+    """On what the outputs depend, for the manifest."""
+    masks = run.masks
+    return {
+        **run.task.settings(),
+        **({} if masks.palette is None else {"palette": masks.palette.tobytes().hex()}),
+        **run.objects.settings(),
+        **({"cog": True} if masks.cog else {}),
+        "weights": _one_or_all(found.sha256 for found in weights),
+        "strength": _one_or_all(link.applied for link in run.links),
+        "threshold": run.threshold,
+        "tile": _one_or_all(link.tile for link in run.links),
+        "tta": run.tta,
+        "values": options.values,
+        **recorded(run.reading),
+        "creation_options": masks.creation,
+    }
+
+
+def _one_or_all(values: Iterable[T]) -> T | list[T]:
+    found = list(values)
+    return found[0] if len(found) == 1 else found
+
+
+# Outputs.
+
+
+class Outputs:
+    """The files that a run writes.
+
+    Args:
+        options: of the run.
+        count: of the inputs.
+        task: with its classes.
+        objects: of the masks.
+
+    Attributes:
+        single: whether `--out` names a file, not a folder.
+
+    Raises:
+        UsageError: `--out` names no folder, and no file that can be written.
+    """
+
+    def __init__(self, options: RefineOptions, count: int, task: Task, objects: Objects) -> None:
+        self._out, self._objects, self._suffix = options.out, objects, _suffix(options)
+        self.single = _is_single_file(options, count)
+        floats = {"probabilities": options.probabilities, "bias": options.bias}
+        if task.several:
+            floats = {
+                f"{role}/{name}": folder and folder / name for role, folder in floats.items() for name in task.names
+            }
+        self._floats = {role: place for role, place in floats.items() if place is not None}
+
+    def of(self, path: Path) -> dict[str, Path]:
+        """The files that are written for one map, by role.
+
+        Raises:
+            UsageError: a place where floats cannot be written.
+        """
+        mask = self._mask(path)
+        outputs = {"mask": mask}
+        for role, place in self._floats.items():
+            names_file = not place.is_dir() and bool(place.suffix)
+            if names_file and (not self.single or place.suffix.lower() not in _FLOAT_SUFFIXES):
+                found = f"'{place.suffix}' for float32 maps" if self.single else "a file, for masks in a folder"
+                raise UsageError(f"--{role} names {found}", hint="give a folder, or a .npy or .tif file", path=place)
+            suffix = mask.suffix.lower() if mask.suffix.lower() in _TIFF_SUFFIXES else ".npy"
+            outputs[role] = place if names_file else place / (path.stem + suffix)
+        return outputs | self._objects.part(mask)
+
+    def _mask(self, path: Path) -> Path:
+        if self.single:
+            return self._out
+        tiff = path.suffix.lower() in _TIFF_SUFFIXES
+        return self._out / (path.stem + (self._suffix or (path.suffix.lower() if tiff else ".png")))
+
+
+def _suffix(options: RefineOptions) -> str:
+    """Of masks in a folder; empty if it depends on the input's."""
+    if options.format == "auto":
+        return "" if options.like is None else ".tif"
+    return ".tif" if options.format == "cog" else f".{options.format}"
+
+
+def _is_single_file(options: RefineOptions, count: int) -> bool:
+    out, suffix = options.out, options.out.suffix.lower()
+    if out.is_dir():
+        return False
+    if suffix in _NOT_WRITTEN:
+        raise UsageError(f"cannot write '{suffix}' masks, expected {' '.join(rasters.WRITTEN_SUFFIXES)}", path=out)
+    if suffix not in rasters.WRITTEN_SUFFIXES:
+        if out.exists():
+            raise UsageError("is a file, expected a folder for the masks", hint="give another --out", path=out)
+        return False
+    if count > 1:
+        raise UsageError(f"names one file for the masks of {count} inputs", hint="give a folder", path=out)
+    if options.format != "auto" and not suffix.startswith(_suffix(options)):
+        raise UsageError(f"is not named as --format {options.format} says", hint="leave --format out", path=out)
+    return True
+
+
+def _check_tiff_options(items: Sequence[Item], options: RefineOptions) -> None:
+    """Check that what is for TIFF alone is given only where one is written."""
+    flag = "--like" if options.like is not None else "--co" if options.co else ""
+    if not flag or not items:
+        return
+    if not any(path.suffix.lower() in _TIFF_SUFFIXES for item in items for path in item.rasters.values()):
+        raise UsageError(f"{flag} is for TIFF, and none is written", hint=f"add --format tif, or leave {flag} out")
