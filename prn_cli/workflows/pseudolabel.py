@@ -362,7 +362,8 @@ def _search_map(item: _Item, run: _Run, progress: Progress) -> PseudolabelledMap
     ):
         run.foregrounds[label.path] = label.foreground
         check_same_size(label.raster, scores.raster)
-        curve, counts = _search(item, run, scores, label, None if kept else lambda: run.manifest.begin(job), progress)
+        on_written = None if kept else partial(run.manifest.begin, job)
+        curve, counts = _search(item, run, scores, label, progress, on_written=on_written)
         if run.page is not None:
             run.page.look(scores, label, progress.stop)
         pixels = scores.height * scores.width
@@ -379,8 +380,9 @@ def _search(
     run: _Run,
     scores: ScoreMap,
     label: LabelMap,
-    on_written: Callable[[], None] | None,
     progress: Progress,
+    *,
+    on_written: Callable[[], None] | None,
 ) -> tuple[ThresholdCurve, RegionCounts]:
     """Search, write and count one map, some rows of patches at a time.
 
