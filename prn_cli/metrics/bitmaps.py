@@ -1,9 +1,8 @@
-"""Dilation of big masks, 64 pixels at a time.
+"""Dilation of large masks, 64 pixels at a time.
 
-A bitmap is `(H, ceil(W / 64))` uint64: pixel x of a row is bit x % 64 of word x // 64. Shifting and joining words
-moves 64 pixels at once, so that growing a 2000×2000 mask by a disk of 13 pixels takes milliseconds with NumPy
-alone. Bits beyond the last column may be set by a dilation; whoever counts joins the result with a mask of the
-image first.
+A bitmap is `(H, ceil(W / 64))` uint64: pixel x of a row is bit x % 64 of word x // 64. Shifting words moves 64 pixels
+at once, some thirty times faster than a distance transform. A dilation may set bits beyond the last column: combine its
+result with a mask of the image before counting.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ def count(bits: Bitmap) -> int:
 
 
 def dilate_square(bits: Bitmap, distance: int) -> Bitmap:
-    """Grow by a square of side 2 · distance + 1: every pixel within that chessboard distance of a set one."""
+    """Dilate by a square: set every pixel within this chessboard distance of a set one."""
     return _grow(_widen(bits, distance), distance, _join_beside_rows)
 
 
 def dilate_disk(bits: Bitmap, radius: float) -> Bitmap:
-    """Grow by a Euclidean disk: every pixel whose centre lies within `radius` (pixels, inclusive) of a set one's."""
+    """Dilate by a disk: set every pixel whose centre lies within `radius` pixels, inclusive, of that of a set one."""
     height = len(bits)
     squared = math.floor(radius * radius)
     grown, half_width = bits, 0
@@ -51,13 +50,13 @@ def dilate_disk(bits: Bitmap, radius: float) -> Bitmap:
 
 
 def frame(height: int, width: int, thickness: int, rows: slice = slice(None)) -> Bitmap:
-    """The outermost rows and columns of an image, `thickness` pixels deep on every side; some rows of it, or all."""
-    kinds = np.ones((2, width), dtype=np.bool_)  # a row of the frame, and one that crosses it
+    """The outermost `thickness` rows and columns of an image, or those of some of its rows."""
+    patterns = np.ones((2, width), dtype=np.bool_)  # a row of the frame, and one between its sides
     if 2 * thickness < min(height, width):
-        kinds[1, thickness : width - thickness] = False
+        patterns[1, thickness : width - thickness] = False
     y = np.arange(height)[rows]
-    crosses = (y >= thickness) & (y < height - thickness)
-    return pack(kinds)[crosses.astype(np.intp)]
+    between = (y >= thickness) & (y < height - thickness)
+    return pack(patterns)[between.astype(np.intp)]
 
 
 def _widen(bits: Bitmap, distance: int, reach: int = 0) -> Bitmap:
@@ -65,9 +64,9 @@ def _widen(bits: Bitmap, distance: int, reach: int = 0) -> Bitmap:
 
 
 def _grow(bits: Bitmap, distance: int, join: Callable[[Bitmap, Bitmap, int], None], reach: int = 0) -> Bitmap:
-    """Repeat every pixel over `distance` places on both sides; over `reach` of them it is repeated already."""
+    """Repeat each pixel `distance` places to both sides. The bits are already repeated `reach` places."""
     while reach < distance:
-        # No further, though the two sides together would: at the bitmap's edge, one of them is missing.
+        # Not twice as far, although the two sides together cover that: at the bitmap's edge one side is missing.
         step = min(reach + 1, distance - reach)
         longer = bits.copy()
         join(longer, bits, step)

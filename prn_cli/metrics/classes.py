@@ -1,8 +1,8 @@
-"""Metrics of maps of several classes: every class against the rest, from the counts of all pixels.
+"""Metrics of maps of several classes.
 
-- **IoU** of a class; none where it neither occurs nor is predicted.
-- **mIoU**: the mean over the classes that occur or are predicted (Long et al. 2015, section 5).
-- **accuracy**: the share of the pixels that are right.
+- **IoU** of a class against all others; NaN where it neither occurs nor is predicted.
+- **mIoU**: the mean IoU of the classes that occur or are predicted (Long et al. 2015, section 5).
+- **accuracy**: the share of pixels that are right.
 
 Predictions and labels are uint8 `(H, W)`: class numbers 0 to 254, 255 invalid. A pixel counts where both are valid.
 """
@@ -20,7 +20,7 @@ SUMS = 3 * IGNORE
 
 
 def count_classes(prediction: NDArray[np.uint8], label: NDArray[np.uint8]) -> FloatArray:
-    """Count the pixels that each class got right and wrong; counts of several images or parts add up.
+    """Count the pixels that are right and wrong, by class.
 
     Args:
         prediction: `(H, W)` uint8, class numbers, 255 invalid.
@@ -30,7 +30,7 @@ def count_classes(prediction: NDArray[np.uint8], label: NDArray[np.uint8]) -> Fl
         `(765,)` float64: true positives by class, then false positives, then false negatives.
 
     Raises:
-        InputError: shapes that differ.
+        InputError: the shapes differ.
     """
     require_same_shape(prediction, label)
     valid = (prediction != IGNORE) & (label != IGNORE)

@@ -1,9 +1,9 @@
-"""The bootstrap over images: how far a figure would move had other images of the same kind been scored.
+"""The bootstrap over images: how much a figure would change with other images of the same kind.
 
-Images, not pixels, are drawn with replacement (pixels of one image are anything but independent), and pooled
-figures are pooled anew in every resample. The interval is the percentile interval (Efron and Tibshirani 1993,
-section 13.3). A resample is a row of weights, how often each image was drawn, so that a thousand resamples of a
-metric are one matrix product over the images' counts.
+Images are drawn with replacement, not pixels, because pixels of an image are not independent. Pooled figures are
+pooled again in each resample. The interval is the percentile interval (Efron and Tibshirani 1993, section 13.3). A
+resample is a row of weights, how often each image was drawn, so that all resamples of a metric are one matrix product
+with the images' counts.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ def bootstrap(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Figures of a set of images, with percentile bootstrap intervals.
+    """Figures of a set of images, with bootstrap intervals.
 
     Args:
-        statistic: from weights `(R, images)`, how often each image counts, to figures `(R, M)`; see `pooled`, `mean`.
+        statistic: from weights `(R, images)`, how often each image counts, to figures `(R, M)`.
         images: how many images there are.
         resamples: how many resamples are drawn.
-        confidence: the share of resamples that the interval holds, 0 to 1.
+        confidence: share of resamples within the interval, 0 to 1.
         seed: the same seed gives the same interval.
 
     Returns:
-        The figures, the lower and the upper bounds, `(M,)` each. Bounds are NaN with fewer than two images, and
-        where no resample has the figure; resamples in which a figure is NaN are left out of its interval.
+        The figures, the lower and the upper bounds, `(M,)` each. Resamples in which a figure is NaN are left out of
+        its interval. Bounds are NaN with fewer than two images, and where no resample has the figure.
     """
     figures = statistic(np.ones((1, images)))[0]
     if images < 2:
@@ -86,9 +86,9 @@ def compare(
         before: `(images, K)` counts of the first set.
         after: `(images, K)` counts of the second, image by image the same.
         ratio: from counts `(..., K)` to figures `(...)`, such as `regions.iou`.
-        pool: one figure of the summed counts instead of the mean of the images' own figures.
+        pool: compare the figures of the summed counts, not the means of the images' own figures.
         resamples: how many resamples are drawn.
-        confidence: the share of resamples that the intervals hold, 0 to 1.
+        confidence: share of resamples within the intervals, 0 to 1.
         seed: the same seed gives the same intervals.
     """
 

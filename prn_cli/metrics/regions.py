@@ -1,10 +1,10 @@
-"""Region metrics: which pixels a mask got right.
+"""Region metrics: which pixels of a mask are right.
 
 Predictions and labels are uint8 `(H, W)`: 0 background, 1 foreground, 255 invalid. A pixel counts where both are
 valid.
 
-What 0/0 means, for every ratio here: 1.0 where nothing was predicted and there was nothing to find (the mask is
-right), and 0.0 otherwise, as torchmetrics and scikit-learn have it (`zero_division=0`).
+0/0 is 1.0 where nothing was predicted and there was nothing to find, since the mask is right, and 0.0 elsewhere, as in
+torchmetrics and scikit-learn (`zero_division=0`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class RegionCounts:
-    """Pixels by prediction and label; adding two gives the counts of both images together.
+    """Pixels by prediction and label. Counts of several images add up.
 
     Args:
         tp: foreground in both.
-        fp: foreground in the prediction alone.
-        fn: foreground in the label alone.
+        fp: foreground in the prediction only.
+        fn: foreground in the label only.
         tn: background in both.
     """
 
@@ -37,7 +37,7 @@ class RegionCounts:
     tn: int = 0
 
     def __add__(self, other: RegionCounts) -> RegionCounts:
-        """Counts of both images together."""
+        """The counts of both images."""
         return RegionCounts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
 
     @property
@@ -78,7 +78,7 @@ def count_regions(prediction: NDArray[np.uint8], label: NDArray[np.uint8]) -> Re
         label: the same, of the same shape.
 
     Raises:
-        InputError: shapes that differ, or values other than 0, 1 and 255.
+        InputError: the shapes differ, or there are values other than 0, 1 and 255.
     """
     require_same_shape(prediction, label)
     positive, negative = _classes(prediction, "prediction")
@@ -92,10 +92,10 @@ def count_regions(prediction: NDArray[np.uint8], label: NDArray[np.uint8]) -> Re
 
 
 def require_same_shape(prediction: NDArray[np.generic], label: NDArray[np.generic]) -> None:
-    """Refuse arrays that do not lie on the same pixels.
+    """Check that two arrays have the same shape.
 
     Raises:
-        InputError: with both shapes.
+        InputError: they do not.
     """
     if prediction.shape != label.shape:
         raise InputError(
@@ -135,7 +135,7 @@ def accuracy(counts: FloatArray) -> FloatArray:
 
 
 def ratio(numerator: FloatArray, denominator: FloatArray, *, where_empty: FloatArray | float) -> FloatArray:
-    """Divide, with a chosen value where the denominator is 0 (and NaN kept where the counts are NaN)."""
+    """Divide, with a given value where the denominator is 0. NaN counts give NaN."""
     empty = denominator == 0
     return np.where(empty, where_empty, numerator / np.where(empty, 1.0, denominator))
 

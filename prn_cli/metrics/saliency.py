@@ -1,27 +1,28 @@
-"""Saliency metrics: how well a soft map shows what stands out, as the field of salient object detection measures it.
+"""Saliency metrics: the measures of salient object detection for soft maps.
 
-A map is stretched to 0 … 1 first, image by image, as published figures have it; a map of one value stays as it is.
-"At a threshold" means the stretched map, quantised to 8 bits, at all of the 256 levels.
+Each map is first stretched to 0 … 1, as in published figures; a map of one value stays as it is. Thresholds are the 256
+levels of the stretched map in 8 bits.
 
 - **MAE**: mean |p − y|.
-- **F-measure** (Achanta et al. 2009, section 4, β² = 0.3): at every threshold, the maximum and the mean of these; and
-  adaptive, at twice the mean of the map, at most 1.
-- **Weighted F-measure** (Margolin et al. 2014, section 4, β² = 1): errors in the foreground are softened by those
-  around them (a Gaussian of σ = 5 in 7×7 px), and errors in the background weigh more the further they lie from the
+- **F-measure** (Achanta et al. 2009, section 4, β² = 0.3): maximum and mean over the thresholds; and adaptive, at twice
+  the mean of the map, at most 1.
+- **Weighted F-measure** (Margolin et al. 2014, section 4, β² = 1): errors in the foreground are smoothed with those
+  around them (a Gaussian of σ = 5 in 7×7 px). Errors in the background weigh more the further they lie from the
   foreground, 1 to 2, half way at 5 px.
-- **S-measure** (Fan et al. 2017, section 3, α = 0.5): likeness of the object and the background, and of the four
-  quadrants around the object's centre.
+- **S-measure** (Fan et al. 2017, section 3, α = 0.5): similarity of object and background, and of the four quadrants
+  around the object's centre.
 - **E-measure** (Fan et al. 2018, section 3): alignment of map and label about their means; maximum, mean, adaptive.
 
-Every figure of a set is the mean over its images. The maximum F- and E-measure are those of the images' mean curve:
-one threshold for all images, not the best for each. Figures equal those of PySODMetrics 1.6. An image without
-foreground has F-measures of 0 there and here.
+The figure of a set is the mean over its images. Maximum F and E are those of the images' mean curve: one threshold for
+all images. Figures equal those of PySODMetrics 1.6; as there, an image without foreground has F-measures of 0.
 
-Invalid pixels count nowhere, and are treated as though they lay outside the image.
+Invalid pixels count nowhere and are treated as if they lay outside the image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,6 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.metrics.distance import nearest_foreground
 from prn_cli.metrics.regions import FloatArray, ratio, require_same_shape
 
 LEVELS = 256
@@ -55,10 +55,10 @@ def measure_saliency(probabilities: NDArray[np.float32], label: NDArray[np.uint8
 
     Returns:
         `(518,)` float64: 1, MAE, adaptive F, weighted F, S, adaptive E, then F and E at the thresholds 255/255 …
-        0/255. The sum of two images' records is that of both; see `max_f` and the others.
+        0/255. Records of several images add up.
 
     Raises:
-        InputError: shapes that differ, values outside [0, 1], or no valid pixel.
+        InputError: the shapes differ, values lie outside [0, 1], or no pixel is valid.
     """
     require_same_shape(probabilities, label)
     valid = (label != IGNORE) & ~np.isnan(probabilities)
@@ -75,76 +75,39 @@ def measure_saliency(probabilities: NDArray[np.float32], label: NDArray[np.uint8
 
 
 def stretch(probabilities: NDArray[np.float32]) -> FloatArray:
-    """Stretch a map's values to 0 … 1; those of a map of one value stay as they are.
+    """Stretch a map's values to 0 … 1; a map of one value stays as it is.
 
     Raises:
-        InputError: values outside [0, 1].
+        InputError: values lie outside [0, 1].
     """
     least, most = float(probabilities.min()), float(probabilities.max())
     if not (least >= 0 and most <= 1):
         raise InputError(f"probabilities run from {least:g} to {most:g}; expected 0 to 1")
     exact = np.rint(probabilities * np.float32(255)).astype(np.float64) / 255
-    # 8-bit maps lie on the thresholds themselves, where the rounding of float32 would decide.
+    # Values of 8-bit maps equal the thresholds, so the rounding of float32 would decide on which side they lie.
     p = exact if np.array_equal(exact.astype(np.float32), probabilities) else probabilities.astype(np.float64)
     least, most = float(p.min()), float(p.max())
     return p if least == most else (p - least) / (most - least)
 
 
-def mean_absolute_error(records: FloatArray) -> FloatArray:
-    """MAE, `(..., 518)` records to `(...)`."""
-    return _mean(records, 1)
-
-
-def adaptive_f(records: FloatArray) -> FloatArray:
-    """Adaptive F-measure, `(..., 518)` records to `(...)`."""
-    return _mean(records, 2)
-
-
-def weighted_f(records: FloatArray) -> FloatArray:
-    """Weighted F-measure, `(..., 518)` records to `(...)`."""
-    return _mean(records, 3)
-
-
-def s_measure(records: FloatArray) -> FloatArray:
-    """S-measure, `(..., 518)` records to `(...)`."""
-    return _mean(records, 4)
-
-
-def adaptive_e(records: FloatArray) -> FloatArray:
-    """Adaptive E-measure, `(..., 518)` records to `(...)`."""
-    return _mean(records, 5)
-
-
-def max_f(records: FloatArray) -> FloatArray:
-    """Maximum of the mean F-measure curve, `(..., 518)` records to `(...)`."""
-    return _curve(records, _F_CURVE).max(axis=-1)  # type: ignore[no-any-return]
-
-
-def mean_f(records: FloatArray) -> FloatArray:
-    """Mean of the F-measure curve, `(..., 518)` records to `(...)`."""
-    return _curve(records, _F_CURVE).mean(axis=-1)  # type: ignore[no-any-return]
-
-
-def max_e(records: FloatArray) -> FloatArray:
-    """Maximum of the mean E-measure curve, `(..., 518)` records to `(...)`."""
-    return _curve(records, _E_CURVE).max(axis=-1)  # type: ignore[no-any-return]
-
-
-def mean_e(records: FloatArray) -> FloatArray:
-    """Mean of the E-measure curve, `(..., 518)` records to `(...)`."""
-    return _curve(records, _E_CURVE).mean(axis=-1)  # type: ignore[no-any-return]
-
-
-def _mean(records: FloatArray, position: int) -> FloatArray:
+def _figure(records: FloatArray, position: int) -> FloatArray:
     return ratio(records[..., position], records[..., 0], where_empty=np.nan)
 
 
-def _curve(records: FloatArray, part: slice) -> FloatArray:
-    return ratio(records[..., part], records[..., :1], where_empty=np.nan)
+def _of_curve(records: FloatArray, curve: slice, reduce: Callable[..., FloatArray]) -> FloatArray:
+    return reduce(ratio(records[..., curve], records[..., :1], where_empty=np.nan), axis=-1)
+
+
+# From records `(..., 518)` to figures `(...)`. A maximum or mean of a curve is that of the images' mean curve.
+mean_absolute_error, adaptive_f, weighted_f, s_measure, adaptive_e = (
+    partial(_figure, position=position) for position in range(1, 6)
+)
+max_f, mean_f = (partial(_of_curve, curve=_F_CURVE, reduce=reduce) for reduce in (np.max, np.mean))
+max_e, mean_e = (partial(_of_curve, curve=_E_CURVE, reduce=reduce) for reduce in (np.max, np.mean))
 
 
 def _curves(p: FloatArray, y: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """F- and E-measure at the levels 255 … 0, by the counts of pixels at and above each."""
+    """F- and E-measure at the thresholds 255 … 0."""
     levels = (p * (LEVELS - 1)).astype(np.intp)
     levels += y * np.intp(LEVELS)
     false, true = np.bincount(levels, minlength=2 * LEVELS).reshape(2, LEVELS)[:, ::-1].cumsum(axis=1)
@@ -152,16 +115,13 @@ def _curves(p: FloatArray, y: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray
 
 
 def _f_measure(right: Any, chosen: Any, true: Any) -> FloatArray:
-    """F-measure of masks, by their pixels of true foreground, their pixels, and those of the true foreground.
-
-    R P (1 + β²) / (β² P + R) with precision P = right / chosen and recall R = right / true.
-    """
+    """F-measure R P (1 + β²) / (β² P + R), with precision P = right / chosen and recall R = right / true."""
     denominator = _BETA_SQUARED * np.asarray(true, np.float64) + chosen
     return ratio((1 + _BETA_SQUARED) * np.asarray(right, np.float64), denominator, where_empty=0.0)
 
 
 def _e_measure(right: Any, chosen: Any, true: Any, pixels: int) -> FloatArray:
-    """E-measure of masks, as in `_f_measure`: there are four kinds of pixels, each with one alignment."""
+    """E-measure, from the counts of `_f_measure`: pixels are of four kinds, each with one alignment."""
     right, chosen, true = (np.asarray(count, np.float64) for count in (right, chosen, true))
     if true == 0:
         total = pixels - chosen
@@ -183,31 +143,23 @@ def _e_measure(right: Any, chosen: Any, true: Any, pixels: int) -> FloatArray:
 
 
 def _weighted_f(p: FloatArray, y: NDArray[np.bool_], valid: NDArray[np.bool_]) -> float:
+    from scipy import ndimage  # only this metric needs it
+
     if not y.any():
         return 0.0
     errors, true = np.zeros(valid.shape), np.zeros(valid.shape, np.bool_)
     errors[valid], true[valid] = np.abs(p - y), y
-    near = nearest_foreground(true)
-    # Beyond its rim the foreground is taken to go on as it is there, so that the background's errors do not leak in.
-    spread = np.where(valid, errors[near.rows, near.columns], 0.0)
-    weighted = errors[true]
-    weighted = np.minimum(weighted, _gaussian(spread)[true])
-    weight = 2 - np.exp(np.log(0.5) / _HALF_WAY * np.sqrt(near.squared))
+    distance, nearest = ndimage.distance_transform_edt(~true, return_indices=True)
+    # Background takes the error of the nearest foreground, so that its own errors do not leak into the foreground.
+    spread = np.where(valid, errors[tuple(nearest)], 0.0)
+    smooth = ndimage.gaussian_filter(spread, _SIGMA, radius=_REACH, mode="constant")
+    weighted = np.minimum(errors[true], smooth[true])
+    weight = 2 - np.exp(np.log(0.5) / _HALF_WAY * distance)
     false = float((errors * weight)[valid & ~true].sum())
     recall = 1 - float(weighted.mean())
     hits = len(weighted) - float(weighted.sum())
     precision = hits / (hits + false + _TINY)
     return 2 * recall * precision / (recall + precision + _TINY)
-
-
-def _gaussian(image: FloatArray) -> FloatArray:
-    """Convolve with a Gaussian of 7×7 px that sums to 1; beyond the image lies 0."""
-    kernel = np.exp(-(np.arange(-_REACH, _REACH + 1) ** 2) / (2 * _SIGMA**2))
-    kernel /= kernel.sum()
-    height, width = image.shape
-    padded = np.pad(image, _REACH)
-    across = sum(factor * padded[:, i : i + width] for i, factor in enumerate(kernel))
-    return np.asarray(sum(factor * across[i : i + height] for i, factor in enumerate(kernel)), np.float64)
 
 
 def _s_measure(p: FloatArray, y: NDArray[np.bool_], valid: NDArray[np.bool_]) -> float:
@@ -228,7 +180,7 @@ def _s_measure(p: FloatArray, y: NDArray[np.bool_], valid: NDArray[np.bool_]) ->
 
 
 def _likeness(p: FloatArray) -> float:
-    """Likeness of a part to all ones (Fan et al. 2017, equation 9)."""
+    """Similarity of a part to all ones (Fan et al. 2017, equation 9)."""
     mean = float(p.mean())
     deviation = float(p.std(ddof=1)) if len(p) > 1 else 0.0
     return 2 * mean / (mean * mean + 1 + deviation + _TINY)

@@ -237,7 +237,7 @@ class MaskCounter:
         """See `PredictionCounter.counts`: the absolute error may be that of the mask, the calibration error stays."""
         region, boundary = self._regions, self._boundaries.counts()
         error = self._calibration.counts() if self.soft else calibration.calibration_of_mask(region)
-        found = np.concatenate((region.array(), boundary.array(), error.array()))
+        found = np.concatenate((region.array(), boundary, error))
         if not soft:
             found[_ABSOLUTE_ERROR] = found[_WRONG].sum()
         return found

@@ -73,8 +73,7 @@ class Softness:
     @classmethod
     def of(cls, probabilities: NDArray[np.float32], truth: NDArray[np.uint8]) -> Softness:
         """Count a band, `(h, W)` float32 in [0, 1], NaN invalid, against its label, `(h, W)` uint8, 255 ignored."""
-        counted = count_calibration(probabilities, truth)
-        bins = np.stack((counted.pixels, counted.positives, counted.probability))
+        bins = count_calibration(probabilities, truth)[2:].reshape(3, -1)
         return cls(count_curve(probabilities, truth), bins)
 
     def __add__(self, other: Softness) -> Softness:

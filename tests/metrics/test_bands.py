@@ -74,7 +74,7 @@ def test_the_bands_of_the_commands_give_every_bit_of_the_whole(height, width, se
     cuts = [band.bottom for band in row_bands(height, width, pixels=width * height // 3)][:-1]
     banded = in_bands(cuts, probabilities, label)
     np.testing.assert_array_equal(banded.counts, score_image(probabilities, label).counts)
-    np.testing.assert_array_equal(banded.counts[20:], count_calibration(probabilities, label).array())
+    np.testing.assert_array_equal(banded.counts[20:], count_calibration(probabilities, label))
 
 
 def test_memory_of_the_boundaries_is_flat_in_the_height():
@@ -89,7 +89,7 @@ def test_memory_of_the_boundaries_is_flat_in_the_height():
     rows = np.zeros((500, 4096), np.uint8)
     for _ in range(24):
         counter.add(rows, rows)
-    assert counter.counts().true == 0
+    assert counter.counts()[boundaries.TRUE] == 0
     assert len(held) >= 5
     assert max(held) <= 2048 + 2 * 254 + 500  # a block, 2 % of the diagonal above and below it, and a band
 
