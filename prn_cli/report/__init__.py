@@ -1,13 +1,13 @@
-"""One page a run, complete in itself: figures with intervals, pictures, maps and curves.
+"""One HTML page a run, complete in itself: figures with intervals, pictures, maps and curves.
 
-Pure functions from figures and small pictures to HTML. An image is looked at once, band by band (`Viewer`), and leaves
-a `Glimpse`: pictures of 256 px and counts. `Totals` gathers them, and `score_page` and `headroom_page` make the page.
+`ScoreReport` and `HeadroomReport` look at the maps of a run and write the page. An image is looked at once, band by
+band (`Viewer`), and leaves a `Glimpse`: pictures of 256 px and counts. `Totals` gathers them.
 
-- `shrinking`: maps made small while they pass by
-- `glimpses`, `totals`: what is kept of an image, and of a set
-- `colours`, `charts`, `markup`: numbers to colours, to SVG, to text
-- `gallery`, `curves`: parts of a page
-- `scored`, `headroom`, `page`: the pages
+- `builder`: files to a page
+- `shrinking`, `glimpses`, `totals`: what is kept of an image, and of a set
+- `gallery`, `curves`, `charts`, `colours`: the parts of a page, ready to be drawn
+- `scored`, `headroom`: the two pages
+- `page`, `templates`: values to HTML
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """Numbers to the colours of the page's pictures, which are the same in light and dark.
 
-Won and lost are blue and orange (Okabe and Ito 2008), more and less are green and purple (ColorBrewer PRGn): both
-pairs stay distinct to colour-blind eyes, and each meaning has its own pair.
+Won and lost are blue and orange (Okabe and Ito 2008), more and less are green and purple (ColorBrewer PRGn). Both pairs
+stay distinct to colour-blind eyes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Pixels = NDArray[np.uint8]
 
@@ -23,18 +24,18 @@ _STOPS = ("#40004b", LESS, "#9970ab", "#c2a5cf", "#e7d4e8", MIDDLE, "#d9f0d3", "
 _LEVELS = 6  # of shades between two colours: few compress well, and nobody sees more in a mask
 
 
-def blend(shares: NDArray[np.float32], colours: tuple[str, ...], weights: tuple[float, ...] | None = None) -> Pixels:
+def blend(shares: NDArray[np.float32], colours: Sequence[str], weights: ArrayLike = 1) -> Pixels:
     """Mix colours by their shares of each cell.
 
     Args:
-        shares: `(h, w, classes + 1)` that add up to 1; in the last place what does not count, which is striped.
+        shares: `(h, w, classes + 1)` that add up to 1; the last is of pixels that do not count, which are striped.
         colours: one a class, `#rrggbb`.
-        weights: how much a class counts for in a mix, so that slivers of the classes that matter are still seen.
+        weights: of the classes in a mix, so that slivers of those that matter are still seen.
 
     Returns:
         `(h, w, 3)` uint8.
     """
-    mix = shares[..., :-1] * np.asarray(weights or (1,) * len(colours), np.float32)
+    mix = shares[..., :-1] * np.asarray(weights, np.float32)
     mix = np.round(mix / np.maximum(mix.sum(axis=-1, keepdims=True), 1e-9) * _LEVELS)
     mix /= np.maximum(mix.sum(axis=-1, keepdims=True), 1)
     pixels = np.round(mix @ _rgb(colours))
@@ -74,5 +75,5 @@ def hexadecimal(pixel: NDArray[np.uint8]) -> str:
     return "#" + "".join(f"{int(part):02x}" for part in pixel)
 
 
-def _rgb(colours: tuple[str, ...]) -> NDArray[np.float32]:
+def _rgb(colours: Sequence[str]) -> NDArray[np.float32]:
     return np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours], np.float32)

@@ -1,52 +1,64 @@
-"""The charts that both pages share: precision and recall, reliability, thresholds, maps by position."""
+"""The charts that both pages share: precision and recall, reliability, best thresholds, maps by position."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.metrics.calibration import BINS
 from prn_cli.metrics.regions import RegionCounts
-from prn_cli.report import charts
-from prn_cli.report.charts import Series
-from prn_cli.report.glimpses import PATCH, Softness
-from prn_cli.report.markup import count, number, numbers
+from prn_cli.report import colours
+from prn_cli.report.charts import Chart, Line
+from prn_cli.report.glimpses import SoftCounts
+from prn_cli.report.page import MINUS, count, number, percent
 from prn_cli.report.totals import ByPosition, Totals
 from prn_cli.thresholding.pseudolabels import ThresholdCurve
 from prn_cli.thresholding.thresholds import PAPER_GRID
 
 _TABLE_STEPS = (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 950)
+_LIMITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
-def precision_recall(series: list[tuple[str, str, ThresholdCurve | None, RegionCounts]]) -> str:
-    """Precision over recall at every threshold, and where the cut is.
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A set of maps in the charts.
 
-    Args:
-        series: name, look, curve (None for masks, which are a point) and the counts at the cut.
+    Attributes:
+        name: in the legends.
+        look: class of its colour.
+        soft: counts of its soft maps; None for masks.
+        at_cut: counts of its masks.
     """
+
+    name: str
+    look: str
+    soft: SoftCounts | None
+    at_cut: RegionCounts
+
+
+def precision_recall(series: Sequence[Scores]) -> Chart:
+    """Precision over recall at every threshold, and where the cut is; a single point for masks."""
     lines, rows = [], []
-    for title, look, curve, at_cut in series:
+    for scores in series:
         points = np.full((1, 2), np.nan)
-        if curve is not None:
-            points = _precision_recall(curve)
-            table = points[[step - 1 for step in _TABLE_STEPS]]
+        if scores.soft is not None:
+            points = precision_and_recall(scores.soft.curve)
             rows += [
-                [f"{title} at {step / 1000:g}", number(p), number(r)]
-                for step, (r, p) in zip(_TABLE_STEPS, table, strict=True)
+                [f"{scores.name} at {step / 1000:g}", number(points[step - 1, 1]), number(points[step - 1, 0])]
+                for step in _TABLE_STEPS
             ]
-        spot = (at_cut.recall(), at_cut.precision(), f"{title}, as cut")
-        rows.append([f"{title}, as cut", number(at_cut.precision()), number(at_cut.recall())])
-        lines.append(Series(title, look, points, spot=spot))
-    chart = charts.plot(lines, title="Precision over recall", x_title="Recall", y_title="Precision")
-    return (
-        f"<h3>Precision and recall</h3>{chart}<p>All pixels pooled. The marks are the masks as cut.</p>"
-        f"{numbers(['', 'Precision', 'Recall'], rows, caption='Precision and recall by threshold')}"
-    )
+        precision, recall, name = scores.at_cut.precision(), scores.at_cut.recall(), f"{scores.name}, as cut"
+        rows.append([name, number(precision), number(recall)])
+        lines.append(Line(scores.name, scores.look, points, spot=(recall, precision, name)))
+    return Chart("Precision over recall", "Recall", "Precision", lines, ("", "Precision", "Recall"), rows)
 
 
-def _precision_recall(curve: ThresholdCurve) -> NDArray[np.float64]:
+def precision_and_recall(curve: ThresholdCurve) -> NDArray[np.float64]:
     """`(1000, 2)` recall and precision at 0.001, 0.002 … 1; NaN where nothing is predicted."""
     tp, fp = (part[::-1].cumsum()[::-1][1:].astype(np.float64) for part in (curve.foreground, curve.background))
     positives = max(int(curve.foreground.sum()), 1)
@@ -54,119 +66,152 @@ def _precision_recall(curve: ThresholdCurve) -> NDArray[np.float64]:
         return np.stack((tp / positives, tp / (tp + fp)), axis=1)
 
 
-def reliability(series: list[tuple[str, str, Softness | None]]) -> str:
-    """How often a pixel of each probability is foreground; empty if there is no soft map."""
-    lines, rows, bars = [], [], None
-    for title, look, soft in series:
-        if soft is None:
+def reliability(series: Sequence[Scores]) -> Chart | None:
+    """How often a pixel of each probability is foreground; None without a soft map."""
+    lines, rows = [], []
+    bars = np.zeros(0)
+    for scores in series:
+        if scores.soft is None:
             continue
-        bins = soft.bins[:, :BINS].copy()
-        bins[:, -1] += soft.bins[:, BINS]  # probabilities of exactly 1
+        bins = scores.soft.bins[:, :BINS].copy()
+        bins[:, -1] += scores.soft.bins[:, BINS]  # probabilities of exactly 1
         pixels, positives, probability = bins
         with np.errstate(invalid="ignore", divide="ignore"):
             points = np.stack((probability / pixels, positives / pixels), axis=1)
         bars = pixels / pixels.sum()
-        lines.append(Series(title, look, points[pixels > 0], marked=True))
+        lines.append(Line(scores.name, scores.look, points[pixels > 0], marked=True))
         rows += [
-            [f"{title}, {i / BINS:.2f} to {(i + 1) / BINS:.2f}", number(p), number(y), count(n)]
+            [f"{scores.name}, {i / BINS:.2f} to {(i + 1) / BINS:.2f}", number(p), number(y), count(n)]
             for i, ((p, y), n) in enumerate(zip(points, pixels, strict=True))
         ]
-    if not lines or bars is None:
-        return ""
-    chart = charts.plot(
+    if not lines:
+        return None
+    return Chart(
+        "Share of foreground over probability",
+        "Probability",
+        "Share of true foreground",
         lines,
-        title="Share of foreground over probability",
-        x_title="Probability",
-        y_title="Share of true foreground",
+        ("Probability", "Mean", "Foreground", "Pixels"),
+        rows,
         diagonal=True,
-        bars=bars,
-    )
-    heading = ["Probability", "Mean", "Foreground", "Pixels"]
-    return (
-        f"<h3>Reliability</h3>{chart}<p>On the dotted line, probabilities are what they say: below it too high, above "
-        f"it too low. The bars at the foot are the share of pixels ({lines[-1].name}).</p>"
-        f"{numbers(heading, rows, caption='Reliability by bins of the probability')}"
+        bars=bars.tolist(),
     )
 
 
-def patch_thresholds(totals: Totals, *, cut: float, patch: int = PATCH) -> str:
-    """How the best thresholds of the patches are distributed; empty if the base is no soft map."""
+class Bin(NamedTuple):
+    """Patches by their best threshold."""
+
+    threshold: float
+    patches: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdChart:
+    """How the best thresholds of the patches are distributed.
+
+    Attributes:
+        patches: how many there are.
+        as_good: those for which the base's cut is as good as any.
+        bins: the others.
+        below: share of the patches with a best threshold at or below the base's cut.
+        above: share of the patches with a best threshold above it.
+        limit: a round number that no bin's share exceeds.
+    """
+
+    patches: int
+    as_good: Bin
+    bins: Sequence[Bin]
+    below: float
+    above: float
+    limit: float
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Of the table of numbers."""
+        bins = [(f"{self.as_good.threshold:g} is as good", self.as_good)]
+        bins += [(f"up to {found.threshold:g}", found) for found in self.bins]
+        return [[name, count(found.patches), percent(found.share)] for name, found in bins]
+
+
+def patch_thresholds(totals: Totals, *, cut: float) -> ThresholdChart | None:
+    """The distribution of the best thresholds; None if the base has no soft maps."""
     if totals.patches is None:
-        return ""
-    others = int(totals.patches.sum())
-    everything = max(others + totals.as_good, 1)
-    shares = totals.patches / everything
-    tips = [
-        f"up to {t:g}: {count(n)} patches, {100 * s:.1f} %"
-        for t, n, s in zip(_grid(), totals.patches, shares, strict=True)
-    ]
-    below = float(totals.patches[np.asarray(_grid()) <= cut + 1e-6].sum()) / everything
-    above = others / everything - below
-    chart = charts.histogram(
-        shares.tolist(),
-        title="Share of patches by best threshold",
-        x_title="Best threshold",
-        ticks_at=[(4 * k, f"{k / 5:g}") for k in range(6)],
-        tips=tips,
-    )
-    rows = [
-        [f"up to {t:g}", count(n), f"{100 * s:.1f} %"] for t, n, s in zip(_grid(), totals.patches, shares, strict=True)
-    ]
-    rows.insert(0, [f"{cut:g} is as good", count(totals.as_good), f"{100 * totals.as_good / everything:.1f} %"])
-    return (
-        f"<h3>Best threshold of each patch</h3>{chart}<p>{count(everything)} patches of {patch} px. For "
-        f"{100 * totals.as_good / everything:.0f} % the base's own {cut:g} is as good as any (not drawn), "
-        f"{100 * below:.0f} % want a lower threshold, {100 * above:.0f} % a higher one.</p>"
-        f"{numbers(['Threshold', 'Patches', 'Share'], rows, caption='Patches by best threshold')}"
-    )
+        return None
+    patches = max(int(totals.patches.sum()) + totals.as_good, 1)
+    bins = [Bin(round(float(t), 2), int(n), int(n) / patches) for t, n in zip(PAPER_GRID, totals.patches, strict=True)]
+    below = sum(found.share for found in bins if found.threshold <= cut + 1e-6)
+    above = sum(found.share for found in bins if found.threshold > cut + 1e-6)
+    limit = next(limit for limit in _LIMITS if limit >= max(found.share for found in bins))
+    return ThresholdChart(patches, Bin(cut, totals.as_good, totals.as_good / patches), bins, below, above, limit)
 
 
-def _grid() -> list[float]:
-    return [round(float(t), 2) for t in PAPER_GRID]
+@dataclass(frozen=True, slots=True)
+class PositionMap:
+    """A map of means over the images, by position.
+
+    Attributes:
+        title: its heading.
+        unit: what its numbers are.
+        low: meaning of low numbers.
+        high: meaning of high numbers.
+        ends: lowest number of the colours, middle, highest.
+        images: how many are in the mean.
+        span: from which to which number the means go.
+        cells: rows of colours and numbers.
+    """
+
+    title: str
+    unit: str
+    low: str
+    high: str
+    ends: tuple[str, str, str]
+    images: int
+    span: str
+    cells: Sequence[Sequence[tuple[str, str]]]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Of the table of numbers."""
+        return [[str(i), *(number for _, number in row)] for i, row in enumerate(self.cells, 1)]
 
 
-def positions(totals: Totals, *, cut: float) -> str:
-    """The mean bias and the mean threshold by position; empty if neither is known."""
-    parts = []
-    if totals.bias.images:
-        values = totals.bias.result()
-        reach = _reach(values)
-        parts.append(
-            "<div><h3>Bias added, by position in the image</h3>"
-            + _map(totals.bias, values, 0.0, reach, "lowered", "raised", "logits added to the base, mean over images")
-            + "</div>"
-        )
-    if totals.thresholds.images:
-        values = totals.thresholds.result()
-        reach = max(_reach(values - cut), 0.05)
-        parts.append(
-            "<div><h3>Best threshold, by position in the image</h3>"
-            + _map(totals.thresholds, values, cut, reach, "too low", "too high", "threshold of the patches, mean")
-            + "</div>"
-        )
-    return f'<div class="pair">{"".join(parts)}</div>' if parts else ""
+def position_maps(totals: Totals, *, cut: float) -> list[PositionMap]:
+    """The mean bias and the mean best threshold by position, where they are known."""
+    bias, thresholds = totals.bias, totals.thresholds
+    maps = []
+    if bias.images:
+        title, unit = "Bias added, by position in the image", "logits added to the base, mean over images"
+        maps.append(_position_map(bias, title, unit, "scores lowered", "scores raised", 0, round_reach(bias.result())))
+    if thresholds.images:
+        title, unit = "Best threshold, by position in the image", "threshold of the patches, mean"
+        reach = max(round_reach(thresholds.result() - cut), 0.05)
+        maps.append(_position_map(thresholds, title, unit, "scores too low", "scores too high", cut, reach))
+    return maps
 
 
-def _map(
-    found: ByPosition, values: NDArray[np.float64], centre: float, reach: float, low: str, high: str, unit: str
-) -> str:
-    digits = 2
-    title = f"{unit}, by position, {found.images} images"
+def _position_map(
+    found: ByPosition, title: str, unit: str, low: str, high: str, centre: float, reach: float
+) -> PositionMap:
+    values = found.result()
     known = values[~np.isnan(values)]
-    span = f"from {number(float(known.min()), digits)} to {number(float(known.max()), digits)}" if known.size else ""
-    rows = [[str(i + 1), *(number(float(v), digits) for v in row)] for i, row in enumerate(values)]
-    heading = ["Row", *(str(i + 1) for i in range(values.shape[1]))]
-    return (
-        charts.heat_map(values, centre=centre, reach=reach, title=f"{title}, {span}", digits=digits)
-        + charts.colour_bar(centre=centre, reach=reach, low=f"scores {low}", high=f"scores {high}", unit=unit)
-        + f"<p>{found.images} images laid over each other, top left to bottom right; {span}.</p>"
-        + numbers(heading, rows, caption=unit)
+    span = f"from {number(float(known.min()), 2)} to {number(float(known.max()), 2)}" if known.size else ""
+    pixels = colours.diverging(values, centre=centre, reach=reach)
+    signed = centre == 0
+    low_end, middle, high_end = (
+        f"{end:{'+' if signed and end else ''}.3g}".replace("-", MINUS)
+        for end in (centre - reach, centre, centre + reach)
     )
+    cells = [
+        [(colours.hexadecimal(pixel), number(float(value), 2, sign=signed)) for pixel, value in zip(*row, strict=True)]
+        for row in zip(pixels, values, strict=True)
+    ]
+    return PositionMap(title, unit, low, high, (low_end, middle, high_end), found.images, span, cells)
 
 
-def _reach(values: NDArray[np.float64]) -> float:
-    """A round number that the values do not go far beyond."""
-    known = np.abs(values[~np.isnan(values)])
+def round_reach(values: NDArray[np.floating]) -> float:
+    """A round number that few of the values exceed, up or down."""
+    known = np.abs(values[~np.isnan(values)]).astype(np.float64)
     largest = float(np.quantile(known, 0.99)) if known.size else 0.0
     if not largest > 0:
         return 1.0
@@ -176,5 +221,5 @@ def _reach(values: NDArray[np.float64]) -> float:
 
 def bias_reach(totals: Totals) -> float:
     """The bias of the darkest colours in the images' bias maps."""
-    maps = [np.abs(g.bias[~np.isnan(g.bias)]) for g in totals.glimpses if g.bias is not None]
-    return _reach(np.concatenate(maps).astype(np.float64)) if maps else 1.0
+    maps = [glimpse.bias.ravel() for glimpse in totals.glimpses if glimpse.bias is not None]
+    return round_reach(np.concatenate(maps)) if maps else 1.0

@@ -1,8 +1,7 @@
-"""What the page keeps of one image: small pictures, coarse maps and counts, gathered band by band."""
+"""What a page keeps of an image: small pictures, coarse maps and counts, gathered band by band."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.probabilities import logit
-from prn_cli.metrics.calibration import count_calibration
+from prn_cli.metrics.calibration import PIXELS, POSITIVES, PROBABILITY, count_calibration
 from prn_cli.metrics.regions import RegionCounts
 from prn_cli.rasters.pictures import encode_picture
 from prn_cli.report import colours
@@ -27,11 +26,9 @@ PATCH = 64
 LOGIT_REACH = 6.0
 """The logits of the darkest colours in pictures of scores."""
 
+# Pixels have codes: label + 2 · before + 4 · after, or 8 if they do not count.
+_LABEL, _BEFORE, _AFTER = (np.arange(8) >> bit & 1 for bit in range(3))
 _INVALID = 8
-# By label + 2 · before + 4 · after, and at last what does not count.
-_LABEL = (0, 1, 0, 1, 0, 1, 0, 1)
-_BEFORE = (0, 0, 1, 1, 0, 0, 1, 1)
-_AFTER = (0, 0, 0, 0, 1, 1, 1, 1)
 
 
 def picture_room(images: int, *, pictured: int) -> int:
@@ -58,8 +55,8 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Softness:
-    """What a soft map says beyond its cut; two add up to that of both.
+class SoftCounts:
+    """Counts of a soft map at all thresholds; those of two maps add up.
 
     Attributes:
         curve: of single thresholds.
@@ -71,14 +68,19 @@ class Softness:
     bins: NDArray[np.float64]
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.float32], truth: NDArray[np.uint8]) -> Softness:
+    def of(cls, probabilities: NDArray[np.float32], truth: NDArray[np.uint8]) -> SoftCounts:
         """Count a band, `(h, W)` float32 in [0, 1], NaN invalid, against its label, `(h, W)` uint8, 255 ignored."""
-        bins = count_calibration(probabilities, truth)[2:].reshape(3, -1)
-        return cls(count_curve(probabilities, truth), bins)
+        counts = count_calibration(probabilities, truth)
+        return cls(count_curve(probabilities, truth), np.stack([counts[p] for p in (PIXELS, POSITIVES, PROBABILITY)]))
 
-    def __add__(self, other: Softness) -> Softness:
-        """Of both together."""
-        return Softness(self.curve + other.curve, self.bins + other.bins)
+    def __add__(self, other: SoftCounts) -> SoftCounts:
+        """The counts of both."""
+        return SoftCounts(self.curve + other.curve, self.bins + other.bins)
+
+
+def total(one: SoftCounts | None, other: SoftCounts | None) -> SoftCounts | None:
+    """The sum of counts, as far as there are any."""
+    return one + other if one and other else one or other
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +138,8 @@ class Glimpse:
         """The refined mask against the label."""
         return self._regions(_AFTER)
 
-    def _regions(self, mask: Sequence[int]) -> RegionCounts:
-        tn, fn, fp, tp = (
-            int(sum(n for n, y, m in zip(self.codes, _LABEL, mask, strict=False) if (y, m) == pair))
-            for pair in ((0, 0), (1, 0), (0, 1), (1, 1))
-        )
+    def _regions(self, mask: NDArray[np.int64]) -> RegionCounts:
+        tn, fn, fp, tp = (int(self.codes[:8][_LABEL + 2 * mask == code].sum()) for code in range(4))
         return RegionCounts(tp, fp, fn, tn)
 
     @property
@@ -209,8 +208,8 @@ class Viewer:
         self._patches: Mean | None = None
         self._histogram = np.zeros(len(PAPER_GRID), np.int64)
         self._as_good = 0
-        self.before: Softness | None = None
-        self.after: Softness | None = None
+        self.before: SoftCounts | None = None
+        self.after: SoftCounts | None = None
         self._has_bias = False
         self._cells = cells
         self._room = {key: int(share * room) for key, share in _SHARES.items()}
@@ -244,9 +243,9 @@ class Viewer:
             self._scores.add(first, base.probabilities)
             self._search(first, base.probabilities, base.mask, truth)
             if before is not None:
-                self.before = _plus(self.before, base.probabilities, truth)
+                self.before = total(self.before, SoftCounts.of(base.probabilities, truth))
         if after.probabilities is not None:
-            self.after = _plus(self.after, after.probabilities, truth)
+            self.after = total(self.after, SoftCounts.of(after.probabilities, truth))
         if bias is not None:
             self._has_bias = True
             self._bias.add(first, bias)
@@ -307,11 +306,6 @@ class Viewer:
         )
 
 
-def _plus(so_far: Softness | None, probabilities: NDArray[np.float32], truth: NDArray[np.uint8]) -> Softness:
-    new = Softness.of(probabilities, truth)
-    return new if so_far is None else so_far + new
-
-
 def _sums(flags: NDArray[np.bool_], patch: int) -> NDArray[np.int64]:
     """How many flags every patch has."""
     narrow = np.add.reduceat(flags, np.arange(0, flags.shape[1], patch), axis=1, dtype=np.int64)
@@ -328,32 +322,21 @@ def _image_pixels(bands: list[NDArray[np.float32]]) -> colours.Pixels:
     return np.nan_to_num(np.clip(pixels, 0, 255)).round().astype(np.uint8)
 
 
-def _mask_pixels(shares: NDArray[np.float32], classes: Sequence[int]) -> colours.Pixels:
-    colour = tuple((colours.BACKGROUND, colours.FOREGROUND)[k] for k in classes)
-    return colours.blend(shares, colour)
+def _mask_pixels(shares: NDArray[np.float32], mask: NDArray[np.int64]) -> colours.Pixels:
+    return colours.blend(shares, np.where(mask, colours.FOREGROUND, colours.BACKGROUND))
 
 
 def _change_pixels(shares: NDArray[np.float32]) -> colours.Pixels:
     """Won and lost: wrong before and right now, right before and wrong now."""
-    colour, weight = [], []
-    for y, before, after in zip(_LABEL, _BEFORE, _AFTER, strict=True):
-        if before == after:
-            colour.append(colours.WRONG if after != y else colours.FOREGROUND if y else colours.BACKGROUND)
-            weight.append(1.0)
-        else:
-            colour.append(colours.WON if after == y else colours.LOST)
-            weight.append(3.0)
-    return colours.blend(shares, tuple(colour), tuple(weight))
+    right = _AFTER == _LABEL
+    same = np.where(right, np.where(_LABEL, colours.FOREGROUND, colours.BACKGROUND), colours.WRONG)
+    colour = np.where(_BEFORE == _AFTER, same, np.where(right, colours.WON, colours.LOST))
+    return colours.blend(shares, colour, np.where(_BEFORE == _AFTER, 1, 3))
 
 
 def _error_pixels(shares: NDArray[np.float32]) -> colours.Pixels:
-    """Without a base: found, missed, spurious."""
-    colour = {
-        (0, 0): colours.BACKGROUND,
-        (1, 1): colours.FOREGROUND,
-        (1, 0): colours.WON,  # blue: missed
-        (0, 1): colours.LOST,  # orange: spurious
-    }
-    chosen = tuple(colour[pair] for pair in zip(_LABEL, _AFTER, strict=True))
-    weights = tuple(1.0 if y == m else 2.0 for y, m in zip(_LABEL, _AFTER, strict=True))
-    return colours.blend(shares, chosen, weights)
+    """Without a base: missed in blue, spurious in orange."""
+    right = _AFTER == _LABEL
+    colour = np.where(_AFTER, colours.FOREGROUND, colours.BACKGROUND)
+    colour = np.where(right, colour, np.where(_LABEL, colours.WON, colours.LOST))
+    return colours.blend(shares, colour, np.where(right, 1, 2))

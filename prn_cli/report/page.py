@@ -1,98 +1,106 @@
-"""The page around the sections: one file that asks nothing of the network, nor of any framework."""
+"""The page: templates, and how text and numbers look in them.
+
+A template may print any text, such as a file name of hostile characters: Jinja escapes it, and characters that cannot
+be shown are replaced. Floats are printed as coordinates of charts, with two digits; figures go through a filter.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from functools import cache
 from importlib import resources
+from typing import TYPE_CHECKING, Any
 
 from prn_cli import __version__
-from prn_cli.report.markup import name, text
+from prn_cli.metrics.intervals import Estimate
+from prn_cli.report.charts import Axis, axis_around, path
+from prn_cli.report.colours import gradient
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 MARKER = '<meta name="generator" content="prn '
 """Near the beginning of every page: tells a report from another file."""
 
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the page.
-
-    Attributes:
-        key: its address in the page.
-        title: its heading.
-        body: HTML.
-    """
-
-    key: str
-    title: str
-    body: str
+MINUS = "−"
+NONE = "–"
 
 
-def render(
-    title: str, lead: str, sections: Sequence[Section], *, failures: Sequence[tuple[str, str]] = (), notes: str = ""
-) -> str:
-    """Put a page together.
-
-    Args:
-        title: of the page, plain text.
-        lead: what it is about, HTML.
-        sections: its parts, in order; those without a body are left out.
-        failures: files that are not in it, and why; plain text.
-        notes: how the figures are made, HTML.
-    """
-    style, script = (resources.files("prn_cli.report").joinpath(f"page.{kind}").read_text("utf-8") for kind in _KINDS)
+def render(template: str, **values: Any) -> str:
+    """Fill in a template of this package, see `templates/`."""
+    style, script = (_resource(f"page.{kind}") for kind in ("css", "js"))
     # Even if a hostile name got through, the browser would run no script but this one, and load nothing.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "base-uri 'none'; form-action 'none'"
+    return environment().get_template(template).render(values, style=style, script=script, digest=digest)
+
+
+@cache
+def environment() -> Environment:
+    """What templates have besides their values."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # only reports need it
+
+    made = Environment(
+        loader=PackageLoader("prn_cli.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    present = [section for section in sections if section.body]
-    links = "".join(f'<li><a href="#{section.key}">{section.title}</a></li>' for section in present)
-    parts = "".join(
-        f'<section id="{s.key}" aria-labelledby="{s.key}-title"><h2 id="{s.key}-title">{s.title}</h2>{s.body}</section>'
-        for s in present
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'{MARKER}{__version__}">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<title>{text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        '<a class="skip" href="#main">Skip to the figures</a>\n'
-        f"<header><div><h1>{text(title)}</h1>"
-        '<button type="button" id="theme" hidden>Theme: <span>auto</span></button></div>'
-        f'<div class="lead">{lead}</div><nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
-        f'<main id="main" tabindex="-1">{parts}{_failed(failures)}</main>\n'
-        f"<footer>{notes}<p>Made by prn {__version__}. This page is complete in itself.</p></footer>\n"
-        f"{_DIALOG}<script>{script}</script>\n</body>\n</html>\n"
-    )
+    made.filters |= {"number": number, "points": points, "percent": percent, "count": count, "interval": interval}
+    made.filters |= {"data_uri": data_uri, "path": path}
+    made.tests["finite"] = math.isfinite
+    made.globals |= {"axis": Axis, "axis_around": axis_around, "gradient": gradient, "version": __version__}
+    return made
 
 
-_KINDS = ("css", "js")
-
-_DIALOG = """<dialog id="viewer" aria-labelledby="viewer-title">
-<div class="bar"><h2 id="viewer-title"></h2><button type="button" id="viewer-close">Close</button></div>
-<p id="viewer-line"></p>
-<div class="stage"><img id="viewer-image" alt=""></div>
-<p id="viewer-legend"></p>
-<div class="bar"><button type="button" data-step="-1,0" aria-label="Previous image">↑ image</button>
-<button type="button" data-step="0,-1" aria-label="Previous panel">← panel</button>
-<span id="viewer-place" aria-live="polite"></span>
-<button type="button" data-step="0,1" aria-label="Next panel">panel →</button>
-<button type="button" data-step="1,0" aria-label="Next image">image ↓</button></div>
-</dialog>
-"""
+def number(value: float, digits: int = 4, *, sign: bool = False) -> str:
+    """A number with this many decimals and a true minus; a dash if there is none."""
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
 
 
-def _failed(failures: Sequence[tuple[str, str]]) -> str:
-    if not failures:
-        return ""
-    rows = "".join(f"<li>{name(path)}: {text(cause)}</li>" for path, cause in failures)
-    many = f"{len(failures)} file{'s' if len(failures) > 1 else ''} could not be used"
-    return (
-        f'<section id="failures" aria-labelledby="failures-title"><h2 id="failures-title">{many}</h2>'
-        f"<ul>{rows}</ul></section>"
-    )
+def points(value: float) -> str:
+    """A difference of two shares in percentage points, signed."""
+    return number(100 * value, 2, sign=True)
+
+
+def count(value: float) -> str:
+    """A whole number with thin spaces between thousands."""
+    from markupsafe import Markup  # among the characters that `_shown` replaces
+
+    return Markup(f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}"))
+
+
+def percent(share: float) -> str:
+    """A share, 0 to 1, in percent."""
+    return f"{100 * share:.1f} %"
+
+
+def interval(estimate: Estimate, look: str = "number") -> str:
+    """The bounds of an estimate as a plain `number`, a `signed` one or `points`; a dash if it has none."""
+    if not math.isfinite(estimate.low):
+        return NONE
+    low, high = (points(b) if look == "points" else number(b, sign=look == "signed") for b in estimate[1:])
+    return f"{low} to {high}"
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """A file as an address that needs no network."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.2f}".rstrip("0").rstrip(".")
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    plain = value.encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in plain)
+
+
+def _resource(name: str) -> str:
+    return resources.files("prn_cli.report").joinpath(name).read_text("utf-8")

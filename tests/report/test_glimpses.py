@@ -12,7 +12,12 @@ from prn_cli.maps.probabilities import binarize
 from prn_cli.metrics.regions import count_regions
 from prn_cli.rasters.pictures import encode_picture
 from prn_cli.report import Prediction, Totals, Viewer
+<<<<<<< HEAD
 from prn_cli.report.curves import _precision_recall
+=======
+from prn_cli.report.curves import precision_and_recall
+from prn_cli.tasks.binary import cut
+>>>>>>> 04db64c (Write reports from templates, and leave files to the report itself)
 from prn_cli.thresholding.thresholds import PAPER_GRID
 
 PATCH = 16
@@ -165,7 +170,7 @@ def test_precision_and_recall_are_those_of_torchmetrics():
     valid = (label != 255) & ~np.isnan(probabilities)
     p, y = probabilities[valid], label[valid]
     steps = np.arange(1, 1001)
-    ours = _precision_recall(viewer.before.curve)
+    ours = precision_and_recall(viewer.before.curve)
     just_above = np.nextafter((steps / 1000).astype(np.float32), np.float32(2))  # theirs is >=, ours is >
     precision, recall, _ = binary_precision_recall_curve(
         torch.tensor(p), torch.tensor(y).int(), thresholds=torch.tensor(just_above)

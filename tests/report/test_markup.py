@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prn_cli.metrics.intervals import Estimate
-from prn_cli.report import charts, colours, markup
+from prn_cli.report import charts, colours, page
 
 
 @given(st.text())
 def test_text_cannot_leave_its_place(value):
-    safe = markup.text(value)
+    safe = page.environment().from_string("{{ value }}").render(value=value)
     assert not set(safe) & set("<>\"'")
     printable = "".join(c if c.isprintable() else "�" for c in value)
     assert html.unescape(safe) == printable.encode("utf-8", "replace").decode()
@@ -24,12 +24,12 @@ def test_text_cannot_leave_its_place(value):
     ("value", "expected"), [(0.0123, "+1.23"), (-0.00004, "−0.00"), (0.0, "+0.00"), (float("nan"), "–")]
 )
 def test_points(value, expected):
-    assert markup.points(value) == expected
+    assert page.points(value) == expected
 
 
 @given(st.floats(-5, 5), st.floats(0.001, 50))
 def test_ticks_are_few_and_inside(low, span):
-    found = charts.ticks(low, low + span)
+    found = charts.Axis(low, low + span, 0, 1).ticks()
     assert 2 <= len(found) <= 8
     assert min(found) >= low - 1e-6 * span - 1e-9
     assert max(found) <= low + span * (1 + 1e-6) + 1e-9
@@ -86,7 +86,8 @@ def test_won_and_lost_stay_distinct_without_colour_vision():
 
 
 def test_an_interval_that_excludes_zero_is_drawn_as_such():
-    assert 'class="won"' in charts.interval(Estimate(0.2, 0.1, 0.3), 0.3)
-    assert 'class="lost"' in charts.interval(Estimate(-0.2, -0.3, -0.1), 0.3)
-    assert 'class="even"' in charts.interval(Estimate(0.1, -0.1, 0.3), 0.3)
-    assert charts.interval(Estimate(0.1, float("nan"), float("nan")), 0.3) == ""
+    draw = page.environment().get_template("charts.html.j2").module.interval
+    assert 'class="won"' in draw(Estimate(0.2, 0.1, 0.3), 0.3)
+    assert 'class="lost"' in draw(Estimate(-0.2, -0.3, -0.1), 0.3)
+    assert 'class="even"' in draw(Estimate(0.1, -0.1, 0.3), 0.3)
+    assert draw(Estimate(0.1, float("nan"), float("nan")), 0.3) == ""
