@@ -6,7 +6,7 @@ stay distinct to colour-blind eyes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ _STOPS = ("#40004b", LESS, "#9970ab", "#c2a5cf", "#e7d4e8", MIDDLE, "#d9f0d3", "
 _LEVELS = 6  # of shades between two colours: few compress well, and nobody sees more in a mask
 
 
-def blend(shares: NDArray[np.float32], colours: Sequence[str], weights: ArrayLike = 1) -> Pixels:
+def blend(shares: NDArray[np.float32], colours: Sequence[str] | NDArray[np.str_], weights: ArrayLike = 1) -> Pixels:
     """Mix colours by their shares of each cell.
 
     Args:
@@ -75,5 +75,5 @@ def hexadecimal(pixel: NDArray[np.uint8]) -> str:
     return "#" + "".join(f"{int(part):02x}" for part in pixel)
 
 
-def _rgb(colours: Sequence[str]) -> NDArray[np.float32]:
+def _rgb(colours: Iterable[str]) -> NDArray[np.float32]:
     return np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours], np.float32)

@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prn_cli.metrics.intervals import Estimate
-<<<<<<< HEAD
-from prn_cli.metrics.regions import RegionCounts
-from prn_cli.metrics.score import METRICS, Figure, Metric, Summary
-from prn_cli.report import charts, curves
-from prn_cli.report.gallery import Words, gains, gallery, ranked
-=======
+from prn_cli.metrics.score import METRICS, Figure, Summary
 from prn_cli.report.curves import (
     Scores,
     bias_reach,
@@ -22,16 +17,11 @@ from prn_cli.report.curves import (
     reliability,
 )
 from prn_cli.report.gallery import Words, make_gallery
->>>>>>> 04db64c (Write reports from templates, and leave files to the report itself)
 from prn_cli.report.glimpses import PATCH
 from prn_cli.report.page import render
 from prn_cli.report.totals import Totals
-<<<<<<< HEAD
-=======
-from prn_cli.tasks.binary import METRICS, Figure, Summary
 
 _VERBS = {"better": "rises", "worse": "falls", "": "shows no clear change"}
->>>>>>> 04db64c (Write reports from templates, and leave files to the report itself)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,7 @@ from prn_cli.maps.probabilities import binarize
 from prn_cli.metrics.regions import count_regions
 from prn_cli.rasters.pictures import encode_picture
 from prn_cli.report import Prediction, Totals, Viewer
-<<<<<<< HEAD
-from prn_cli.report.curves import _precision_recall
-=======
 from prn_cli.report.curves import precision_and_recall
-from prn_cli.tasks.binary import cut
->>>>>>> 04db64c (Write reports from templates, and leave files to the report itself)
 from prn_cli.thresholding.thresholds import PAPER_GRID
 
 PATCH = 16
