@@ -151,7 +151,7 @@ def test_names_fit_file_systems_and_may_be_anything(tmp_path):
         assert path.read_bytes() == b"content"
         temporary = Temporary(path)
         temporary.create()
-        os.close(os.dup(temporary._descriptor))
+        os.close(os.dup(temporary._file.fileno()))
         temporary._release()
     assert remove_stale([tmp_path]) == 4
 

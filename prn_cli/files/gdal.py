@@ -1,4 +1,4 @@
-"""GDAL, by the extra `geo`: its module rasterio, and what its network file systems tell of a file."""
+"""GDAL, from the extra `geo`: the module rasterio, and the HTTP headers of remote files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from prn_cli.errors import MissingExtraError
 
-_CACHE = "64"  # MB of decoded blocks; GDAL would take a twentieth of the memory
+_CACHE = "64"  # MB of decoded blocks; GDAL's default is a twentieth of the memory
 _SETTINGS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no requests for files beside it
     "GDAL_HTTP_MAX_RETRY": "3",
@@ -20,7 +20,7 @@ _SETTINGS = {
 
 
 def import_rasterio(purpose: str) -> Any:
-    """The module rasterio, with its errors.
+    """Import rasterio and its submodules.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -41,27 +41,24 @@ def import_rasterio(purpose: str) -> Any:
 
 
 def network_env(rasterio: Any) -> Any:
-    """The settings for remote files, as a context; GDAL finds the credentials of buckets itself."""
+    """A context with settings for remote files. GDAL finds the credentials of buckets itself."""
     return rasterio.Env(session=rasterio.session.DummySession(), **_SETTINGS)
 
 
 def network_headers(name: str) -> dict[str, str]:
-    """The head of what a server answers on a file of one of GDAL's network file systems, by names in lower case.
-
-    Empty if GDAL does not tell.
-    """
+    """The HTTP headers of a file in a network file system of GDAL, with names in lower case; empty if unknown."""
     try:
         rasterio = import_rasterio("reading remote files")
-    except MissingExtraError:  # whoever opens the file will say so
+    except MissingExtraError:  # reported when the file is opened
         return {}
     library = _library()
     if library is None:
         return {}
     with network_env(rasterio):
         found = library.VSIGetFileMetadata(os.fsencode(name), b"HEADERS", None)
-        library.CPLErrorReset()  # which rasterio would take for an error of its next call
+        library.CPLErrorReset()  # else rasterio would raise the error at its next call
         if not found:
-            library.VSICurlPartialClearCache(os.fsencode(name))  # so that whoever opens the file hears the cause
+            library.VSICurlPartialClearCache(os.fsencode(name))  # so that opening the file tells the cause
             return {}
     lines = list(takewhile(lambda line: line is not None, (found[number] for number in count())))
     library.CSLDestroy(found)
@@ -70,10 +67,9 @@ def network_headers(name: str) -> dict[str, str]:
 
 @cache
 def _library() -> Any:
-    """GDAL itself, for what rasterio has no function for; None where it cannot be reached.
+    """GDAL's C library, for functions that rasterio lacks; None if it cannot be reached.
 
-    A handle of rasterio's module also finds what the libraries behind it export, whatever they are called and wherever
-    they lie, but for Windows.
+    Except on Windows, a handle of rasterio's own module also finds the symbols of the libraries behind it.
     """
     import ctypes
 

@@ -1,13 +1,13 @@
-"""What outputs were made from: `prn-manifest.jsonl` in their folder, two JSON lines a finished file.
+"""What outputs were made from: `prn-manifest.jsonl` in their folder, two JSON lines for each output.
 
-The manifest makes each output traceable, and lets a run that was stopped at any point go on where it stopped: an
-output is done if it is whole and was made from the same inputs with the same settings. It also tells prn's files from
-those of others, which are never written over: a short line, `{"begun": [names]}`, is there before a file takes its
-name, and the entry itself after it. Lines are only ever appended, each in one write and under a lock, so that several
-runs may share a folder; the last entry of an output counts, and a line that is torn or not ours is none.
+The manifest makes outputs traceable and lets a stopped run continue: an output is done if it is whole and was made from
+the same inputs with the same settings. It also tells prn's files from others, which are never overwritten: the line
+`{"begun": [names]}` is written before an output takes its name, the entry itself after it. Lines are only appended,
+each in one write and under a lock, so that several runs may share a folder. The last entry of an output counts; torn
+and foreign lines are ignored.
 
-A folder may hold a million outputs, of which a run asks about its own: all other lines are passed over by their names,
-so that memory grows with the run and not with the folder.
+A folder may hold a million outputs, of which a run asks about its own. Other lines are skipped by their names, five
+times faster than by parsing them, and memory grows with the run, not with the folder.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from typing import Any
 from prn_cli import __version__
 from prn_cli.errors import InputError, OutputError, UsageError
 from prn_cli.files.remote import gdal_name, state_of, without_secrets
-from prn_cli.files.temporaries import lock
+from prn_cli.files.temporaries import lock, open_made
 
 MANIFEST_NAME = "prn-manifest.jsonl"
 
 _LONGEST_LINE = 1 << 20  # bytes
 _BUFFER = 1 << 20  # bytes
-_BLOCK = 1 << 13  # bytes: some dozen entries, among which there is often none of the run's own
+_BLOCK = 1 << 13  # bytes: some dozen entries, often none of them the run's own
 
-# Of lines that may be torn: nothing goes on from one line to the next.
+# Lines may be torn, so no match spans two of them.
 _STRING = re.compile(rb'"([^"\\\n]*(?:\\[^\n][^"\\\n]*)*)"')
 _PATH = re.compile(rb'"path"[ \t\r]*:[ \t\r]*' + _STRING.pattern)
 _BEGUN = re.compile(rb'"begun"([^\n]*)')
@@ -45,10 +45,7 @@ _BEGUN = re.compile(rb'"begun"([^\n]*)')
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells a file from what it was: its number in the file system, size in bytes, modification time in ns.
-
-    Or, of an object in a bucket, the bucket's tag of its content.
-    """
+    """By what a change of a file is noticed: inode, size in bytes, modification time in ns, tag in a bucket."""
 
     path: Path
     inode: int
@@ -57,7 +54,7 @@ class Stamp:
     tag: str = ""
 
     def record(self) -> dict[str, Any]:
-        """What a manifest keeps: files that were copied or moved back are the same, if their time was kept."""
+        """What a manifest keeps: not the inode, so that a file may be copied or moved back."""
         remote = gdal_name(self.path) is not None
         path = without_secrets(self.path) if remote else os.path.abspath(self.path)  # noqa: PTH100
         known = {"path": path, "size": self.size, "mtime_ns": self.mtime_ns}
@@ -69,25 +66,27 @@ class Job:
     """One file's work: what it reads, how, and what it writes. Made before the work begins.
 
     Attributes:
-        stamps: role → what was known of each input then.
-        inputs: role → path, size in bytes, modification time in ns and, in a bucket, tag of each file read.
+        stamps: of each input, by role.
         settings: everything else on which the outputs depend, as JSON has it.
-        outputs: role → path of each file written.
+        outputs: the files to write, by role.
     """
 
     stamps: Mapping[str, Stamp]
-    inputs: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
     outputs: Mapping[str, Path]
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """The record of each input, by role."""
+        return {role: stamp.record() for role, stamp in self.stamps.items()}
 
 
 class Manifest:
     """The manifest of outputs in one folder.
 
     Args:
-        folder: the folder; it need not exist yet.
-        outputs: what will be asked about. Others may be, too, but then the manifest is read once more for them.
-        name: of the manifest.
+        folder: it need not exist yet.
+        outputs: what will be asked about. Asking about others reads the manifest again.
+        name: of the manifest's file.
     """
 
     def __init__(self, folder: Path, outputs: Iterable[Path] = (), *, name: str = MANIFEST_NAME) -> None:
@@ -95,8 +94,8 @@ class Manifest:
         self.path = folder / name
         self._prefix = os.path.join(os.path.abspath(folder), "")  # noqa: PTH100, PTH118
         self._wanted: set[bytes] = set()
-        self._entries: dict[str, bytes] = {}  # as lines, which take a seventh of the memory
-        self._begun: set[str] = set()  # and not recorded since
+        self._entries: dict[str, bytes] = {}  # lines, which take a seventh of the memory of objects
+        self._begun: set[str] = set()  # not recorded since
         self._file: tuple[int, int] | None = None
         self._end = 0  # of the lines that were read
         self._lock = threading.Lock()
@@ -107,7 +106,7 @@ class Manifest:
         return partial(Manifest, name=self.path.name), (self.folder,)
 
     def _want(self, names: Iterable[str]) -> None:
-        """Read what there is on names that were not asked about before."""
+        """Read the lines of names that were not asked about before."""
         new = {_encoded(name) for name in names} - self._wanted
         if new:
             with self._lock:
@@ -117,7 +116,7 @@ class Manifest:
                 self._wanted = wanted
 
     def _read_on(self, wanted: set[bytes]) -> None:
-        """Take the lines on these that were appended since the last reading, or all if this is another file."""
+        """Read the appended lines of these names, or all of their lines if the file was replaced."""
 
         def is_wanted(lines: bytes) -> bool:
             return not wanted.isdisjoint(_names_in(lines))
@@ -135,9 +134,9 @@ class Manifest:
                     if is_wanted(block):
                         for line in filter(is_wanted, block.split(b"\n")):
                             self._take(line)
-                # What lacks its newline may still grow: it is read again.
+                # A last line without a newline may still grow, so it is read again.
                 self._end = file.tell() - len(block.rpartition(b"\n")[2])
-        except (FileNotFoundError, NotADirectoryError):  # `start` makes it, or says why it cannot
+        except (FileNotFoundError, NotADirectoryError):  # `start` makes it, or raises
             self._forget()
         except OSError as error:
             raise OutputError(
@@ -154,7 +153,7 @@ class Manifest:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):
-            return  # torn by a kill, or not ours: what it may have recorded is done again
+            return  # torn or foreign
         if not isinstance(entry, dict):
             return
         begun, outputs = entry.get("begun"), entry.get("outputs")
@@ -167,27 +166,25 @@ class Manifest:
                 self._keep(names, line)
 
     def job(self, *, inputs: Mapping[str, Path], settings: Mapping[str, Any], outputs: Mapping[str, Path]) -> Job:
-        """Note down the inputs as they are now: if one changes during the work, the next run sees that it did.
+        """Stamp the inputs as they are now, so that changes during the work are noticed.
 
         Args:
-            inputs: role → file that will be read.
+            inputs: files that will be read, by role.
             settings: everything else on which the outputs depend; JSON values.
-            outputs: role → file that will be written.
+            outputs: files that will be written, by role.
 
         Raises:
-            InputError: an input is not there.
+            InputError: an input does not exist.
         """
-        stamps = stamp_inputs(inputs)
-        records = {role: stamp.record() for role, stamp in stamps.items()}
-        return Job(stamps, records, json.loads(json.dumps(settings)), dict(outputs))
+        return Job(stamp_inputs(inputs), json.loads(json.dumps(settings)), dict(outputs))
 
     def finished(self, job: Job) -> dict[str, Any] | None:
-        """The entry of a job that was done before; None if its outputs are missing, not whole, or made otherwise."""
+        """The entry of a finished job; None if its outputs are missing, not whole, or made differently."""
         found = self._find(job)
         return None if isinstance(found, str) else found
 
     def why(self, job: Job) -> str:
-        """Why a job is not finished, in a few words; empty if it is."""
+        """Why a job is not finished; empty if it is."""
         found = self._find(job)
         return found if isinstance(found, str) else ""
 
@@ -214,19 +211,17 @@ class Manifest:
                 return f"the {role} is gone"
         if not line:
             return "no output"
-        if entry.get("inputs") != job.inputs:
+        if entry.get("inputs") != job.inputs():
             return "other inputs, or changed ones"
         if entry.get("settings") != job.settings:
             return "other settings" + _differing(entry.get("settings"), job.settings)
         return entry
 
     def refuse_strangers(self, outputs: Iterable[Path]) -> None:
-        """Check that each output that is there already was put there by a run of prn.
-
-        This is what keeps `-o labels/` from costing the labels.
+        """Check that prn wrote each output that exists. It keeps `-o labels/` from overwriting the labels.
 
         Raises:
-            UsageError: naming the first that is there and not in the manifest.
+            UsageError: naming the first that exists and is not in the manifest.
         """
         paths = list(outputs)
         self._want(map(self._name, paths))
@@ -247,7 +242,7 @@ class Manifest:
         return name in self._entries or name in self._begun
 
     def changed(self, job: Job) -> list[Path]:
-        """The outputs of a job that are there, and not as prn recorded them: not whole, or written by someone else."""
+        """The outputs of a job that exist, but not as prn recorded them."""
         paths = [path for path in job.outputs.values() if self._is_changed(path)]
         if paths:
             with self._lock:
@@ -266,7 +261,7 @@ class Manifest:
             return False
 
     def start(self) -> None:
-        """Create the folder and, if there is none, an empty manifest, so that what stands in the way shows now.
+        """Create the folder and the manifest, before any work.
 
         Raises:
             OutputError: the folder cannot be written to.
@@ -274,13 +269,12 @@ class Manifest:
         self._append(b"")
 
     def begin(self, job: Job) -> None:
-        """Check that the inputs are still those of the job, and note that its outputs are about to take their names.
+        """Check that the inputs are unchanged, and note that the outputs are about to take their names.
 
-        A run that is killed before it can `record` them then leaves no file behind that the next run takes for
-        someone else's.
+        The outputs of a run that is killed before it can `record` them are then known as prn's.
 
         Raises:
-            InputError: an input has changed or vanished since the job was noted down.
+            InputError: an input has changed or vanished since the job was made.
             OutputError: the manifest cannot be written.
         """
         check_unchanged(job.stamps)
@@ -292,19 +286,19 @@ class Manifest:
         """Append the entry of a job whose outputs are all in place.
 
         Args:
-            job: as it was noted down before the work.
+            job: the job.
             seconds: that it took.
-            figures: of the result, such as counts: finite numbers by name, None, or such of parts by name.
+            figures: of the result, by name: finite numbers, None, or again figures by name.
 
         Returns:
             The entry.
 
         Raises:
-            OutputError: an output is not there, or the manifest cannot be written.
+            OutputError: an output is missing, or the manifest cannot be written.
         """
         outputs = {role: {"path": self._name(path), "size": _size(path)} for role, path in job.outputs.items()}
         entry: dict[str, Any] = {
-            "inputs": job.inputs,
+            "inputs": job.inputs(),
             "settings": job.settings,
             "outputs": outputs,
             "figures": dict(figures or {}),
@@ -324,38 +318,26 @@ class Manifest:
 
     def _append(self, line: bytes) -> None:
         try:
-            with self._lock:
-                self._append_line(line)
+            with self._lock, open_made(self.path, os.O_APPEND) as file:
+                lock(file.fileno(), wait=True)  # appending is atomic on local file systems, but not on NFS
+                end = file.seek(0, os.SEEK_END)
+                if line and end:
+                    file.seek(end - 1)
+                    if file.read(1) != b"\n":
+                        line = b"\n" + line  # after a torn line, which would swallow this one
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise OutputError.because(error, self.path) from error
 
-    def _append_line(self, line: bytes) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        try:
-            descriptor = os.open(self.path, flags, 0o666)
-        except FileNotFoundError:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, flags, 0o666)
-        try:
-            lock(descriptor, wait=True)  # appending is atomic on local file systems, but not on NFS
-            end = os.lseek(descriptor, 0, os.SEEK_END)
-            if line and end:
-                os.lseek(descriptor, end - 1, os.SEEK_SET)
-                if os.read(descriptor, 1) != b"\n":
-                    line = b"\n" + line  # after a torn line, which would swallow this one
-            if line and os.write(descriptor, line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        finally:
-            os.close(descriptor)
-
     def _name(self, path: Path) -> str:
-        """Relative to the folder, so that the outputs may move as a whole; absolute for files elsewhere."""
+        """The path from the folder, so that the outputs may move as a whole; absolute for files elsewhere."""
         whole = os.path.abspath(path)  # noqa: PTH100 (a link stays the name that the user gave)
         return whole.removeprefix(self._prefix).replace(os.sep, "/")
 
 
 def manifest_beside(path: Path, outputs: Iterable[Path] = ()) -> Manifest:
-    """The manifest of a single output: its folder's, or, where that is another user's, one of its own."""
+    """The manifest of a single output: that of its folder, or one of its own if another user owns that."""
     shared = path.parent / MANIFEST_NAME
     own = shared.exists() and not os.access(shared, os.R_OK | os.W_OK)
     return Manifest(path.parent, outputs, name=f".{path.name}.{MANIFEST_NAME}" if own else MANIFEST_NAME)
@@ -366,7 +348,7 @@ def _encoded(name: str) -> bytes:
 
 
 def _names_in(lines: bytes) -> list[bytes]:
-    """What may be names of outputs, among them all that are: tens of times faster than parsing the lines."""
+    """All names of outputs in some lines, and perhaps other text."""
     found: list[bytes] = _PATH.findall(lines)
     found += _STRING.findall(b"\n".join(_BEGUN.findall(lines)))
     return [_without_escapes(name) if b"\\" in name else name for name in found] if b"\\" in lines else found
@@ -375,12 +357,12 @@ def _names_in(lines: bytes) -> list[bytes]:
 def _without_escapes(name: bytes) -> bytes:
     try:
         return _encoded(json.loads(b'"' + name + b'"'))
-    except ValueError:  # then the line is none
+    except ValueError:  # and so is the line
         return name
 
 
 def _are_figures(found: object) -> bool:
-    """Whether these are figures as `record` takes them, which commands print and compare."""
+    """Whether these are figures as `record` takes them."""
     if not isinstance(found, dict):
         return False
     values = [*found.values()]
@@ -399,19 +381,19 @@ def _differing(before: object, now: Mapping[str, Any]) -> str:
 
 
 def stamp_inputs(inputs: Mapping[str, Path]) -> dict[str, Stamp]:
-    """What is known of files that are about to be read, for `check_unchanged` to compare afterwards.
+    """Stamp files before they are read, for `check_unchanged`.
 
     Raises:
-        InputError: one is not there.
+        InputError: one does not exist.
     """
     return {role: _stamp(path) for role, path in inputs.items()}
 
 
 def check_unchanged(stamps: Mapping[str, Stamp]) -> None:
-    """Check, after files were read, that they are still those that they were before.
+    """Check that files did not change while they were read.
 
     Raises:
-        InputError: one has changed or vanished, so that what was read may be a mixture.
+        InputError: one has changed or vanished.
     """
     for stamp in stamps.values():
         try:
@@ -424,10 +406,10 @@ def check_unchanged(stamps: Mapping[str, Stamp]) -> None:
 
 @contextmanager
 def unchanged(*paths: Path | None) -> Iterator[None]:
-    """Check that files stay as they are while they are read. None stands for a file that there is not.
+    """Check that files do not change within the context. None is skipped.
 
     Raises:
-        InputError: one is not there, or has changed or vanished at the end.
+        InputError: one does not exist, or has changed or vanished at the end.
     """
     stamps = stamp_inputs({os.fspath(path): path for path in paths if path is not None})
     yield
@@ -453,7 +435,7 @@ def _size(path: Path) -> int:
 
 
 def check_outputs(jobs: Iterable[tuple[Iterable[Path], Iterable[Path]]]) -> None:
-    """Check, before anything is written, that no output is an input and that no two outputs are one file.
+    """Check, before the work, that no output is an input and that all outputs are different files.
 
     Args:
         jobs: the inputs and the outputs of each; the first input names the job.
@@ -462,10 +444,10 @@ def check_outputs(jobs: Iterable[tuple[Iterable[Path], Iterable[Path]]]) -> None
         UsageError: naming the files.
     """
     plans = [(list(inputs), list(outputs)) for inputs, outputs in jobs]
-    # Real paths, so that no link leads an output over an input.
     folders = cache(os.path.realpath)
 
     def real_path(path: Path) -> str:
+        """Without links, which may lead an output to an input."""
         folder, name = os.path.split(path)
         if name in ("", ".", "..") or os.path.islink(path):  # noqa: PTH114
             return os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""Addresses of files on other machines: how they are written, how GDAL names them, and what tells that they changed."""
+"""Remote files: their addresses, their names in GDAL, and how changes are noticed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ARCHIVES = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsi7z/", "/vsirar/")
 _NESTED = re.compile(r"\A(/vsi\w+)/+(?=vsi\w+/)")
 _HELD = re.compile(r"/vsi\w+//(vsi\w+/.+?\.(?:zip|tar|tgz|gz|7z|rar))(?:/.*)?", re.DOTALL | re.IGNORECASE)
 _TIMEOUT = 30  # seconds
-_WHOLE = 200  # status of an answer with all of a file, whatever part was asked for
+_WHOLE = 200  # HTTP status of a whole file, although a part was requested
 _USER = re.compile(r"(?<=://)[^/\s]*@")
 _QUERY = re.compile(r"\?[^\s'\"]+")
 
@@ -28,9 +28,9 @@ _LocalPath = type(Path())
 
 
 class RemotePath(_LocalPath):  # type: ignore[misc, valid-type]
-    """An address such as `https://host/a.tif` or `/vsis3/bucket/a.tif`, with the parts of its name that a path has.
+    """An address such as `https://host/a.tif` or `/vsis3/bucket/a.tif`, with the interface of a path.
 
-    As text it is `without_secrets`, so that what is said or recorded of it gives none away. `os.fspath` is all of it.
+    Its `str` is `without_secrets`, for messages and records. Its `os.fspath` is complete.
     """
 
     def __str__(self) -> str:
@@ -60,13 +60,13 @@ class RemotePath(_LocalPath):  # type: ignore[misc, valid-type]
 
 
 def gdal_name(path: str | Path) -> str | None:
-    """The name by which GDAL opens a remote file; None for a file of this machine."""
+    """The name by which GDAL opens a remote file; None for a local file."""
     text = os.fspath(path)
-    if ":" not in text and not text.startswith("/vsi"):  # nearly all, and asked several times for each
+    if ":" not in text and not text.startswith("/vsi"):  # most paths, and this is called several times for each
         return None
     text = _unfolded(text)
     if text.startswith(_ARCHIVES):
-        # `/vsizip//data/a.zip/b.tif` has an absolute path in it, whose slash a path folds into the other.
+        # `/vsizip//data/a.zip/b.tif` holds an absolute path, of whose two slashes a path keeps one.
         archive, (_, folder, inside) = _archive(text), text.split("/", 2)
         return text if archive is None or not archive.is_absolute() else f"/{folder}//{inside.lstrip('/')}"
     if text.startswith("/vsi"):
@@ -83,23 +83,20 @@ def as_path(name: str | os.PathLike[str]) -> Path:
 
 
 def without_secrets(path: str | Path) -> str:
-    """An address without its user and its query, which may be a signature: a secret, and another one every day.
-
-    Paths of this machine stay.
-    """
+    """An address without its user and its query, which may be a signature. Local paths stay as they are."""
     if gdal_name(path) is None:
         return os.fspath(path)
     return _USER.sub("", _unfolded(os.fspath(path)).partition("?")[0], count=1)
 
 
 def text_without_secrets(text: str, path: Path) -> str:
-    """What a library says of a remote file, without the secrets of its address, or of those it was sent on to."""
+    """A library's message about a remote file, without the secrets of its address and of others in it."""
     address = _unfolded(os.fspath(path))
     return _USER.sub("", _QUERY.sub("", text.replace(address, without_secrets(path))))
 
 
 class State(NamedTuple):
-    """What tells a file from what it was: size in bytes, modification time in ns, a bucket's tag of its content."""
+    """By what a change of a file is noticed: size in bytes, modification time in ns, tag in a bucket."""
 
     size: int = 0
     mtime_ns: int = 0
@@ -109,7 +106,7 @@ class State(NamedTuple):
 def state_of(path: Path) -> State:
     """The state of a remote file, or of the archive that holds it, as far as it is known.
 
-    Only buckets have their tag in it: one server of a site may tell another than the next.
+    Only buckets give a tag, since the servers of a site may differ in theirs.
     """
     archive = _archive(os.fspath(path))
     if archive is not None:
@@ -128,15 +125,15 @@ def state_of(path: Path) -> State:
     try:
         with urlopen(_request(name, "HEAD"), timeout=_TIMEOUT) as answer:
             return State(*_size_and_time({key.lower(): value for key, value in answer.headers.items()}))
-    except (OSError, ValueError, HTTPException):  # whoever opens the file will say what is wrong
+    except (OSError, ValueError, HTTPException):  # reported when the file is opened
         return State()
 
 
 def _size_and_time(headers: Mapping[str, str]) -> tuple[int, int]:
-    """Size in bytes and modification time in ns, by the head of an answer; 0 if unknown."""
+    """Size in bytes and modification time in ns, from HTTP headers; 0 if unknown."""
     from email.utils import parsedate_to_datetime
 
-    # Of a part, the length is that of the part.
+    # The content length of a part is that of the part.
     part, size = headers.get("content-range"), headers.get("content-length", "")
     size = size if part is None else part.rpartition("/")[2]
     try:
@@ -147,7 +144,7 @@ def _size_and_time(headers: Mapping[str, str]) -> tuple[int, int]:
 
 
 def _archive(text: str) -> Path | None:
-    """The archive on this machine that holds a file, by a relative or an absolute path; None for others."""
+    """The local archive that holds a file, by a relative or an absolute path; None for others."""
     if not text.startswith(_ARCHIVES):
         return None
     inside = text.split("/", 2)[2].lstrip("/")
@@ -160,7 +157,7 @@ def _archive(text: str) -> Path | None:
 
 
 def sends_parts(path: Path) -> bool:
-    """Whether a server sends parts of a file, as GDAL asks for; True where it does not tell."""
+    """Whether a server sends parts of a file, as GDAL requests; True if unknown."""
     from http.client import HTTPException
     from urllib.request import urlopen
 
@@ -170,12 +167,12 @@ def sends_parts(path: Path) -> bool:
     try:
         with urlopen(_request(name, "GET", Range="bytes=0-0"), timeout=_TIMEOUT) as answer:
             return bool(answer.status != _WHOLE)
-    except (OSError, ValueError, HTTPException):  # another fault, and a plainer one
+    except (OSError, ValueError, HTTPException):  # another fault, reported when the file is opened
         return True
 
 
 def _request(name: str, method: str, **headers: str) -> Request:
-    """A request for a file; the user of its address goes into the head, as GDAL sends it, too."""
+    """A request for a file. The user of its address is sent as a header, as by GDAL."""
     from base64 import b64encode
     from urllib.parse import unquote_to_bytes
     from urllib.request import Request
@@ -190,7 +187,7 @@ def _request(name: str, method: str, **headers: str) -> Request:
 
 
 def _unfolded(text: str) -> str:
-    """With the two slashes of an address, and of a name of GDAL's in another, which a path folds into one."""
+    """With the two slashes of an address, and of a GDAL name within another, of which a path keeps one."""
     text = _NESTED.sub(r"\1//", text)
     found = _ADDRESS.fullmatch(text)
     return f"{found[1] or ''}{found[2]}://{found[3]}" if found else text

@@ -1,7 +1,8 @@
-"""Connected components of a mask that comes by rows: small ones dropped, small holes filled, figures of each.
+"""Connected components of a mask that comes in parts: drop small ones, fill small holes, measure each.
 
-A mask is kept as runs: maximal stretches of equal pixels in a row. That is a small fraction of the mask, and all that
-follows is arithmetic on the runs. Pixels touch by their sides (4-connectivity), so every component is one polygon.
+A mask is kept as runs: maximal stretches of equal pixels in a row. They take a small fraction of its memory, and parts
+of a mask can be joined without the pixels, which a labelling of arrays could not do. Pixels are connected by their
+sides (4-connectivity), so that each component is one polygon.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ class Runs:
     Attributes:
         height: rows of the mask.
         width: columns.
-        starts: `(n,)` flat position of each run's first pixel.
+        starts: `(n,)` flat position of the first pixel of each run.
         values: `(n,)` uint8: 0 background, 1 foreground, 255 invalid.
-        base: `(n,)` foreground pixels of the base model's mask in each run.
-        probability: `(n,)` sum of the refined probabilities in each run; 0 where invalid.
+        base: `(n,)` foreground pixels of the base mask in each run.
+        probability: `(n,)` sum of the refined probabilities in each run; 0 if invalid.
     """
 
     height: int
@@ -48,16 +49,16 @@ class Runs:
 
     @cached_property
     def beside(self) -> tuple[Ints, Ints]:
-        """Pairs of runs that touch within a row: the left ones and the right ones."""
+        """Pairs of neighbouring runs in a row: the left ones and the right ones."""
         right = np.flatnonzero(self.starts % self.width)
         return right - 1, right
 
     @cached_property
     def above(self) -> tuple[Ints, Ints]:
-        """Pairs of runs that touch across two rows, each once: the upper ones and the lower ones."""
+        """Pairs of touching runs in neighbouring rows, each pair once: the upper ones and the lower ones."""
         first = int(np.searchsorted(self.starts, self.width))  # the first run of the second row
         last = int(np.searchsorted(self.starts, (self.height - 1) * self.width))
-        # Where a run begins in a row or in the row above it, a new pair begins.
+        # A pair begins where a run begins, in the row or in the row above.
         points = np.concatenate([self.starts[first:], self.starts[:last] + self.width])
         order = np.argsort(points, kind="stable")
         is_lower = order < len(points) - last
@@ -67,8 +68,8 @@ class Runs:
         return upper[final], lower[final]
 
     def components(self) -> Ints:
-        """`(n,)` number of the component of each run, from 0 on; runs of invalid pixels have numbers of their own."""
-        # Runs of one row are of equal values where a hole was filled.
+        """`(n,)` number of the component of each run, from 0 on. Each run of invalid pixels is one of its own."""
+        # Neighbouring runs in a row have equal values if one of them is a filled hole.
         first, second = (np.concatenate(ends) for ends in zip(self.above, self.beside, strict=True))
         same = (self.values[first] == self.values[second]) & (self.values[first] != IGNORE)
         return _numbered(len(self.starts), first[same], second[same])
@@ -76,13 +77,13 @@ class Runs:
     def cleaned(self, areas: Floats, *, min_area: float = 0, fill_holes: float = 0) -> Runs:
         """Fill small holes, then drop small components.
 
-        A hole is a component of the background that touches neither the map's border nor an invalid pixel, beyond
-        which nobody knows how it goes on.
+        A hole is a component of the background that touches neither the border of the map nor an invalid pixel: beyond
+        these it may continue.
 
         Args:
             areas: `(n,)` area of each run.
-            min_area: components of the foreground below this area become background.
-            fill_holes: holes below this area become foreground.
+            min_area: smaller components of the foreground become background.
+            fill_holes: smaller holes become foreground.
         """
         runs = self
         if fill_holes > 0:
@@ -99,7 +100,7 @@ class Runs:
         return runs
 
     def objects(self) -> tuple[Ints, int]:
-        """`(n,)` number of the foreground's component, from 1 on, 0 elsewhere; and how many there are."""
+        """`(n,)` number of the component of each run of foreground, from 1 on, 0 elsewhere; and their count."""
         numbers = self.components()
         found, inverse = np.unique(numbers[self.values == 1], return_inverse=True)
         result = np.zeros(len(self.starts), np.int64)
@@ -107,7 +108,7 @@ class Runs:
         return result, len(found)
 
     def rows(self, values: NDArray[np.generic] | None = None) -> Iterator[NDArray[np.generic]]:
-        """The mask again, or other values of the runs, as `(h, W)` bands from the top."""
+        """The mask, or other values of the runs, as `(h, W)` bands from the top."""
         values = self.values if values is None else values
         count = max(_BAND_PIXELS // self.width, 1)
         for top in range(0, self.height, count):
@@ -117,13 +118,13 @@ class Runs:
             yield band.reshape(bottom - top, self.width)
 
     def changed(self) -> int:
-        """How many pixels differ from the base model's mask."""
+        """How many pixels differ from the base mask."""
         foreground = self.values == 1
         valid = self.values != IGNORE
         return int(self.base[valid & ~foreground].sum() + (self.lengths - self.base)[foreground].sum())
 
     def _open(self) -> NDArray[np.bool_]:
-        """Which runs lie at the border or beside an invalid one."""
+        """Which runs touch the border or an invalid run."""
         column = self.starts % self.width
         result = (column == 0) | (column + self.lengths == self.width)
         result |= (self.starts < self.width) | (self.starts >= (self.height - 1) * self.width)
@@ -135,11 +136,11 @@ class Runs:
 
 
 def runs_of(mask: NDArray[np.uint8], base: NDArray[np.uint8], probabilities: NDArray[np.floating]) -> Runs:
-    """The runs of a mask, or of some rows of one.
+    """The runs of a mask, or of a part of one.
 
     Args:
         mask: `(h, W)` uint8 0/1/255.
-        base: `(h, W)` uint8, the base model's mask, invalid where `mask` is.
+        base: `(h, W)` uint8, the base mask, invalid where `mask` is.
         probabilities: `(h, W)` refined probabilities, NaN where invalid.
     """
     height, width = mask.shape
@@ -170,7 +171,7 @@ def join(parts: Sequence[Runs]) -> Runs:
 
 
 def join_beside(parts: Sequence[Runs]) -> Runs:
-    """The runs of rows from those of some columns each, from the left."""
+    """The runs of a mask from those of its columns, from the left."""
     lefts = np.cumsum([0, *(part.width for part in parts)])
     width = int(lefts[-1])
     starts = np.concatenate(
@@ -184,7 +185,7 @@ def join_beside(parts: Sequence[Runs]) -> Runs:
     values, base, probability = (
         np.concatenate([getattr(part, name) for part in parts])[order] for name in ("values", "base", "probability")
     )
-    begins = np.ones(len(starts), np.bool_)  # but those that go on from the columns to the left
+    begins = np.ones(len(starts), np.bool_)  # except those that continue a run to the left
     begins[1:] = (values[1:] != values[:-1]) | (starts[1:] % width == 0)
     first = np.flatnonzero(begins)
     sums = np.add.reduceat(base, first), np.add.reduceat(probability, first)
@@ -194,7 +195,8 @@ def join_beside(parts: Sequence[Runs]) -> Runs:
 def _numbered(count: int, first: Ints, second: Ints) -> Ints:
     """Number the connected components of a graph of `count` nodes, from 0 on.
 
-    Every round hangs each root below its least neighbour and flattens the trees, until no edge joins two of them.
+    Each round hangs every root below its least neighbour and flattens the trees, until no edge joins two trees. It is
+    as fast as SciPy's `connected_components`, which takes 0.3 s to load.
     """
     parent = np.arange(count)
     while len(first):
