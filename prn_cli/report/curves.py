@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.metrics.calibration import BINS
+from prn_cli.metrics.calibration import BINS, PIXELS, POSITIVES, PROBABILITY
 from prn_cli.metrics.regions import RegionCounts
 from prn_cli.report import colours
 from prn_cli.report.charts import Chart, Line
@@ -55,7 +55,8 @@ def precision_recall(series: Sequence[Scores]) -> Chart:
         precision, recall, name = scores.at_cut.precision(), scores.at_cut.recall(), f"{scores.name}, as cut"
         rows.append([name, number(precision), number(recall)])
         lines.append(Line(scores.name, scores.look, points, spot=(recall, precision, name)))
-    return Chart("Precision over recall", "Recall", "Precision", lines, ("", "Precision", "Recall"), rows)
+    heading = ("", "Precision", "Recall")
+    return Chart("Precision over recall", "Recall", "Precision", lines, heading=heading, rows=rows)
 
 
 def precision_and_recall(curve: ThresholdCurve) -> NDArray[np.float64]:
@@ -73,9 +74,9 @@ def reliability(series: Sequence[Scores]) -> Chart | None:
     for scores in series:
         if scores.soft is None:
             continue
-        bins = scores.soft.bins[:, :BINS].copy()
-        bins[:, -1] += scores.soft.bins[:, BINS]  # probabilities of exactly 1
-        pixels, positives, probability = bins
+        counts = np.stack([scores.soft.calibration[part] for part in (PIXELS, POSITIVES, PROBABILITY)])
+        counts[:, BINS - 1] += counts[:, BINS]  # probabilities of exactly 1
+        pixels, positives, probability = counts[:, :BINS]
         with np.errstate(invalid="ignore", divide="ignore"):
             points = np.stack((probability / pixels, positives / pixels), axis=1)
         bars = pixels / pixels.sum()
@@ -88,11 +89,11 @@ def reliability(series: Sequence[Scores]) -> Chart | None:
         return None
     return Chart(
         "Share of foreground over probability",
-        "Probability",
-        "Share of true foreground",
-        lines,
-        ("Probability", "Mean", "Foreground", "Pixels"),
-        rows,
+        x_title="Probability",
+        y_title="Share of true foreground",
+        lines=lines,
+        heading=("Probability", "Mean", "Foreground", "Pixels"),
+        rows=rows,
         diagonal=True,
         bars=bars.tolist(),
     )
@@ -152,12 +153,12 @@ class PositionMap:
 
     Attributes:
         title: its heading.
-        unit: what its numbers are.
+        unit: of its numbers.
         low: meaning of low numbers.
         high: meaning of high numbers.
-        ends: lowest number of the colours, middle, highest.
+        ends: numbers of the lowest, the middle and the highest colour.
         images: how many are in the mean.
-        span: from which to which number the means go.
+        span: the range of the means.
         cells: rows of colours and numbers.
     """
 
@@ -165,7 +166,7 @@ class PositionMap:
     unit: str
     low: str
     high: str
-    ends: tuple[str, str, str]
+    ends: Sequence[str]
     images: int
     span: str
     cells: Sequence[Sequence[tuple[str, str]]]
@@ -178,35 +179,31 @@ class PositionMap:
 
 def position_maps(totals: Totals, *, cut: float) -> list[PositionMap]:
     """The mean bias and the mean best threshold by position, where they are known."""
-    bias, thresholds = totals.bias, totals.thresholds
     maps = []
-    if bias.images:
-        title, unit = "Bias added, by position in the image", "logits added to the base, mean over images"
-        maps.append(_position_map(bias, title, unit, "scores lowered", "scores raised", 0, round_reach(bias.result())))
-    if thresholds.images:
-        title, unit = "Best threshold, by position in the image", "threshold of the patches, mean"
-        reach = max(round_reach(thresholds.result() - cut), 0.05)
-        maps.append(_position_map(thresholds, title, unit, "scores too low", "scores too high", cut, reach))
+    if totals.bias.images:
+        words = ("Bias added", "logits added to the base, mean over images", "scores lowered", "scores raised")
+        maps.append(_position_map(totals.bias, words, centre=0, least=0))
+    if totals.thresholds.images:
+        words = ("Best threshold", "threshold of the patches, mean", "scores too low", "scores too high")
+        maps.append(_position_map(totals.thresholds, words, centre=cut, least=0.05))
     return maps
 
 
-def _position_map(
-    found: ByPosition, title: str, unit: str, low: str, high: str, centre: float, reach: float
-) -> PositionMap:
-    values = found.result()
+def _position_map(means: ByPosition, words: tuple[str, str, str, str], *, centre: float, least: float) -> PositionMap:
+    title, unit, low, high = words
+    values = means.result()
     known = values[~np.isnan(values)]
     span = f"from {number(float(known.min()), 2)} to {number(float(known.max()), 2)}" if known.size else ""
+    reach = max(round_reach(values - centre), least)
     pixels = colours.diverging(values, centre=centre, reach=reach)
     signed = centre == 0
-    low_end, middle, high_end = (
-        f"{end:{'+' if signed and end else ''}.3g}".replace("-", MINUS)
-        for end in (centre - reach, centre, centre + reach)
-    )
+    ends = (f"{end:{'+' if signed and end else ''}.3g}" for end in (centre - reach, centre, centre + reach))
     cells = [
         [(colours.hexadecimal(pixel), number(float(value), 2, sign=signed)) for pixel, value in zip(*row, strict=True)]
         for row in zip(pixels, values, strict=True)
     ]
-    return PositionMap(title, unit, low, high, (low_end, middle, high_end), found.images, span, cells)
+    title = f"{title}, by position in the image"
+    return PositionMap(title, unit, low, high, [end.replace("-", MINUS) for end in ends], means.images, span, cells)
 
 
 def round_reach(values: NDArray[np.floating]) -> float:

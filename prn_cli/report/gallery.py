@@ -62,7 +62,7 @@ class Entry:
         glimpse: what is known of it.
         figure: the change of its IoU, or its IoU without a base.
         tag: `worst`, `median` or `best` if it is an example of these.
-        pictures: by panel, as addresses; empty if it is one too many.
+        pictures: panels with the addresses of their pictures; empty if the page has no room for them.
     """
 
     rank: int
@@ -120,7 +120,7 @@ def make_gallery(glimpses: Sequence[Glimpse], words: Words, *, bias_reach: float
 
 
 def _examples(images: int, count: int) -> dict[int, str]:
-    """By rank, so many images each that are the worst, the median and the best; of one or two, none is the median."""
+    """The ranks of `count` images each that are the worst, the median and the best. Of two, none is the median."""
     if images == 1:
         return {}
     middle = (images - count) // 2 if count > 1 else images // 2

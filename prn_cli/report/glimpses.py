@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.probabilities import logit
-from prn_cli.metrics.calibration import PIXELS, POSITIVES, PROBABILITY, count_calibration
+from prn_cli.metrics.calibration import count_calibration
 from prn_cli.metrics.regions import RegionCounts
 from prn_cli.rasters.pictures import encode_picture
 from prn_cli.report import colours
@@ -26,18 +26,13 @@ PATCH = 64
 LOGIT_REACH = 6.0
 """The logits of the darkest colours in pictures of scores."""
 
-# Pixels have codes: label + 2 · before + 4 · after, or 8 if they do not count.
+# By the code of a pixel, see `Glimpse`.
 _LABEL, _BEFORE, _AFTER = (np.arange(8) >> bit & 1 for bit in range(3))
 _INVALID = 8
 
 
 def picture_room(images: int, *, pictured: int) -> int:
-    """Bytes that the pictures of one image may take, so that the page stays below 5 MB.
-
-    Args:
-        images: how many there are.
-        pictured: of how many the page has pictures at most.
-    """
+    """Bytes for the pictures of an image, so that a page of all images, some of them pictured, stays below 5 MB."""
     return min(_MOST_ROOM, _ROOM // max(1, min(images, pictured)))
 
 
@@ -46,8 +41,8 @@ class Prediction:
     """What a model says of a band.
 
     Attributes:
-        mask: `(h, W)` uint8: 0, 1, and 255 where invalid.
-        probabilities: `(h, W)` float32, NaN where invalid; None if there is only a mask.
+        mask: `(h, W)` uint8: 0, 1, 255 invalid.
+        probabilities: `(h, W)` float32, NaN invalid; None for a mask.
     """
 
     mask: NDArray[np.uint8]
@@ -60,26 +55,24 @@ class SoftCounts:
 
     Attributes:
         curve: of single thresholds.
-        bins: `(3, 16)` float64: pixels, true foreground and sum of the probabilities, by bins of the probability as
-            in `metrics.calibration`.
+        calibration: `(50,)` float64, see `metrics.calibration`.
     """
 
     curve: ThresholdCurve
-    bins: NDArray[np.float64]
+    calibration: NDArray[np.float64]
 
     @classmethod
     def of(cls, probabilities: NDArray[np.float32], truth: NDArray[np.uint8]) -> SoftCounts:
-        """Count a band, `(h, W)` float32 in [0, 1], NaN invalid, against its label, `(h, W)` uint8, 255 ignored."""
-        counts = count_calibration(probabilities, truth)
-        return cls(count_curve(probabilities, truth), np.stack([counts[p] for p in (PIXELS, POSITIVES, PROBABILITY)]))
+        """Count `(h, W)` probabilities, NaN invalid, against their label, 255 ignored."""
+        return cls(count_curve(probabilities, truth), count_calibration(probabilities, truth))
 
     def __add__(self, other: SoftCounts) -> SoftCounts:
         """The counts of both."""
-        return SoftCounts(self.curve + other.curve, self.bins + other.bins)
+        return SoftCounts(self.curve + other.curve, self.calibration + other.calibration)
 
 
 def total(one: SoftCounts | None, other: SoftCounts | None) -> SoftCounts | None:
-    """The sum of counts, as far as there are any."""
+    """The sum of two counts, of which there may be none."""
     return one + other if one and other else one or other
 
 
@@ -88,10 +81,10 @@ class PatchThresholds:
     """The best thresholds of an image's patches.
 
     Attributes:
-        counts: `(20,)` int64, patches by their best threshold, up to 0.05, 0.10 … 1.00, where it beats the base's.
-        as_good: patches for which the base's own cut is as good as any.
-        coarse: `(h, w)` float32, the thresholds, that cut itself where it is as good as any; NaN where nothing counts.
-        reach: rows and columns of the image over those of its patches, the partial ones at the border taken as whole.
+        counts: `(20,)` int64, patches by their best threshold, up to 0.05, 0.10 … 1.00, if it beats the base's cut.
+        as_good: patches for which the base's cut is as good as any.
+        coarse: `(h, w)` float32, the thresholds, or the base's cut if it is as good; NaN if no pixel counts.
+        reach: height and width of the image as shares of those of its patches, which may extend beyond it.
     """
 
     counts: NDArray[np.int64]
@@ -100,26 +93,33 @@ class PatchThresholds:
     reach: tuple[float, float]
 
     def sampled(self, height: int, width: int) -> NDArray[np.float32]:
-        """The thresholds under the points of an even grid over the image, `(height, width)` float32."""
-        at = [
-            ((np.arange(points) + 0.5) / points * share * side).astype(np.intp)
-            for points, share, side in zip((height, width), self.reach, self.coarse.shape, strict=True)
-        ]
-        return self.coarse[np.ix_(*at)]
+        """The thresholds at the points of an even grid over the image, `(height, width)` float32."""
+        return sampled(self.coarse, (height, width), self.reach)
+
+
+def sampled(
+    values: NDArray[np.float32], shape: tuple[int, int], reach: tuple[float, float] = (1, 1)
+) -> NDArray[np.float32]:
+    """The values at the points of an even grid over the top left part of an array, `reach` of its sides."""
+    at = [
+        ((np.arange(points) + 0.5) / points * share * side).astype(np.intp)
+        for points, share, side in zip(shape, reach, values.shape, strict=True)
+    ]
+    return values[np.ix_(*at)]
 
 
 @dataclass(frozen=True, slots=True)
 class Glimpse:
-    """One image.
+    """An image.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         height: rows.
         width: columns.
-        codes: `(9,)` int64, pixels by label + 2 · before + 4 · after; in the last place those that do not count.
-        pictures: by panel (`image` or `scores`, `label`, `before`, `after`, `change`), WebP.
-        thresholds: of the base's patches; None if the base is no soft map.
-        bias: `(h, w)` float32, what was added to the logits; None if not known.
+        codes: `(9,)` int64, pixels by code: label + 2 · before + 4 · after, or 8 if they do not count.
+        pictures: as WebP, by panel: `image` or `scores`, `label`, `before`, `after`, `change`.
+        thresholds: of the base's patches; None if the base is a mask.
+        bias: `(h, w)` float32, added to the logits; None if unknown.
     """
 
     name: str
@@ -154,12 +154,12 @@ class Glimpse:
 
     @property
     def cleared(self) -> int:
-        """Spurious foreground that is gone."""
+        """Spurious foreground that was removed."""
         return int(self.codes[2])
 
     @property
     def missed(self) -> int:
-        """Foreground that was there before and is missed now."""
+        """Foreground that was found before and is missed now."""
         return int(self.codes[3])
 
     @property
@@ -169,20 +169,20 @@ class Glimpse:
 
 
 class Viewer:
-    """Looks at one image, band by band, and keeps a glimpse of it.
+    """Looks at an image band by band and keeps a glimpse of it.
 
     Args:
-        name: what the image is called.
+        name: of the image.
         height: rows.
         width: columns.
-        cut: where the base is cut, for its thresholds.
-        patch: side of a patch, px. Every band but the last must have a multiple of it in rows.
+        cut: where the base is cut.
+        patch: side of a patch, px. The rows of every band but the last must be a multiple of it.
         grid: the thresholds that a patch may take.
         paired: whether there is a base besides what is scored.
-        room: bytes that the pictures may take.
+        room: bytes for the pictures.
 
     Attributes:
-        before: what the base says beyond its cut so far; None if it is no soft map, or there is none.
+        before: counts of the base's soft map so far; None without one.
         after: the same of what is scored.
     """
 
@@ -203,14 +203,13 @@ class Viewer:
         cells = Cells(height, width, PICTURE_SIDE)
         self._codes = Shares(cells, _INVALID + 1)
         self._scores = Mean(cells)
-        self._bias = Mean(Cells(height, width, MAP_SIDE))
+        self._bias: Mean | None = None
         self._patch_cells = Cells(-(-height // patch), -(-width // patch), MAP_SIDE)
         self._patches: Mean | None = None
         self._histogram = np.zeros(len(PAPER_GRID), np.int64)
         self._as_good = 0
         self.before: SoftCounts | None = None
         self.after: SoftCounts | None = None
-        self._has_bias = False
         self._cells = cells
         self._room = {key: int(share * room) for key, share in _SHARES.items()}
         self._colours: list[Mean] = []
@@ -221,18 +220,19 @@ class Viewer:
         label: NDArray[np.uint8],
         after: Prediction,
         before: Prediction | None = None,
+        *,
         bias: NDArray[np.float32] | None = None,
         image: NDArray[np.float32] | None = None,
     ) -> None:
-        """Take in a band of whole rows.
+        """Add a band of whole rows.
 
         Args:
-            first: which row of the image the band begins with.
+            first: its first row.
             label: `(h, W)` uint8: 0 background, 1 foreground, 255 ignore.
             after: what is scored.
             before: the base, if there is one.
-            bias: `(h, W)` float32, what was added to the base's logits; NaN where invalid.
-            image: `(bands, h, W)` float32, what the base model saw; NaN where invalid.
+            bias: `(h, W)` float32, added to the base's logits; NaN invalid.
+            image: `(bands, h, W)` float32, the input of the base model; NaN invalid.
         """
         base = after if before is None else before
         valid = (label != IGNORE) & (after.mask != IGNORE) & (base.mask != IGNORE)
@@ -247,7 +247,7 @@ class Viewer:
         if after.probabilities is not None:
             self.after = total(self.after, SoftCounts.of(after.probabilities, truth))
         if bias is not None:
-            self._has_bias = True
+            self._bias = self._bias or Mean(Cells(self._height, self._width, MAP_SIDE))
             self._bias.add(first, bias)
         if image is not None:
             bands = image[:3] if len(image) >= 3 else image[:1]
@@ -267,7 +267,7 @@ class Viewer:
         known = found.valid > 0
         better = known & (best > own)
         self._as_good += int(np.count_nonzero(known & ~better))
-        # The bin that ends with the threshold, on the exact grid the one that holds it.
+        # The bin that ends with the threshold, or on the exact grid contains it.
         bins = np.searchsorted(PAPER_GRID[:-1], found.thresholds[better])
         self._histogram += np.bincount(bins, minlength=len(PAPER_GRID))
         thresholds = np.where(better, found.thresholds, np.float32(self._cut))
@@ -276,7 +276,7 @@ class Viewer:
         self._patches.add(first // self._patch, thresholds)
 
     def finish(self) -> Glimpse:
-        """The glimpse, once all bands have come."""
+        """The glimpse, once all bands were added."""
         shares = self._codes.result()
         pictures = {"label": _mask_pixels(shares, _LABEL), "after": _mask_pixels(shares, _AFTER)}
         if self._colours:
@@ -286,7 +286,7 @@ class Viewer:
             pictures["scores"] = colours.diverging(logits, centre=0, reach=LOGIT_REACH)
         if self._paired:
             pictures["before"] = _mask_pixels(shares, _BEFORE)
-        pictures["change"] = _change_pixels(shares) if self._paired else _error_pixels(shares)
+        pictures["change"] = _change_pixels(shares, paired=self._paired)
         thresholds = None
         if self._patches is not None:
             cells = self._patch_cells
@@ -302,18 +302,18 @@ class Viewer:
                 for key, pixels in pictures.items()
             },
             thresholds,
-            self._bias.result() if self._has_bias else None,
+            None if self._bias is None else self._bias.result(),
         )
 
 
 def _sums(flags: NDArray[np.bool_], patch: int) -> NDArray[np.int64]:
-    """How many flags every patch has."""
+    """The count of true flags in each patch."""
     narrow = np.add.reduceat(flags, np.arange(0, flags.shape[1], patch), axis=1, dtype=np.int64)
     return np.asarray(np.add.reduceat(narrow, np.arange(0, len(flags), patch), axis=0))
 
 
 def _image_pixels(bands: list[NDArray[np.float32]]) -> colours.Pixels:
-    """Bytes as they are; other numbers from their 2nd to their 98th percentile."""
+    """Bytes stay as they are; other numbers are stretched from their 2nd to their 98th percentile."""
     pixels = np.stack(bands if len(bands) == 3 else 3 * bands, axis=-1)
     known = pixels[~np.isnan(pixels)]
     if known.size and not (known.min() >= 0 and 1 < known.max() <= 255):
@@ -326,17 +326,14 @@ def _mask_pixels(shares: NDArray[np.float32], mask: NDArray[np.int64]) -> colour
     return colours.blend(shares, np.where(mask, colours.FOREGROUND, colours.BACKGROUND))
 
 
-def _change_pixels(shares: NDArray[np.float32]) -> colours.Pixels:
-    """Won and lost: wrong before and right now, right before and wrong now."""
+def _change_pixels(shares: NDArray[np.float32], *, paired: bool) -> colours.Pixels:
+    """What is won and lost; without a base, what is missed (in the colour of won) and spurious."""
     right = _AFTER == _LABEL
-    same = np.where(right, np.where(_LABEL, colours.FOREGROUND, colours.BACKGROUND), colours.WRONG)
-    colour = np.where(_BEFORE == _AFTER, same, np.where(right, colours.WON, colours.LOST))
-    return colours.blend(shares, colour, np.where(_BEFORE == _AFTER, 1, 3))
-
-
-def _error_pixels(shares: NDArray[np.float32]) -> colours.Pixels:
-    """Without a base: missed in blue, spurious in orange."""
-    right = _AFTER == _LABEL
-    colour = np.where(_AFTER, colours.FOREGROUND, colours.BACKGROUND)
-    colour = np.where(right, colour, np.where(_LABEL, colours.WON, colours.LOST))
-    return colours.blend(shares, colour, np.where(right, 1, 2))
+    plain = np.where(_LABEL, colours.FOREGROUND, colours.BACKGROUND)
+    if paired:
+        plain, marked, weight = np.where(right, plain, colours.WRONG), _BEFORE != _AFTER, 3
+        mark = np.where(right, colours.WON, colours.LOST)
+    else:
+        marked, weight = ~right, 2
+        mark = np.where(_LABEL, colours.WON, colours.LOST)
+    return colours.blend(shares, np.where(marked, mark, plain), np.where(marked, weight, 1))

@@ -1,4 +1,4 @@
-"""Maps made small while they pass by: means and shares over the cells of a coarse grid, band by band."""
+"""Small versions of maps, made band by band: means and shares over the cells of a coarse grid."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 
 class Cells:
-    """The cells of a coarse grid over a map: near-equal blocks of pixels, one a pixel where the map is small.
+    """A coarse grid over a map. Its cells are blocks of about equal size; in a small map each pixel is a cell.
 
     Args:
         height: rows of the map.
-        width: its columns.
-        side: the most cells along the longer side.
+        width: columns of the map.
+        side: at most this many cells along the longer side.
     """
 
     def __init__(self, height: int, width: int, side: int) -> None:
@@ -23,7 +23,7 @@ class Cells:
         self.shape = (max(1, round(height * scale)), max(1, round(width * scale)))
 
     def rows(self, first: int, count: int) -> NDArray[np.intp]:
-        """`(count,)` the row of cells of each row of pixels from `first` on."""
+        """`(count,)` the row of cells of each row of pixels, from row `first` on."""
         return np.arange(first, first + count) * self.shape[0] // self.height
 
     def columns(self) -> NDArray[np.intp]:
@@ -32,7 +32,7 @@ class Cells:
 
 
 class Mean:
-    """The mean of a map's numbers over each cell, NaN left out."""
+    """The mean of a map over each cell, without NaN."""
 
     def __init__(self, cells: Cells) -> None:
         self._cells = cells
@@ -40,7 +40,7 @@ class Mean:
         self._starts = np.flatnonzero(np.diff(cells.columns(), prepend=-1))
 
     def add(self, first: int, values: NDArray[np.floating[Any]]) -> None:
-        """Take in a band of whole rows, `(h, W)`, of which the first is row `first` of the map."""
+        """Add a band of whole rows, `(h, W)`, from row `first` of the map on."""
         valid = ~np.isnan(values)
         rows = self._cells.rows(first, len(values))
         starts = np.flatnonzero(np.diff(rows, prepend=-1))
@@ -50,14 +50,14 @@ class Mean:
             total[target] += np.add.reduceat(narrow, starts, axis=0)
 
     def result(self) -> NDArray[np.float32]:
-        """`(h, w)` float32; NaN where a cell has no number."""
+        """`(h, w)` float32; NaN in cells without a number."""
         total, count = self._total
         with np.errstate(invalid="ignore", divide="ignore"):
             return (total / count).astype(np.float32)
 
 
 class Shares:
-    """How much of each cell every class of a map of classes has.
+    """The share of each class in each cell.
 
     Args:
         cells: the grid.
@@ -71,7 +71,7 @@ class Shares:
         self._columns = cells.columns() * classes
 
     def add(self, first: int, codes: NDArray[np.uint8]) -> None:
-        """Take in a band of whole rows, `(h, W)`, of class numbers."""
+        """Add a band of whole rows, `(h, W)`, of class numbers."""
         rows = self._cells.rows(first, len(codes))
         top, bottom = int(rows[0]), int(rows[-1]) + 1
         place = codes + ((rows - top) * (self._cells.shape[1] * self._classes))[:, None]
@@ -80,9 +80,9 @@ class Shares:
         self._counts[top:bottom] += np.bincount(place.ravel(), minlength=size).reshape(-1, *self._counts.shape[1:])
 
     def counts(self) -> NDArray[np.int64]:
-        """`(classes,)` pixels of every class in the whole map."""
+        """`(classes,)` pixels of each class in the whole map."""
         return np.asarray(self._counts.sum(axis=(0, 1)))
 
     def result(self) -> NDArray[np.float32]:
-        """`(h, w, classes)` float32 that add up to 1."""
+        """`(h, w, classes)` float32; the shares of a cell add up to 1."""
         return np.asarray(self._counts / self._counts.sum(axis=-1, keepdims=True), np.float32)

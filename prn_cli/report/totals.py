@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.metrics.regions import RegionCounts
-from prn_cli.report.glimpses import Glimpse, SoftCounts, total
+from prn_cli.report.glimpses import Glimpse, SoftCounts, sampled, total
 
 POSITIONS = 16
 SAMPLES = 8 * POSITIONS
@@ -67,8 +67,7 @@ class Totals:
             self.as_good += found.as_good
             self.thresholds.add(found.sampled(SAMPLES, SAMPLES))
         if glimpse.bias is not None:
-            at = [((np.arange(SAMPLES) + 0.5) * side / SAMPLES).astype(np.intp) for side in glimpse.bias.shape]
-            self.bias.add(glimpse.bias[np.ix_(*at)])
+            self.bias.add(sampled(glimpse.bias, (SAMPLES, SAMPLES)))
 
     def regions_before(self) -> RegionCounts:
         """The base's masks against the labels."""
