@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -12,8 +12,7 @@ import typer
 
 from prn_cli.commands import console
 from prn_cli.commands.settings import use_settings
-from prn_cli.errors import OutputError, UsageError
-from prn_cli.files.temporaries import is_stream
+from prn_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from prn_cli.rasters import InputKind as InputKindName
@@ -31,44 +30,6 @@ def local(path: Path | None) -> Path | None:
         hint = "give a folder or file of this machine, and copy it"
         raise UsageError("outputs are local", hint=hint, path=as_path(path))
     return path
-
-
-def refuse_strangers(
-    path: Path,
-    inputs: Iterable[Path | None],
-    *,
-    option: str,
-    what: str,
-    example: str,
-    is_ours: Callable[[bytes], bool],
-) -> None:
-    """Refuse, before the work, to write one file over something that prn did not make.
-
-    Args:
-        path: of the file.
-        inputs: what is read.
-        option: that names the file, such as `--report`.
-        what: the file is, such as `report`.
-        example: a name that it could have.
-        is_ours: tells prn's own files by their first 1000 bytes.
-
-    Raises:
-        OutputError: there is a folder, or a file that prn did not make.
-        UsageError: it is one of the inputs.
-    """
-    if path.is_dir():
-        raise OutputError("is a folder, expected a file to write", hint=f"add a name, such as {example}", path=path)
-    resolved = path.resolve()
-    if any(other is not None and other.resolve() == resolved for other in inputs):
-        raise UsageError("is an input, and would be written over", hint=f"choose another {option}", path=path)
-    if is_stream(path) or not path.exists():  # a stream takes what comes, and reading it would wait for its writer
-        return
-    with path.open("rb") as file:
-        head = file.read(1000)
-    if not is_ours(head):
-        raise OutputError(
-            f"is there already and is no {what} of prn's", hint=f"choose another {option}, or remove it", path=path
-        )
 
 
 class InputKindChoice(StrEnum):
