@@ -1,4 +1,4 @@
-"""Images beside score maps: what a base model saw, on the grid of its score map, read by window."""
+"""Images beside score maps: the input of a base model, on the grid of its score map, read by window."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, UsageError, reason
-from prn_cli.files.remote import as_path
+from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.tiles import Window, row_bands
-from prn_cli.rasters.kinds import valid_pixels
-from prn_cli.rasters.raster import IMAGE_SUFFIXES, Raster, check_file, open_raster
+from prn_cli.rasters.formats import IMAGE_SUFFIXES, open_raster
+from prn_cli.rasters.raster import Raster
+from prn_cli.rasters.roles import Reading, Role
+from prn_cli.rasters.valid import ValidMap
 
 _PIXELS_AT_ONCE = 4 << 20  # of an image, while it is resampled
 _SLACK = 0.02  # px over a whole map: georeferences are rounded
@@ -60,27 +59,50 @@ class _Axis:
         return np.clip(index, 0, self.size - 1), weights.astype(np.float32)
 
 
-class MapImage:
-    """An image on the grid of a map. A context manager.
+class MapImage(ValidMap):
+    """An image on the grid of a map. Palettes are resolved to three colours; an alpha band is validity, not colour.
+
+    Args:
+        like: the map whose grid the image is read on. Where both are georeferenced in the same coordinate system, the
+            georeference says where the image lies; pixels need not coincide, nor be of one size. Otherwise both are
+            taken to cover the same ground, and the image is resampled to the size of the map.
+        shape: rows and columns to resample to, in place of a map; neither: the image's own.
+        bands: number of bands that is expected; a grey image of one band stands for as many equal ones. None: its own.
 
     Attributes:
-        path: the file.
         bands: colours or spectral bands, without alpha.
         height: rows of the map.
         width: columns of the map.
     """
 
-    def __init__(self, raster: Raster, rows: _Axis, columns: _Axis, height: int, width: int, bands: int) -> None:
-        self.path = raster.path
-        self.height, self.width, self.bands = height, width, bands
-        self._raster = raster
-        self._rows, self._columns = rows, columns
+    def __init__(
+        self,
+        raster: Raster,
+        role: Role,
+        reading: Reading,
+        valid: Raster | None = None,
+        *,
+        like: Raster | None = None,
+        shape: tuple[int, int] | None = None,
+        bands: int | None = None,
+    ) -> None:
+        super().__init__(raster, role, reading, valid)
+        found = _bands(raster)
+        if bands is not None and found not in (1, bands):
+            raise InputError(
+                f"image of {found} bands, expected {bands}", hint="give images of one kind", path=self.path
+            )
+        self.bands = bands or found
         self._seen_valid = False
-
-    @property
-    def by_columns(self) -> bool:
-        """See `Raster`."""
-        return self._raster.by_columns
+        if like is None:
+            self.height, self.width = shape or (raster.height, raster.width)
+            self._rows, self._columns = (
+                _Axis(0.0, own / wanted, own)
+                for own, wanted in ((raster.height, self.height), (raster.width, self.width))
+            )
+        else:
+            self.height, self.width = like.height, like.width
+            self._rows, self._columns = _on_the_ground(raster, like) or _by_size(raster, like)
 
     def read(self, window: Window | None = None) -> NDArray[np.float32]:
         """Read the image under a window of the map.
@@ -146,85 +168,28 @@ class MapImage:
 
     def _colours(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """`(bands, h, w)` numbers of the image's own pixels, and `(h, w)` where they are valid."""
-        values = self._raster.read(window)
+        values = self.raster.read(window)
         # Of an image with several bands, a nodata value such as 0 is a colour unless all bands have it.
         full = np.inf
-        palette = self._raster.palette
-        if palette is not None and self._raster.bands == 1:
-            valid = valid_pixels(self._raster, values, window, None, full)
+        palette = self.raster.palette
+        if palette is not None and self.raster.bands == 1:
+            valid = self._valid(values, window, full)
             rgba = palette[np.minimum(values[0], len(palette) - 1)]
             return rgba[..., :3].transpose(2, 0, 1).astype(np.float32), valid & (rgba[..., 3] != 0)
-        if self._raster.alpha_last:
-            valid = valid_pixels(self._raster, values[:-1], window, None, full) & (values[-1] != 0)
+        if self.raster.alpha_last:
+            valid = self._valid(values[:-1], window, full) & (values[-1] != 0)
             values = values[:-1]
         else:
-            valid = valid_pixels(self._raster, values, window, None, full)
+            valid = self._valid(values, window, full)
         with np.errstate(over="ignore", invalid="ignore"):
             numbers = values.astype(np.float32)
         return numbers, valid & np.isfinite(numbers).all(axis=0)
 
-    def close(self) -> None:
-        """Let go of the file."""
-        self._raster.close()
 
-    def __enter__(self) -> Self:
-        return self
+def common_bands(paths: Iterable[str | os.PathLike[str]], *, max_pixels: int | None = None) -> int:
+    """The number of bands of the images of a set: the most common one but 1, since grey ones may be among others.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def open_image(
-    path: str | os.PathLike[str],
-    *,
-    like: Raster | None = None,
-    shape: tuple[int, int] | None = None,
-    bands: int | None = None,
-) -> MapImage:
-    """Open an image: 8-bit PNG and JPEG, 16-bit PNG, TIFF and NumPy arrays of any type and number of bands.
-
-    Palettes are resolved to three colours. An alpha band tells what is valid, and is no colour.
-
-    Args:
-        path: the file.
-        like: the map whose grid the image is to be read on. Where both are georeferenced, in the same reference
-            system, the georeference says where the image lies; pixels need not coincide, nor be of one size.
-            Otherwise both are taken to cover the same ground, and the image is resampled to the map's size.
-        shape: rows and columns to resample to, in place of a map; neither: the image's own.
-        bands: how many there must be; a grey image of one band stands for as many equal ones. None: its own.
-
-    Returns:
-        The open image; use it in a `with` statement.
-
-    Raises:
-        InputError: the file cannot be used, its shape differs from the map's, or it lies elsewhere or turned.
-    """
-    path = as_path(path)
-    raster = _open(path)
-    try:
-        found = _bands(raster)
-        if bands is not None and found not in (1, bands):
-            raise InputError(f"image of {found} bands, expected {bands}", hint="give images of one kind", path=path)
-        if like is None:
-            height, width = shape or (raster.height, raster.width)
-            rows, columns = (
-                _Axis(0.0, own / wanted, own) for own, wanted in ((raster.height, height), (raster.width, width))
-            )
-        else:
-            height, width = like.height, like.width
-            rows, columns = _on_the_ground(raster, like) or _by_size(raster, like)
-    except BaseException:
-        raster.close()
-        raise
-    return MapImage(raster, rows, columns, height, width, bands or found)
-
-
-def common_bands(paths: Iterable[str | os.PathLike[str]]) -> int:
-    """How many bands the images of a set have: the most common number but 1, since grey ones may be among others.
-
-    Files that cannot be read are passed over: they fail on their own when their turn comes.
+    Files that cannot be read are skipped: they fail on their own when their turn comes.
 
     Raises:
         InputError: none can be read.
@@ -234,7 +199,7 @@ def common_bands(paths: Iterable[str | os.PathLike[str]]) -> int:
     failure: InputError | UsageError | None = None
     for path in paths:
         try:
-            with _open(as_path(path)) as raster:
+            with open_raster(path, max_pixels=max_pixels, suffixes=IMAGE_SUFFIXES) as raster:
                 counts[_bands(raster)] += 1
         except (InputError, UsageError) as error:
             failure = failure or error
@@ -246,25 +211,6 @@ def common_bands(paths: Iterable[str | os.PathLike[str]]) -> int:
 
 def _bands(raster: Raster) -> int:
     return 3 if raster.palette is not None and raster.bands == 1 else raster.bands - raster.alpha_last
-
-
-def _open(path: Path) -> Raster:
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            check_file(path)
-            raise InputError(
-                f"unknown format '{path.suffix}', expected one of {' '.join(IMAGE_SUFFIXES)}",
-                hint="convert the file, or rename it if its suffix is wrong",
-                path=path,
-            )
-        return open_raster(path)
-    check_file(path)
-    from prn_cli.rasters.jpeg import JpegRaster
-
-    try:
-        return JpegRaster(path)
-    except OSError as error:
-        raise InputError(f"cannot be read: {reason(error)}", hint="check the file", path=path) from error
 
 
 def _by_size(image: Raster, like: Raster) -> tuple[_Axis, _Axis]:

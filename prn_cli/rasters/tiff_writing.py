@@ -194,8 +194,8 @@ class TiffWriter(RasterWriter):
                     self._blocks.get_nowait()
             self._blocks.put(None)
             self._thread.join()
-        elif hasattr(self, "_file"):
-            self._file.close()
+        else:
+            super()._abort()
 
     def _new_block(self, number: int, top: int, left: int) -> _Block:
         layout = self._layout

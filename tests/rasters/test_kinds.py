@@ -126,7 +126,7 @@ def test_a_sample_of_sixteen_is_looked_at(tmp_path: Path, monkeypatch: pytest.Mo
     paths = save(tmp_path, *[ramp(-1, 1, "float32")] * 100)
     opened: list[Path] = []
     real = kinds.open_raster
-    monkeypatch.setattr(kinds, "open_raster", lambda path, key=None: opened.append(path) or real(path, key=key))
+    monkeypatch.setattr(kinds, "open_raster", lambda path, **more: opened.append(path) or real(path, **more))
     detect_kind(paths)
     assert len(opened) == 16
     assert (opened[0], opened[-1]) == (paths[0], paths[-1])
