@@ -103,20 +103,23 @@ class MapImage(ValidMap):
         if rows.aligned and columns.aligned:
             result[:, *place] = values if valid.all() else np.where(valid, values, np.nan)
             return
-        # What is invalid, or beyond the image, has no weight. A pixel that is mostly so is invalid itself.
-        weights = np.zeros((bottom - top, right - left), np.float32)
+        weights = np.zeros((bottom - top, right - left), np.float32)  # nothing is made of what is invalid or beyond
         weights[place] = valid
         padded = np.zeros((len(values), *weights.shape), np.float32)
         padded[:, *place] = values if valid.all() else np.where(valid, values, 0)
         (y0, y1), (x0, x1) = rows.span(window.y, window.height), columns.span(window.x, window.width)
         down, across = (y0 - top, y1 - top), (x0 - left, x1 - left)
-        if valid.all():  # weights of rows and columns then do
-            share = _resized(weights.max(axis=1, keepdims=True), (window.height, 1), down, (0, 1)) * _resized(
-                weights.max(axis=0, keepdims=True), (1, window.width), (0, 1), across
-            )
-        else:
-            share = _resized(weights, (window.height, window.width), down, across)
-        share[share < _LEAST_SHARE] = np.nan
+        on_rows, on_columns = np.zeros((len(weights), 1), np.float32), np.zeros((1, weights.shape[1]), np.float32)
+        on_rows[place[0]] = on_columns[:, place[1]] = 1
+        on_rows = _resized(on_rows, (window.height, 1), down, (0, 1))
+        on_columns = _resized(on_columns, (1, window.width), (0, 1), across)
+        for covered in (on_rows, on_columns):
+            covered[covered < _LEAST_SHARE] = np.nan  # the centre lies beyond the image
+        covered = on_rows * on_columns
+        share = covered
+        if not valid.all():  # a pixel that is mostly invalid is invalid
+            share = _resized(weights, covered.shape, down, across)
+            share = np.where(share >= _LEAST_SHARE * covered, share, np.nan)
         for number, band in enumerate(padded):
             np.divide(_resized(band, share.shape, down, across), share, out=result[number])
         result[len(padded) :] = result[0]  # a grey image fills all bands

@@ -295,3 +295,13 @@ def test_images_pair_by_stem_and_may_be_jpeg(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no image with this stem"):
         images.of(inputs[3])
     assert find_images(inputs, None).of(inputs[0]) is None
+
+
+def test_a_pixel_counts_if_its_centre_is_on_the_image(tmp_path: Path) -> None:
+    image = write_tiff(tmp_path / "a.tif", np.full((1, 20, 30), 7, np.float32), UTM)
+    scores = write_tiff(tmp_path / "map.tif", np.zeros((1, 24, 34), np.float32), UTM @ Affine.translation(-1.6, -1.7))
+    with open_raster(scores) as like:
+        found = read(image, like=like)[0]
+    expected = np.full((24, 34), np.nan, np.float32)
+    expected[2:22, 2:32] = 7  # corners too: two thirds of them lie beyond
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
