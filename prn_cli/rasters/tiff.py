@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import struct
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -72,9 +72,9 @@ class TiffRaster(Raster):
     _mask_file: tifffile.TiffFile | None = None
 
     def _open(self) -> None:
-        check_directories(self.path)
+        codes = check_directories(self.path)
         self._file = tifffile.TiffFile(self.path)
-        pages = _full_size_pages(self._file, self.path)
+        pages = self._full_size_pages(codes)
         masks = [page for page in pages if page.subfiletype & _MASK]
         pages = [page for page in pages if not page.subfiletype & _MASK]
         if not pages:
@@ -106,6 +106,17 @@ class TiffRaster(Raster):
         self.by_columns = all(page.by_columns for page in (*self._pages, self._mask) if page is not None)
         geo = from_world_file(geo_tags(first), self.path)
         self.geo = geo if geo.tags else None
+
+    def _full_size_pages(self, codes: Sequence[set[int]]) -> list[Any]:
+        """The pages but for overviews, none of which has lost a tag that matters as unreadable."""
+        pages = [page if isinstance(page, tifffile.TiffPage) else page.aspage() for page in self._file.pages]
+        if len(pages) < len(codes):  # tifffile stops at a page that it cannot read; the bands would change places
+            raise self.broken("damaged: a page is missing")
+        for page, tags in zip(pages, codes, strict=True):
+            lost = sorted(code for code in tags & _TAGS_THAT_MATTER if code not in page.tags)
+            if lost:
+                raise self.broken(f"damaged: TIFF tag {lost[0]} cannot be read")
+        return [page for page in pages if not page.subfiletype & _OVERVIEW]
 
     def _mask_beside(self) -> _Page | None:
         """The mask that GDAL writes into a file of its own, unless told to keep it inside."""
@@ -391,33 +402,6 @@ class _Page:
 
     def _broken(self, message: str, hint: str = "write or copy it again") -> InputError:
         return InputError(message, hint=hint, path=self.path)
-
-
-def _full_size_pages(file: tifffile.TiffFile, path: Path) -> list[Any]:
-    pages = []
-    following = 0
-    for page in file.pages:
-        whole = page if isinstance(page, tifffile.TiffPage) else page.aspage()
-        following = _check_directory(file, whole, path)
-        if not whole.subfiletype & _OVERVIEW:
-            pages.append(whole)
-    if following:  # tifffile stops at a page that it cannot read; the bands that are left would mean something else
-        raise InputError("damaged: a page is missing", hint="write or copy it again", path=path)
-    return pages
-
-
-def _check_directory(file: tifffile.TiffFile, page: Any, path: Path) -> int:
-    """Check that no tag that matters was dropped as unreadable. Returns where the next page begins; 0 if nowhere."""
-    tiff, handle = file.tiff, file.filehandle
-    handle.seek(page.offset)
-    (count,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
-    entries = handle.read(count * tiff.tagsize)
-    codes = {struct.unpack_from(tiff.byteorder + "H", entries, i)[0] for i in range(0, len(entries), tiff.tagsize)}
-    lost = sorted(code for code in codes & _TAGS_THAT_MATTER if code not in page.tags)
-    if lost:
-        raise InputError(f"damaged: TIFF tag {lost[0]} cannot be read", hint="write or copy it again", path=path)
-    (following,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
-    return int(following)
 
 
 def _palette(page: Any) -> NDArray[np.uint8] | None:
