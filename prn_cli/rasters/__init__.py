@@ -34,7 +34,6 @@ from prn_cli.rasters.older import (
     open_mask,
     open_scores,
     read_grey_label,
-    read_label,
     read_mask_or_scores,
 )
 from prn_cli.rasters.pairs import (
@@ -49,7 +48,7 @@ from prn_cli.rasters.pairs import (
 )
 from prn_cli.rasters.palettes import Palette, class_names, read_palette
 from prn_cli.rasters.raster import Raster
-from prn_cli.rasters.reading import lay_like, open_map, resolve
+from prn_cli.rasters.reading import lay_like, open_map, read_label, resolve
 from prn_cli.rasters.roles import INPUT_KINDS, InputKind, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
 from prn_cli.rasters.writing import RasterWriter

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prn_cli.errors import InputError
 from prn_cli.rasters.raster import Raster
 
 _SLACK = 0.02  # px over a whole map: georeferences are rounded
@@ -57,11 +56,10 @@ def _by_size(image: Raster, like: Raster) -> tuple[Axis, Axis]:
     image_longer = image.height * like.width
     like_longer = like.height * image.width
     if abs(image_longer - like_longer) > max(image.height, image.width, like.height, like.width):
-        raise InputError(
+        raise image.error(
             f"image of {image.height}×{image.width} pixels, expected {like.height}×{like.width} as in {like.path}, or "
             f"a size of the same shape",
-            hint="cut the image to what the map covers, or georeference both",
-            path=image.path,
+            "cut the image to what the map covers, or georeference both",
         )
     return Axis(0.0, image.height / like.height, image.height), Axis(0.0, image.width / like.width, image.width)
 
@@ -74,10 +72,9 @@ def _on_the_ground(image: Raster, like: Raster) -> tuple[Axis, Axis] | None:
         return None
     systems = image.geo.reference_system(), like.geo.reference_system()
     if all(systems) and systems[0] != systems[1]:
-        raise InputError(
+        raise image.error(
             f"in another coordinate reference system ({_words(systems[0])}) than its map ({_words(systems[1])})",
-            hint=f"warp it to the grid of {like.path.name} (gdalwarp -t_srs)",
-            path=image.path,
+            f"warp it to the grid of {like.path.name} (gdalwarp -t_srs)",
         )
     inverse = np.linalg.inv(of_image[:, :2])
     steps = inverse @ of_map[:, :2]
@@ -85,10 +82,9 @@ def _on_the_ground(image: Raster, like: Raster) -> tuple[Axis, Axis] | None:
     size = np.array([like.width, like.height])
     turn = max(abs(steps[0, 1]) * like.height, abs(steps[1, 0]) * like.width)
     if turn > _MOST_TURN * max(steps.diagonal().max(), 1) or steps.diagonal().min() <= 0:
-        raise InputError(
+        raise image.error(
             "turned or mirrored against its map, expected rows and columns along the map's",
-            hint=f"warp it to the grid of {like.path.name} (gdalwarp)",
-            path=image.path,
+            f"warp it to the grid of {like.path.name} (gdalwarp)",
         )
     column, row = (
         _snapped(Axis(float(start[i]), float(steps[i, i]), own), int(size[i]))
@@ -96,9 +92,7 @@ def _on_the_ground(image: Raster, like: Raster) -> tuple[Axis, Axis] | None:
     )
     for axis, length in ((row, like.height), (column, like.width)):
         if axis.start >= axis.size or axis.start + axis.step * length <= 0:
-            raise InputError(
-                f"lies beside its map {like.path}", hint="check which files belong together", path=image.path
-            )
+            raise image.error(f"lies beside its map {like.path}", "check which files belong together")
     return row, column
 
 

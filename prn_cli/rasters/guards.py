@@ -30,17 +30,15 @@ def check_stored(raster: Raster) -> None:
     """
     shape = raster.bands, raster.height, raster.width
     if shape[0] > shape[2] > 1 and shape[2] <= _MOST_CHANNELS_LAST < shape[1]:
-        raise InputError(
+        raise raster.error(
             f"shape {shape} looks like (H, W, C), expected (C, H, W)",
-            hint="move the channels first: array.transpose(2, 0, 1)",
-            path=raster.path,
+            "move the channels first: array.transpose(2, 0, 1)",
         )
     if raster.orientation not in (0, 1):
-        raise InputError(
+        raise raster.error(
             f"orientation {raster.orientation}, expected rows from the top and columns from the left: readers differ "
             "in whether they turn it",
-            hint="write it again upright, without the orientation tag",
-            path=raster.path,
+            "write it again upright, without the orientation tag",
         )
 
 
@@ -63,10 +61,9 @@ def check_same_size(raster: Raster, other: Raster) -> None:
         InputError: it has not.
     """
     if (raster.height, raster.width) != (other.height, other.width):
-        raise InputError(
+        raise raster.error(
             f"{raster.height}×{raster.width} pixels, expected {other.height}×{other.width} as in {other.path}",
-            hint="make the two the same size",
-            path=raster.path,
+            "make the two the same size",
         )
 
 
@@ -87,19 +84,17 @@ def check_same_grid(raster: Raster, other: Raster) -> None:
         apart = np.linalg.inv(theirs[:, :2]) @ (ours @ corners - theirs @ corners)
         same = bool(np.abs(apart).max() <= _SLACK)
     if not same:
-        raise InputError(
+        raise raster.error(
             f"georeferenced elsewhere than {other.path}, expected the same grid",
-            hint="warp it to that grid (gdalwarp), or remove the wrong georeference",
-            path=raster.path,
+            "warp it to that grid (gdalwarp), or remove the wrong georeference",
         )
 
 
 def _refuse_scale(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
     if raster.scaled:
-        raise InputError(
+        raise raster.error(
             "declares a scale or an offset of its numbers, which prn does not apply",
-            hint="write it again (gdal_translate -unscale -ot Float32)",
-            path=raster.path,
+            "write it again (gdal_translate -unscale -ot Float32)",
         )
 
 
@@ -116,10 +111,9 @@ def _check_score_bands(role: GuardedRole, raster: Raster, reading: Reading) -> N
 
 def _check_class_bands(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
     if not 2 <= raster.bands <= MOST_CLASSES:
-        raise InputError(
+        raise raster.error(
             f"{raster.bands} band{'s' if raster.bands > 1 else ''}, expected one a class, 2 to {MOST_CLASSES}",
-            hint="save the softmax of all classes as (C, H, W)",
-            path=raster.path,
+            "save the softmax of all classes as (C, H, W)",
         )
 
 
@@ -130,7 +124,7 @@ def _check_label_bands(role: GuardedRole, raster: Raster, reading: Reading) -> N
 
 def too_many_bands(raster: Raster) -> InputError:
     """The error of a label with several bands."""
-    return InputError(f"{raster.bands} bands, expected one band", hint="save a single-band label", path=raster.path)
+    return raster.error(f"{raster.bands} bands, expected one band", "save a single-band label")
 
 
 def _refuse_background_as_nodata(role: GuardedRole, raster: Raster, reading: Reading) -> None:
@@ -138,10 +132,9 @@ def _refuse_background_as_nodata(role: GuardedRole, raster: Raster, reading: Rea
     assert role != "valid mask"
     if raster.nodata == 0 and reading.nodata_of(role) is None:
         option = nodata_option(role)
-        raise InputError(
+        raise raster.error(
             "declares 0 as nodata, but 0 is also the background",
-            hint=f"say {option} nan to count 0 as background, or {option} 0 to ignore it",
-            path=raster.path,
+            f"say {option} nan to count 0 as background, or {option} 0 to ignore it",
         )
 
 

@@ -51,9 +51,7 @@ class MapImage(ValidMap):
         super().__init__(raster, role, reading, valid)
         found = _bands(raster)
         if bands is not None and found not in (1, bands):
-            raise InputError(
-                f"image of {found} bands, expected {bands}", hint="give images of one kind", path=self.path
-            )
+            raise self.raster.error(f"image of {found} bands, expected {bands}", "give images of one kind")
         self.bands = bands or found
         self._seen_valid = False
         if like is None:
@@ -134,7 +132,7 @@ class MapImage(ValidMap):
         while not self._seen_valid:
             window = next(bands, None)
             if window is None:
-                raise InputError("no valid pixel", hint="give another image, or leave it out", path=self.path)
+                raise self.raster.error("no valid pixel", "give another image, or leave it out")
             self.read(window)
 
     def _colours(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

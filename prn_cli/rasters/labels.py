@@ -145,9 +145,7 @@ class BinaryMap(LabelMap):
         if numbers <= {0, 1, 255}:
             hint = f"if 255 means ignore, say so with {option} 255"
         subject = "mask is" if self.role == "mask" else "labels are"
-        raise InputError(
-            f"{subject} not binary: values {listed}, expected 0 and 1, or 0 and 255", hint=hint, path=self.path
-        )
+        raise self.raster.error(f"{subject} not binary: values {listed}, expected 0 and 1, or 0 and 255", hint)
 
     def _meaning(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         return np.asarray(values == self._foreground).view(np.uint8)
@@ -165,10 +163,9 @@ class GreyLabel(LabelMap):
         integers = self.raster.dtype.kind in "ui" and most > 1
         full = float(np.iinfo(self.raster.dtype).max) if integers else 1.0
         if least < 0 or most > full:
-            raise InputError(
+            raise self.raster.error(
                 f"a label from {least:g} to {most:g}, expected 0 to {full:g}",
-                hint="save it as 8-bit grey, and say with --label-nodata which value to ignore",
-                path=self.path,
+                "save it as 8-bit grey, and say with --label-nodata which value to ignore",
             )
         self._middle = float(np.ceil(full / 2)) if integers else full / 2
 
@@ -198,10 +195,9 @@ class ClassNumbers(LabelMap):
     def _understand(self, numbers: set[float]) -> None:
         odd = [number for number in numbers if not 0 <= number < MOST_CLASSES or number != int(number)]
         if odd:
-            raise InputError(
+            raise self.raster.error(
                 f"the value {min(odd):g}, expected class numbers from 0 to {MOST_CLASSES - 1}, or {IGNORE} to ignore",
-                hint="save the numbers of the classes, and say with --label-nodata which value to ignore",
-                path=self.path,
+                "save the numbers of the classes, and say with --label-nodata which value to ignore",
             )
         self.numbers = sorted(int(number) for number in numbers)
 
@@ -212,10 +208,9 @@ class ClassNumbers(LabelMap):
             InputError: one is not.
         """
         if self.numbers[-1] >= classes:
-            raise InputError(
+            raise self.raster.error(
                 f"class {self.numbers[-1]}, expected 0 to {classes - 1}, or {IGNORE} to ignore",
-                hint="number the classes as the bands of the score maps, from 0",
-                path=self.path,
+                "number the classes as the bands of the score maps, from 0",
             )
 
     def _meaning(self, values: NDArray[Any]) -> NDArray[np.uint8]:

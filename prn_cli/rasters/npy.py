@@ -53,7 +53,7 @@ class NpyRaster(Raster):
         header = _read_header(self._file, self.path)
         start, stored = self._file.tell(), os.fstat(self._file.fileno()).st_size
         if stored < start + header.size:
-            raise self.broken(
+            raise self.error(
                 f"truncated: {stored} bytes, and an array of shape {header.shape} and type {header.dtype} needs "
                 f"{start + header.size}",
                 "write or copy it again",
@@ -93,7 +93,7 @@ class NpyRaster(Raster):
             while left:
                 count = self._file.readinto(left)
                 if not count:
-                    raise self.broken("truncated while it was read", "run again when it is complete")
+                    raise self.error("truncated while it was read", "run again when it is complete")
                 left = left[count:]
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class NpzRaster(DecodedRaster):
                 start = file.tell()
             stored = archive.getinfo(self._member).file_size
         if stored != start + header.size:
-            raise self.broken(
+            raise self.error(
                 f"damaged: '{self._member}' has {stored} bytes, and its shape {header.shape} and type {header.dtype} "
                 f"need {start + header.size}"
             )

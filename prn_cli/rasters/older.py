@@ -41,12 +41,6 @@ open_mask: Callable[..., BinaryMap] = partial(_open, "mask")
 open_image: Callable[..., MapImage] = partial(_open, "image")
 
 
-def read_label(path: Any, **options: Any) -> NDArray[np.uint8]:
-    """See `BinaryMap.read`."""
-    found: NDArray[np.uint8] = _read("label", path, **options)
-    return found
-
-
 read_grey_label: Callable[..., NDArray[np.uint8]] = partial(_read, "grey label")
 
 

@@ -30,10 +30,10 @@ class PngRaster(PillowRaster):
         with self.path.open("rb") as file:
             head = file.read(29)
         if len(head) < 29 or not head.startswith(_SIGNATURE) or head[12:16] != b"IHDR":
-            raise self.broken("not a PNG", "check the file's format")
+            raise self.error("not a PNG", "check the file's format")
         self.width, self.height, self._depth, self._colour = struct.unpack(">IIBB", head[16:26])
         if self._colour not in _CHANNELS or self._depth not in (1, 2, 4, 8, 16) or not self.width or not self.height:
-            raise self.broken("damaged PNG header")
+            raise self.error("damaged PNG header")
         self._size = self.width, self.height
         channels = _CHANNELS[self._colour]
         self._alpha = self._colour in (4, 6)
@@ -42,7 +42,7 @@ class PngRaster(PillowRaster):
         self.decoded_bytes = 2 * self.height * self.width * channels * self.dtype.itemsize
         stored = self.path.stat().st_size
         if self.height * ((self.width * channels * self._depth + 7) // 8 + 1) > stored * _BEST_DEFLATE_RATIO:
-            raise self.broken(f"truncated or damaged: {stored} bytes cannot hold {self.height}×{self.width} pixels")
+            raise self.error(f"truncated or damaged: {stored} bytes cannot hold {self.height}×{self.width} pixels")
         with self._image() as image:
             self._take_transparency(image)
             self._take_orientation(image)
@@ -67,7 +67,7 @@ class PngRaster(PillowRaster):
         image = super()._image()
         if image.size != self._size:  # a second header may follow the first, and Pillow takes the last
             image.close()
-            raise self.broken("damaged PNG: two headers")
+            raise self.error("damaged PNG: two headers")
         return image
 
     def _decode(self) -> NDArray[Any]:
@@ -76,7 +76,7 @@ class PngRaster(PillowRaster):
 
             pixels: NDArray[Any] = imagecodecs.png_decode(self.path.read_bytes())
             if pixels.shape != (*self._size[::-1], self.bands + self._alpha) or pixels.dtype != self.dtype:
-                raise self.broken("damaged PNG header")
+                raise self.error("damaged PNG header")
         else:
             with self._image() as image:
                 image.load()

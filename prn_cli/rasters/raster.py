@@ -153,10 +153,10 @@ class Raster(Closing):
             known = isinstance(error, PrnError | MemoryError) and not isinstance(error, more)
             if known or (isinstance(error, OSError) and error.errno is not None):  # Pillow raises some without
                 raise
-            raise self.broken(f"not {self.noun}, or damaged: {reason(error)}") from error
+            raise self.error(f"not {self.noun}, or damaged: {reason(error)}") from error
 
-    def broken(self, message: str, hint: str = "") -> InputError:
-        """The error of this file: it is damaged, unless `hint` says what else to do."""
+    def error(self, message: str, hint: str = "") -> InputError:
+        """An error of this file, which is damaged, unless the hint says otherwise."""
         return InputError(message, hint=hint or self.rewrite, path=self.path)
 
 

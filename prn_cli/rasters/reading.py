@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.files.remote import as_path
@@ -20,7 +22,7 @@ from prn_cli.rasters.roles import AS_DECLARED, INPUT_KINDS, LABELS, Kind, Readin
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
 from prn_cli.rasters.valid import ValidMap
 
-__all__ = ["Kind", "Reading", "Role", "lay_like", "open_map", "resolve"]
+__all__ = ["Kind", "Reading", "Role", "lay_like", "open_map", "read_label", "resolve"]
 
 _OPENED: Mapping[Role, type[ValidMap]] = {
     "scores": ScoreMap,
@@ -39,56 +41,44 @@ _PREDICTIONS: Mapping[str, Mapping[Kind, Role]] = {
 _Path = str | os.PathLike[str]
 
 
+class _More(TypedDict, total=False):
+    """See `open_map`."""
+
+    valid_mask: _Path | None
+    one: int | None
+    like: Raster | None
+    shape: tuple[int, int] | None
+    bands: int | None
+
+
+_Labels = Literal["label", "mask"]
+_Classes = Literal["class label", "class numbers"]
+
+
+@overload
+def open_map(role: Literal["scores"], path: _Path, reading: Reading = ..., **more: Unpack[_More]) -> ScoreMap: ...
 @overload
 def open_map(
-    role: Literal["scores"], path: _Path, reading: Reading = ..., *, valid_mask: Path | None = None
-) -> ScoreMap: ...
-@overload
-def open_map(
-    role: Literal["class scores"], path: _Path, reading: Reading = ..., *, valid_mask: Path | None = None
+    role: Literal["class scores"], path: _Path, reading: Reading = ..., **more: Unpack[_More]
 ) -> ClassScoreMap: ...
 @overload
-def open_map(
-    role: Literal["label", "mask"], path: _Path, reading: Reading = ..., *, valid_mask: Path | None = None
-) -> BinaryMap: ...
+def open_map(role: _Labels, path: _Path, reading: Reading = ..., **more: Unpack[_More]) -> BinaryMap: ...
+@overload
+def open_map(role: Literal["grey label"], path: _Path, reading: Reading = ..., **more: Unpack[_More]) -> GreyLabel: ...
+@overload
+def open_map(role: _Classes, path: _Path, reading: Reading = ..., **more: Unpack[_More]) -> ClassNumbers: ...
 @overload
 def open_map(
-    role: Literal["grey label"], path: _Path, reading: Reading = ..., *, valid_mask: Path | None = None
-) -> GreyLabel: ...
-@overload
-def open_map(
-    role: Literal["class label", "class numbers"],
-    path: _Path,
-    reading: Reading = ...,
-    *,
-    valid_mask: Path | None = None,
-    one: int | None = None,
-) -> ClassNumbers: ...
-@overload
-def open_map(
-    role: Literal["prediction"], path: _Path, reading: Reading = ..., *, valid_mask: Path | None = None
+    role: Literal["prediction"], path: _Path, reading: Reading = ..., **more: Unpack[_More]
 ) -> ScoreMap | BinaryMap: ...
 @overload
 def open_map(
-    role: Literal["class prediction"], path: _Path, reading: Reading = ..., *, valid_mask: Path | None = None
+    role: Literal["class prediction"], path: _Path, reading: Reading = ..., **more: Unpack[_More]
 ) -> ClassScoreMap | ClassNumbers: ...
 @overload
+def open_map(role: Literal["image"], path: _Path, reading: Reading = ..., **more: Unpack[_More]) -> MapImage: ...
 def open_map(
-    role: Literal["image"],
-    path: _Path,
-    reading: Reading = ...,
-    *,
-    like: Raster | None = None,
-    shape: tuple[int, int] | None = None,
-    bands: int | None = None,
-) -> MapImage: ...
-def open_map(
-    role: Role,
-    path: _Path,
-    reading: Reading = AS_DECLARED,
-    *,
-    valid_mask: _Path | None = None,
-    **more: Any,
+    role: Role, path: _Path, reading: Reading = AS_DECLARED, *, valid_mask: _Path | None = None, **more: Any
 ) -> Any:
     """Open a file in its role.
 
@@ -135,6 +125,14 @@ def open_map(
         opened = _OPENED[role](raster, role, reading, valid, **more)
         stack.pop_all()
     return opened
+
+
+def read_label(
+    path: _Path, reading: Reading = AS_DECLARED, role: Literal["label", "grey label", "class label"] = "label"
+) -> NDArray[np.uint8]:
+    """Read a label whole, see `open_map`: `(H, W)` uint8, 0 background, 1 foreground or the class, 255 ignore."""
+    with open_map(role, path, reading) as label:
+        return label.read()
 
 
 def lay_like(raster: Raster, path: _Path) -> None:

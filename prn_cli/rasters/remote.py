@@ -34,7 +34,7 @@ class RemoteRaster(Raster):
                 self._file = self._rasterio.open(gdal_name(self.path), driver="GTiff")
         except self._rasterio.errors.RasterioError as error:
             if not sends_parts(self.path):  # which GDAL says, and then hides behind what follows from it
-                raise self.broken(
+                raise self.error(
                     "its server sends files only whole, expected one that knows byte ranges", "download it first"
                 ) from error
             raise self._failed(error) from error
@@ -48,7 +48,7 @@ class RemoteRaster(Raster):
         hint = "check the address, the network and the rights"
         if "*" in self.path.name:
             hint = "name each file: globs are for this machine"
-        return self.broken(f"cannot be read: {said}", hint)
+        return self.error(f"cannot be read: {said}", hint)
 
     def _describe(self) -> None:
         file = self._file

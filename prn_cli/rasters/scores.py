@@ -7,7 +7,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError
 from prn_cli.maps.classes import one_versus_rest, one_versus_rest_of
 from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.maps.tiles import Window
@@ -94,10 +93,9 @@ class ScoreMap(ValidMap):
         value = float(values[beyond][0])
         if full is None:
             raise unlikely_logit(value, self.path)
-        raise InputError(
+        raise self.raster.error(
             f"{self.kind} with a value of {value:g}, expected 0 to {full:g}",
-            hint="give the right --input-kind, or --nodata if the value means invalid",
-            path=self.path,
+            "give the right --input-kind, or --nodata if the value means invalid",
         )
 
     def _logits_of(self, values: NDArray[Any]) -> NDArray[np.float32]:
@@ -131,10 +129,8 @@ class ScoreMap(ValidMap):
         off &= valid
         if off.any():
             bands = self.raster.bands
-            raise InputError(
-                f"{bands} bands that add up to {float(total[off][0]):.3g} and not 1: not the classes of a softmax",
-                hint=hint,
-                path=self.path,
+            raise self.raster.error(
+                f"{bands} bands that add up to {float(total[off][0]):.3g} and not 1: not the classes of a softmax", hint
             )
 
 

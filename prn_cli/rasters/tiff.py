@@ -78,7 +78,7 @@ class TiffRaster(Raster):
         masks = [page for page in pages if page.subfiletype & _MASK]
         pages = [page for page in pages if not page.subfiletype & _MASK]
         if not pages:
-            raise self.broken("no image in the TIFF", "write it again")
+            raise self.error("no image in the TIFF", "write it again")
         first = pages[0]
         lock = threading.Lock()
         alike = [page for page in pages if (page.shaped, page.dtype) == (first.shaped, first.dtype)]
@@ -111,11 +111,11 @@ class TiffRaster(Raster):
         """The pages but for overviews, none of which has lost a tag that matters as unreadable."""
         pages = [page if isinstance(page, tifffile.TiffPage) else page.aspage() for page in self._file.pages]
         if len(pages) < len(codes):  # tifffile stops at a page that it cannot read; the bands would change places
-            raise self.broken("damaged: a page is missing")
+            raise self.error("damaged: a page is missing")
         for page, tags in zip(pages, codes, strict=True):
             lost = sorted(code for code in tags & _TAGS_THAT_MATTER if code not in page.tags)
             if lost:
-                raise self.broken(f"damaged: TIFF tag {lost[0]} cannot be read")
+                raise self.error(f"damaged: TIFF tag {lost[0]} cannot be read")
         return [page for page in pages if not page.subfiletype & _OVERVIEW]
 
     def _mask_beside(self) -> _Page | None:
