@@ -133,7 +133,7 @@ def read_raster(path: Path) -> None:
     """Read a file by every road that a command takes."""
     from prn_cli.errors import PrnError
     from prn_cli.maps.tiles import Window
-    from prn_cli.rasters import open_class_scores, open_raster, open_scores, read_label
+    from prn_cli.rasters import Reading, open_map, open_raster, read_label
 
     with open_raster(path) as raster:
         height, width = min(raster.height, SIDE), min(raster.width, SIDE)
@@ -152,10 +152,10 @@ def read_raster(path: Path) -> None:
             except PrnError as error:
                 if "\n" in str(error):
                     raise AssertionError(str(error)) from error
-    with open_scores(path, kind="logits", band=1) as scores:
+    with open_map("scores", path, Reading(kind="logits", band=1)) as scores:
         scores.logits(window)
     if bands > 1:
-        with open_class_scores(path, kind="logits") as classes:
+        with open_map("class scores", path, Reading(kind="logits")) as classes:
             classes.logits(window)
     read_image(path)
 
@@ -163,16 +163,16 @@ def read_raster(path: Path) -> None:
 def read_image(path: Path) -> None:
     """Read a file as the image of a map."""
     from prn_cli.maps.tiles import Window
-    from prn_cli.rasters import open_image
+    from prn_cli.rasters import open_map
 
-    with open_image(path, shape=(SIDE, SIDE)) as image:
+    with open_map("image", path, shape=(SIDE, SIDE)) as image:
         image.read(Window(0, 0, SIDE // 2, SIDE))
 
 
 def _logits(path: Path, bands: int) -> None:
-    from prn_cli.rasters import open_scores
+    from prn_cli.rasters import Reading, open_map
 
-    with open_scores(path, band=1 if bands > 2 else None) as scores:
+    with open_map("scores", path, Reading(band=1 if bands > 2 else None)) as scores:
         scores.logits()
 
 

@@ -26,7 +26,7 @@ from quality import SCENES, SETS
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics.intervals import compare
 from prn_cli.metrics.regions import count_regions, iou
-from prn_cli.rasters import pair_by_stem, read_label, read_mask_or_scores
+from prn_cli.rasters import Reading, open_map, pair_by_stem, read_label
 
 BASE, PLAIN, GUIDED = "base at 0.5", "logits alone", "logits and images"
 
@@ -51,7 +51,8 @@ def counts(masks: Path, labels: Path, kind: Any = "mask") -> NDArray[np.float64]
     files = sorted(path for path in masks.iterdir() if path.suffix in (".png", ".tif", ".npy"))
     rows = []
     for path, label in sorted(pair_by_stem(files, labels).matched, key=lambda pair: pair[0].stem):
-        _, scores = read_mask_or_scores(path, kind=kind)
+        with open_map("prediction", path, Reading(kind=kind)) as opened:
+            scores = opened.probabilities()
         mask = (scores > 0.5).astype(np.uint8)
         mask[np.isnan(scores)] = IGNORE
         rows.append(count_regions(mask, read_label(label)).array())

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from prn_cli.methods import load_refiner
 from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.regions import count_regions
-from prn_cli.rasters import open_scores, read_label
+from prn_cli.rasters import Reading, open_map, read_label
 from prn_cli.refinement.rows import cut, refine_map
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -77,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     path = EXAMPLES / arguments.map
-    with open_scores(path, kind="logits") as scores:
+    with open_map("scores", path, Reading(kind="logits")) as scores:
         logits = scores.logits()
     label = read_label(next((path.parent.parent / "labels").glob(f"{path.stem}.*")))
     refiner = load_refiner(find_weights(arguments.weights), device="cpu")

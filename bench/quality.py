@@ -115,11 +115,11 @@ def maps_of(split: Path) -> list[tuple[Path, np.ndarray, np.ndarray, np.ndarray]
     """Logits, label and grey image of every map of a split; `(H, W)` each."""
     import cv2
 
-    from prn_cli.rasters import open_scores, read_label
+    from prn_cli.rasters import Reading, open_map, read_label
 
     found = []
     for path in sorted((split / "logits").iterdir()):
-        with open_scores(path, kind="logits") as scores:
+        with open_map("scores", path, Reading(kind="logits")) as scores:
             logits = scores.logits()
         image = next((split / "images").glob(f"{path.stem}.*"))
         grey = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2GRAY).astype(np.float32) / 255
@@ -192,7 +192,7 @@ def cropped(split: Path, out: Path, count: int) -> Path:
     from PIL import Image
 
     from prn_cli.maps.pixels import IGNORE
-    from prn_cli.rasters import open_scores, read_label
+    from prn_cli.rasters import Reading, open_map, read_label
 
     if out.is_dir():
         return out
@@ -203,7 +203,7 @@ def cropped(split: Path, out: Path, count: int) -> Path:
     random = np.random.default_rng(0)
     paths = sorted((split / "logits").iterdir())
     for path in paths:
-        with open_scores(path, kind="logits") as scores:
+        with open_map("scores", path, Reading(kind="logits")) as scores:
             logits = scores.logits()
         label = read_label(split / "labels" / f"{path.stem}.png")
         for number in range(-(-count // len(paths))):

@@ -25,11 +25,11 @@ MEGAPIXELS = SIDE * SIDE / 1e6
 
 def real_logits() -> np.ndarray:
     """A 512×512 window of a logit map that ships with the repository, repeated to size if it is smaller."""
-    from prn_cli.rasters import open_scores
+    from prn_cli.rasters import Reading, open_map
 
     folder = Path(__file__).resolve().parent.parent / "examples"
     path = next(path for path in sorted(folder.glob("*/logits/*")) if path.suffix in (".tif", ".npy"))
-    with open_scores(path, kind="logits") as scores:
+    with open_map("scores", path, Reading(kind="logits")) as scores:
         logits = scores.logits()
     rows, columns = (-(-SIDE // n) for n in logits.shape)
     return np.tile(logits, (rows, columns))[:SIDE, :SIDE]

@@ -36,7 +36,7 @@ Map = tuple[np.ndarray, np.ndarray]
 
 def read_sets(folder: Path) -> dict[Path, list[Map]]:
     """Probabilities and labels of every set: a folder with `logits/` and `labels/` below `folder`."""
-    from prn_cli.rasters import find_inputs, open_scores, pair_by_stem, read_label
+    from prn_cli.rasters import Reading, find_inputs, open_map, pair_by_stem, read_label
 
     sets = {}
     for logits in sorted(folder.glob("**/logits")):
@@ -44,7 +44,7 @@ def read_sets(folder: Path) -> dict[Path, list[Map]]:
             pairs = pair_by_stem(find_inputs([str(logits)]), logits.parent / "labels").matched
             maps = []
             for path, label in pairs:
-                with open_scores(path, kind="logits") as scores:
+                with open_map("scores", path, Reading(kind="logits")) as scores:
                     maps.append((scores.probabilities(), read_label(label)))
         except Exception as error:  # several classes, no labels: not a set for this
             print(f"{logits.parent}: left out ({error})", file=sys.stderr)

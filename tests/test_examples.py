@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prn_cli.rasters import open_scores, read_label
+from prn_cli.rasters import Reading, open_map, read_label
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SETS = ["buildings", "nuclei", "buildings_geotiff"]
@@ -50,7 +50,7 @@ def test_every_map_has_a_label(name):
     labels = {path.stem: path for path in (EXAMPLES / name / "labels").iterdir()}
     assert {path.stem for path in maps} == set(labels)
     for path in maps:
-        with open_scores(path, kind="logits") as scores:
+        with open_map("scores", path, Reading(kind="logits")) as scores:
             logits = scores.logits()
         label = read_label(labels[path.stem])
         assert logits.shape == label.shape

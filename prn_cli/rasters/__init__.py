@@ -1,34 +1,40 @@
-"""Files to arrays and back: what the numbers mean, what is valid, and where they lie on earth.
+"""Files to arrays and back: what the values mean, which pixels are valid, and where they lie on earth.
 
-The only place that knows file formats. Score maps in memory are float32 `(H, W)` with NaN where invalid; labels and
+The only package that knows file formats. Score maps in memory are float32 `(H, W)` with NaN where invalid; labels and
 masks are uint8 `(H, W)`: 0 background, 1 foreground, 255 ignore or invalid.
 """
 
 from __future__ import annotations
 
 from prn_cli.maps.probabilities import logit, sigmoid
-from prn_cli.rasters.classes import (
-    ClassNumbers,
-    ClassScoreMap,
-    Palette,
-    class_names,
-    count_bands,
-    count_classes_of_maps,
-    open_class_numbers,
-    open_class_scores,
-    read_palette,
+from prn_cli.rasters.formats import (
+    IMAGE_SUFFIXES,
+    SUFFIXES,
+    WRITTEN_SUFFIXES,
+    check_file,
+    create_raster,
+    is_whole,
+    open_raster,
 )
 from prn_cli.rasters.geo import GeoTags
-from prn_cli.rasters.images import MapImage, common_bands, open_image
-from prn_cli.rasters.kinds import INPUT_KINDS, InputKind, detect_kind, detect_mask_or_kind
-from prn_cli.rasters.labels import (
-    BinaryMap,
-    LabelMap,
+from prn_cli.rasters.images import MapImage, common_bands
+from prn_cli.rasters.kinds import count_classes
+from prn_cli.rasters.labels import BinaryMap, ClassNumbers, GreyLabel, LabelMap, two_kinds_of_labels
+from prn_cli.rasters.mask_values import MASK_VALUES, can_tell_invalid, mask_nodata
+from prn_cli.rasters.older import (
+    count_bands,
+    count_classes_of_maps,
+    detect_kind,
+    detect_mask_or_kind,
+    open_class_numbers,
+    open_class_scores,
+    open_grey_label,
+    open_image,
     open_label,
     open_mask,
-    read_label,
+    open_scores,
+    read_grey_label,
     read_mask_or_scores,
-    two_kinds_of_labels,
 )
 from prn_cli.rasters.pairs import (
     Pairs,
@@ -40,17 +46,12 @@ from prn_cli.rasters.pairs import (
     image_files,
     pair_by_stem,
 )
-from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, Raster, check_file, is_whole, open_raster
-from prn_cli.rasters.scores import ScoreMap, lay_like, open_scores
-from prn_cli.rasters.truth import open_grey_label, read_grey_label
-from prn_cli.rasters.writing import (
-    MASK_VALUES,
-    WRITTEN_SUFFIXES,
-    RasterWriter,
-    can_tell_invalid,
-    create_raster,
-    mask_nodata,
-)
+from prn_cli.rasters.palettes import Palette, class_names, read_palette
+from prn_cli.rasters.raster import Raster
+from prn_cli.rasters.reading import lay_like, open_map, read_label, resolve
+from prn_cli.rasters.roles import INPUT_KINDS, InputKind, Kind, Reading, Role
+from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
+from prn_cli.rasters.writing import RasterWriter
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -62,7 +63,9 @@ __all__ = [
     "ClassNumbers",
     "ClassScoreMap",
     "GeoTags",
+    "GreyLabel",
     "InputKind",
+    "Kind",
     "LabelMap",
     "MapImage",
     "Pairs",
@@ -70,12 +73,15 @@ __all__ = [
     "Partners",
     "Raster",
     "RasterWriter",
+    "Reading",
+    "Role",
     "ScoreMap",
     "can_tell_invalid",
     "check_file",
     "class_names",
     "common_bands",
     "count_bands",
+    "count_classes",
     "count_classes_of_maps",
     "create_raster",
     "detect_kind",
@@ -94,6 +100,7 @@ __all__ = [
     "open_grey_label",
     "open_image",
     "open_label",
+    "open_map",
     "open_mask",
     "open_raster",
     "open_scores",
@@ -102,6 +109,7 @@ __all__ = [
     "read_label",
     "read_mask_or_scores",
     "read_palette",
+    "resolve",
     "sigmoid",
     "two_kinds_of_labels",
 ]

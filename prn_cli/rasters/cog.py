@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prn_cli.errors import UsageError, reason
+from prn_cli.errors import reason
 from prn_cli.files.gdal import import_rasterio
-from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.libtiff import silence_libtiff
-from prn_cli.rasters.tiff_writing import TiffWriter
+from prn_cli.rasters.tiff_writing import TiffWriter, checked_options
 
 _CHOICES = {
     "COMPRESS": ("DEFLATE", "LZW", "ZSTD", "NONE"),
@@ -32,7 +30,7 @@ _NUMBERS = {"BLOCKSIZE": (128, 4096, 16), "LEVEL": (1, 22, 1)}
 class CogWriter(TiffWriter):
     """A cloud-optimised GeoTIFF being written: tiles of 512 px, deflate, overviews down to a tile.
 
-    The values of a mask stay what they are in the overviews (mode); those of soft maps are means.
+    Overviews of a mask hold its values (mode), those of soft maps means.
 
     Raises:
         UsageError: an unknown creation option.
@@ -46,15 +44,12 @@ class CogWriter(TiffWriter):
         width: int,
         dtype: np.dtype[Any],
         *,
-        geo: GeoTags | None,
-        nodata: float | None,
-        palette: NDArray[np.uint8] | None,
         creation_options: Mapping[str, str],
+        **more: Any,
     ) -> None:
         self._rasterio = import_rasterio("--format cog")
         self._options = cog_options(dtype, creation_options)
-        plain = {"BIGTIFF": "IF_SAFER"}
-        super().__init__(path, height, width, dtype, geo=geo, nodata=nodata, palette=palette, creation_options=plain)
+        super().__init__(path, height, width, dtype, creation_options={"BIGTIFF": "IF_SAFER"}, **more)
 
     def _finish(self) -> None:
         super()._finish()
@@ -67,7 +62,8 @@ class CogWriter(TiffWriter):
             if isinstance(error, OSError) and error.errno:
                 raise
             # GDAL names the call that failed and not the cause, and has removed what it could not finish.
-            if shutil.disk_usage(copy.parent).free < self._most_bytes():
+            most = 2 * self.height * self.width * self.dtype.itemsize  # with a temporary file of overviews
+            if shutil.disk_usage(copy.parent).free < most:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise OSError(0, reason(error)) from error
         finally:
@@ -75,37 +71,19 @@ class CogWriter(TiffWriter):
                 with suppress(OSError):
                     os.unlink(name)  # noqa: PTH108
 
-    def _most_bytes(self) -> int:
-        """What the copy may take on the disk, with a temporary file of overviews beside it."""
-        return 2 * self.height * self.width * self.dtype.itemsize
-
 
 def cog_options(dtype: np.dtype[Any], options: Mapping[str, str]) -> dict[str, str]:
-    """Creation options of GDAL's COG driver, with those that were asked for.
+    """Creation options of GDAL's COG driver: those given, and defaults.
 
     Raises:
         UsageError: an unknown option or value.
     """
     soft = dtype.kind == "f"
-    chosen = {
+    defaults = {
         "COMPRESS": "DEFLATE",
         "BLOCKSIZE": "512",
         "PREDICTOR": "YES" if soft else "NO",
         "BIGTIFF": "IF_SAFER",
         "OVERVIEW_RESAMPLING": "AVERAGE" if soft else "MODE",
     }
-    for name, text in options.items():
-        key, value = name.upper(), text.upper()
-        if key in _CHOICES:
-            if value not in _CHOICES[key]:
-                raise UsageError(f"{key}={text}, expected one of {', '.join(_CHOICES[key])}")
-        elif key in _NUMBERS:
-            least, most, step = _NUMBERS[key]
-            if not value.isdecimal() or not least <= int(value) <= most or int(value) % step:
-                steps = f"a multiple of {step}, " if step > 1 else ""
-                raise UsageError(f"{key}={text}, expected {steps}{least} to {most}")
-        else:
-            known = ", ".join(sorted((*_CHOICES, *_NUMBERS)))
-            raise UsageError(f"unknown creation option {key} of cloud-optimised GeoTIFF, expected one of {known}")
-        chosen[key] = value
-    return chosen
+    return defaults | checked_options(options, _CHOICES, _NUMBERS, " of cloud-optimised GeoTIFF")

@@ -1,4 +1,4 @@
-"""The directories of a TIFF, looked through before a library loads what they point to."""
+"""The directories of a TIFF, checked before a library loads what they point to."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ _MOST_TAGS = 4096
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
-def check_directories(path: Path) -> None:
-    """Check that a TIFF's directories come to an end, and that their tags claim no more bytes than the file has.
+def check_directories(path: Path) -> list[set[int]]:
+    """Check that the chain of directories ends, and that their tags claim no more bytes than the file has.
 
-    Values of honest tags do not overlap. Ten thousand tags that all name the same ten megabytes would keep a reader
-    busy for an hour.
+    Values of valid tags do not overlap. Ten thousand tags that all name the same ten megabytes would keep a reader busy
+    for an hour.
+
+    Returns:
+        The codes of the tags of each page.
 
     Raises:
         InputError: they do not, they claim more, or this is no TIFF.
@@ -41,6 +44,7 @@ def check_directories(path: Path) -> None:
         else:
             raise _damaged(f"not a TIFF: version {version}, expected 42 or 43", path)
         seen: set[int] = set()
+        codes = []
         claimed = 0
         while at:
             if at in seen:
@@ -51,15 +55,17 @@ def check_directories(path: Path) -> None:
                 )
             seen.add(at)
             entries, at = _directory(file, at, number, entry, offset, path)
+            codes.append({code for code, _ in entries})
             claimed += sum(length for _, length in entries if length > inline)
             if claimed > size:
                 raise _damaged(f"damaged: its tags claim {claimed} bytes of a file of {size}", path)
+    return codes
 
 
 def _directory(
     file: BinaryIO, at: int, number: str, entry: str, offset: str, path: Path
 ) -> tuple[list[tuple[int, int]], int]:
-    """Code and number of bytes of each tag of a directory, and where the next directory is."""
+    """Code and number of bytes of each tag of a directory, and the offset of the next directory."""
     try:
         file.seek(at)
         (count,) = struct.unpack(number, file.read(struct.calcsize(number)))

@@ -1,12 +1,12 @@
-"""What the numbers of a score map mean: logits, probabilities, percent or bytes; found out for a set, or refused."""
+"""What the values of a set of predictions mean: resolved from their type and joint range, or refused as ambiguous."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,30 +14,26 @@ from numpy.typing import NDArray
 from prn_cli.errors import InputError, UsageError
 from prn_cli.files.remote import as_path
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters.raster import Raster, holds, open_raster
-from prn_cli.rasters.writing import MASK_VALUES
-
-InputKind = Literal["logits", "probabilities", "percent", "byte"]
-"""What the numbers mean: logits; probabilities 0 to 1; percent 0 to 100; byte: 0 to the most that the type holds."""
-
-INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
+from prn_cli.rasters.formats import open_raster
+from prn_cli.rasters.mask_values import MASK_NUMBERS
+from prn_cli.rasters.raster import Raster
+from prn_cli.rasters.roles import AS_DECLARED, InputKind, Reading
+from prn_cli.rasters.valid import no_valid_pixel, valid_pixels
 
 ROUNDING = 2e-3
 """How far rounding (float16, resampling) may carry a probability beyond 0 or 1. It is clipped."""
 
 LARGEST_LOGIT = 5000.0
-"""Numbers beyond this are no logits but stand for missing data, such as -9999 and -3.4e38."""
+"""Values beyond this are no logits but stand for missing data, such as -9999 and -3.4e38."""
 
 _MOST_FILES = 16
-_FOREGROUNDS = {foreground for _, foreground in MASK_VALUES}
-_MASK_NUMBERS = {number for values, nodata in MASK_VALUES.items() for number in (*values, nodata)}
 _SMALL_MAP = 1 << 20  # pixels
 _SAMPLE_SIDE = 256  # px
 _SAMPLES_ACROSS = 4
 
 
 def full_scale(kind: InputKind, dtype: np.dtype[Any]) -> float:
-    """The number that stands for probability 1."""
+    """The value of probability 1."""
     if kind == "percent":
         return 100.0
     if kind == "byte":
@@ -45,69 +41,77 @@ def full_scale(kind: InputKind, dtype: np.dtype[Any]) -> float:
     return 1.0
 
 
-def detect_kind(
+def resolve(
+    reading: Reading,
     paths: Sequence[str | os.PathLike[str]],
-    *,
-    nodata: float | None = None,
-    key: str | None = None,
-) -> InputKind:
-    """Find out what the numbers of a set of score maps mean, from their type and joint range.
+    role: Literal["scores", "class scores", "prediction", "class prediction"] = "scores",
+) -> Reading:
+    """The reading of a set, with its kind resolved if it was `auto`.
 
-    At most 16 files, evenly spread, are looked at, and of big files a few windows. Files that cannot be read, or
-    whose numbers cannot be scores, are passed over: they fail on their own when their turn comes.
+    Scores are told by the type and joint range of at most 16 files, evenly spread over the set; of large files, a few
+    windows are read. Files that cannot be read, or whose values cannot be scores, are skipped: they fail on their own
+    when their turn comes.
 
     Args:
+        reading: how the files are read.
         paths: the files of the set.
-        nodata: value of invalid pixels, see `open_scores`.
-        key: name of the array in `.npz` files.
+        role: of the files. A prediction may be a mask: integers that are all 0 and 1, or 0 and 255, and in uint8 the
+            nodata value of masks that prn wrote. A class prediction of one band holds class numbers.
 
     Raises:
-        InputError: the numbers could mean more than one thing, the files differ, or none can be read.
-        UsageError: none can be read as the options stand.
+        InputError: the values could mean more than one thing, the files differ, or none can be read.
+        UsageError: none can be read with these options.
     """
-    sample = _sample(paths, nodata, key)
-    return sample.kind()
+    if reading.kind != "auto":
+        return reading
+    if role == "class prediction" and count_bands(paths, reading) == 1:
+        return replace(reading, kind="numbers")
+    sample = _sample(paths, reading)
+    return replace(reading, kind="mask" if role == "prediction" and sample.is_mask() else sample.kind())
 
 
-def detect_mask_or_kind(
-    paths: Sequence[str | os.PathLike[str]], *, nodata: float | None = None, key: str | None = None
-) -> Literal["mask"] | InputKind:
-    """As `detect_kind`, but integers that are all 0 and 1, or 0 and 255, are a mask and not refused.
+def count_bands(paths: Sequence[str | os.PathLike[str]], reading: Reading = AS_DECLARED) -> int:
+    """The number of bands of the first of these files that can be opened.
 
-    In uint8 they may be with the nodata value of prn's masks, 127 with 0 and 255 or 255 with 0 and 1.
+    Raises:
+        InputError: none can.
+        UsageError: none can with these options.
     """
-    sample = _sample(paths, nodata, key)
-    return "mask" if sample.is_mask() else sample.kind()
+    failure: InputError | UsageError | None = None
+    for path in paths:
+        try:
+            with open_raster(path, key=reading.key, max_pixels=reading.max_pixels) as raster:
+                return raster.bands
+        except (InputError, UsageError) as error:
+            failure = failure or error
+    raise failure or InputError("no files, expected at least one", hint="name files or folders")
 
 
-def undeclared_nodata(numbers: set[int]) -> int | None:
-    """The nodata value of a uint8 mask that prn wrote as `.npy`, which cannot declare it; None for other numbers.
+def count_classes(paths: Sequence[str | os.PathLike[str]], reading: Reading = AS_DECLARED) -> int:
+    """The number of classes of maps with a band per class, by the first that can be opened.
 
-    127 is no foreground, so it is nodata even where a mask of 0 and 255 has no foreground. 255 is nodata only beside
-    a foreground of 1: masks of 0 and 1 without it are not written as `.npy` (see `can_tell_invalid`).
+    Raises:
+        InputError: none can.
+        UsageError: it has one band.
     """
-    for values, nodata in MASK_VALUES.items():
-        if nodata in numbers and numbers <= {*values, nodata} and (nodata not in _FOREGROUNDS or values[1] in numbers):
-            return nodata
-    return None
-
-
-def _distinct_bytes(numbers: NDArray[Any]) -> set[int]:
-    return set(np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)).tolist())
+    bands = count_bands(paths, reading)
+    if bands < 2:
+        raise UsageError("--task multiclass on maps of 1 band, expected one a class", hint="leave --task out")
+    return bands
 
 
 @dataclass(slots=True)
 class _Sample:
-    """Type and range of the valid numbers of a few files.
+    """Type and range of the valid values of a few files.
 
     Attributes:
-        dtype: type of the numbers.
+        dtype: type of the values.
         path: the first file.
-        files: how many files were looked at.
-        low: the least number.
-        high: the greatest number.
-        two_values: whether all numbers are 0 or the greatest.
-        sets: of uint8, the numbers of each file.
+        files: number of files.
+        low: the least value.
+        high: the greatest value.
+        two_values: whether all values are 0 or the greatest.
+        sets: of uint8, the values of each file.
     """
 
     dtype: np.dtype[Any]
@@ -118,14 +122,14 @@ class _Sample:
     two_values: bool = True
     sets: list[set[int]] = field(default_factory=lambda: [set()])
 
-    def add(self, numbers: NDArray[Any]) -> None:
-        if not numbers.size:
+    def add(self, values: NDArray[Any]) -> None:
+        if not values.size:
             return
-        if numbers.dtype == np.uint8:
-            self.sets[0] |= _distinct_bytes(numbers)
-        high = float(numbers.max())
-        two_values = numbers.dtype.kind != "f" and bool(((numbers == 0) | (numbers == high)).all())
-        self._join(float(numbers.min()), high, two_values)
+        if values.dtype == np.uint8:
+            self.sets[0] |= set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+        high = float(values.max())
+        two_values = values.dtype.kind != "f" and bool(((values == 0) | (values == high)).all())
+        self._join(float(values.min()), high, two_values)
 
     def join(self, other: _Sample) -> None:
         self.files += other.files
@@ -138,7 +142,7 @@ class _Sample:
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     def is_alike(self, other: _Sample) -> bool:
-        """Whether the two files' types can be of one kind of input."""
+        """Whether the types of the two can be of one kind."""
         kinds = self.dtype.kind, other.dtype.kind
         return kinds == ("f", "f") or (kinds[0] == kinds[1] and self.dtype.itemsize == other.dtype.itemsize)
 
@@ -146,11 +150,11 @@ class _Sample:
         """Whether these are masks.
 
         Raises:
-            InputError: they are, but of 0 and 1 and of 0 and 255, so that 255 could mean two things.
+            InputError: they are, but some of 0 and 1 and others of 0 and 255, so that 255 could mean two things.
         """
         found = set().union(*self.sets)
-        if self.dtype != np.uint8 or not found <= _MASK_NUMBERS:
-            return self._is_two_values()
+        if self.dtype != np.uint8 or not found <= MASK_NUMBERS:
+            return self.dtype.kind in "bui" and self.two_values and self.low >= 0 and self.high in (0, 1, 255)
         if 1 in found and (127 in found or any(255 in numbers and 1 not in numbers for numbers in self.sets)):
             raise InputError(
                 f"masks of 0 and 1 and masks of 0 and 255 in one set: the numbers are {sorted(found)}",
@@ -159,11 +163,8 @@ class _Sample:
             )
         return True
 
-    def _is_two_values(self) -> bool:
-        return self.dtype.kind in "bui" and self.two_values and self.low >= 0 and self.high in (0, 1, 255)
-
     def check(self) -> None:
-        """Check that the numbers can be scores.
+        """Check that the values can be scores.
 
         Raises:
             InputError: some stand for missing data, and nothing says so.
@@ -173,27 +174,27 @@ class _Sample:
                 raise unlikely_logit(value, self.path)
 
     def kind(self) -> InputKind:
+        """The kind of scores.
+
+        Raises:
+            InputError: the values could mean more than one thing, or are a mask.
+        """
         if self.dtype.kind == "f":
-            return self._kind_of_floats()
+            if self.low < -ROUNDING:
+                return "logits"
+            if self.high == 0:
+                raise self._ambiguous("logits or probabilities", "logits or --input-kind probabilities")
+            if self.high <= 1 + ROUNDING:
+                return "probabilities"
+            scale = "percent" if self.high <= 100 * (1 + ROUNDING) else "byte"
+            raise self._ambiguous(f"{scale} or logits", f"{scale} or --input-kind logits")
         if self.is_mask():
             raise self._ambiguous("a mask of two values and not a score map", "byte or percent, to use it all the same")
         if self.dtype.kind == "u" and self.dtype.itemsize <= 2:
-            least = 100 if self.dtype.itemsize == 1 else 255
-            if self.high > least:
+            if self.high > (100 if self.dtype.itemsize == 1 else 255):
                 return "byte"
             raise self._ambiguous("percent or byte", "percent or --input-kind byte")
         raise self._ambiguous("logits, percent or byte", "logits, percent or byte")
-
-    def _kind_of_floats(self) -> InputKind:
-        if self.low < -ROUNDING:
-            return "logits"
-        if self.high == 0:
-            raise self._ambiguous("logits or probabilities", "logits or --input-kind probabilities")
-        if self.high <= 1 + ROUNDING:
-            return "probabilities"
-        if self.high <= 100 * (1 + ROUNDING):
-            raise self._ambiguous("percent or logits", "percent or --input-kind logits")
-        raise self._ambiguous("byte or logits", "byte or --input-kind logits")
 
     def _ambiguous(self, meanings: str, choices: str) -> InputError:
         where = f" in the {self.files} files looked at" if self.files > 1 else ""
@@ -204,31 +205,31 @@ class _Sample:
         )
 
 
-def _sample(paths: Sequence[str | os.PathLike[str]], nodata: float | None, key: str | None) -> _Sample:
+def _sample(paths: Sequence[str | os.PathLike[str]], reading: Reading) -> _Sample:
     if not paths:
         raise InputError("no score maps, expected at least one", hint="name files or folders")
     count = min(len(paths), _MOST_FILES)
-    chosen = [as_path(paths[round(i * (len(paths) - 1) / max(count - 1, 1))]) for i in range(count)]
     sample: _Sample | None = None
     failure: InputError | UsageError | None = None
-    for path in chosen:
+    for number in range(count):
+        path = as_path(paths[round(number * (len(paths) - 1) / max(count - 1, 1))])
         try:
-            with open_raster(path, key=key) as raster:
-                one = _sample_of(raster, nodata)
+            with open_raster(path, key=reading.key, max_pixels=reading.max_pixels) as raster:
+                one = _sample_of(raster, reading.nodata)
             one.check()
         except (InputError, UsageError) as error:  # usage: several arrays in an archive, an extra that is missing
             failure = failure or error
             continue
         if sample is None:
             sample = one
-        elif not sample.is_alike(one):
+        elif sample.is_alike(one):
+            sample.join(one)
+        else:
             raise InputError(
                 f"numbers of type {one.dtype}, but {sample.path.name} has {sample.dtype}: not one kind of input",
                 hint="name files of one type at a time",
                 path=path,
             )
-        else:
-            sample.join(one)
     if sample is None:
         assert failure is not None
         raise failure
@@ -262,77 +263,14 @@ def _sample_windows(height: int, width: int, sample: _Sample) -> Iterator[Window
         for x in range(0, width, w):
             if sample.low < sample.high or sample.high not in (0, -np.inf):
                 return
-            # Nothing but zeros and invalid pixels so far: look on until there is something to go by.
+            # Nothing but zeros and invalid pixels so far: look on until there is evidence.
             yield Window(y, x, min(h, height - y), min(w, width - x))
 
 
-def valid_pixels(
-    raster: Raster,
-    values: NDArray[Any],
-    window: Window | None,
-    nodata: float | None,
-    full: float | None,
-    *,
-    all_finite: bool = False,
-) -> NDArray[np.bool_]:
-    """Where a raster's pixels are valid.
-
-    Invalid are pixels with NaN or infinity in a band, with the nodata value, and those that the file's own alpha
-    band or mask excludes. `nodata` counts besides the value that the file declares; NaN, which is invalid anyway,
-    stands for "not the declared value".
-
-    Args:
-        raster: where the values come from.
-        values: `(bands, h, w)` as read.
-        window: the window that was read.
-        nodata: value given by the user.
-        full: the number that stands for probability 1, where the numbers are probabilities. A nodata value within
-            0 and `full` may be a real value of one band, and so counts only where all bands have it.
-        all_finite: no value is NaN or infinite, so that none needs to be looked for.
-
-    Returns:
-        `(h, w)` booleans.
-    """
-    if values.dtype.kind != "f" or all_finite:
-        result = np.ones(values.shape[1:], np.bool_)
-    else:
-        finite = np.isfinite(values)
-        result = finite[0] if len(finite) == 1 else finite.all(axis=0)
-    own = raster.valid(window)
-    if own is not None:
-        result &= own
-    declared = None if nodata is not None and np.isnan(nodata) else raster.nodata
-    for value in {declared, nodata} - {None}:
-        assert value is not None
-        if not np.isfinite(value):
-            continue
-        equal = equals_nodata(values, value)
-        result &= ~(equal.all(axis=0) if full is not None and 0 <= value <= full else equal.any(axis=0))
-    return result
-
-
-def equals_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
-    """Where values are the nodata value, rounded as their type rounds it."""
-    if values.dtype.kind != "f":
-        return np.asarray(values == int(nodata)) if holds(values.dtype, nodata) else np.zeros(values.shape, np.bool_)
-    with np.errstate(over="ignore"):
-        rounded = values.dtype.type(nodata)
-    return np.asarray(values == rounded)
-
-
 def unlikely_logit(value: float, path: Path) -> InputError:
-    """The error of a number that is no logit."""
+    """The error of a value that is no logit."""
     return InputError(
         f"a value of {value:g}, expected logits within ±{LARGEST_LOGIT:g}, or probabilities",
         hint=f"say --nodata {value:g} if it means invalid",
-        path=path,
-    )
-
-
-def no_valid_pixel(path: Path) -> InputError:
-    """The error of a map in which every pixel is NaN, infinite, nodata or masked."""
-    return InputError(
-        "no valid pixel: all are NaN, infinite, nodata or masked",
-        hint="leave this file out, or check --nodata",
         path=path,
     )

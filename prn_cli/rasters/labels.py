@@ -1,70 +1,105 @@
-"""Labels and masks: two values and what to ignore."""
+"""Labels and masks: values that stand for background, foreground or a class, and pixels to ignore."""
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
+from prn_cli.maps.classes import MOST_CLASSES
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import Window, row_bands
-from prn_cli.rasters.kinds import InputKind, detect_mask_or_kind, no_valid_pixel, undeclared_nodata, valid_pixels
-from prn_cli.rasters.raster import Raster, open_raster
-from prn_cli.rasters.scores import check_same_size, open_scores, read_valid_mask
+from prn_cli.rasters.guards import too_many_bands
+from prn_cli.rasters.mask_values import undeclared_nodata
+from prn_cli.rasters.raster import Raster
+from prn_cli.rasters.roles import Reading, Role, nodata_option
+from prn_cli.rasters.valid import ValidMap, no_valid_pixel
 
-_EXAMPLES = 16  # of numbers that are no label's: a map of floats by mistake has billions
+_EXAMPLES = 16  # of values that are no label's: a map of floats by mistake has billions
 
 
-class LabelMap(ABC):
-    """A label or a mask: numbers that stand for something, and what to ignore. A context manager.
+class LabelMap(ValidMap):
+    """A label or a mask, of one band or three equal ones (a grey image saved as RGB).
 
-    What they stand for shows in the whole file alone, so a file bigger than a band of rows is read through once when
-    it is opened, and once more by its reader.
+    What its values stand for shows in the whole file only, so a file larger than a band of rows is read through once
+    when it is opened, and again by its reader.
 
     Attributes:
-        path: the file.
-        height: rows.
-        width: columns.
-        raster: the open file.
-        foreground: the file's number for it; None in a file of background alone, and where it has none.
+        foreground: its value in the file; None in a file of background alone, and of labels that have none.
     """
 
     foreground: int | None = None
 
-    def __init__(self, raster: Raster, *, nodata: float | None, valid: Raster | None) -> None:
-        """Take an open raster, and an open validity mask.
+    def __init__(self, raster: Raster, role: Role, reading: Reading, valid: Raster | None = None) -> None:
+        super().__init__(raster, role, reading, valid)
+        self._at_hand: tuple[NDArray[Any], NDArray[np.bool_]] | None = None
+        numbers = self._distinct_values()
+        self._ignored = self._to_ignore(numbers)
+        numbers -= self._ignored
+        if not numbers:
+            raise no_valid_pixel(self.path)
+        self._understand(numbers)
+
+    def _to_ignore(self, numbers: set[float]) -> set[float]:  # noqa: ARG002
+        """Of the values of valid pixels, those that mean ignore without being declared."""
+        return set()
+
+    @abstractmethod
+    def _understand(self, numbers: set[float]) -> None:
+        """Take note of the values that count.
 
         Raises:
-            InputError: neither one band nor three.
+            InputError: they are no label's.
         """
-        self.path = raster.path
-        self.height = raster.height
-        self.width = raster.width
-        self.raster = raster
-        self._valid = valid
-        self._nodata = nodata
-        self._at_hand: tuple[NDArray[Any], NDArray[np.bool_]] | None = None
-        if raster.bands not in (1, 3):
-            raise _too_many_bands(raster)
 
     @abstractmethod
     def _meaning(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """What numbers of the file stand for; those of invalid pixels may become anything."""
+        """What values of the file stand for; those of invalid pixels may become anything."""
 
-    def _look_through(self) -> set[float]:
-        """The numbers of the valid pixels: 0, 1 and 255, and at least some of the others if there are any."""
+    def read(self, window: Window | None = None) -> NDArray[np.uint8]:
+        """Read a window, or all of it.
+
+        Returns:
+            `(h, w)` uint8, 255 where the label is to be ignored, or the mask is invalid.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if self._at_hand is None:
+            values, valid = self._values(window)
+        else:
+            part = (slice(None), slice(None)) if window is None else window.slices
+            values, valid = self._at_hand[0][part], self._at_hand[1][part]
+        result = self._meaning(values)
+        for number in self._ignored:
+            result[values == number] = IGNORE
+        result[~valid] = IGNORE
+        return result
+
+    def probabilities(self, window: Window | None = None) -> NDArray[np.float32]:
+        """As `read`, but float32, NaN where ignored or invalid."""
+        numbers = self.read(window)
+        result = numbers.astype(np.float32)
+        result[numbers == IGNORE] = np.nan
+        return result
+
+    def _values(self, window: Window | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        values = self.raster.read(window)
+        if self.raster.bands == 3 and not (values[0] == values[1:]).all():
+            raise too_many_bands(self.raster)
+        return values[0], self._valid(values[:1], window)
+
+    def _distinct_values(self) -> set[float]:
+        """Distinct values of the valid pixels: 0, 1 and 255, and at least some of the others if there are any."""
         numbers: set[float] = set()
         bands = list(row_bands(self.height, self.width))
         for band in bands:
-            values, valid = self._read(band)
+            values, valid = self._values(band)
             counted = values[valid]
             left = counted.size
             for number in (0, 1, 255):
@@ -80,117 +115,115 @@ class LabelMap(ABC):
                 self._at_hand = values, valid
         return numbers
 
-    def read(self, window: Window | None = None) -> NDArray[np.uint8]:
-        """Read a window, or all of it.
-
-        Returns:
-            `(h, w)` uint8, 255 where the label is to be ignored, or the mask is invalid.
-
-        Raises:
-            InputError: the file is damaged.
-        """
-        if self._at_hand is not None:
-            part = (slice(None), slice(None)) if window is None else window.slices
-            values, valid = self._at_hand[0][part], self._at_hand[1][part]
-        else:
-            values, valid = self._read(window)
-        result = self._meaning(values)
-        result[~valid] = IGNORE
-        return result
-
-    def _read(self, window: Window | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        values = self.raster.read(window)
-        if self.raster.bands == 3 and not (values[0] == values[1:]).all():
-            raise _too_many_bands(self.raster)
-        valid = valid_pixels(self.raster, values[:1], window, self._nodata, None)
-        if self._valid is not None:
-            valid &= read_valid_mask(self._valid, window)
-        return values[0], valid
-
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files and free the pixels."""
         self._at_hand = None
-        self.raster.close()
-        if self._valid is not None:
-            self._valid.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super().close()
 
 
 class BinaryMap(LabelMap):
     """A label or a mask of two values: read as 0 background, 1 foreground.
 
+    Foreground is 1 in a file of 0 and 1, and 255 in a file of 0 and 255. A file of one value follows the same rule: all
+    0 is background, all 1 and all 255 are foreground.
+    """
+
+    def _to_ignore(self, numbers: set[float]) -> set[float]:
+        known = self.role == "mask" and self.raster.dtype == np.uint8
+        return {undeclared_nodata(numbers)} - {None} if known else set()  # type: ignore[return-value]
+
+    def _understand(self, numbers: set[float]) -> None:
+        self._foreground = 255 if 255 in numbers else 1
+        self.foreground = self._foreground if self._foreground in numbers else None
+        if numbers <= {0, self._foreground}:
+            return
+        found = sorted(numbers)
+        listed = ", ".join(f"{value:g}" for value in found[:6]) + (", …" if len(found) > 6 else "")
+        option = nodata_option(self.role)
+        hint = f"convert them to 0 and 1, and say with {option} which value to ignore; of several classes, add "
+        hint += "--task multiclass"
+        if numbers <= {0, 1, 255}:
+            hint = f"if 255 means ignore, say so with {option} 255"
+        subject = "mask is" if self.role == "mask" else "labels are"
+        raise self.raster.error(f"{subject} not binary: values {listed}, expected 0 and 1, or 0 and 255", hint)
+
+    def _meaning(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        return np.asarray(values == self._foreground).view(np.uint8)
+
+
+class GreyLabel(LabelMap):
+    """A label that may be grey: read as 1 above the middle of its scale, else 0.
+
+    The scale ends at 1 in floats and in files without a value above 1, else at the maximum of the integer type. 128 of
+    255 is still background, as is usual for saliency.
+    """
+
+    def _understand(self, numbers: set[float]) -> None:
+        least, most = min(numbers), max(numbers)
+        integers = self.raster.dtype.kind in "ui" and most > 1
+        full = float(np.iinfo(self.raster.dtype).max) if integers else 1.0
+        if least < 0 or most > full:
+            raise self.raster.error(
+                f"a label from {least:g} to {most:g}, expected 0 to {full:g}",
+                "save it as 8-bit grey, and say with --label-nodata which value to ignore",
+            )
+        self._middle = float(np.ceil(full / 2)) if integers else full / 2
+
+    def _meaning(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        return np.asarray(values > self._middle).view(np.uint8)
+
+
+class ClassNumbers(LabelMap):
+    """A label or a map of class numbers, 0 to 254; 255 is ignored. Palette indices count, not their colours.
+
+    Args:
+        one: read this class as 1, and all others as 0.
+
     Attributes:
-        foreground: the file's number for it, 1 or 255; None in a file of background alone.
+        numbers: those that occur, in order.
     """
 
     def __init__(
-        self, raster: Raster, *, nodata: float | None, valid: Raster | None, subject: str, option: str, masks: bool
+        self, raster: Raster, role: Role, reading: Reading, valid: Raster | None = None, *, one: int | None = None
     ) -> None:
-        """Look the file through. Closes nothing if that fails.
+        super().__init__(raster, role, reading, valid)
+        self._one = one
+
+    def _to_ignore(self, numbers: set[float]) -> set[float]:
+        return numbers & {IGNORE}
+
+    def _understand(self, numbers: set[float]) -> None:
+        odd = [number for number in numbers if not 0 <= number < MOST_CLASSES or number != int(number)]
+        if odd:
+            raise self.raster.error(
+                f"the value {min(odd):g}, expected class numbers from 0 to {MOST_CLASSES - 1}, or {IGNORE} to ignore",
+                "save the numbers of the classes, and say with --label-nodata which value to ignore",
+            )
+        self.numbers = sorted(int(number) for number in numbers)
+
+    def check_below(self, classes: int) -> None:
+        """Check that all numbers are below the number of classes.
 
         Raises:
-            InputError: see `open_label`.
+            InputError: one is not.
         """
-        super().__init__(raster, nodata=nodata, valid=valid)
-        self._undeclared: int | None = None
-        if raster.nodata == 0 and nodata is None:
-            # Tools that draw labels like to declare 0 as nodata. Ignoring it would leave a label without background.
-            raise InputError(
-                "declares 0 as nodata, but 0 is also the background",
-                hint=f"say {option} nan to count 0 as background, or {option} 0 to ignore it",
-                path=raster.path,
+        if self.numbers[-1] >= classes:
+            raise self.raster.error(
+                f"class {self.numbers[-1]}, expected 0 to {classes - 1}, or {IGNORE} to ignore",
+                "number the classes as the bands of the score maps, from 0",
             )
-        numbers = self._look_through()
-        if masks and raster.dtype == np.uint8:
-            self._undeclared = undeclared_nodata({int(number) for number in numbers})
-            numbers -= {self._undeclared}
-        self._foreground = _foreground(numbers, raster.path, subject, option)
-        self.foreground = self._foreground if self._foreground in numbers else None
 
     def _meaning(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        result: NDArray[np.uint8] = np.asarray(values == self._foreground).view(np.uint8)
-        if self._undeclared is not None:
-            result[values == self._undeclared] = IGNORE
-        return result
-
-
-def open_label(path: str | os.PathLike[str], *, nodata: float | None = None, key: str | None = None) -> BinaryMap:
-    """Open a binary label.
-
-    Foreground is 1 in a file of 0 and 1, and 255 in a file of 0 and 255; a file of one value follows the same rule:
-    all 0 is background, all 1 and all 255 are foreground. Ignored are nodata (the file's value or the given one),
-    NaN and infinity, and what the file's alpha band or mask excludes.
-
-    Args:
-        path: the file: one band, or three equal ones (a grey picture saved as RGB).
-        nodata: value of pixels to ignore, besides the one that the file declares; NaN stands for "not that one".
-        key: name of the array in an `.npz` file.
-
-    Returns:
-        The open label; use it in a `with` statement.
-
-    Raises:
-        InputError: the file cannot be read, has other values, more bands, or no pixel that counts, or declares 0 as
-            nodata and `nodata` does not say whether that is so.
-    """
-    with ExitStack() as stack:
-        raster = stack.enter_context(open_raster(path, key=key))
-        label = BinaryMap(raster, nodata=nodata, valid=None, subject="labels are", option="--label-nodata", masks=False)
-        stack.pop_all()
-    return label
+        if self._one is not None:
+            return np.asarray(values == self._one).view(np.uint8)
+        with np.errstate(invalid="ignore"):  # of invalid pixels
+            return values.astype(np.uint8)
 
 
 def two_kinds_of_labels(foregrounds: Mapping[Path, int | None]) -> InputError | None:
-    """What is wrong with a set whose labels have 1 for foreground in some files and 255 in others; None if nothing is.
+    """The error of a set whose foreground is 1 in some labels and 255 in others; None if it is the same in all.
 
-    In a set of 0 and 1, 255 mostly means ignore: in a file without a 1, nothing else tells.
+    In a set of 0 and 1, 255 mostly means ignore, and in a file without a 1 nothing else tells.
 
     Args:
         foregrounds: of each label, its `BinaryMap.foreground`.
@@ -204,107 +237,3 @@ def two_kinds_of_labels(foregrounds: Mapping[Path, int | None]) -> InputError | 
         hint="if 255 means ignore, say so with --label-nodata 255; else write them alike",
         path=others[0],
     )
-
-
-def open_mask(
-    path: str | os.PathLike[str],
-    *,
-    nodata: float | None = None,
-    valid_mask: str | os.PathLike[str] | None = None,
-    key: str | None = None,
-) -> BinaryMap:
-    """Open a mask: as `open_label`, and the undeclared nodata value of prn's own `.npy` masks is known.
-
-    Args:
-        path: the file.
-        nodata: value of invalid pixels, besides the one that the file declares.
-        valid_mask: a raster of the same size, zero where pixels are invalid.
-        key: name of the array in an `.npz` file.
-
-    Raises:
-        InputError: as for `open_label`.
-    """
-    with ExitStack() as stack:
-        raster = stack.enter_context(open_raster(path, key=key))
-        valid = None
-        if valid_mask is not None:
-            valid = stack.enter_context(open_raster(valid_mask))
-            check_same_size(valid, raster)
-        mask = BinaryMap(raster, nodata=nodata, valid=valid, subject="mask is", option="--nodata", masks=True)
-        stack.pop_all()
-    return mask
-
-
-def read_label(
-    path: str | os.PathLike[str], *, nodata: float | None = None, key: str | None = None
-) -> NDArray[np.uint8]:
-    """Read a binary label whole, see `open_label`.
-
-    Returns:
-        `(H, W)` uint8: 0 background, 1 foreground, 255 ignore.
-    """
-    with open_label(path, nodata=nodata, key=key) as label:
-        return label.read()
-
-
-def read_mask_or_scores(
-    path: str | os.PathLike[str],
-    *,
-    kind: InputKind | Literal["mask", "auto"] = "auto",
-    nodata: float | None = None,
-    valid_mask: str | os.PathLike[str] | None = None,
-    band: int | None = None,
-    key: str | None = None,
-) -> tuple[Literal["mask"] | InputKind, NDArray[np.float32]]:
-    """Read a mask, or a map of probabilities or logits, whole.
-
-    Args:
-        path: the file.
-        kind: `mask` for two values (see `read_label`), or what the numbers of a score map mean; `auto` looks at this
-            file alone (for a set, see `detect_mask_or_kind`).
-        nodata: value of invalid pixels, besides the one that the file declares.
-        valid_mask: a raster of the same size, zero where pixels are invalid.
-        band: number of the class's band in a score map, counted from 1.
-        key: name of the array in an `.npz` file.
-
-    Returns:
-        The kind, and `(H, W)` float32 probabilities (0 and 1 for a mask), NaN where invalid.
-
-    Raises:
-        InputError: the file cannot be used.
-    """
-    if kind == "auto":
-        kind = detect_mask_or_kind([path], nodata=nodata, key=key)
-    if kind != "mask":
-        with open_scores(path, kind=kind, nodata=nodata, valid_mask=valid_mask, band=band, key=key) as scores:
-            return kind, scores.probabilities()
-    with open_mask(path, nodata=nodata, valid_mask=valid_mask, key=key) as opened:
-        mask = opened.read()
-    result = mask.astype(np.float32)
-    result[mask == IGNORE] = np.nan
-    return kind, result
-
-
-def _too_many_bands(raster: Raster) -> InputError:
-    return InputError(f"{raster.bands} bands, expected one band", hint="save a single-band label", path=raster.path)
-
-
-def _foreground(numbers: set[float], path: Path, subject: str, option: str) -> int:
-    """The value of foreground among the numbers of the valid pixels.
-
-    Raises:
-        InputError: there are none, or others than 0 and one of 1 and 255.
-    """
-    if not numbers:
-        raise no_valid_pixel(path)
-    foreground = 255 if 255 in numbers else 1
-    if not numbers <= {0, foreground}:
-        found = sorted(numbers)
-        listed = ", ".join(f"{value:g}" for value in found[:6]) + (", …" if len(found) > 6 else "")
-        hint = "convert them to 0 and 1"
-        if numbers <= {0, 1, 255}:
-            hint = f"if 255 means ignore, say so with {option} 255"
-        else:
-            hint += f", and say with {option} which value to ignore; of several classes, add --task multiclass"
-        raise InputError(f"{subject} not binary: values {listed}, expected 0 and 1, or 0 and 255", hint=hint, path=path)
-    return foreground

@@ -1,8 +1,8 @@
-"""How much a file may claim to hold: what its bytes cannot honestly fill is refused before it costs memory or time.
+"""Limits on what a file may claim to hold, checked before it costs memory or time.
 
-A few kilobytes can declare a map of terabytes, and compression can make good on it. Honest maps, however large, take
-room: logits are seldom packed tenfold, masks seldom a hundredfold. So small claims pass as they are, and large ones by
-the bytes that stand behind them, unless `--max-pixels` says how large a map may be.
+A few kilobytes can declare a map of terabytes, and compression can deliver it. Real maps take space, however large they
+are: logits rarely compress tenfold, masks rarely a hundredfold. Small claims pass; large ones must be in proportion to
+the bytes stored, unless `--max-pixels` sets a limit.
 """
 
 from __future__ import annotations
@@ -12,66 +12,70 @@ from pathlib import Path
 
 from prn_cli.errors import InputError
 
-_SMALL_MAP = 1 << 28  # pixels, counted once a band
-_PIXELS_A_BYTE = 4096  # read by window, where the cost is time; as many as a tile has that GDAL leaves out
+_SMALL_MAP = 1 << 28  # pixels, counted once per band
+_PIXELS_PER_BYTE = 4096  # of a map read by window; as many as in a tile that GDAL leaves out
 _SMALL_BLOCK = 1 << 29  # bytes
-_BYTES_A_BYTE = 200  # of what is decoded in one piece: what it costs is memory
+_BYTES_PER_BYTE = 200  # of what is decoded in one piece, and so costs memory
 
-_most = {"pixels": 0}
+_default = {"max_pixels": 0}
 
 
 def set_max_pixels(pixels: int | None) -> None:
-    """Set how many pixels a map may have in this process; None for what its bytes can honestly hold."""
-    _most["pixels"] = pixels or 0
+    """Set the `max_pixels` of files that are opened without one, in this process."""
+    _default["max_pixels"] = pixels or 0
 
 
-def check_pixels(height: int, width: int, bands: int, *, stored: int, path: Path) -> None:
-    """Check that a map is not larger than its file's bytes can honestly hold, or than `set_max_pixels` says.
+def check_pixels(
+    height: int, width: int, bands: int, *, stored: int, path: Path, max_pixels: int | None = None
+) -> None:
+    """Check that a map is not larger than its file can plausibly hold, or than `max_pixels` allows.
 
     Args:
         height: rows.
         width: columns.
-        bands: each counts.
+        bands: number of bands, each counts.
         stored: bytes of the file.
-        path: of the file.
+        path: the file.
+        max_pixels: upper limit, all bands together.
 
     Raises:
         InputError: it is larger.
     """
+    most = max_pixels or _default["max_pixels"]
     pixels = height * width * bands
     what = f"{height}×{width} pixels" + (f" in {bands} bands" if bands > 1 else "")
-    if _most["pixels"]:
-        if pixels > _most["pixels"]:
-            raise InputError(
-                f"{what}, expected at most {_most['pixels']} as --max-pixels says",
-                hint="give a greater one if you trust the file",
-                path=path,
-            )
-    elif pixels > max(_SMALL_MAP, stored * _PIXELS_A_BYTE):
+    if most and pixels > most:
+        raise InputError(
+            f"{what}, expected at most {most} as --max-pixels says",
+            hint="give a greater one if you trust the file",
+            path=path,
+        )
+    if not most and pixels > max(_SMALL_MAP, stored * _PIXELS_PER_BYTE):
         raise _implausible(what, stored, f"--max-pixels {pixels}", path)
 
 
-def check_block(size: int, *, stored: int, path: Path) -> None:
-    """Check that what is decoded in one piece fits the memory, and can honestly come from so many bytes.
+def check_block(size: int, *, stored: int, path: Path, max_pixels: int | None = None) -> None:
+    """Check that a block decoded in one piece fits into memory and is in proportion to its stored bytes.
 
     Args:
-        size: bytes of the decoded numbers.
-        stored: bytes that they are decoded from.
-        path: of the file.
+        size: bytes of the decoded values.
+        stored: bytes they are decoded from.
+        path: the file.
+        max_pixels: if set, the file is trusted up to there, and proportion is not checked.
 
     Raises:
-        InputError: it does not, or cannot.
+        InputError: it is too large.
     """
     check_memory(size, path)
-    if not _most["pixels"] and size > max(_SMALL_BLOCK, stored * _BYTES_A_BYTE):
+    if not (max_pixels or _default["max_pixels"]) and size > max(_SMALL_BLOCK, stored * _BYTES_PER_BYTE):
         raise _implausible(f"{size / 2**30:.1f} GiB in one piece", stored, "--max-pixels, and how many", path)
 
 
 def check_memory(size: int, path: Path) -> None:
-    """Check that so many bytes fit into this machine's memory.
+    """Check that this machine's memory holds `size` bytes.
 
     Raises:
-        InputError: they do not.
+        InputError: it does not.
     """
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -87,7 +91,7 @@ def check_memory(size: int, path: Path) -> None:
 
 def _implausible(what: str, stored: int, option: str, path: Path) -> InputError:
     return InputError(
-        f"{what} out of {stored} bytes: more than honest data packs to, as if made to exhaust memory or time",
+        f"{what} out of {stored} bytes: more than real data compress to, as if made to exhaust memory or time",
         hint=f"give {option} if you trust the file",
         path=path,
     )

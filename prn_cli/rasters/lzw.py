@@ -1,4 +1,4 @@
-"""LZW as TIFF has it, by libtiff: the decoder of imagecodecs (2026.3.6) leaves its memory where data are damaged."""
+"""LZW of TIFF, by libtiff: the decoder of imagecodecs (2026.3.6) accesses foreign memory where data are damaged."""
 
 from __future__ import annotations
 

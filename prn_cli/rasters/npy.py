@@ -4,68 +4,66 @@ from __future__ import annotations
 
 import io
 import math
-import operator
 import os
 import threading
 import warnings
 import zipfile
 from functools import lru_cache
-from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, PrnError, UsageError, reason
+from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters.limits import check_block
-from prn_cli.rasters.raster import Raster, check_dtype
+from prn_cli.rasters.raster import DecodedRaster, Raster, check_dtype
 
 # Files of Python 2 are read like all others.
 warnings.filterwarnings("ignore", "Reading `.npy` or `.npz` file required additional header parsing", UserWarning)
 
 _NNUNET_KEY = "probabilities"
-_MOST_CHANNELS_LAST = 32
-_LONGEST_HEADER = 10_000  # bytes, as NumPy has it
+_LONGEST_HEADER = 10_000  # bytes, as in NumPy
+
+
+class _Header(NamedTuple):
+    """What a `.npy` header says of its array."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the array."""
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 class NpyRaster(Raster):
     """An array in a `.npy` file of either memory order, read by window.
 
-    A memory map would end the process if the file is cut while it is read; reading ends in an error.
+    It is not memory-mapped: a file that is cut while it is read would end the process, and not in an error.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("rb", buffering=0)
-        try:
-            self._open()
-        except (ValueError, OverflowError) as error:
-            self._file.close()
-            raise _broken(path, error) from error
-        except BaseException:
-            self._file.close()
-            raise
+    noun = "a .npy array"
 
     def _open(self) -> None:
-        shape, fortran, dtype, size = _read_header(self._file, self.path)
-        _check_shape(shape, self.path)
-        self._start = self._file.tell()
-        found = os.fstat(self._file.fileno()).st_size
-        if found < self._start + size:
-            raise InputError(
-                f"truncated: {found} bytes, and an array of shape {shape} and type {dtype} needs {self._start + size}",
-                hint="write or copy it again",
-                path=self.path,
-            )
-        self.dtype = check_dtype(dtype, self.path)
-        self._stored = dtype
+        self._file = self.path.open("rb", buffering=0)
         self._lock = threading.Lock()
-        # Where each pixel lies, as the strides of a view say it, without the array.
-        steps = list(accumulate([dtype.itemsize, *(shape[:-1] if fortran else shape[:0:-1])], operator.mul))
-        strides = steps if fortran else steps[::-1]
-        view = _bands_first(np.lib.stride_tricks.as_strided(np.empty(0, dtype), shape, strides))
+        header = _read_header(self._file, self.path)
+        start, stored = self._file.tell(), os.fstat(self._file.fileno()).st_size
+        if stored < start + header.size:
+            raise self.error(
+                f"truncated: {stored} bytes, and an array of shape {header.shape} and type {header.dtype} needs "
+                f"{start + header.size}",
+                "write or copy it again",
+            )
+        self.dtype = check_dtype(header.dtype, self.path)
+        self._stored, self._start = header.dtype, start
+        # Where each pixel lies: the strides of a view without data.
+        order = "F" if header.fortran else "C"
+        view = np.lib.stride_tricks.as_strided(np.empty(0, header.dtype), header.shape, _strides(header, order))
+        view = _bands_first(view)
         self.bands, self.height, self.width = view.shape
         self._strides = view.strides
 
@@ -73,19 +71,18 @@ class NpyRaster(Raster):
         starts = (0, window.y, window.x)
         counts = (self.bands, window.height, window.width)
         sizes = (self.bands, self.height, self.width)
-        # From the axis whose neighbours lie furthest apart to the one whose lie side by side.
-        outer, middle, inner = sorted(range(3), key=lambda axis: (sizes[axis] == 1, self._strides[axis]), reverse=True)
-        result = np.empty((counts[outer], counts[middle], counts[inner]), self._stored)
-        whole = counts[inner] == sizes[inner]
+        # From the axis whose neighbours lie furthest apart to the one whose neighbours are adjacent.
+        order = sorted(range(3), key=lambda axis: (sizes[axis] == 1, self._strides[axis]), reverse=True)
+        outer, middle, inner = order
+        result = np.empty([counts[axis] for axis in order], self._stored)
         first = self._start + sum(start * stride for start, stride in zip(starts, self._strides, strict=True))
-        for i in range(counts[outer]):
+        for i, plane in enumerate(result):
             at = first + i * self._strides[outer]
-            if whole:
-                self._fill(result[i], at)
+            if counts[inner] == sizes[inner]:
+                self._fill(plane, at)
                 continue
-            for j in range(counts[middle]):
-                self._fill(result[i, j], at + j * self._strides[middle])
-        order = (outer, middle, inner)
+            for j, line in enumerate(plane):
+                self._fill(line, at + j * self._strides[middle])
         return np.ascontiguousarray(result.transpose([order.index(axis) for axis in range(3)]), self.dtype)
 
     def _fill(self, part: NDArray[Any], offset: int) -> None:
@@ -96,98 +93,77 @@ class NpyRaster(Raster):
             while left:
                 count = self._file.readinto(left)
                 if not count:
-                    raise InputError(
-                        "truncated while it was read", hint="run again when it is complete", path=self.path
-                    )
+                    raise self.error("truncated while it was read", "run again when it is complete")
                 left = left[count:]
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if hasattr(self, "_file"):
+            self._file.close()
 
 
-class NpzRaster(Raster):
+class NpzRaster(DecodedRaster):
     """An array in an `.npz` archive, decompressed whole when it is first read.
 
-    Without a key the archive's only array is taken, or `probabilities` as nnU-Net writes it.
+    Without a key, it is the archive's only array, or `probabilities` as nnU-Net writes it.
     """
 
-    def __init__(self, path: Path, key: str | None = None) -> None:
-        self.path = path
-        self._loaded: NDArray[Any] | None = None
-        try:
-            with zipfile.ZipFile(path) as archive:
-                self._member = _choose(archive, key, path)
-                with archive.open(self._member) as file:
-                    shape, _, dtype, size = _read_header(file, path)
-                    header = file.tell()
-                found = archive.getinfo(self._member).file_size
-        except (PrnError, OSError):
-            raise
-        except Exception as error:  # zipfile raises its own, NotImplementedError, RuntimeError and others
-            raise _broken(path, error) from error
-        _check_shape(shape, path)
-        self.dtype = check_dtype(dtype, path)
-        if found != header + size:
-            raise InputError(
-                f"damaged: '{self._member}' has {found} bytes, and its shape {shape} and type {dtype} "
-                f"need {header + size}",
-                hint="write it again",
-                path=path,
+    noun = "an .npz archive"
+
+    def _open(self) -> None:
+        with zipfile.ZipFile(self.path) as archive:
+            self._member = _choose(archive, self.key, self.path)
+            with archive.open(self._member) as file:
+                header = _read_header(file, self.path)
+                start = file.tell()
+            stored = archive.getinfo(self._member).file_size
+        if stored != start + header.size:
+            raise self.error(
+                f"damaged: '{self._member}' has {stored} bytes, and its shape {header.shape} and type {header.dtype} "
+                f"need {start + header.size}"
             )
-        self._size = size
-        self.bands, self.height, self.width = _bands_first(np.broadcast_to(np.uint8(0), shape)).shape
+        self.dtype = check_dtype(header.dtype, self.path)
+        self.decoded_bytes = header.size
+        self.bands, self.height, self.width = _bands_first(np.broadcast_to(np.uint8(0), header.shape)).shape
 
-    def _read(self, window: Window) -> NDArray[Any]:
-        if self._loaded is None:
-            check_block(self._size, stored=self.path.stat().st_size, path=self.path)
-            try:
-                with zipfile.ZipFile(self.path) as archive, archive.open(self._member) as file:
-                    array = np.lib.format.read_array(file, allow_pickle=False)
-                    file.read(1)  # the archive's checksum is compared at the end of the member
-            except (MemoryError, OSError):
-                raise
-            except Exception as error:  # zlib, lzma and zipfile raise errors of their own
-                raise _broken(self.path, error) from error
-            self._loaded = _bands_first(array)
-        return np.array(self._loaded[:, *window.slices], dtype=self.dtype, order="C")
-
-    def close(self) -> None:
-        """Let go of the array."""
-        self._loaded = None
+    def _decode(self) -> NDArray[Any]:
+        with zipfile.ZipFile(self.path) as archive, archive.open(self._member) as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            file.read(1)  # the archive's checksum is compared at the end of the member
+        return _bands_first(array)
 
 
-def _read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, Fortran order, type and number of bytes of the array whose `.npy` header begins here."""
-    try:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):  # 3.0 is written for structured types only
-            raise InputError(
-                f".npy of version {version[0]}.{version[1]}, expected 1.0 or 2.0",
-                hint="save a float32 array",
-                path=path,
-            )
-        length = file.read(2 if version == (1, 0) else 4)
-        size = int.from_bytes(length, "little")
-        if size > _LONGEST_HEADER:
-            raise InputError(
-                f"damaged: a header of {size} bytes, expected at most {_LONGEST_HEADER}",
-                hint="write it again",
-                path=path,
-            )
-        shape, fortran, dtype = _parse_header(version, length + file.read(size))
-    except InputError:
-        raise
-    except Exception as error:
-        raise _broken(path, error) from error
-    if dtype.hasobject:
+def _read_header(file: IO[bytes], path: Path) -> _Header:
+    """The header of the `.npy` array that begins here, checked; the file is left at its first pixel."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):  # 3.0 is written for structured types only
+        raise InputError(
+            f".npy of version {version[0]}.{version[1]}, expected 1.0 or 2.0", hint="save a float32 array", path=path
+        )
+    length = file.read(2 if version == (1, 0) else 4)
+    size = int.from_bytes(length, "little")
+    if size > _LONGEST_HEADER:
+        raise InputError(
+            f"damaged: a header of {size} bytes, expected at most {_LONGEST_HEADER}", hint="write it again", path=path
+        )
+    header = _Header(*_parse_header(version, length + file.read(size)))
+    if header.dtype.hasobject:
         raise InputError(
             "holds pickled Python objects, expected an array of numbers",
             hint="save it as a float32 array: numpy.save(path, array.astype('float32'))",
             path=path,
         )
-    check_dtype(dtype, path)
-    return shape, fortran, dtype, dtype.itemsize * math.prod(shape)
+    check_dtype(header.dtype, path)
+    if any(length < 1 for length in header.shape):
+        raise InputError(f"no pixels: shape {header.shape}", hint="write it again with data", path=path)
+    batch_or_depth = len(header.shape) == 4 and 1 in header.shape[:2]
+    if len(header.shape) not in (2, 3) and not batch_or_depth:
+        raise InputError(
+            f"shape {header.shape}, expected (H, W), (1, H, W), (H, W, 1) or (C, H, W)",
+            hint="save one map a file",
+            path=path,
+        )
+    return header
 
 
 @lru_cache(maxsize=64)  # the maps of a folder have few sizes, and NumPy compiles each header as Python
@@ -196,46 +172,29 @@ def _parse_header(version: tuple[int, int], header: bytes) -> tuple[tuple[int, .
     return read(io.BytesIO(header))
 
 
+def _strides(header: _Header, order: str) -> list[int]:
+    steps = [header.dtype.itemsize]
+    for length in header.shape[:-1] if order == "F" else header.shape[:0:-1]:
+        steps.append(steps[-1] * length)
+    return steps if order == "F" else steps[::-1]
+
+
 def _choose(archive: zipfile.ZipFile, key: str | None, path: Path) -> str:
-    members = [name for name in archive.namelist() if name.endswith(".npy")]
-    keys = [name.removesuffix(".npy") for name in members]
-    if key is not None:
-        if key not in keys:
-            raise InputError(f"no array '{key}', found {_listed(keys)}", hint="give another --key", path=path)
-        return members[keys.index(key)]
-    if _NNUNET_KEY in keys:
-        return members[keys.index(_NNUNET_KEY)]
-    if len(keys) != 1:
-        if not keys:
-            raise InputError("no array in it", hint="save one with numpy.savez_compressed", path=path)
-        raise UsageError(f"{len(keys)} arrays: {_listed(keys)}", hint="name one with --key", path=path)
-    return members[0]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:8]) + (", …" if len(names) > 8 else "") if names else "none"
-
-
-def _check_shape(shape: tuple[int, ...], path: Path) -> None:
-    if any(length < 1 for length in shape):
-        raise InputError(f"no pixels: shape {shape}", hint="write it again with data", path=path)
-    batch_or_depth = len(shape) == 4 and 1 in shape[:2]
-    if len(shape) not in (2, 3) and not batch_or_depth:
-        raise InputError(
-            f"shape {shape}, expected (H, W), (1, H, W), (H, W, 1) or (C, H, W)",
-            hint="save one map a file",
-            path=path,
-        )
-    if len(shape) == 3 and shape[0] > shape[2] > 1 and shape[2] <= _MOST_CHANNELS_LAST < shape[1]:
-        raise InputError(
-            f"shape {shape} looks like (H, W, C), expected (C, H, W)",
-            hint="move the channels first: array.transpose(2, 0, 1)",
-            path=path,
-        )
+    members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
+    listed = ", ".join(f"'{name}'" for name in list(members)[:8]) + (", …" if len(members) > 8 else "") or "none"
+    if key is not None and key not in members:
+        raise InputError(f"no array '{key}', found {listed}", hint="give another --key", path=path)
+    if key is None and not members:
+        raise InputError("no array in it", hint="save one with numpy.savez_compressed", path=path)
+    if key is None:
+        key = _NNUNET_KEY if _NNUNET_KEY in members or len(members) > 1 else next(iter(members))
+    if key not in members:
+        raise UsageError(f"{len(members)} arrays: {listed}", hint="name one with --key", path=path)
+    return members[key]
 
 
 def _bands_first(array: NDArray[Any]) -> NDArray[Any]:
-    """A view of shape `(bands, H, W)` of an array whose shape `_check_shape` has passed."""
+    """A view of shape `(bands, H, W)` of an array whose shape `_read_header` has passed."""
     if array.ndim == 2:
         return array[np.newaxis]
     if array.ndim == 4:  # (1, C, H, W) of a batch of one, or nnU-Net's (C, 1, H, W)
@@ -243,8 +202,3 @@ def _bands_first(array: NDArray[Any]) -> NDArray[Any]:
     if array.shape[2] == 1 and array.shape[0] != 1:
         return array.transpose(2, 0, 1)
     return array
-
-
-def _broken(path: Path, error: BaseException) -> InputError:
-    kind = "an .npz archive" if path.suffix.lower() == ".npz" else "a .npy array"
-    return InputError(f"not {kind}, or damaged: {reason(error)}", hint="write it again", path=path)

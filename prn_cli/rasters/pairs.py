@@ -1,4 +1,4 @@
-"""Inputs named on a command line, and their partners (labels, validity masks) found by stem."""
+"""Inputs as a command line names them, and their partners (labels, validity masks), found by stem."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import TextIO, overload
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.files.remote import as_path, gdal_name
-from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES
+from prn_cli.rasters.formats import IMAGE_SUFFIXES, SUFFIXES
 
 _EXAMPLES = 3
+_Path = str | os.PathLike[str]
 
 
 class Paths(Sequence[Path]):
-    """Files by name, of which a path is made when it is asked for: a name takes a fifth of its memory."""
+    """Files by name: a path is made when it is asked for, since a name takes a fifth of its memory."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -40,7 +41,7 @@ class Paths(Sequence[Path]):
         return map(as_path, self._names)
 
     def stems(self) -> Iterator[str]:
-        """The stem of each, in a fraction of the time that a path takes."""
+        """The stem of each, faster than by its path."""
         return map(_stem, self._names)
 
 
@@ -51,7 +52,7 @@ class Pairs:
     Attributes:
         matched: each input with its partner, in the order of the inputs.
         unmatched_inputs: inputs without a partner.
-        unmatched_partners: files of the folder that are nobody's partner.
+        unmatched_partners: files of the folder that no input pairs with.
     """
 
     matched: tuple[tuple[Path, Path], ...]
@@ -64,16 +65,29 @@ class Partners:
     """The validity masks, the images or the references of a set of maps.
 
     Attributes:
-        noun: what they are called in messages.
+        noun: what messages call them.
         name: their role in a manifest.
         folder: where they are; None if no map has one.
-        found: each map with its partner, as far as there is one.
+        found: the partner of each map that has one.
     """
 
     noun: str
     name: str
     folder: Path | None = None
     found: Mapping[Path, Path] = field(default_factory=dict)
+
+    def among(
+        self,
+        inputs: Sequence[Path],
+        folder: _Path | None,
+        part: Sequence[int] | None = None,
+        suffixes: Sequence[str] = SUFFIXES,
+    ) -> Partners:
+        """The partners of the inputs in a folder, see `pair_by_stem`; no input has one if there is no folder."""
+        if folder is None:
+            return self
+        pairs = pair_by_stem(inputs, folder, suffixes=suffixes, part=part)
+        return replace(self, folder=Path(folder), found=dict(pairs.matched))
 
     def of(self, path: Path) -> Path | None:
         """The partner of a map; None if there is no folder of them.
@@ -88,49 +102,31 @@ class Partners:
         return self.found.get(path)
 
     def role(self, path: Path) -> dict[str, Path]:
-        """`{name: partner}` for a map that has one, else nothing: what a manifest notes down of it."""
+        """`{name: partner}` of a map that has one, else nothing: its part of a manifest."""
         return {self.name: self.found[path]} if path in self.found else {}
 
 
-def find_valid_masks(
-    inputs: Sequence[Path], folder: str | os.PathLike[str] | None, part: Sequence[int] | None = None
-) -> Partners:
-    """Find the validity mask of each map, or of a part, by stem, in the folder of `--valid-mask` if there is one.
-
-    Raises:
-        InputError: as `pair_by_stem`. A map without its mask is no error until it is asked for.
-    """
-    return _find_partners(Partners("validity mask", "valid_mask"), inputs, folder, SUFFIXES, part)
+def find_valid_masks(inputs: Sequence[Path], folder: _Path | None, part: Sequence[int] | None = None) -> Partners:
+    """The validity masks in the folder of `--valid-mask`, see `pair_by_stem`."""
+    return Partners("validity mask", "valid_mask").among(inputs, folder, part)
 
 
-def find_references(
-    inputs: Sequence[Path], place: str | os.PathLike[str] | None, part: Sequence[int] | None = None
-) -> Partners:
-    """Find the georeferenced raster of each map: the file of `--like` for all of them, or those of a folder by stem.
+def find_images(inputs: Sequence[Path], folder: _Path | None, part: Sequence[int] | None = None) -> Partners:
+    """The images in the folder of `--images`, JPEG among them, see `pair_by_stem`."""
+    return Partners("image", "image").among(inputs, folder, part, IMAGE_SUFFIXES)
 
-    Raises:
-        InputError: as `pair_by_stem`. A map without its reference is no error until it is asked for.
-    """
+
+def find_references(inputs: Sequence[Path], place: _Path | None, part: Sequence[int] | None = None) -> Partners:
+    """The georeferenced rasters of `--like`: one file for all maps, or those of a folder, see `pair_by_stem`."""
     partners = Partners("reference", "like")
     if place is None or Path(place).is_dir():
-        return _find_partners(partners, inputs, place, SUFFIXES, part)
+        return partners.among(inputs, place, part)
     path = as_path(place)
     return replace(partners, folder=path, found=dict.fromkeys(_part_of(inputs, part), path))
 
 
-def find_images(
-    inputs: Sequence[Path], folder: str | os.PathLike[str] | None, part: Sequence[int] | None = None
-) -> Partners:
-    """Find the image of each map, or of a part, by stem, in the folder of `--images`; JPEG files count here.
-
-    Raises:
-        InputError: as `pair_by_stem`. A map without its image is no error until it is asked for.
-    """
-    return _find_partners(Partners("image", "image"), inputs, folder, IMAGE_SUFFIXES, part)
-
-
-def image_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """All images of a folder, by name; or the file itself, if it is one.
+def image_files(folder: _Path) -> list[Path]:
+    """All images of a folder, by name; the file itself, if it is one.
 
     Raises:
         InputError: the folder is missing or has none.
@@ -138,32 +134,19 @@ def image_files(folder: str | os.PathLike[str]) -> list[Path]:
     folder = Path(folder)
     if folder.is_file():
         return [folder]
-    found = _raster_files(folder, IMAGE_SUFFIXES)
+    found = [Path(name) for name in _raster_names(folder, IMAGE_SUFFIXES)]
     if not found:
         raise InputError("holds no images", hint=f"expected {' '.join(IMAGE_SUFFIXES)}", path=folder)
     return found
 
 
-def _find_partners(
-    kind: Partners,
-    inputs: Sequence[Path],
-    folder: str | os.PathLike[str] | None,
-    suffixes: Sequence[str],
-    part: Sequence[int] | None,
-) -> Partners:
-    if folder is None:
-        return kind
-    pairs = pair_by_stem(inputs, folder, suffixes=suffixes, part=part)
-    return replace(kind, folder=Path(folder), found=dict(pairs.matched))
-
-
 def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: bool = False) -> Paths:
-    """Find the files that the arguments of a command line name.
+    """The files that the arguments of a command line name.
 
     Args:
-        arguments: files; folders, of which all raster files are taken by name, but no subfolders and no hidden
-            files; globs that the shell has left alone; addresses of remote files; `-` for paths on `stdin`, one a line.
-        stdin: where `-` reads.
+        arguments: files; folders, for their raster files by name, without subfolders and hidden files; globs that the
+            shell has not expanded; addresses of remote files; `-` for paths on `stdin`, one per line.
+        stdin: what `-` reads.
         null: paths on `stdin` end in NUL, not in a newline.
 
     Returns:
@@ -190,7 +173,7 @@ def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: 
 
 def pair_by_stem(
     inputs: Sequence[Path],
-    folder: str | os.PathLike[str],
+    folder: _Path,
     *,
     same_allowed: bool = False,
     suffixes: Sequence[str] = SUFFIXES,
@@ -203,8 +186,7 @@ def pair_by_stem(
         folder: where their partners are; with a single input, it may be the partner itself.
         same_allowed: a file may be its own partner, as a base model is when it is scored against itself.
         suffixes: of the partners.
-        part: positions of the inputs to pair, all if None: a name that is passed over takes a fraction of the time and
-            memory of a pair.
+        part: positions of the inputs to pair, all if None. Others cost a fraction of the time and memory of a pair.
 
     Raises:
         InputError: the folder is missing, a stem of those to pair occurs twice on one side, or no input has a partner.
@@ -218,30 +200,21 @@ def pair_by_stem(
         raise InputError(found, hint="check the path", path=folder)
     partners = _raster_names(folder, suffixes)
     wanted = _by_stem((path.stem, path) for path in chosen)
-    ours: list[tuple[str, Path]] = []
-    others: list[str] = []
-    for name in partners:
-        if (stem := _stem(name)) in wanted:
-            ours.append((stem, Path(name)))
-        else:
-            others.append(name)
-    offered = _by_stem(ours)
+    stems = [_stem(name) for name in partners]
+    offered = _by_stem((stem, Path(name)) for stem, name in zip(stems, partners, strict=True) if stem in wanted)
     matched = tuple((path, offered[stem]) for stem, path in wanted.items() if stem in offered)
     for path, partner in () if same_allowed else matched:
         if path == partner or (path.exists() and partner.exists() and path.samefile(partner)):
             raise InputError("pairs with itself", hint="keep inputs and their partners in two folders", path=path)
-    if not matched and set(map(_stem, partners)).isdisjoint(path.stem for path in inputs):
+    if not matched and set(stems).isdisjoint(path.stem for path in inputs):
         raise InputError(
             f"nothing in it pairs with the inputs by stem: inputs {_examples(inputs)}; "
             f"folder {_examples(Paths(partners))}",
             hint="give partners the same name, but for the suffix",
             path=folder,
         )
-    return Pairs(
-        matched,
-        tuple(path for stem, path in wanted.items() if stem not in offered),
-        Paths(others),
-    )
+    others = [name for stem, name in zip(stems, partners, strict=True) if stem not in wanted]
+    return Pairs(matched, tuple(path for stem, path in wanted.items() if stem not in offered), Paths(others))
 
 
 def _part_of(inputs: Sequence[Path], part: Sequence[int] | None) -> Sequence[Path]:
@@ -293,31 +266,24 @@ def _read_paths(stdin: TextIO, null: bool) -> Iterator[str]:
         raise InputError(f"paths on stdin are not {error.encoding} text", hint="pipe in plain paths") from error
     if not null and "\0" in text:
         raise UsageError("NUL in the paths on stdin", hint="add --null")
-    for line in text.split("\0" if null else "\n"):
+    for line in text.removeprefix("\ufeff").split("\0" if null else "\n"):
         name = line if null else line.removesuffix("\r")
         if name:
             yield name
-
-
-def _raster_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    return [Path(name) for name in _raster_names(folder, suffixes)]
 
 
 def _raster_names(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     start = os.path.join(folder, "")  # noqa: PTH118
     try:
         with os.scandir(folder) as entries:
-            found = [
-                start + entry.name for entry in entries if _is_raster_name(entry.name, suffixes) and _is_file(entry)
-            ]
+            names = [entry.name for entry in entries if _is_raster_name(entry.name, suffixes) and _is_file(entry)]
     except OSError as error:
         raise InputError(f"cannot be listed: {error.strerror}", hint="check the folder", path=folder) from error
-    found.sort(key=os.path.normcase)
-    return found
+    return [start + name for name in sorted(names, key=os.path.normcase)]
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file, or a link to one or to nothing: that is to be named as a failure, not to be passed over."""
+    """Whether it is a file, or a link to one or to nothing, which fails later instead of being skipped."""
     if entry.is_symlink():
         return os.path.isfile(entry.path) or not os.path.exists(entry.path)  # noqa: PTH110, PTH113
     return entry.is_file(follow_symlinks=False)

@@ -1,4 +1,7 @@
-"""Writing PNG by rows: they are packed as they come, so that no more than a band of them is in memory."""
+"""Writing PNG by rows, which are compressed as they come, so that memory holds no more than a band of them.
+
+Pillow and imagecodecs encode whole images only.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from prn_cli.maps.tiles import WholeRows
+from prn_cli.maps.tiles import WholeRows, Window
 from prn_cli.rasters.writing import RasterWriter, full_palette, packer
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -90,8 +94,25 @@ class PngWriter(RasterWriter):
         self._packed.append(self._packer.flush())
         self._write_packed()
         self._write_chunk(b"IEND", b"")
-        self._file.close()
+        super()._finish()
 
-    def _abort(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
+
+class SoftPngWriter(RasterWriter):
+    """A PNG of probabilities as grey values. Held whole until the end, when it is known whether some are invalid."""
+
+    def _start(self) -> None:
+        self._grey = np.empty((self.height, self.width), np.uint8)
+        self._alpha: NDArray[np.uint8] | None = None
+
+    def _take(self, piece: NDArray[Any], y: int, x: int) -> None:
+        area = Window(y, x, *piece.shape).slices
+        invalid = np.isnan(piece)
+        self._grey[area] = np.rint(np.where(invalid, 0, piece) * 255)
+        if invalid.any():
+            if self._alpha is None:
+                self._alpha = np.full((self.height, self.width), 255, np.uint8)
+            self._alpha[area][invalid] = 0
+
+    def _finish(self) -> None:
+        pixels = self._grey if self._alpha is None else np.stack((self._grey, self._alpha), axis=-1)
+        Image.fromarray(pixels).save(self._temporary, format="PNG")

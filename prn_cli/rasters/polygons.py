@@ -1,4 +1,4 @@
-"""Masks as polygons: the objects of one map in a file of their own, and those of many maps in one layer."""
+"""Masks as polygons: the objects of each map in a file of their own, then those of all maps in one layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +24,13 @@ if TYPE_CHECKING:
     from prn_cli.maps.components import Runs
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
-"""The vector formats that are written, by suffix, with the name that GDAL has for each."""
+"""GDAL's names of the vector formats that are written, by suffix."""
 
 _ARRAYS = ("points", "rings", "polygons", "area", "probability")
-_SCALE = (2, -2)  # of the raster that GDAL polygonises: rasterio warns of one that lies nowhere
+_SCALE = (2, -2)  # of the raster that GDAL polygonises: rasterio warns if there is no georeference
 _WGS84 = "EPSG:4326"
 _HALF_TURN = 180.0  # degrees
-# RFC 7946 finds 6 or 7 digits enough, which is a centimetre: a good part of the pixel of a drone.
-_DIGITS = 9
+_DIGITS = 9  # RFC 7946 suggests 6 or 7, a centimetre: a good part of the pixel of a drone
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Objects:
 
     Attributes:
         points: `(n, 2)` map coordinates of the corners, ring after ring, each closed.
-        rings: `(r + 1,)` where each ring begins in `points`.
-        polygons: `(p + 1,)` where each polygon begins in `rings`; its outer ring is the first.
+        rings: `(r + 1,)` offsets of the rings in `points`.
+        polygons: `(p + 1,)` offsets of the polygons in `rings`; the outer ring of each is its first.
         area: `(p,)` area of each.
         probability: `(p,)` mean refined probability of its pixels.
         crs: the coordinate system as WKT, or None.
@@ -57,26 +57,16 @@ class Objects:
 
     def geometries(self) -> NDArray[np.object_]:
         """Each polygon as well-known binary; outer rings run counterclockwise, inner ones clockwise."""
-        found = np.empty(len(self.area), object)
-        clockwise = _clockwise(self.points, self.rings)
-        for index in range(len(found)):
-            first, last = self.polygons[index : index + 2]
-            parts = [np.array([1], "u1").tobytes(), np.array([3, last - first], "<u4").tobytes()]
-            for ring in range(first, last):
-                points = self.points[self.rings[ring] : self.rings[ring + 1]]
-                if clockwise[ring] == (ring == first):
-                    points = points[::-1]
-                parts += [np.array([len(points)], "<u4").tobytes(), points.astype("<f8").tobytes()]
-            found[index] = b"".join(parts)
-        return found
+        import shapely
+
+        found = shapely.from_ragged_array(shapely.GeometryType.POLYGON, self.points, (self.rings, self.polygons))
+        return np.asarray(shapely.to_wkb(shapely.orient_polygons(found)), object)
 
     def in_degrees(self) -> Objects:
-        """In longitude and latitude on WGS 84; areas stay.
+        """The objects in longitude and latitude on WGS 84, with the same areas.
 
         An object across the 180th meridian stays in one piece: its longitudes go beyond 180.
         """
-        from dataclasses import replace
-
         rasterio = import_rasterio("polygons")
         x, y = rasterio.warp.transform(self.crs, _WGS84, self.points[:, 0], self.points[:, 1])
         points = np.stack([x, y], axis=1).reshape(-1, 2)
@@ -104,7 +94,7 @@ def check_layer(path: Path) -> None:
 
     Raises:
         UsageError: an unknown suffix, or a name that the format refuses.
-        MissingExtraError: a library is not installed.
+        MissingExtraError: rasterio, pyogrio or shapely is not installed.
     """
     if path.suffix.lower() not in DRIVERS:
         raise UsageError(
@@ -113,10 +103,11 @@ def check_layer(path: Path) -> None:
             path=path,
         )
     import_rasterio("polygons")
-    try:
-        import pyogrio  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("pyogrio", "geo", "polygons") from error
+    for library in ("pyogrio", "shapely"):
+        try:
+            import_module(library)
+        except ImportError as error:
+            raise MissingExtraError(library, "geo", "polygons") from error
     try:
         _as_layer(path, [_TRIAL], ["trial"], _WGS84)
     except OutputError as error:
@@ -138,9 +129,9 @@ def check_system(path: Path, crs: str | None, source: Path) -> None:
 
 
 def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64]) -> Objects:
-    """The foreground's components as polygons, with their holes.
+    """The components of the foreground as polygons, with their holes.
 
-    Memory grows with the number of corners, not with the map: the components go to GDAL as a compressed raster.
+    Memory grows with the number of corners, not with the map: GDAL gets the components as a compressed raster.
 
     Args:
         runs: the mask.
@@ -177,7 +168,7 @@ def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64]) -> Objects
 
 
 def save_objects(path: Path, objects: Objects) -> None:
-    """Write the objects of one map to an `.npz` file of prn's own, of which layers are made.
+    """Write the objects of one map to an `.npz` file, a part of a layer (see `write_layer`).
 
     Raises:
         OutputError: the file cannot be written.
@@ -207,48 +198,40 @@ def load_objects(path: Path) -> Objects:
 def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
     """Write the objects of many maps as one layer.
 
-    All stay in the coordinate system that they share; if they share none, and in GeoJSON (RFC 7946), they are in
-    longitude and latitude on WGS 84. Attributes: `source` the map, `area` and `area_unit`, `probability` the mean
-    refined probability.
+    It is in their common coordinate system; if they have several, and in GeoJSON (RFC 7946), in longitude and latitude
+    on WGS 84. Attributes: `source` the map, `area`, `area_unit`, and `probability`, the mean refined probability.
 
     Args:
         path: the file, `.gpkg`, `.geojson` or `.fgb`.
         parts: by the name of each map, its file of `save_objects`.
 
     Returns:
-        How many objects there are.
+        The number of objects.
 
     Raises:
-        InputError: some maps have a coordinate system and others have none, or none has one, and GeoJSON needs one.
+        InputError: some maps have a coordinate system and others none, or none has one and GeoJSON needs it.
         OutputError: the file cannot be written.
     """
     everything = [load_objects(part) for part in parts.values()]
-    for source, objects in zip(parts, everything, strict=True):
-        check_system(path, objects.crs, Path(source))
-    sources = [source for source, objects in zip(parts, everything, strict=True) for _ in objects.area]
-    systems = {objects.crs for objects in everything}
-    if len(systems) > 1:
-        if None in systems:
-            lost = next(source for source, objects in zip(parts, everything, strict=True) if objects.crs is None)
+    systems = {source: objects.crs for source, objects in zip(parts, everything, strict=True)}
+    for source, crs in systems.items():
+        check_system(path, crs, Path(source))
+        if crs is None and len(set(systems.values())) > 1:
             raise InputError(
                 "has no coordinate system, and other maps of this layer have one",
                 hint="give --like, or write two layers",
-                path=lost,
+                path=source,
             )
+    sources = [source for source, objects in zip(parts, everything, strict=True) for _ in objects.area]
+    if len(set(systems.values())) > 1:
         everything = [objects.in_degrees() for objects in everything]
-        systems = {_WGS84}
-    write_whole(path, _as_layer(path, everything, sources, next(iter(systems), None)))
+    crs = everything[0].crs if everything else None
+    write_whole(path, _as_layer(path, everything, sources, crs))
     return len(sources)
 
 
 def _as_layer(path: Path, everything: Sequence[Objects], sources: Sequence[str], crs: str | None) -> bytes:
-    """The content of the file of a layer.
-
-    Args:
-        path: the file, whose stem the layer is named by.
-        everything: the objects of all maps.
-        sources: the map of each object.
-        crs: the coordinate system of all.
+    """The content of the file of a layer, which is named by the stem of its path.
 
     Raises:
         OutputError: GDAL does not write it.
@@ -260,9 +243,9 @@ def _as_layer(path: Path, everything: Sequence[Objects], sources: Sequence[str],
     options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DIGITS)} if driver == "GeoJSON" else {}
     fields: dict[str, NDArray[Any]] = {
         "source": _strings(sources),
-        "area": _joined([objects.area for objects in everything]),
+        "area": np.concatenate([np.empty(0), *(objects.area for objects in everything)]),
         "area_unit": _strings([objects.unit for objects in everything for _ in objects.area]),
-        "probability": _joined([objects.probability for objects in everything]),
+        "probability": np.concatenate([np.empty(0), *(objects.probability for objects in everything)]),
     }
     geometries = np.concatenate([np.empty(0, object), *(objects.geometries() for objects in everything)])
     content = BytesIO()
@@ -288,7 +271,7 @@ def _as_layer(path: Path, everything: Sequence[Objects], sources: Sequence[str],
 
 @contextmanager
 def _packed(rasterio: Any, runs: Runs, values: NDArray[Any]) -> Iterator[Any]:
-    """A compressed raster in memory, of a value for each run."""
+    """A compressed raster in memory, with a value for each run."""
     transform = rasterio.Affine.scale(*_SCALE)
     size = {"height": runs.height, "width": runs.width, "count": 1, "dtype": values.dtype, "transform": transform}
     with rasterio.MemoryFile() as memory:
@@ -305,23 +288,7 @@ def _offsets(sizes: Sequence[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))]).astype(np.int64)
 
 
-def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    return np.concatenate([np.empty(0), *parts])
-
-
 def _strings(values: Sequence[str]) -> NDArray[np.object_]:
     found = np.empty(len(values), object)
     found[:] = [value.encode("utf-8", "replace").decode() for value in values]
     return found
-
-
-def _clockwise(points: NDArray[np.float64], rings: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which rings run clockwise, by twice their signed area, from the first corner lest digits be lost."""
-    if len(rings) < 2:
-        return np.zeros(0, np.bool_)
-    origin = np.repeat(points[rings[:-1]], np.diff(rings), axis=0)
-    x, y = (points - origin).T
-    cross = np.zeros(len(points))
-    cross[:-1] = x[:-1] * y[1:] - x[1:] * y[:-1]
-    cross[rings[1:] - 1] = 0  # between rings
-    return np.asarray(np.add.reduceat(cross, rings[:-1]) < 0)

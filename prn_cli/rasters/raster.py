@@ -1,50 +1,70 @@
-"""A raster: numbers in bands on a grid of pixels, opened by the format of its file name and read by window."""
+"""A raster: bands of values on a grid of pixels, read by window."""
 
 from __future__ import annotations
 
-import os
-import stat
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, PrnError, reason
-from prn_cli.files.remote import as_path, gdal_name, state_of
-from prn_cli.maps.tiles import Window, row_bands
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters.geo import GeoTags
-from prn_cli.rasters.limits import check_memory, check_pixels
-
-_END_OF_PNG = b"IEND\xaeB`\x82"
-
-SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".png")
-"""Suffixes of the files that `open_raster` reads, in lower case."""
-
-IMAGE_SUFFIXES = (*SUFFIXES, ".jpg", ".jpeg")
-"""Suffixes of images, in lower case. Scores and labels do not survive the losses of JPEG."""
+from prn_cli.rasters.limits import check_block, check_memory, check_pixels
 
 
-class Raster(ABC):
-    """An open raster file. A context manager.
+class Closing(ABC):
+    """A context manager that closes what it holds."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the files and free their pixels."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Raster(Closing):
+    """An open raster file. A format implements `_open`, `_read` and `close`, and perhaps `_valid`.
+
+    Args:
+        path: the file.
+        key: name of the array in an archive; other formats ignore it.
+        max_pixels: see `prn_cli.rasters.roles.Reading`.
 
     Attributes:
         path: the file.
         bands: number of bands.
         height: rows.
         width: columns.
-        dtype: type of the stored numbers, in native byte order: bool, unsigned, signed or float.
+        dtype: type of the stored values, in native byte order: bool, unsigned, signed or float.
         nodata: value that the file declares as invalid; None if it declares none.
         geo: georeferencing of a GeoTIFF; None elsewhere.
-        palette: `(N, 4)` uint8, the red, green, blue and alpha of each number, where numbers stand for colours.
-        alpha_last: whether the file says that the last of several bands is an alpha band and no colour.
-        scaled: whether the file says that its numbers stand for others, by a scale and an offset.
-        by_columns: whether some of the columns are read at less cost than all of them, window by window.
+        palette: `(N, 4)` uint8, red, green, blue and alpha of each palette index; None if there is no palette.
+        alpha_last: whether the file declares the last of several bands as alpha.
+        scaled: whether the file declares a scale or offset of its values.
+        orientation: EXIF orientation of the stored rows; 1 is upright.
+        by_columns: whether reading some of the columns costs less than reading all, window by window.
+
+    Raises:
+        InputError: the file is damaged, holds no map, or claims more pixels than its limit.
     """
 
-    path: Path
+    noun: ClassVar[str]
+    """What messages call the format."""
+    rewrite: ClassVar[str] = "write it again"
+    """What they advise for a damaged file."""
+
     bands: int
     height: int
     width: int
@@ -54,25 +74,44 @@ class Raster(ABC):
     palette: NDArray[np.uint8] | None = None
     alpha_last: bool = False
     scaled: bool = False
+    orientation: int = 1
     by_columns: bool = True
+
+    def __init__(self, path: Path, *, key: str | None = None, max_pixels: int | None = None) -> None:
+        self.path = path
+        self.key = key
+        self.max_pixels = max_pixels
+        try:
+            with self._one_error(MemoryError):  # damaged headers make parsers raise that, too
+                self._open()
+            stored = self._stored_bytes()
+            if stored is not None:
+                check_pixels(self.height, self.width, self.bands, stored=stored, path=path, max_pixels=max_pixels)
+        except BaseException:
+            self.close()
+            raise
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Open the file and set the attributes."""
 
     @abstractmethod
     def _read(self, window: Window) -> NDArray[Any]:
-        """Read a window that lies on the raster, as `(bands, h, w)`."""
+        """Read a window inside the raster, as `(bands, h, w)`."""
 
     def _valid(self, window: Window) -> NDArray[np.bool_] | None:  # noqa: ARG002
-        """Where the file's own alpha band or mask page says that pixels are valid; None if it has neither."""
+        """Valid pixels by the alpha band or mask of the file; None if it has neither."""
         return None
 
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the file."""
+    def _stored_bytes(self) -> int | None:
+        """Bytes of the file; None if they are unknown."""
+        return self.path.stat().st_size
 
     def read(self, window: Window | None = None) -> NDArray[Any]:
         """Read all bands.
 
-        TIFF and npy are read by window: only the segments or pages that the window touches are read and decoded.
-        npz and PNG are decoded whole, once.
+        TIFF and npy are read by window: only the tiles, strips or rows that the window touches are read and decoded.
+        npz, PNG and JPEG are decoded whole, once.
 
         Args:
             window: part of the raster, inside it; all of it if None.
@@ -81,19 +120,12 @@ class Raster(ABC):
             `(bands, h, w)` in the stored type, in native byte order; a copy that the caller may change.
 
         Raises:
-            InputError: the file is damaged, or is bigger than memory and was to be read whole.
+            InputError: the file is damaged, or does not fit into memory and was to be read whole.
         """
         return self._read(self._inside(window))
 
     def valid(self, window: Window | None = None) -> NDArray[np.bool_] | None:
-        """Where the file's own alpha band or mask says that pixels are valid.
-
-        Args:
-            window: part of the raster, inside it; all of it if None.
-
-        Returns:
-            `(h, w)` booleans, or None if the file has no alpha band and no mask.
-        """
+        """Valid pixels by the alpha band or mask of the file, `(h, w)`; None if it has neither. See `read`."""
         return self._valid(self._inside(window))
 
     def _inside(self, window: Window | None) -> Window:
@@ -109,135 +141,56 @@ class Raster(ABC):
         check_memory(self.bands * window.height * window.width * self.dtype.itemsize, self.path)
         return window
 
-    def __enter__(self) -> Self:
-        return self
+    def _check_block(self, size: int, stored: int) -> None:
+        check_block(size, stored=stored, path=self.path, max_pixels=self.max_pixels)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def open_raster(path: str | os.PathLike[str], *, key: str | None = None) -> Raster:
-    """Open a raster file by the format that its suffix names.
-
-    Args:
-        path: a `.npy`, `.npz`, `.tif`, `.tiff` or `.png` file, or the address of a remote `.tif` or `.tiff`.
-        key: name of the array in an `.npz` file; other formats ignore it.
-
-    Returns:
-        The open raster; use it in a `with` statement.
-
-    Raises:
-        InputError: the file is missing, empty, damaged, of an unknown format or of an unsupported shape or type, or
-            claims more than its bytes can honestly hold (see `prn_cli.rasters.limits`).
-        MissingExtraError: a remote file, and rasterio is not installed.
-    """
-    path = as_path(path)
-    suffix = path.suffix.lower()
-    check_file(path)
-    if gdal_name(path) is not None:
-        if not suffix:
-            raise InputError(
-                "a remote name without a suffix, expected .tif or .tiff",
-                hint="name each file: folders are for this machine",
-                path=path,
-            )
-        if suffix not in (".tif", ".tiff"):
-            raise InputError(
-                f"a remote file that ends in '{path.suffix}', expected .tif or .tiff",
-                hint="download it first",
-                path=path,
-            )
-        from prn_cli.rasters.remote import RemoteRaster
-
-        remote = RemoteRaster(path)
-        size = state_of(path).size
+    @contextmanager
+    def _one_error(self, *more: type[Exception]) -> Iterator[None]:
+        """Turn what libraries raise on a damaged file, errors of many types, into one `InputError`."""
         try:
-            if size:
-                check_pixels(remote.height, remote.width, remote.bands, stored=size, path=path)
-        except InputError:
-            remote.close()
-            raise
-        return remote
-    if suffix not in SUFFIXES:
-        raise InputError(
-            f"unknown format '{path.suffix}', expected one of {' '.join(SUFFIXES)}",
-            hint="convert the file, or rename it if its suffix is wrong",
-            path=path,
-        )
-    try:
-        raster = _open(path, suffix, key)
-        try:
-            stored = path.stat().st_size
-            check_pixels(raster.height, raster.width, raster.bands, stored=stored, path=path)
-        except BaseException:
-            raster.close()
-            raise
-    except OSError as error:
-        raise InputError(f"cannot be read: {reason(error)}", hint="check the file", path=path) from error
-    return raster
+            yield
+        except Exception as error:
+            known = isinstance(error, PrnError | MemoryError) and not isinstance(error, more)
+            if known or (isinstance(error, OSError) and error.errno is not None):  # Pillow raises some without
+                raise
+            raise self.error(f"not {self.noun}, or damaged: {reason(error)}") from error
+
+    def error(self, message: str, hint: str = "") -> InputError:
+        """An error of this file, which is damaged, unless the hint says otherwise."""
+        return InputError(message, hint=hint or self.rewrite, path=self.path)
 
 
-def _open(path: Path, suffix: str, key: str | None) -> Raster:
-    # The format modules pull in their libraries, so each is imported when a file needs it.
-    if suffix in (".tif", ".tiff"):
-        from prn_cli.rasters.tiff import TiffRaster
+class DecodedRaster(Raster):
+    """A raster of a format that is decoded whole, when it is first read."""
 
-        return TiffRaster(path)
-    if suffix == ".png":
-        from prn_cli.rasters.png import PngRaster
+    decoded_bytes: int
+    """Memory that decoding takes."""
+    _pixels: NDArray[Any] | None = None
 
-        return PngRaster(path)
-    if suffix == ".npz":
-        from prn_cli.rasters.npy import NpzRaster
+    @abstractmethod
+    def _decode(self) -> NDArray[Any]:
+        """All pixels, `(bands, H, W)`; further bands are ignored by `_read`."""
 
-        return NpzRaster(path, key)
-    from prn_cli.rasters.npy import NpyRaster
+    def _decoded(self) -> NDArray[Any]:
+        if self._pixels is None:
+            self._check_block(self.decoded_bytes, self.path.stat().st_size)
+            with self._one_error():
+                self._pixels = self._decode()
+        return self._pixels
 
-    return NpyRaster(path)
+    def _read(self, window: Window) -> NDArray[Any]:
+        return np.array(self._decoded()[: self.bands, *window.slices], self.dtype, order="C")
 
-
-def check_file(path: Path) -> None:
-    """Check that a path names a regular file with something in it. What is remote shows when it is opened.
-
-    Raises:
-        InputError: it does not.
-    """
-    if gdal_name(path) is not None:
-        return
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError("no such file", hint="check the path", path=path) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read: {reason(error)}", hint="check the path", path=path) from error
-    if stat.S_ISDIR(status.st_mode):
-        raise InputError("is a folder, expected a file", hint="name a file in it", path=path)
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError("is not a regular file", hint="save the data to a file first", path=path)
-    if status.st_size == 0:
-        raise InputError("empty file (0 bytes)", hint="write it again", path=path)
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a file is a raster that can be read to its end."""
-    try:
-        if path.suffix.lower() == ".png" and not path.read_bytes().endswith(_END_OF_PNG):  # Pillow does without
-            return False
-        with open_raster(path) as raster:
-            for band in row_bands(raster.height, raster.width):
-                raster.read(band)
-    except (PrnError, OSError):
-        return False
-    return True
+    def close(self) -> None:
+        """Free the pixels."""
+        self._pixels = None
 
 
 def check_dtype(dtype: np.dtype[Any], path: Path) -> np.dtype[Any]:
-    """The native form of a type that a raster may hold.
+    """The type in native byte order.
 
     Raises:
-        InputError: the type is neither bool nor integer nor float of at most 64 bits.
+        InputError: it is neither bool nor integer nor float of at most 64 bits.
     """
     if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise InputError(
@@ -249,6 +202,6 @@ def check_dtype(dtype: np.dtype[Any], path: Path) -> np.dtype[Any]:
 
 
 def holds(dtype: np.dtype[Any], value: float) -> bool:
-    """Whether a type of integers or booleans has a value."""
+    """Whether an integer or boolean type can hold a value."""
     least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     return least <= value <= most and value == int(value)

@@ -1,98 +1,153 @@
-"""How the files of a set are read: one value that every opener takes, and one opener."""
+"""The opener: a file in its role."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, overload
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, Literal, TypedDict, Unpack, overload
 
-from prn_cli.rasters.classes import ClassNumbers, ClassScoreMap, open_class_numbers, open_class_scores
-from prn_cli.rasters.images import MapImage, open_image
-from prn_cli.rasters.kinds import InputKind
-from prn_cli.rasters.labels import LabelMap, open_label, open_mask
-from prn_cli.rasters.limits import set_max_pixels
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError, UsageError
+from prn_cli.files.remote import as_path
+from prn_cli.rasters.formats import IMAGE_SUFFIXES, SUFFIXES, open_raster
+from prn_cli.rasters.guards import check, check_same_grid, check_same_size
+from prn_cli.rasters.images import MapImage
+from prn_cli.rasters.kinds import resolve
+from prn_cli.rasters.labels import BinaryMap, ClassNumbers, GreyLabel
 from prn_cli.rasters.raster import Raster
-from prn_cli.rasters.scores import ScoreMap, open_scores
-from prn_cli.rasters.truth import open_grey_label
+from prn_cli.rasters.roles import AS_DECLARED, INPUT_KINDS, LABELS, Kind, Reading, Role
+from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
+from prn_cli.rasters.valid import ValidMap
 
-Kind = InputKind | Literal["auto", "mask", "numbers"]
-"""What the numbers of a file mean: scores of some kind, a mask, class numbers; `auto` is found out from the set."""
+__all__ = ["Kind", "Reading", "Role", "lay_like", "open_map", "read_label", "resolve"]
 
-Role = Literal["scores", "class scores", "label", "grey label", "class label", "mask", "class numbers", "image"]
+_OPENED: Mapping[Role, type[ValidMap]] = {
+    "scores": ScoreMap,
+    "class scores": ClassScoreMap,
+    "label": BinaryMap,
+    "grey label": GreyLabel,
+    "class label": ClassNumbers,
+    "mask": BinaryMap,
+    "class numbers": ClassNumbers,
+    "image": MapImage,
+}
+_PREDICTIONS: Mapping[str, Mapping[Kind, Role]] = {
+    "prediction": {"mask": "mask", **dict.fromkeys(INPUT_KINDS, "scores")},
+    "class prediction": {"numbers": "class numbers", **dict.fromkeys(INPUT_KINDS, "class scores")},
+}
+_Path = str | os.PathLike[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How the files of a set are read.
+class _More(TypedDict, total=False):
+    """See `open_map`."""
 
-    Args:
-        kind: what the numbers of score maps or masks mean.
-        nodata: value of invalid pixels, besides NaN and the one that a file declares.
-        label_nodata: value of label pixels to ignore.
-        band: number of the class's band in a map of several, counted from 1.
-        key: name of the array in `.npz` files.
-        max_pixels: see `prn_cli.rasters.limits.set_max_pixels`.
-    """
+    valid_mask: _Path | None
+    one: int | None
+    like: Raster | None
+    shape: tuple[int, int] | None
+    bands: int | None
 
-    kind: Kind = "auto"
-    nodata: float | None = None
-    label_nodata: float | None = None
-    band: int | None = None
-    key: str | None = None
-    max_pixels: int | None = None
+
+_Labels = Literal["label", "mask"]
+_Classes = Literal["class label", "class numbers"]
 
 
 @overload
-def open_map(role: Literal["scores"], path: Path, reading: Reading, *, valid_mask: Path | None = None) -> ScoreMap: ...
+def open_map(role: Literal["scores"], path: _Path, reading: Reading = ..., **more: Unpack[_More]) -> ScoreMap: ...
 @overload
 def open_map(
-    role: Literal["class scores"], path: Path, reading: Reading, *, valid_mask: Path | None = None
+    role: Literal["class scores"], path: _Path, reading: Reading = ..., **more: Unpack[_More]
 ) -> ClassScoreMap: ...
 @overload
-def open_map(role: Literal["label", "grey label"], path: Path, reading: Reading) -> LabelMap: ...
+def open_map(role: _Labels, path: _Path, reading: Reading = ..., **more: Unpack[_More]) -> BinaryMap: ...
 @overload
-def open_map(role: Literal["class label"], path: Path, reading: Reading, *, one: int | None = None) -> ClassNumbers: ...
+def open_map(role: Literal["grey label"], path: _Path, reading: Reading = ..., **more: Unpack[_More]) -> GreyLabel: ...
 @overload
-def open_map(role: Literal["mask"], path: Path, reading: Reading, *, valid_mask: Path | None = None) -> LabelMap: ...
+def open_map(role: _Classes, path: _Path, reading: Reading = ..., **more: Unpack[_More]) -> ClassNumbers: ...
 @overload
 def open_map(
-    role: Literal["class numbers"], path: Path, reading: Reading, *, valid_mask: Path | None = None
-) -> ClassNumbers: ...
+    role: Literal["prediction"], path: _Path, reading: Reading = ..., **more: Unpack[_More]
+) -> ScoreMap | BinaryMap: ...
 @overload
-def open_map(role: Literal["image"], path: Path, reading: Reading, *, like: Raster, bands: int) -> MapImage: ...
-def open_map(role: Role, path: Path, reading: Reading, **more: Any) -> Any:
+def open_map(
+    role: Literal["class prediction"], path: _Path, reading: Reading = ..., **more: Unpack[_More]
+) -> ClassScoreMap | ClassNumbers: ...
+@overload
+def open_map(role: Literal["image"], path: _Path, reading: Reading = ..., **more: Unpack[_More]) -> MapImage: ...
+def open_map(
+    role: Role, path: _Path, reading: Reading = AS_DECLARED, *, valid_mask: _Path | None = None, **more: Any
+) -> Any:
     """Open a file in its role.
 
     Args:
-        role: what the file is to the caller. Labels take `label_nodata`, the others `nodata`.
+        role: what the file is to the caller.
         path: the file.
-        reading: how the files of its set are read.
-        more: `valid_mask`, a raster of the same size, zero where pixels are invalid; `one`, a class to read as 1 and
-            all others as 0; of images, `like`, the map that they lie under, and how many `bands` are wanted.
+        reading: how the files of its set are read. A kind of `auto` is resolved by this file alone; for a set, resolve
+            it first.
+        valid_mask: a raster of the same grid, zero where pixels are invalid.
+        more: see `ClassNumbers` and `MapImage`.
 
     Returns:
         The open map; use it in a `with` statement.
 
     Raises:
         InputError: the file cannot be used in this role.
+        UsageError: the reading does not fit the file.
+        MissingExtraError: a library that reads the file is not installed.
     """
-    set_max_pixels(reading.max_pixels)  # this may be another process than the one that read the option
-    match role:
-        case "scores":
-            kind: Any = reading.kind
-            return open_scores(path, kind=kind, nodata=reading.nodata, band=reading.band, key=reading.key, **more)
-        case "class scores":
-            kind = reading.kind
-            return open_class_scores(path, kind=kind, nodata=reading.nodata, key=reading.key, **more)
-        case "mask":
-            return open_mask(path, nodata=reading.nodata, key=reading.key, **more)
-        case "class numbers":
-            return open_class_numbers(path, nodata=reading.nodata, key=reading.key, **more)
-        case "label":
-            return open_label(path, nodata=reading.label_nodata)
-        case "grey label":
-            return open_grey_label(path, nodata=reading.label_nodata)
-        case "class label":
-            return open_class_numbers(path, nodata=reading.label_nodata, **more)
-        case "image":
-            return open_image(path, **more)
+    path = as_path(path)
+    if role in _PREDICTIONS:
+        reading = resolve(reading, [path], role)  # type: ignore[arg-type]
+        role = _PREDICTIONS[role].get(reading.kind) or _bad_kind(reading.kind)
+    image = role == "image"
+    with ExitStack() as stack:
+        raster = stack.enter_context(
+            open_raster(
+                path,
+                key=None if image or role in LABELS else reading.key,
+                max_pixels=reading.max_pixels,
+                suffixes=IMAGE_SUFFIXES if image else SUFFIXES,
+            )
+        )
+        check(role, raster, reading)
+        if role in ("scores", "class scores"):
+            reading = resolve(reading, [path])
+            if reading.kind not in INPUT_KINDS:
+                _bad_kind(reading.kind)
+        valid = None
+        if valid_mask is not None:
+            valid = stack.enter_context(open_raster(valid_mask, max_pixels=reading.max_pixels))
+            check("valid mask", valid, reading)
+            check_same_grid(valid, raster)
+        opened = _OPENED[role](raster, role, reading, valid, **more)
+        stack.pop_all()
+    return opened
+
+
+def read_label(
+    path: _Path, reading: Reading = AS_DECLARED, role: Literal["label", "grey label", "class label"] = "label"
+) -> NDArray[np.uint8]:
+    """Read a label whole, see `open_map`: `(H, W)` uint8, 0 background, 1 foreground or the class, 255 ignore."""
+    with open_map(role, path, reading) as label:
+        return label.read()
+
+
+def lay_like(raster: Raster, path: _Path) -> None:
+    """Give an open raster the georeference of another of the same size, unless it has one.
+
+    Raises:
+        InputError: the other has another size, or no georeference.
+    """
+    with open_raster(path, max_pixels=raster.max_pixels) as reference:
+        check_same_size(reference, raster)
+        if reference.geo is None:
+            raise InputError("has no georeference", hint="give another --like", path=path)
+        if raster.geo is None or not raster.geo.is_placed:
+            raster.geo = reference.geo
+
+
+def _bad_kind(kind: str) -> Role:
+    raise UsageError(f"input kind '{kind}', expected auto, {', '.join(INPUT_KINDS)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import warnings
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, reason
 from prn_cli.files.gdal import import_rasterio, network_env
-from prn_cli.files.remote import gdal_name, sends_parts, text_without_secrets
+from prn_cli.files.remote import gdal_name, sends_parts, state_of, text_without_secrets
 from prn_cli.maps.tiles import Window
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.raster import Raster, check_dtype
@@ -24,34 +23,32 @@ from prn_cli.rasters.tiff import geo_tags
 class RemoteRaster(Raster):
     """A GeoTIFF that is read through GDAL."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    noun = "a TIFF"
+
+    def _open(self) -> None:
         self._rasterio = import_rasterio("reading remote files")
         warnings.filterwarnings("ignore", category=self._rasterio.errors.NotGeoreferencedWarning, module="rasterio")
         self._lock = threading.Lock()
         try:
             with network_env(self._rasterio):
-                self._file = self._rasterio.open(gdal_name(path), driver="GTiff")
+                self._file = self._rasterio.open(gdal_name(self.path), driver="GTiff")
         except self._rasterio.errors.RasterioError as error:
-            if not sends_parts(path):  # which GDAL says, and then hides behind what follows from it
-                raise InputError(
-                    "its server sends files only whole, expected one that knows byte ranges",
-                    hint="download it first",
-                    path=path,
+            if not sends_parts(self.path):  # which GDAL says, and then hides behind what follows from it
+                raise self.error(
+                    "its server sends files only whole, expected one that knows byte ranges", "download it first"
                 ) from error
             raise self._failed(error) from error
-        try:
-            self._describe()
-        except BaseException:
-            self._file.close()
-            raise
+        self._describe()
+
+    def _stored_bytes(self) -> int | None:
+        return state_of(self.path).size or None
 
     def _failed(self, error: BaseException) -> InputError:
         said = reason(OSError(text_without_secrets(str(error), self.path)))
         hint = "check the address, the network and the rights"
         if "*" in self.path.name:
             hint = "name each file: globs are for this machine"
-        return InputError(f"cannot be read: {said}", hint=hint, path=self.path)
+        return self.error(f"cannot be read: {said}", hint)
 
     def _describe(self) -> None:
         file = self._file
@@ -63,6 +60,10 @@ class RemoteRaster(Raster):
         self._alpha = file.count == 2 and file.colorinterp[1] == enums.ColorInterp.alpha
         self._mask = not self._alpha and enums.MaskFlags.per_dataset in file.mask_flag_enums[0]
         self.bands = 1 if self._alpha else file.count
+        self.alpha_last = self.bands > 1 and file.colorinterp[-1] == enums.ColorInterp.alpha
+        if file.colorinterp[0] == enums.ColorInterp.palette:
+            colours = file.colormap(1)
+            self.palette = np.array([colours[number] for number in sorted(colours)], np.uint8)
         self.scaled = any(scale != 1 for scale in file.scales) or any(file.offsets)
         self.by_columns = all(width < file.width for _, width in file.block_shapes)
         self.geo = self._geo()
@@ -108,5 +109,6 @@ class RemoteRaster(Raster):
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._file.close()
+        if hasattr(self, "_file"):
+            with self._lock:
+                self._file.close()

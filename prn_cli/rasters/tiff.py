@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import struct
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -38,10 +38,23 @@ from prn_cli.rasters.raster import Raster, check_dtype, holds
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
-_NODATA = 42113
+_ORIENTATION, _NODATA = 274, 42113
 _LERC, _LERC_PARAMETERS = 34887, 50674
 _PLAINER = "write it again (gdal_translate -co COMPRESS=DEFLATE)"
-_TAGS_THAT_MATTER = {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, *range(322, 326), 338, 339, _NODATA}
+_TAGS_THAT_MATTER = {
+    *range(254, 260),
+    262,
+    266,
+    273,
+    _ORIENTATION,
+    *range(277, 280),
+    284,
+    317,
+    *range(322, 326),
+    338,
+    339,
+    _NODATA,
+}
 _TAGS_THAT_MATTER |= set(TAG_TYPES)
 _MOST_PADDING = 4  # coders of pictures fill up to whole blocks
 _OVERVIEW, _MASK = 1, 4  # bits of NewSubfileType
@@ -53,37 +66,23 @@ _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34887, 34925, 50000, 50001}
 
 
 class TiffRaster(Raster):
-    """A TIFF: the bands of its first page and of further pages of the same kind. Overviews are passed over."""
+    """A TIFF: the bands of its first page and of further pages of the same kind. Overviews are skipped."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._mask_file: tifffile.TiffFile | None = None
-        check_directories(path)
-        try:
-            self._file = tifffile.TiffFile(path)
-        except OSError:
-            raise
-        except Exception as error:  # damaged headers end in many kinds of error
-            raise _broken(path, error) from error
-        try:
-            self._open_pages()
-        except InputError:
-            self.close()
-            raise
-        except Exception as error:
-            self.close()
-            raise _broken(path, error) from error
+    noun, rewrite = "a TIFF", "write or copy it again"
+    _mask_file: tifffile.TiffFile | None = None
 
-    def _open_pages(self) -> None:
-        pages = _full_size_pages(self._file, self.path)
+    def _open(self) -> None:
+        codes = check_directories(self.path)
+        self._file = tifffile.TiffFile(self.path)
+        pages = self._full_size_pages(codes)
         masks = [page for page in pages if page.subfiletype & _MASK]
         pages = [page for page in pages if not page.subfiletype & _MASK]
         if not pages:
-            raise InputError("no image in the TIFF", hint="write it again", path=self.path)
+            raise self.error("no image in the TIFF", "write it again")
         first = pages[0]
         lock = threading.Lock()
         alike = [page for page in pages if (page.shaped, page.dtype) == (first.shaped, first.dtype)]
-        self._pages = [_Page(page, self._file, self.path, lock) for page in alike]
+        self._pages = [_Page(page, self, lock) for page in alike]
         self.height, self.width = int(first.imagelength), int(first.imagewidth)
         self.dtype = self._pages[0].dtype
         if (self._pages[0].samples, *first.extrasamples) in ((2, 1), (2, 2)):  # grey and alpha
@@ -94,11 +93,12 @@ class TiffRaster(Raster):
             self.alpha_last = len(alike) == 1 and self.bands > 1 and first.extrasamples[-1:] in ((1,), (2,))
         self.palette = _palette(first)
         mask = [page for page in masks if (page.imagelength, page.imagewidth) == (self.height, self.width)]
-        self._mask = _Page(mask[0], self._file, self.path, lock) if mask else self._mask_beside()
+        self._mask = _Page(mask[0], self, lock) if mask else self._mask_beside()
         if self._mask is not None:
             self._mask.nodata = 0.0  # tiles that a mask leaves out are invalid
-        metadata = first.tags.get(GDAL_METADATA)
+        metadata, orientation = first.tags.get(GDAL_METADATA), first.tags.get(_ORIENTATION)
         self.scaled = metadata is not None and declares_scale(str(metadata.value).encode())
+        self.orientation = 1 if orientation is None else int(orientation.value)
         self.nodata = _nodata(first, self.path)
         for page in self._pages:
             page.nodata = self.nodata
@@ -107,6 +107,17 @@ class TiffRaster(Raster):
         geo = from_world_file(geo_tags(first), self.path)
         self.geo = geo if geo.tags else None
 
+    def _full_size_pages(self, codes: Sequence[set[int]]) -> list[Any]:
+        """The pages but for overviews, none of which has lost a tag that matters as unreadable."""
+        pages = [page if isinstance(page, tifffile.TiffPage) else page.aspage() for page in self._file.pages]
+        if len(pages) < len(codes):  # tifffile stops at a page that it cannot read; the bands would change places
+            raise self.error("damaged: a page is missing")
+        for page, tags in zip(pages, codes, strict=True):
+            lost = sorted(code for code in tags & _TAGS_THAT_MATTER if code not in page.tags)
+            if lost:
+                raise self.error(f"damaged: TIFF tag {lost[0]} cannot be read")
+        return [page for page in pages if not page.subfiletype & _OVERVIEW]
+
     def _mask_beside(self) -> _Page | None:
         """The mask that GDAL writes into a file of its own, unless told to keep it inside."""
         path = self.path.with_name(f"{self.path.name}.msk")
@@ -114,7 +125,7 @@ class TiffRaster(Raster):
             return None
         check_directories(path)
         self._mask_file = tifffile.TiffFile(path)
-        page = _Page(self._mask_file.pages[0], self._mask_file, path, threading.Lock())
+        page = _Page(self._mask_file.pages[0], self, threading.Lock(), path)
         if page.size != (self.height, self.width):
             raise InputError(
                 f"a mask of {page.size[0]}×{page.size[1]} pixels beside a map of {self.height}×{self.width}",
@@ -136,10 +147,10 @@ class TiffRaster(Raster):
         return None
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        if self._mask_file is not None:
-            self._mask_file.close()
+        """Close the files."""
+        for file in (getattr(self, "_file", None), self._mask_file):
+            if file is not None:
+                file.close()
 
 
 @cache
@@ -151,11 +162,12 @@ def _decoders() -> ThreadPoolExecutor:
 class _Page:
     """One image of the file, read by window."""
 
-    def __init__(self, page: Any, file: tifffile.TiffFile, path: Path, lock: threading.Lock) -> None:
-        self.path = path
+    def __init__(self, page: Any, raster: Raster, lock: threading.Lock, path: Path | None = None) -> None:
+        self.path = path or raster.path
         self.nodata: float | None = None
+        self._max_pixels = raster.max_pixels
         self._page = page
-        self._handle = file.filehandle
+        self._handle = page.parent.filehandle
         self._lock = lock
         self._cache: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._cached_bytes = 0
@@ -175,37 +187,27 @@ class _Page:
     def _check_structure(self) -> None:
         page = self._page
         if page.dtype is None or isinstance(page.bitspersample, tuple):
-            raise InputError(
+            raise self._broken(
                 f"samples of {page.bitspersample} bits in format {page.sampleformat}, expected integers or floats",
-                hint="save the map as float32",
-                path=self.path,
+                "save the map as float32",
             )
         self.dtype = check_dtype(np.dtype(page.dtype), self.path)
         if self.dtype.kind == "b":
             self.dtype = np.dtype(np.uint8)
         if int(page.compression) not in _COMPRESSIONS:
-            raise InputError(
-                f"compression {int(page.compression)}, which prn does not read",
-                hint=_PLAINER,
-                path=self.path,
-            )
+            raise self._broken(f"compression {int(page.compression)}, which prn does not read", _PLAINER)
         more = page.tags.get(_LERC_PARAMETERS)
         if page.compression == _LERC and more is not None and tuple(np.atleast_1d(more.value))[1:2] not in ((), (0,)):
-            raise InputError(
-                "LERC that was compressed once more, which prn does not read",
-                hint=_PLAINER,
-                path=self.path,
-            )
+            raise self._broken("LERC that was compressed once more, which prn does not read", _PLAINER)
         planes, depth, self._height, self._width, self._contiguous = page.shaped
         if min(self._height, self._width) < 1:
-            raise InputError(f"no pixels: {self._height}×{self._width}", hint="write it again", path=self.path)
+            raise self._broken(f"no pixels: {self._height}×{self._width}", "write it again")
         if depth != 1:
-            raise InputError(f"a volume of {depth} layers, expected one", hint="save one map a file", path=self.path)
+            raise self._broken(f"a volume of {depth} layers, expected one", "save one map a file")
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not page.subfiletype & _MASK:
-            raise InputError(
+            raise self._broken(
                 "photometric interpretation WhiteIsZero, expected BlackIsZero: readers differ in what its numbers mean",
-                hint="write it again as BlackIsZero (gdal_translate -co PHOTOMETRIC=MINISBLACK)",
-                path=self.path,
+                "write it again as BlackIsZero (gdal_translate -co PHOTOMETRIC=MINISBLACK)",
             )
         self.samples = planes * self._contiguous
         self._planes = planes
@@ -214,7 +216,7 @@ class _Page:
         else:
             self._segment_height, self._segment_width = int(page.rowsperstrip), self._width
         if min(self._segment_height, self._segment_width) < 1:
-            raise InputError("strips or tiles without pixels", hint="write it again", path=self.path)
+            raise self._broken("strips or tiles without pixels", "write it again")
         self._down = math.ceil(self._height / self._segment_height)
         self._across = math.ceil(self._width / self._segment_width)
 
@@ -223,26 +225,17 @@ class _Page:
         offsets, counts = np.asarray(page.dataoffsets), np.asarray(page.databytecounts)
         expected = self._planes * self._down * self._across
         if len(offsets) != expected or len(counts) != expected:
-            raise InputError(
+            raise self._broken(
                 f"damaged: {len(offsets)} offsets and {len(counts)} sizes of {expected} strips or tiles",
-                hint="write it again",
-                path=self.path,
+                "write it again",
             )
         if not {offsets.dtype.kind, counts.dtype.kind} <= {"i", "u"}:
-            raise InputError(
-                "damaged: offsets or sizes of strips or tiles that are no integers",
-                hint="write it again",
-                path=self.path,
-            )
+            raise self._broken("damaged: offsets or sizes of strips or tiles that are no integers", "write it again")
         offsets, counts = offsets.astype(np.uint64), counts.astype(np.uint64)
         found = self._handle.size
         needed = int((offsets + counts).max())  # may wrap around in a damaged file, so each is checked, too
         if needed > found or max(int(offsets.max()), int(counts.max())) > found:
-            raise InputError(
-                f"truncated: {found} bytes, and its strips or tiles need {needed}",
-                hint="write or copy it again",
-                path=self.path,
-            )
+            raise self._broken(f"truncated: {found} bytes, and its strips or tiles need {needed}")
         row_bytes = self._segment_width * self._contiguous * self.dtype.itemsize
         size = row_bytes * (self._segment_height if page.is_tiled else min(self._segment_height, self._height))
         self._rows_by_themselves = (
@@ -255,7 +248,7 @@ class _Page:
             and not (page.is_tiled and bool(((counts > 0) & (counts < size)).any()))
         )
         if page.is_tiled or not self._rows_by_themselves:
-            check_block(size, stored=int(counts.max()), path=self.path)
+            check_block(size, stored=int(counts.max()), path=self.path, max_pixels=self._max_pixels)
         if self._rows_by_themselves:
             self._row_bytes = row_bytes
             self._pixels = self.dtype.newbyteorder(page.parent.byteorder)
@@ -337,10 +330,9 @@ class _Page:
         # GDAL leaves out tiles that hold nothing but nodata. Without a nodata value nobody can tell such a tile
         # from one that a killed program never wrote.
         if self.nodata is None or (self.dtype.kind != "f" and not holds(self.dtype, self.nodata)):
-            raise InputError(
+            raise self._broken(
                 f"strip or tile {index} was never written",
-                hint="write the file again, or declare its nodata value (gdal_edit -a_nodata)",
-                path=self.path,
+                "write the file again, or declare its nodata value (gdal_edit -a_nodata)",
             )
         return np.full((height, width, self._contiguous), self.nodata).astype(self.dtype)
 
@@ -360,19 +352,16 @@ class _Page:
 
     def _decoded(self, index: int) -> NDArray[Any]:
         data = self._bytes(index, 0, self._page.databytecounts[index])
-        check_block(self._segment_bytes, stored=len(data), path=self.path)
+        check_block(self._segment_bytes, stored=len(data), path=self.path, max_pixels=self._max_pixels)
         claim = CLAIMED.get(int(self._page.compression))
         if claim is not None and not 0 < claim(data) * self.dtype.itemsize <= _MOST_PADDING * self._segment_bytes:
-            raise InputError(
-                f"strip or tile {index} says that it has {claim(data)} pixels, which its place cannot hold",
-                hint="write or copy it again",
-                path=self.path,
+            raise self._broken(
+                f"strip or tile {index} says that it has {claim(data)} pixels, which its place cannot hold"
             )
         if self._page.compression == _LERC and lerc_bands(data) != self._contiguous:
-            raise InputError(  # bands whose invalid pixels differ are coded one after the other
-                f"strip or tile {index} is LERC of {lerc_bands(data)} bands, expected {self._contiguous}",
-                hint=_PLAINER,
-                path=self.path,
+            # Bands whose invalid pixels differ are coded one after the other.
+            raise self._broken(
+                f"strip or tile {index} is LERC of {lerc_bands(data)} bands, expected {self._contiguous}", _PLAINER
             )
         row, column = index // self._across % self._down, index % self._across
         rows = min(self._segment_height, self._height - row * self._segment_height)
@@ -387,11 +376,7 @@ class _Page:
         except MemoryError:
             raise
         except Exception as error:  # each codec raises errors of its own
-            raise InputError(
-                f"strip or tile {index} cannot be decoded: {reason(error)}",
-                hint="write or copy it again",
-                path=self.path,
-            ) from error
+            raise self._broken(f"strip or tile {index} cannot be decoded: {reason(error)}") from error
         if segment is None:
             return self._absent(index, self._segment_height, self._segment_width)
         decoded: NDArray[Any] = segment[0]
@@ -413,38 +398,10 @@ class _Page:
         return data
 
     def _short(self, index: int, found: int, expected: int) -> InputError:
-        return InputError(
-            f"truncated: strip or tile {index} has {found} of {expected} bytes or samples",
-            hint="write or copy it again",
-            path=self.path,
-        )
+        return self._broken(f"truncated: strip or tile {index} has {found} of {expected} bytes or samples")
 
-
-def _full_size_pages(file: tifffile.TiffFile, path: Path) -> list[Any]:
-    pages = []
-    following = 0
-    for page in file.pages:
-        whole = page if isinstance(page, tifffile.TiffPage) else page.aspage()
-        following = _check_directory(file, whole, path)
-        if not whole.subfiletype & _OVERVIEW:
-            pages.append(whole)
-    if following:  # tifffile stops at a page that it cannot read; the bands that are left would mean something else
-        raise InputError("damaged: a page is missing", hint="write or copy it again", path=path)
-    return pages
-
-
-def _check_directory(file: tifffile.TiffFile, page: Any, path: Path) -> int:
-    """Check that no tag that matters was dropped as unreadable. Returns where the next page begins; 0 if nowhere."""
-    tiff, handle = file.tiff, file.filehandle
-    handle.seek(page.offset)
-    (count,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
-    entries = handle.read(count * tiff.tagsize)
-    codes = {struct.unpack_from(tiff.byteorder + "H", entries, i)[0] for i in range(0, len(entries), tiff.tagsize)}
-    lost = sorted(code for code in codes & _TAGS_THAT_MATTER if code not in page.tags)
-    if lost:
-        raise InputError(f"damaged: TIFF tag {lost[0]} cannot be read", hint="write or copy it again", path=path)
-    (following,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
-    return int(following)
+    def _broken(self, message: str, hint: str = "write or copy it again") -> InputError:
+        return InputError(message, hint=hint, path=self.path)
 
 
 def _palette(page: Any) -> NDArray[np.uint8] | None:
@@ -486,7 +443,3 @@ def geo_tags(page: Any) -> GeoTags:
             kind = NUMPY_TYPES[TAG_TYPES[tag.code]]
             tags[tag.code] = np.frombuffer(data, kind.newbyteorder(page.parent.byteorder)).astype(kind).tobytes()
     return GeoTags(tags)
-
-
-def _broken(path: Path, error: BaseException) -> InputError:
-    return InputError(f"not a TIFF, or damaged: {reason(error)}", hint="write or copy it again", path=path)

@@ -1,11 +1,11 @@
-"""Writing TIFF: tiles or strips are encoded in a thread as soon as all pieces of them have come."""
+"""Writing TIFF: tiles or strips are encoded in a thread as soon as they are complete."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,15 @@ _WIDEST_OPEN = 1024  # columns
 _TILES_COLUMNS = 256
 _QUEUE_BYTES = 16 << 20  # of tiles or strips that wait to be encoded
 _COMPRESSIONS = {"NONE": 1, "LZW": 5, "DEFLATE": 8, "ZSTD": 50000}  # as tag 259 has them
+_LONGEST_SIDE = 65536
 _YES_NO = {"YES": True, "TRUE": True, "ON": True, "1": True, "NO": False, "FALSE": False, "OFF": False, "0": False}
+_CHOICES: dict[str, Collection[str]] = {
+    "COMPRESS": _COMPRESSIONS,
+    "TILED": _YES_NO,
+    "PREDICTOR": ("1", "2", "3"),
+    "BIGTIFF": (*_YES_NO, "IF_NEEDED", "IF_SAFER"),
+}
+_NUMBERS = dict.fromkeys(("BLOCKXSIZE", "BLOCKYSIZE"), (1, _LONGEST_SIDE, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,41 +61,67 @@ def tiff_layout(height: int, width: int, dtype: np.dtype[Any], options: Mapping[
     Raises:
         UsageError: an unknown option or value.
     """
-    chosen = {key.upper(): value.upper() for key, value in options.items()}
-    known = {"COMPRESS", "TILED", "BLOCKXSIZE", "BLOCKYSIZE", "PREDICTOR", "BIGTIFF"}
-    for key in chosen:
-        if key not in known:
-            raise UsageError(f"unknown creation option {key}, expected one of {', '.join(sorted(known))}")
-    compress = chosen.get("COMPRESS", "DEFLATE")
-    if compress not in _COMPRESSIONS:
-        raise _bad_value("COMPRESS", compress, _COMPRESSIONS)
-    compression = _COMPRESSIONS[compress]
-    tiled_name = chosen.get("TILED", "YES")
-    if tiled_name not in _YES_NO:
-        raise _bad_value("TILED", tiled_name, ("YES", "NO"))
-    tiled = _YES_NO[tiled_name]
+    chosen = checked_options(options, _CHOICES, _NUMBERS, "")
+    tiled = _YES_NO[chosen.get("TILED", "YES")]
+    compression = _COMPRESSIONS[chosen.get("COMPRESS", "DEFLATE")]
     if tiled:
-        block_width = _block(chosen, "BLOCKXSIZE", 256, 16)
-        block_height = _block(chosen, "BLOCKYSIZE", 256, 16)
+        block_width, block_height = (int(chosen.get(key, 256)) for key in ("BLOCKXSIZE", "BLOCKYSIZE"))
+        for key, size in (("BLOCKXSIZE", block_width), ("BLOCKYSIZE", block_height)):
+            if size % 16:
+                raise UsageError(f"{key}={size}, expected a multiple of 16 up to {_LONGEST_SIDE}")
     else:
         if "BLOCKXSIZE" in chosen:
             raise UsageError("BLOCKXSIZE with TILED=NO: strips are as wide as the map", hint="leave it out")
-        block_width = width
-        rows = min(max(1, _STRIP_BYTES // (width * dtype.itemsize)), 65536)
-        block_height = min(_block(chosen, "BLOCKYSIZE", rows, 1), height)
+        rows = min(max(1, _STRIP_BYTES // (width * dtype.itemsize)), _LONGEST_SIDE)
+        block_width, block_height = width, min(int(chosen.get("BLOCKYSIZE", rows)), height)
+    predictor = int(chosen.get("PREDICTOR", 3 if dtype.kind == "f" else 1))
+    if predictor == (2 if dtype.kind == "f" else 3):
+        raise UsageError(f"PREDICTOR={predictor} does not suit {dtype}: 2 is for integers and 3 for floats")
     big = chosen.get("BIGTIFF", "IF_NEEDED")
-    if big not in (*_YES_NO, "IF_NEEDED", "IF_SAFER"):
-        raise _bad_value("BIGTIFF", big, ("YES", "NO", "IF_NEEDED", "IF_SAFER"))
-    half = 2 if big == "IF_SAFER" else 1
-    needed = height * width * dtype.itemsize > _BIGTIFF_FROM // half
+    most = _BIGTIFF_FROM // 2 if big == "IF_SAFER" else _BIGTIFF_FROM
     return TiffLayout(
         compression,
-        _predictor(chosen.get("PREDICTOR"), dtype, compression),
+        predictor if compression > 1 else 1,
         tiled,
         block_height,
         block_width,
-        _YES_NO.get(big, needed),
+        _YES_NO.get(big, height * width * dtype.itemsize > most),
     )
+
+
+def checked_options(
+    options: Mapping[str, str],
+    choices: Mapping[str, Collection[str]],
+    numbers: Mapping[str, tuple[int, int, int]],
+    subject: str,
+) -> dict[str, str]:
+    """Creation options in capitals.
+
+    Args:
+        options: as given.
+        choices: the values of options that have a few.
+        numbers: least, greatest and step of options that are numbers.
+        subject: what messages say of their format.
+
+    Raises:
+        UsageError: an unknown option or value.
+    """
+    chosen: dict[str, str] = {}
+    for name, text in options.items():
+        key, value = name.upper(), text.upper()
+        if key in choices:
+            if value not in choices[key]:
+                raise UsageError(f"{key}={text}, expected one of {', '.join(choices[key])}")
+        elif key in numbers:
+            least, most, step = numbers[key]
+            if not value.isdecimal() or not least <= int(value) <= most or int(value) % step:
+                steps = f"a multiple of {step}, " if step > 1 else ""
+                raise UsageError(f"{key}={text}, expected {steps}{least} to {most}")
+        else:
+            known = ", ".join(sorted((*choices, *numbers)))
+            raise UsageError(f"unknown creation option {key}{subject}, expected one of {known}")
+        chosen[key] = value
+    return chosen
 
 
 @dataclass(slots=True)
@@ -95,11 +129,11 @@ class _Block:
     """A strip, or some neighbouring tiles of a row, being filled.
 
     Attributes:
-        number: the place of the first tile in the file's list of tiles or strips.
+        number: index of the strip or first tile in the file.
         pixels: of the block.
-        rows: how many of its rows are on the map.
-        columns: how many of its columns are.
-        missing: pixels on the map that have not come yet.
+        rows: number of rows on the map.
+        columns: number of columns on the map.
+        missing: number of pixels on the map still to come.
     """
 
     number: int
@@ -109,14 +143,14 @@ class _Block:
     missing: int
 
     def filled(self) -> NDArray[Any]:
-        """The pixels; beyond the map, those at its edge are repeated, which packs better than a jump to zero."""
+        """The pixels; beyond the map, its edge is repeated, which compresses better than a jump to zero."""
         self.pixels[self.rows :] = self.pixels[self.rows - 1]
         self.pixels[:, self.columns :] = self.pixels[:, self.columns - 1 : self.columns]
         return self.pixels
 
 
 class TiffWriter(RasterWriter):
-    """A TIFF being written, by a thread of its own if it is large."""
+    """A TIFF being written, by its own thread if it is large."""
 
     def __init__(
         self,
@@ -139,12 +173,12 @@ class TiffWriter(RasterWriter):
             self._tags += [(code, TAG_TYPES[code], 0, value, True) for code, value in geo.tags.items()]
         if nodata is not None:
             self._tags.append((_NODATA, ASCII, 0, _nodata_text(nodata), True))
-        # What is small waits until it is complete: starting a thread takes longer than packing it.
+        # Small files wait until they are complete: starting a thread takes longer than encoding them.
         self._aside = height * width * dtype.itemsize > _SMALL_BYTES
         layout = self._layout
         self._across = -(-width // layout.block_width)
-        self._together = max(_TILES_COLUMNS // layout.block_width, 1)  # small tiles, or each would cost as much
-        # Where one stretch of columns ends, blocks stay open until the next one comes.
+        self._together = max(_TILES_COLUMNS // layout.block_width, 1)  # tiles in a block: one by one, small ones cost
+        # Where a piece ends within blocks, they stay open until the next piece.
         self.any_order = layout.tiled and layout.block_width <= _WIDEST_OPEN
         block_bytes = layout.block_height * layout.block_width * self._together * dtype.itemsize
         waiting = max(_QUEUE_BYTES // block_bytes, 2) if self._aside else 0
@@ -194,8 +228,8 @@ class TiffWriter(RasterWriter):
                     self._blocks.get_nowait()
             self._blocks.put(None)
             self._thread.join()
-        elif hasattr(self, "_file"):
-            self._file.close()
+        else:
+            super()._abort()
 
     def _new_block(self, number: int, top: int, left: int) -> _Block:
         layout = self._layout
@@ -236,11 +270,11 @@ class TiffWriter(RasterWriter):
                 yield part if pack is None else pack(part)
 
     def _own_packing(self) -> Callable[[NDArray[Any]], bytes] | None:
-        """How a tile or strip is packed here; None where tifffile does that, side by side."""
+        """What encodes a tile or strip here; None where tifffile does, in parallel."""
         layout = self._layout
         if self.dtype.itemsize == 1 and layout.compression == _COMPRESSIONS["DEFLATE"] and layout.predictor == 1:
             return self._packed_runs
-        # tifffile would want the whole map to cut strips from.
+        # tifffile would take strips from the whole map only.
         return self._packed_strip if layout.compression > 1 and not layout.tiled else None
 
     def _packed_runs(self, part: NDArray[Any]) -> bytes:
@@ -281,7 +315,7 @@ class TiffWriter(RasterWriter):
             self._failure = error
 
     def _put_in_order(self) -> None:
-        """Let the file say where each tile is: tifffile took them for those of the map from the top left."""
+        """Correct the offsets of the tiles, which tifffile took to come in order from the top left."""
         if self._order == sorted(self._order):
             return
         with tifffile.TiffFile(self._temporary, mode="r+") as file:
@@ -302,25 +336,3 @@ def _nodata_text(nodata: float) -> str:
     if np.isnan(nodata):
         return "nan"
     return str(int(nodata)) if float(nodata).is_integer() else repr(float(nodata))
-
-
-def _predictor(name: str | None, dtype: np.dtype[Any], compression: int) -> int:
-    if name is None:
-        return 3 if compression > 1 and dtype.kind == "f" else 1
-    if name not in ("1", "2", "3"):
-        raise _bad_value("PREDICTOR", name, ("1", "2", "3"))
-    if name == ("2" if dtype.kind == "f" else "3"):
-        raise UsageError(f"PREDICTOR={name} does not suit {dtype}: 2 is for integers and 3 for floats")
-    return int(name) if compression > 1 else 1
-
-
-def _block(options: Mapping[str, str], key: str, default: int, multiple: int) -> int:
-    text = options.get(key, str(default))
-    if not text.isdecimal() or not 0 < int(text) <= 65536 or int(text) % multiple:
-        expected = f"a multiple of {multiple} up to 65536" if multiple > 1 else "1 to 65536"
-        raise UsageError(f"{key}={text}, expected {expected}")
-    return int(text)
-
-
-def _bad_value(key: str, value: str, expected: Any) -> UsageError:
-    return UsageError(f"{key}={value}, expected one of {', '.join(expected)}")

@@ -1,63 +1,32 @@
-"""Writing rasters piece by piece, to a temporary file that takes its name only when it is whole."""
+"""Writing a raster piece by piece, to a temporary file that takes its name only when it is complete."""
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from zlib_ng import zlib_ng
 
-from prn_cli.errors import OutputError, UsageError
+from prn_cli.errors import OutputError
 from prn_cli.files.temporaries import Temporary, is_stream
-from prn_cli.maps.tiles import Window
-from prn_cli.rasters.geo import GeoTags
-from prn_cli.rasters.raster import Raster, holds
-
-WRITTEN_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
-"""Suffixes of the files that `create_raster` writes, in lower case."""
-
-MASK_VALUES: dict[tuple[int, int], int] = {(0, 255): 127, (0, 1): 255}
-"""Values of background and foreground that masks may be written with, and the nodata value of each."""
-
-
-def can_tell_invalid(path: str | os.PathLike[str], values: tuple[int, int]) -> bool:
-    """Whether a reader can tell the invalid pixels of a mask in this file from foreground.
-
-    `.npy` cannot declare a nodata value, and 255, which it is for masks of 0 and 1, is foreground elsewhere.
-    """
-    return Path(path).suffix.lower() != ".npy" or mask_nodata(values) not in {value for _, value in MASK_VALUES}
-
-
-def mask_nodata(values: tuple[int, int]) -> int:
-    """The nodata value of a mask written with these values of background and foreground.
-
-    Raises:
-        UsageError: masks are not written with these values.
-    """
-    if values not in MASK_VALUES:
-        raise UsageError(f"mask values {values[0]},{values[1]}, expected 0,255 or 0,1", hint="give other --values")
-    return MASK_VALUES[values]
-
 
 _LEVEL = 6  # of deflate, 1 to 9
 
 
 class RasterWriter(ABC):
-    """A raster being written. A context manager: the file takes its name when the `with` statement ends well.
+    """A raster being written. A context manager: the file takes its name when the `with` statement ends without error.
 
     Attributes:
         path: the file that will be there.
         height: rows.
         width: columns.
         dtype: type of the numbers.
-        any_order: whether pieces may come in any order. Else rows come from the top, and their pieces from the left.
+        any_order: whether pieces may come in any order. Otherwise rows come from the top, their pieces from the left.
     """
 
     any_order = True
@@ -72,6 +41,7 @@ class RasterWriter(ABC):
         self._place = Temporary(path)
         self._temporary = self._place.name
         self._finished = False
+        self._file: Any = None
 
     @abstractmethod
     def _start(self) -> None:
@@ -81,16 +51,17 @@ class RasterWriter(ABC):
     def _take(self, piece: NDArray[Any], y: int, x: int) -> None:
         """Take a piece, `(h, w)`, that has pixels."""
 
-    @abstractmethod
     def _finish(self) -> None:
         """Complete and close the temporary file."""
+        self._file.close()
 
-    @abstractmethod
     def _abort(self) -> None:
         """Close the temporary file, however incomplete it is."""
+        if self._file is not None:
+            self._file.close()
 
     def write(self, piece: NDArray[Any], y: int | None = None, x: int = 0) -> None:
-        """Write a piece of the raster; all of them together are the raster.
+        """Write a piece of the raster.
 
         Args:
             piece: `(h, w)`, of the writer's type. The caller may reuse the array.
@@ -115,9 +86,9 @@ class RasterWriter(ABC):
             raise OutputError.because(error, self.path) from error
 
     def finish(self) -> None:
-        """Complete the file and wait until it is on the disk, so that it has but to take its name.
+        """Complete the file and wait until it is on disk, so that only taking its name is left.
 
-        Where several files belong together, all are finished before the first one takes its name.
+        Where several files belong together, all are finished before the first takes its name.
 
         Raises:
             OutputError: the disk is full or the file cannot be written.
@@ -171,106 +142,26 @@ class RasterWriter(ABC):
             self._place.discard()
 
 
-def create_raster(
-    path: str | os.PathLike[str],
-    *,
-    height: int,
-    width: int,
-    dtype: DTypeLike,
-    like: Raster | None = None,
-    downscale: int = 1,
-    nodata: float | None = None,
-    soft: bool = False,
-    palette: NDArray[np.uint8] | None = None,
-    cog: bool = False,
-    creation_options: Mapping[str, str] | None = None,
-) -> RasterWriter:
-    """Create a single-band raster, in the format that the suffix of its path names.
-
-    All formats need memory for a few rows only, but for PNG of probabilities, which is held whole until the end: a byte
-    a pixel, or some with invalid ones.
-
-    Args:
-        path: a `.tif`, `.tiff`, `.png` or `.npy` file. Its folder is made if need be.
-        height: rows.
-        width: columns.
-        dtype: type of the numbers; PNG takes uint8 and uint16.
-        like: raster whose georeferencing a TIFF gets.
-        downscale: side in pixels of `like` of one pixel, for maps with a value a patch.
-        nodata: value of invalid pixels: tag 42113 in TIFF, the transparent grey value in PNG; npy cannot hold it.
-        soft: the numbers are float32 probabilities, NaN invalid, and may be rounded as the format wants: PNG gets 8-bit
-            grey, 255 for 1, with an alpha channel if there are invalid pixels. Other formats hold them as they are.
-        palette: `(N, 3)` uint8, the colours of the numbers 0 to N - 1, for uint8 maps of classes. npy cannot hold it.
-        cog: TIFF is cloud-optimised; needs rasterio, and its creation options are those of GDAL's COG driver.
-        creation_options: for TIFF, as in GDAL: COMPRESS (DEFLATE, LZW, ZSTD, NONE), TILED (YES, NO), BLOCKXSIZE,
-            BLOCKYSIZE, PREDICTOR (1, 2, 3), BIGTIFF (YES, NO, IF_NEEDED, IF_SAFER). Other formats pass them over.
-
-    Returns:
-        The writer; use it in a `with` statement.
-
-    Raises:
-        UsageError: an unknown format or creation option, or a type that the format cannot hold.
-        MissingExtraError: `cog`, and rasterio is not installed.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    kind = np.dtype(dtype)
-    if nodata is not None and kind.kind != "f" and not holds(kind, nodata):
-        raise ValueError(f"nodata {nodata} is not a number of type {kind}")
-    if suffix in (".tif", ".tiff"):
-        from prn_cli.rasters.tiff_writing import TiffWriter
-
-        writer: type[TiffWriter] = TiffWriter
-        if cog:
-            from prn_cli.rasters.cog import CogWriter
-
-            writer = CogWriter
-        geo: GeoTags | None = None if like is None or like.geo is None else like.geo.downscaled(downscale)
-        return writer(
-            path,
-            height,
-            width,
-            kind,
-            geo=geo,
-            nodata=nodata,
-            palette=palette,
-            creation_options=creation_options or {},
-        )
-    if suffix == ".png":
-        if soft:
-            return _SoftPngWriter(path, height, width, kind)
-        if kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
-            raise UsageError(f"PNG cannot hold {kind}, only uint8 and uint16", hint="write .tif or .npy", path=path)
-        from prn_cli.rasters.png_writing import PngWriter
-
-        return PngWriter(path, height, width, kind, nodata, palette)
-    if suffix == ".npy":
-        return _NpyWriter(path, height, width, kind)
-    raise UsageError(
-        f"cannot write '{path.suffix}', expected one of {' '.join(WRITTEN_SUFFIXES)}",
-        hint="give another name",
-        path=path,
-    )
-
-
 def full_palette(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A palette of all 256 numbers, `(256, 3)` uint8: black where no colour is given."""
+    """A palette of 256 entries, `(256, 3)` uint8: black where no colour is given."""
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(colours)] = colours
     return palette
 
 
 def packer(dtype: np.dtype[Any]) -> zlib_ng._Compress:
-    """Deflate for rows of these numbers.
+    """A deflate compressor for rows of this type.
 
-    Masks are runs of equal numbers: deflate that looks for nothing else (Z_RLE) is several times as fast, and takes a
-    quarter more space at most. zlib-ng packs them to the same size as zlib, in less than half the time.
+    Masks are runs of equal values: deflate that looks for runs only (Z_RLE) is several times as fast, and its output at
+    most a quarter larger. zlib-ng compresses to the same size as zlib, in less than half the time.
     """
     strategy = zlib_ng.Z_RLE if dtype.itemsize == 1 else zlib_ng.Z_DEFAULT_STRATEGY
     return zlib_ng.compressobj(_LEVEL, zlib_ng.DEFLATED, zlib_ng.MAX_WBITS, 9, strategy)
 
 
-class _NpyWriter(RasterWriter):
+class NpyWriter(RasterWriter):
+    """A `.npy` file being written."""
+
     def _start(self) -> None:
         self._file = self._temporary.open("wb")
         header = {
@@ -287,36 +178,3 @@ class _NpyWriter(RasterWriter):
         for number, line in enumerate(lines):
             self._file.seek(self._start_of_pixels + ((y + number) * self.width + x) * self.dtype.itemsize)
             self._file.write(line.data)
-
-    def _finish(self) -> None:
-        self._file.close()
-
-    def _abort(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
-
-
-class _SoftPngWriter(RasterWriter):
-    """Probabilities as grey values, held until the end: only then is known whether there are invalid ones."""
-
-    def _start(self) -> None:
-        self._grey = np.empty((self.height, self.width), np.uint8)
-        self._alpha: NDArray[np.uint8] | None = None
-
-    def _take(self, piece: NDArray[Any], y: int, x: int) -> None:
-        area = Window(y, x, *piece.shape).slices
-        invalid = np.isnan(piece)
-        self._grey[area] = np.rint(np.where(invalid, 0, piece) * 255)
-        if invalid.any():
-            if self._alpha is None:
-                self._alpha = np.full((self.height, self.width), 255, np.uint8)
-            self._alpha[area][invalid] = 0
-
-    def _abort(self) -> None:
-        self._grey, self._alpha = np.empty((0, 0), np.uint8), None
-
-    def _finish(self) -> None:
-        from PIL import Image
-
-        pixels = self._grey if self._alpha is None else np.stack((self._grey, self._alpha), axis=-1)
-        Image.fromarray(pixels).save(self._temporary, format="PNG")

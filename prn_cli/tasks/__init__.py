@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
     from prn_cli.maps.tiles import Window
     from prn_cli.metrics.score import ImageCounter, ImageScore, Metric, PredictionCounter, Summary
-    from prn_cli.rasters.classes import Palette
-    from prn_cli.rasters.labels import LabelMap
-    from prn_cli.rasters.reading import Kind, Reading
-    from prn_cli.rasters.scores import ScoreMap
+    from prn_cli.rasters import Kind, LabelMap, Palette, Reading, ScoreMap
     from prn_cli.refinement.rows import Link, Ramp, Rows
     from prn_cli.tasks.multiclass import ClassRows
 
@@ -146,7 +143,7 @@ class Task(ABC):
         Raises:
             InputError: the file cannot be used, or has other classes than the set.
         """
-        from prn_cli.rasters.reading import open_map
+        from prn_cli.rasters import open_map
 
         return open_map("scores", path, reading, valid_mask=valid_mask)
 
@@ -164,11 +161,9 @@ class Task(ABC):
         Raises:
             InputError: that cannot be told.
         """
-        from prn_cli.rasters.kinds import detect_mask_or_kind
+        from prn_cli.rasters import resolve
 
-        if reading.kind != "auto" or not paths:
-            return reading.kind
-        return detect_mask_or_kind(paths, nodata=reading.nodata, key=reading.key)
+        return resolve(reading, paths, "prediction").kind if paths else reading.kind
 
     def open_prediction(self, path: Path, reading: Reading, *, valid_mask: Path | None = None) -> Prediction:
         """Open a mask or score map that is to be scored; its kind is known, see `detect`.
@@ -176,11 +171,9 @@ class Task(ABC):
         Raises:
             InputError: the file cannot be used.
         """
-        from prn_cli.rasters.reading import open_map
+        from prn_cli.rasters import open_map
 
-        if reading.kind == "mask":
-            return open_map("mask", path, reading, valid_mask=valid_mask)
-        return open_map("scores", path, reading, valid_mask=valid_mask)
+        return open_map("prediction", path, reading, valid_mask=valid_mask)
 
     # Scoring.
 
@@ -209,7 +202,7 @@ class Task(ABC):
 
     def rows(self, opened: Prediction, window: Window) -> NDArray[Any]:
         """Rows of what `open_prediction` gave, as `counter` takes them: uint8 of masks, float32 of soft maps."""
-        from prn_cli.rasters.labels import LabelMap
+        from prn_cli.rasters import LabelMap
 
         return opened.read(window) if isinstance(opened, LabelMap) else opened.probabilities(window)
 

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics.score import METRICS, ImageScore, MaskCounter, Metric, Summary, summarise
-from prn_cli.rasters.labels import LabelMap
-from prn_cli.rasters.reading import Reading, open_map
-from prn_cli.rasters.writing import can_tell_invalid, mask_nodata
+from prn_cli.rasters import LabelMap, Reading, can_tell_invalid, mask_nodata, open_map
 from prn_cli.tasks import Task
 
 if TYPE_CHECKING:

@@ -17,18 +17,19 @@ from prn_cli.maps.tiles import Window
 from prn_cli.metrics import classes as counting
 from prn_cli.metrics.regions import FloatArray
 from prn_cli.metrics.score import ImageScore, Metric, Summary, summarise
-from prn_cli.rasters.classes import (
+from prn_cli.rasters import (
     ClassNumbers,
     ClassScoreMap,
+    Kind,
+    LabelMap,
     Palette,
+    Reading,
+    ScoreMap,
     class_names,
-    count_bands,
-    count_classes_of_maps,
+    count_classes,
+    open_map,
+    resolve,
 )
-from prn_cli.rasters.kinds import detect_kind
-from prn_cli.rasters.labels import LabelMap
-from prn_cli.rasters.reading import Kind, Reading, open_map
-from prn_cli.rasters.scores import ScoreMap
 from prn_cli.refinement.rows import Link, Ramp, Rows, finish_ramp
 from prn_cli.tasks import Task
 
@@ -213,7 +214,7 @@ class Multiclass(Task):
         palette: Palette | None = None,
     ) -> Multiclass:
         if paths:
-            return Multiclass(tuple(class_names(count_classes_of_maps(paths, key=key), given, palette)))
+            return Multiclass(tuple(class_names(count_classes(paths, Reading(key=key)), given, palette)))
         return self if given is None else Multiclass(tuple(class_names(given.count(",") + 1, given, palette)))
 
     def planes(self, values: NDArray[Any]) -> Sequence[NDArray[Any]]:
@@ -251,18 +252,12 @@ class Multiclass(Task):
         return label
 
     def detect(self, paths: Sequence[Path], reading: Reading) -> Kind:
-        if reading.kind != "auto" or not paths:
-            return reading.kind
-        if count_bands(paths, key=reading.key) == 1:
-            return "numbers"
-        return detect_kind(paths, nodata=reading.nodata, key=reading.key)
+        return resolve(reading, paths, "class prediction").kind if paths else reading.kind
 
     def open_prediction(
         self, path: Path, reading: Reading, *, valid_mask: Path | None = None
     ) -> ClassNumbers | ClassScoreMap:
-        if reading.kind == "numbers":
-            return open_map("class numbers", path, reading, valid_mask=valid_mask)
-        return open_map("class scores", path, reading, valid_mask=valid_mask)
+        return open_map("class prediction", path, reading, valid_mask=valid_mask)
 
     def prediction_counter(self, height: int, width: int, **options: Any) -> ClassCounter:
         return ClassCounter()

@@ -13,8 +13,7 @@ from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics import saliency
 from prn_cli.metrics.regions import FloatArray
 from prn_cli.metrics.score import ImageScore, Metric, Summary, summarise
-from prn_cli.rasters.labels import LabelMap
-from prn_cli.rasters.reading import Reading, open_map
+from prn_cli.rasters import LabelMap, Reading, open_map
 from prn_cli.tasks import Task
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ Single options are annotations (`labels: Labels`); those that belong together ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -17,7 +17,7 @@ from prn_cli.options import Option, Options
 from prn_cli.tasks import Task, TaskName, find_task
 
 if TYPE_CHECKING:
-    from prn_cli.rasters.reading import Reading
+    from prn_cli.rasters import Reading
 
 ScoreKind: TypeAlias = Literal["auto", "logits", "probabilities", "percent", "byte"]
 
@@ -80,8 +80,8 @@ class MapOptions(Options):
 
     def reading(self) -> Reading:
         """These options for openers; they hold in this process from now on."""
+        from prn_cli.rasters import Reading
         from prn_cli.rasters.limits import set_max_pixels
-        from prn_cli.rasters.reading import Reading
 
         set_max_pixels(self.max_pixels)
         return Reading(
@@ -214,13 +214,13 @@ def with_kind(reading: Reading, paths: Sequence[Path], watch: Watch) -> Reading:
     Raises:
         InputError: it cannot be told.
     """
-    from prn_cli.rasters.kinds import detect_kind
+    from prn_cli.rasters import resolve
 
     if reading.kind != "auto":
         return reading
-    kind = detect_kind(paths, nodata=reading.nodata, key=reading.key)
-    watch.note(f"inputs read as {kind}")
-    return replace(reading, kind=kind)
+    found = resolve(reading, paths)
+    watch.note(f"inputs read as {found.kind}")
+    return found
 
 
 def recorded(reading: Reading) -> dict[str, Any]:

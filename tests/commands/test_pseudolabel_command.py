@@ -15,7 +15,7 @@ from PIL import Image
 from prn_cli.commands import app
 from prn_cli.files.manifest import MANIFEST_NAME
 from prn_cli.metrics.regions import count_regions
-from prn_cli.rasters import create_raster, open_raster, open_scores, read_label
+from prn_cli.rasters import Reading, create_raster, open_map, open_raster, read_label
 from prn_cli.thresholding.pseudolabels import apply_thresholds, best_thresholds, make_pseudolabels
 
 Prn = Callable[..., tuple[int, str, str]]
@@ -69,7 +69,7 @@ def prn(folder, capsys) -> Prn:
 def read(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and label of one of the folder's maps."""
     path = next(Path("logits").glob(f"{name}.*"))
-    with open_scores(path, kind="logits") as scores:
+    with open_map("scores", path, Reading(kind="logits")) as scores:
         return scores.probabilities(), read_label(f"labels/{name}.png")
 
 
@@ -303,7 +303,7 @@ def test_georeferencing_as_rasterio_reads_it(prn, folder):
         assert file.transform.almost_equals(where["transform"] @ rasterio.Affine.scale(48))
         assert np.isnan(file.nodata)
         assert file.shape == (5, 3)
-        with open_scores("logits/c.tif", kind="logits") as scores:
+        with open_map("scores", "logits/c.tif", Reading(kind="logits")) as scores:
             expected = best_thresholds(scores.probabilities(), label, patch=48)
         np.testing.assert_array_equal(file.read(1), expected)
 

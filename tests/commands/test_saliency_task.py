@@ -13,7 +13,7 @@ from PIL import Image
 
 from prn_cli.commands import app
 from prn_cli.metrics.saliency import max_f, measure_saliency, s_measure
-from prn_cli.rasters import open_scores, sigmoid
+from prn_cli.rasters import Reading, open_map, sigmoid
 
 NAMES = ("a", "b", "c")
 
@@ -62,7 +62,7 @@ def test_refine_writes_grey_maps(folder, prn, make_onnx):
         invalid = np.isnan(probabilities)
         grey = pixels[..., 0] if pixels.ndim == 3 else pixels
         assert np.array_equal(grey, np.rint(np.where(invalid, 0, probabilities) * 255).astype(np.uint8))
-        with open_scores(folder / "maps" / f"{name}.png", kind="byte") as scores:
+        with open_map("scores", folder / "maps" / f"{name}.png", Reading(kind="byte")) as scores:
             assert np.array_equal(np.isnan(scores.probabilities()), invalid)
 
 

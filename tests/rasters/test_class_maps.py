@@ -8,15 +8,7 @@ from PIL import Image
 from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.classes import choose
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters import (
-    class_names,
-    count_bands,
-    create_raster,
-    open_class_numbers,
-    open_class_scores,
-    open_raster,
-    read_palette,
-)
+from prn_cli.rasters import Reading, class_names, count_bands, create_raster, open_map, open_raster, read_palette
 
 COLOURS = np.array([[226, 169, 41], [60, 16, 152], [110, 193, 228], [254, 221, 58], [10, 20, 30]], np.uint8)
 
@@ -33,8 +25,8 @@ def test_logits_and_probabilities_of_one_model_say_the_same(tmp_path):
     np.save(tmp_path / "z.npy", logits)
     np.save(tmp_path / "p.npy", probabilities)
     with (
-        open_class_scores(tmp_path / "z.npy", kind="logits") as z,
-        open_class_scores(tmp_path / "p.npy", kind="probabilities") as p,
+        open_map("class scores", tmp_path / "z.npy", Reading(kind="logits")) as z,
+        open_map("class scores", tmp_path / "p.npy", Reading(kind="probabilities")) as p,
     ):
         assert z.classes == p.classes == 3
         ours = z.logits()
@@ -52,20 +44,20 @@ def test_rounded_softmax_is_one(tmp_path, full):
     _, probabilities = softmax(1, classes=20)
     kind = "byte" if full == 255 else "percent"
     np.save(tmp_path / "p.npy", np.rint(probabilities * full).astype(np.uint8))
-    with open_class_scores(tmp_path / "p.npy", kind=kind) as scores:
+    with open_map("class scores", tmp_path / "p.npy", Reading(kind=kind)) as scores:
         assert scores.logits().shape == (20, 12, 14)
 
 
 def test_what_is_no_softmax_is_refused(tmp_path):
     np.save(tmp_path / "labels.npy", np.full((3, 4, 4), 0.7, np.float32))
     with (
-        open_class_scores(tmp_path / "labels.npy", kind="probabilities") as scores,
+        open_map("class scores", tmp_path / "labels.npy", Reading(kind="probabilities")) as scores,
         pytest.raises(InputError, match=r"add up to 2\.1 and not 1"),
     ):
         scores.logits()
     np.save(tmp_path / "one.npy", np.zeros((4, 4), np.float32))
     with pytest.raises(InputError, match="1 band, expected one a class"):
-        open_class_scores(tmp_path / "one.npy", kind="logits")
+        open_map("class scores", tmp_path / "one.npy", Reading(kind="logits"))
 
 
 def test_class_numbers_are_read_and_told_apart(tmp_path):
@@ -73,22 +65,22 @@ def test_class_numbers_are_read_and_told_apart(tmp_path):
     image = Image.fromarray(numbers)
     image.putpalette(COLOURS.tobytes() + bytes(3 * 251))
     image.save(tmp_path / "label.png")
-    with open_class_numbers(tmp_path / "label.png", nodata=9) as label:
+    with open_map("class numbers", tmp_path / "label.png", Reading(nodata=9)) as label:
         assert label.read().tolist() == [[0, 1, 2], [4, 255, 255]]
         assert label.numbers == [0, 1, 2, 4]
         label.check_below(5)
         with pytest.raises(InputError, match="class 4, expected 0 to 3"):
             label.check_below(4)
-    with open_class_numbers(tmp_path / "label.png", nodata=9, one=1) as label:
+    with open_map("class numbers", tmp_path / "label.png", Reading(nodata=9), one=1) as label:
         assert label.read().tolist() == [[0, 1, 0], [0, 255, 255]]
     np.save(tmp_path / "wide.npy", numbers.astype(np.int64) - 1)
-    with open_class_numbers(tmp_path / "wide.npy", nodata=-1) as label:
+    with open_map("class numbers", tmp_path / "wide.npy", Reading(nodata=-1)) as label:
         assert label.read().tolist() == [[255, 0, 1], [3, 254, 8]]
     with pytest.raises(InputError, match="the value -1, expected class numbers"):
-        open_class_numbers(tmp_path / "wide.npy")
+        open_map("class numbers", tmp_path / "wide.npy")
     np.save(tmp_path / "nothing.npy", np.full((2, 2), 255, np.uint8))
     with pytest.raises(InputError, match="no valid pixel"):
-        open_class_numbers(tmp_path / "nothing.npy")
+        open_map("class numbers", tmp_path / "nothing.npy")
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

@@ -19,7 +19,7 @@ import tifffile
 
 from prn_cli.errors import InputError, PrnError
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters import limits, open_image, open_raster, open_scores, read_label
+from prn_cli.rasters import Reading, limits, open_map, open_raster, read_label
 from prn_cli.rasters.coded import jpeg_pixels, lerc_pixels, webp_pixels
 
 FOUND = sorted((Path(__file__).parent / "hostile").iterdir())
@@ -31,7 +31,7 @@ SECONDS = 3.0  # of the processor
 READER = """
 import json, resource, sys, time
 from prn_cli.errors import PrnError
-from prn_cli.rasters import open_class_scores, open_image, open_raster, open_scores, read_label
+from prn_cli.rasters import Reading, open_map, open_raster, read_label
 from prn_cli.maps.tiles import Window
 import imagecodecs, tifffile, PIL.Image
 
@@ -43,15 +43,15 @@ def windows(path):
             raster.valid(Window(y, x, h, w))
 
 def scores(path):
-    with open_scores(path, band=1) as opened:
+    with open_map("scores", path, Reading(band=1)) as opened:
         opened.logits(Window(0, 0, 1, 1))
 
 def classes(path):
-    with open_class_scores(path, kind="logits") as opened:
+    with open_map("class scores", path, Reading(kind="logits")) as opened:
         opened.logits(Window(0, 0, 1, 1))
 
 def image(path):
-    with open_image(path, shape=(64, 64)) as opened:
+    with open_map("image", path, shape=(64, 64)) as opened:
         opened.read(Window(0, 0, 1, 1))
 
 def peak():
@@ -272,7 +272,7 @@ def test_pickles_never_run(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="pickled"):
         open_raster(tmp_path / "a.npz")
     with pytest.raises(PrnError):
-        open_scores(tmp_path / "b.npz", key="other")
+        open_map("scores", tmp_path / "b.npz", Reading(key="other"))
     assert not (tmp_path / "it-ran").exists()
 
 
@@ -335,7 +335,10 @@ def claim_size(path: Path, size: int) -> None:
 
 def test_zip_bombs(tmp_path):
     zip_bomb(tmp_path / "a.npz", 16_000)
-    with open_scores(tmp_path / "a.npz", kind="byte") as scores, pytest.raises(InputError, match="or damaged"):
+    with (
+        open_map("scores", tmp_path / "a.npz", Reading(kind="byte")) as scores,
+        pytest.raises(InputError, match="or damaged"),
+    ):
         scores.logits(Window(0, 0, 1, 1))
     zip_bomb(tmp_path / "b.npz", 24_000)
     with pytest.raises(InputError, match="24000×24000 pixels out of"):
@@ -392,7 +395,7 @@ def test_jpeg_bombs(tmp_path):
     for name, (content, message) in cases.items():
         paths.append(tmp_path / f"{name}.jpg")
         paths[-1].write_bytes(content)
-        with pytest.raises(InputError, match=message), open_image(paths[-1]) as image:
+        with pytest.raises(InputError, match=message), open_map("image", paths[-1]) as image:
             image.read(Window(0, 0, 1, 1))
     read_all(*paths)
 

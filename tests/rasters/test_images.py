@@ -15,7 +15,7 @@ from rasterio.warp import Resampling, reproject
 from prn_cli.errors import InputError
 from prn_cli.maps.bands import band_statistics
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters import common_bands, find_images, open_image, open_raster
+from prn_cli.rasters import common_bands, find_images, open_map, open_raster
 
 RANDOM = np.random.default_rng(5)
 RGB = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -34,7 +34,7 @@ def write_tiff(path: Path, values: np.ndarray, transform: Affine | None = None, 
 
 
 def read(path: Path, **options: Any) -> np.ndarray:
-    with open_image(path, **options) as image:
+    with open_map("image", path, **options) as image:
         result = image.read()
         assert result.dtype == np.float32
         assert result.shape == (image.bands, image.height, image.width)
@@ -119,7 +119,7 @@ def test_another_shape_is_refused(tmp_path: Path) -> None:
     for shape in ((30, 20), (20, 24), (41, 55)):
         np.save(tmp_path / "map.npy", np.zeros(shape, np.float32))
         with open_raster(tmp_path / "map.npy") as like, pytest.raises(InputError, match="image of 20×30 pixels"):
-            open_image(tmp_path / "a.png", like=like)
+            open_map("image", tmp_path / "a.png", like=like)
 
 
 @pytest.mark.parametrize(
@@ -165,17 +165,17 @@ def test_turned_alike_is_fine_and_turned_otherwise_is_refused(tmp_path: Path) ->
     for wrong in (UTM, UTM @ Affine.rotation(40), turned @ Affine.scale(1, -1)):
         write_tiff(scores, np.zeros((1, 8, 9), np.float32), wrong)
         with open_raster(scores) as like, pytest.raises(InputError, match=r"turned or mirrored|beside"):
-            open_image(image, like=like)
+            open_map("image", image, like=like)
 
 
 def test_other_ground_and_other_systems_are_refused(tmp_path: Path) -> None:
     image = write_tiff(tmp_path / "a.tif", RGB.transpose(2, 0, 1), UTM)
     scores = write_tiff(tmp_path / "map.tif", np.zeros((1, 8, 9), np.float32), UTM, crs=32633)
     with open_raster(scores) as like, pytest.raises(InputError, match=r"EPSG:32632.*EPSG:32633"):
-        open_image(image, like=like)
+        open_map("image", image, like=like)
     write_tiff(scores, np.zeros((1, 8, 9), np.float32), UTM @ Affine.translation(300, 0))
     with open_raster(scores) as like, pytest.raises(InputError, match="lies beside its map"):
-        open_image(image, like=like)
+        open_map("image", image, like=like)
 
 
 def test_pixel_is_point_and_corner_are_the_same_ground(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_any_window_is_a_part_of_the_whole(tmp_path_factory: pytest.TempPathFact
     scores = write_tiff(folder / "map.tif", np.zeros((1, 17, 19), np.float32), transform)
     y, x = data.draw(st.integers(0, 16)), data.draw(st.integers(0, 18))
     window = Window(y, x, data.draw(st.integers(1, 17 - y)), data.draw(st.integers(1, 19 - x)))
-    with open_raster(scores) as like, open_image(image, like=like) as opened:
+    with open_raster(scores) as like, open_map("image", image, like=like) as opened:
         whole, part = opened.read(), opened.read(window)
     np.testing.assert_allclose(part, whole[:, *window.slices], atol=1e-6)
     inside = np.isfinite(whole)
@@ -247,7 +247,7 @@ def test_grey_images_among_coloured_ones(tmp_path: Path) -> None:
         common_bands([tmp_path / "e.png"])
     np.testing.assert_array_equal(read(tmp_path / "b.png", bands=3), [RGB[..., 1]] * 3)
     with pytest.raises(InputError, match="image of 3 bands, expected 4"):
-        open_image(tmp_path / "a.png", bands=4)
+        open_map("image", tmp_path / "a.png", bands=4)
 
 
 def test_damaged_and_missing(tmp_path: Path) -> None:
@@ -260,12 +260,12 @@ def test_damaged_and_missing(tmp_path: Path) -> None:
             read(path)
     path.write_bytes(b"")
     with pytest.raises(InputError, match="empty"):
-        open_image(path)
+        open_map("image", path)
     with pytest.raises(InputError, match="no such file"):
-        open_image(tmp_path / "no.jpg")
+        open_map("image", tmp_path / "no.jpg")
     (tmp_path / "a.webp").write_bytes(b"x")
     with pytest.raises(InputError, match="unknown format"):
-        open_image(tmp_path / "a.webp")
+        open_map("image", tmp_path / "a.webp")
 
 
 @pytest.mark.parametrize("valid", [False, True])
@@ -275,7 +275,7 @@ def test_an_image_has_a_valid_pixel_somewhere(tmp_path: Path, valid: bool, read_
     if valid:
         values[:, 2900, 1900] = 7
     np.save(tmp_path / "a.npy", values)
-    with open_image(tmp_path / "a.npy") as image:
+    with open_map("image", tmp_path / "a.npy") as image:
         if read_before:
             image.read(Window(2000, 0, 1000, 2000))
         if valid:
@@ -295,3 +295,13 @@ def test_images_pair_by_stem_and_may_be_jpeg(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no image with this stem"):
         images.of(inputs[3])
     assert find_images(inputs, None).of(inputs[0]) is None
+
+
+def test_a_pixel_counts_if_its_centre_is_on_the_image(tmp_path: Path) -> None:
+    image = write_tiff(tmp_path / "a.tif", np.full((1, 20, 30), 7, np.float32), UTM)
+    scores = write_tiff(tmp_path / "map.tif", np.zeros((1, 24, 34), np.float32), UTM @ Affine.translation(-1.6, -1.7))
+    with open_raster(scores) as like:
+        found = read(image, like=like)[0]
+    expected = np.full((24, 34), np.nan, np.float32)
+    expected[2:22, 2:32] = 7  # corners too: two thirds of them lie beyond
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

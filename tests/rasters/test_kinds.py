@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prn_cli.errors import InputError
-from prn_cli.rasters import detect_kind, detect_mask_or_kind
+from prn_cli.rasters import Reading, resolve
 
 
 def save(folder: Path, *arrays: np.ndarray) -> list[Path]:
@@ -38,8 +38,8 @@ def ramp(low: float, high: float, dtype: str) -> np.ndarray:
 )
 def test_clear_kinds(tmp_path: Path, low: float, high: float, dtype: str, kind: str) -> None:
     paths = save(tmp_path, ramp(low, high, dtype))
-    assert detect_kind(paths) == kind
-    assert detect_mask_or_kind(paths) == kind
+    assert resolve(Reading(), paths).kind == kind
+    assert resolve(Reading(), paths, "prediction").kind == kind
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_clear_kinds(tmp_path: Path, low: float, high: float, dtype: str, kind: 
 )
 def test_ambiguity_is_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        detect_kind(save(tmp_path, array))
+        resolve(Reading(), save(tmp_path, array))
     with pytest.raises(InputError, match=message):
-        detect_mask_or_kind(save(tmp_path, array))
+        resolve(Reading(), save(tmp_path, array), "prediction")
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "int64"])
@@ -68,8 +68,8 @@ def test_masks(tmp_path: Path, values: tuple[int, int], dtype: str) -> None:
     mask = np.where(np.arange(64).reshape(8, 8) % 3 == 0, *values).astype(dtype)
     paths = save(tmp_path, mask)
     with pytest.raises(InputError, match="a mask of two values"):
-        detect_kind(paths)
-    assert detect_mask_or_kind(paths) == "mask"
+        resolve(Reading(), paths)
+    assert resolve(Reading(), paths, "prediction").kind == "mask"
 
 
 @pytest.mark.parametrize(
@@ -88,46 +88,48 @@ def test_prn_s_own_masks_with_invalid_pixels(tmp_path: Path, numbers: list[set[i
     arrays = [np.array([sorted(found) * 3], np.uint8) for found in numbers]
     for order in (arrays, arrays[::-1]):
         paths = save(tmp_path, *order)
-        assert detect_mask_or_kind(paths) == "mask"
+        assert resolve(Reading(), paths, "prediction").kind == "mask"
         with pytest.raises(InputError, match="a mask of two values"):
-            detect_kind(paths)
+            resolve(Reading(), paths)
 
 
 @pytest.mark.parametrize("numbers", [[{0, 1}, {0, 255}], [{0, 1, 255}, {0, 255}], [{0, 1}, {0, 127}], [{0, 1, 127}]])
 def test_masks_of_two_kinds_are_refused(tmp_path: Path, numbers: list[set[int]]) -> None:
     paths = save(tmp_path, *(np.array([sorted(found)], np.uint8) for found in numbers))
-    for detect in (detect_mask_or_kind, detect_kind):
+    for role in ("prediction", "scores"):
         with pytest.raises(InputError, match=r"masks of 0 and 1 and masks of 0 and 255.*one kind at a time"):
-            detect(paths)
+            resolve(Reading(), paths, role)
     if 127 not in set().union(*numbers):
-        assert detect_mask_or_kind(paths, nodata=255) == "mask"
+        assert resolve(Reading(nodata=255), paths, "prediction").kind == "mask"
 
 
 def test_bytes_beside_what_looks_like_masks(tmp_path: Path) -> None:
     some = np.array([[0, 127]], np.uint8)
-    assert detect_mask_or_kind(save(tmp_path, some, np.array([[0, 80, 255]], np.uint8))) == "byte"
+    assert resolve(Reading(), save(tmp_path, some, np.array([[0, 80, 255]], np.uint8)), "prediction").kind == "byte"
 
 
 def test_empty_masks_among_others(tmp_path: Path) -> None:
     some = np.array([[0, 255]], np.uint8)
-    assert detect_mask_or_kind(save(tmp_path, np.zeros_like(some), some, np.zeros_like(some))) == "mask"
-    assert detect_mask_or_kind(save(tmp_path, some, np.array([[0, 80]], np.uint8))) == "byte"
+    assert (
+        resolve(Reading(), save(tmp_path, np.zeros_like(some), some, np.zeros_like(some)), "prediction").kind == "mask"
+    )
+    assert resolve(Reading(), save(tmp_path, some, np.array([[0, 80]], np.uint8)), "prediction").kind == "byte"
 
 
 def test_the_joint_range_counts(tmp_path: Path) -> None:
     paths = save(tmp_path, ramp(0, 0.9, "float32"), ramp(-3, 4, "float16"), np.zeros((2, 2), np.float64))
-    assert detect_kind(paths) == "logits"
-    assert detect_kind(save(tmp_path, ramp(0, 30, "uint8"), ramp(0, 200, "uint8"))) == "byte"
+    assert resolve(Reading(), paths).kind == "logits"
+    assert resolve(Reading(), save(tmp_path, ramp(0, 30, "uint8"), ramp(0, 200, "uint8"))).kind == "byte"
 
 
 def test_a_sample_of_sixteen_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prn_cli.rasters import kinds
+    from prn_cli.rasters import Reading, kinds, resolve
 
     paths = save(tmp_path, *[ramp(-1, 1, "float32")] * 100)
     opened: list[Path] = []
     real = kinds.open_raster
-    monkeypatch.setattr(kinds, "open_raster", lambda path, key=None: opened.append(path) or real(path, key=key))
-    detect_kind(paths)
+    monkeypatch.setattr(kinds, "open_raster", lambda path, **more: opened.append(path) or real(path, **more))
+    resolve(Reading(), paths)
     assert len(opened) == 16
     assert (opened[0], opened[-1]) == (paths[0], paths[-1])
 
@@ -135,18 +137,18 @@ def test_a_sample_of_sixteen_is_looked_at(tmp_path: Path, monkeypatch: pytest.Mo
 def test_bad_files_are_left_to_fail_on_their_own(tmp_path: Path) -> None:
     paths = save(tmp_path, np.full((2, 2), np.nan), ramp(-3, 3, "float32"))
     (tmp_path / "empty.npy").touch()
-    assert detect_kind([tmp_path / "missing.npy", tmp_path / "empty.npy", *paths]) == "logits"
+    assert resolve(Reading(), [tmp_path / "missing.npy", tmp_path / "empty.npy", *paths]).kind == "logits"
     with pytest.raises(InputError, match="no such file"):
-        detect_kind([tmp_path / "missing.npy", tmp_path / "empty.npy"])
+        resolve(Reading(), [tmp_path / "missing.npy", tmp_path / "empty.npy"])
     with pytest.raises(InputError, match="no valid pixel"):
-        detect_kind(paths[:1])
+        resolve(Reading(), paths[:1])
     with pytest.raises(InputError, match="no score maps"):
-        detect_kind([])
+        resolve(Reading(), [])
 
 
 def test_mixed_types_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"uint8, but 000\.npy has float32"):
-        detect_kind(save(tmp_path, ramp(0, 1, "float32"), ramp(0, 255, "uint8")))
+        resolve(Reading(), save(tmp_path, ramp(0, 1, "float32"), ramp(0, 255, "uint8")))
 
 
 def test_invalid_pixels_do_not_count(tmp_path: Path) -> None:
@@ -154,16 +156,16 @@ def test_invalid_pixels_do_not_count(tmp_path: Path) -> None:
     array[0, :4] = (np.nan, np.inf, -np.inf, -9999)
     paths = save(tmp_path, array)
     with pytest.raises(InputError, match=r"a value of -9999, expected logits within .*--nodata -9999"):
-        detect_kind(paths)
-    assert detect_kind(paths, nodata=-9999) == "probabilities"
+        resolve(Reading(), paths)
+    assert resolve(Reading(nodata=-9999), paths).kind == "probabilities"
 
 
 def test_a_big_map_with_little_in_it(tmp_path: Path) -> None:
     array = np.full((1500, 1500), np.nan, np.float16)
     array[700, 300:310] = np.linspace(0, 0.5, 10)  # between the windows of the sample
-    assert detect_kind(save(tmp_path, array)) == "probabilities"
+    assert resolve(Reading(), save(tmp_path, array)).kind == "probabilities"
     array[:] = 0
     array[700, 300] = -4
-    assert detect_kind(save(tmp_path, array)) == "logits"
+    assert resolve(Reading(), save(tmp_path, array)).kind == "logits"
     with pytest.raises(InputError, match="no valid pixel"):
-        detect_kind(save(tmp_path, np.full((1500, 1500), np.nan, np.float16)))
+        resolve(Reading(), save(tmp_path, np.full((1500, 1500), np.nan, np.float16)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +12,7 @@ from PIL import Image
 
 from prn_cli.errors import InputError
 from prn_cli.maps.tiles import Window, row_bands
-from prn_cli.rasters import (
-    detect_mask_or_kind,
-    mask_nodata,
-    open_label,
-    open_mask,
-    read_label,
-    read_mask_or_scores,
-)
+from prn_cli.rasters import Reading, mask_nodata, open_map, read_label, resolve
 
 PATTERN = np.arange(48).reshape(6, 8) % 3 == 0
 
@@ -26,6 +20,12 @@ PATTERN = np.arange(48).reshape(6, 8) % 3 == 0
 def save(path: Path, array: np.ndarray) -> Path:
     np.save(path / "a.npy", array)
     return path / "a.npy"
+
+
+def read_prediction(path: Path, *, valid_mask: Path | None = None, **options: Any) -> tuple[str, np.ndarray]:
+    reading = resolve(Reading(**options), [path], "prediction")
+    with open_map("prediction", path, reading, valid_mask=valid_mask) as opened:
+        return reading.kind, opened.probabilities()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int64", "float16", "float32", "float64"])
@@ -51,10 +51,10 @@ def test_ignored_pixels(tmp_path: Path) -> None:
     array[0, 1:3] = (np.nan, -7)
     expected = PATTERN.astype(np.uint8)
     expected[0, 1:3] = 255
-    np.testing.assert_array_equal(read_label(save(tmp_path, array), nodata=-7), expected)
+    np.testing.assert_array_equal(read_label(save(tmp_path, array), Reading(label_nodata=-7)), expected)
     stored = PATTERN.astype(np.uint8)
     stored[0, 1:3] = 255
-    np.testing.assert_array_equal(read_label(save(tmp_path, stored), nodata=255), expected)
+    np.testing.assert_array_equal(read_label(save(tmp_path, stored), Reading(label_nodata=255)), expected)
     tifffile.imwrite(tmp_path / "a.tif", stored, extratags=[(42113, 2, 0, "255", True)])
     np.testing.assert_array_equal(read_label(tmp_path / "a.tif"), expected)
     Image.fromarray(stored).save(tmp_path / "a.png", transparency=255)
@@ -97,16 +97,16 @@ def test_zero_declared_as_nodata_is_background_or_not(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", PATTERN.astype(np.uint8), extratags=[(42113, 2, 0, "0", True)])
     with pytest.raises(InputError, match=r"declares 0 as nodata.*--label-nodata nan"):
         read_label(tmp_path / "a.tif")
-    np.testing.assert_array_equal(read_label(tmp_path / "a.tif", nodata=float("nan")), PATTERN)
-    np.testing.assert_array_equal(read_label(tmp_path / "a.tif", nodata=0), np.where(PATTERN, 1, 255))
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif", Reading(label_nodata=float("nan"))), PATTERN)
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif", Reading(label_nodata=0)), np.where(PATTERN, 1, 255))
     with pytest.raises(InputError, match=r"declares 0 as nodata.*say --nodata nan"):
-        read_mask_or_scores(tmp_path / "a.tif", kind="mask")
-    np.testing.assert_array_equal(read_mask_or_scores(tmp_path / "a.tif", nodata=float("nan"))[1], PATTERN)
+        read_prediction(tmp_path / "a.tif", kind="mask")
+    np.testing.assert_array_equal(read_prediction(tmp_path / "a.tif", nodata=float("nan"))[1], PATTERN)
 
 
 def test_nothing_that_counts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no valid pixel"):
-        read_label(save(tmp_path, np.full((3, 3), 7, np.uint8)), nodata=7)
+        read_label(save(tmp_path, np.full((3, 3), 7, np.uint8)), Reading(label_nodata=7))
 
 
 def test_bands(tmp_path: Path) -> None:
@@ -119,20 +119,20 @@ def test_a_mask_in_npy_needs_no_declared_nodata(tmp_path, values):
     mask = np.array([[*values, mask_nodata(values)]], np.uint8)
     np.save(tmp_path / "holes.npy", mask)
     np.save(tmp_path / "whole.npy", mask[:, :2])
-    assert detect_mask_or_kind([tmp_path / "whole.npy", tmp_path / "holes.npy"]) == "mask"
-    kind, read = read_mask_or_scores(tmp_path / "holes.npy")
+    assert resolve(Reading(), [tmp_path / "whole.npy", tmp_path / "holes.npy"], "prediction").kind == "mask"
+    kind, read = read_prediction(tmp_path / "holes.npy")
     assert kind == "mask"
     assert np.array_equal(read, [[0, 1, np.nan]], equal_nan=True)
 
 
 def test_a_mask_without_foreground_keeps_its_invalid_pixels(tmp_path):
     np.save(tmp_path / "holes.npy", np.array([[0, 127, 0]], np.uint8))
-    kind, read = read_mask_or_scores(tmp_path / "holes.npy")
+    kind, read = read_prediction(tmp_path / "holes.npy")
     assert kind == "mask"
     assert np.array_equal(read, [[0, np.nan, 0]], equal_nan=True)
     np.save(tmp_path / "nothing.npy", np.array([[127, 127]], np.uint8))
     with pytest.raises(InputError, match="no valid pixel"):
-        read_mask_or_scores(tmp_path / "nothing.npy", kind="mask")
+        read_prediction(tmp_path / "nothing.npy", kind="mask")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -144,7 +144,7 @@ def test_by_window_as_whole(tmp_path: Path, data: st.DataObject) -> None:
     shape = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
     draw = np.random.default_rng(data.draw(st.integers(0, 99)))
     path = save(tmp_path, draw.choice(numbers, shape, p=None).astype(dtype))
-    open_map = data.draw(st.sampled_from([open_label, open_mask]))
+    role = data.draw(st.sampled_from(["label", "mask"]))
     nodata = data.draw(st.sampled_from([None, 255]))
 
     def read(pixels: int) -> np.ndarray | str:
@@ -152,7 +152,7 @@ def test_by_window_as_whole(tmp_path: Path, data: st.DataObject) -> None:
             bands = [Window(y, 0, 1, shape[1]) for y in range(shape[0])] if pixels == 1 else None
             patch.setattr("prn_cli.rasters.labels.row_bands", lambda h, w: bands or row_bands(h, w))
             try:
-                with open_map(path, nodata=nodata) as opened:
+                with open_map(role, path, Reading(nodata=nodata, label_nodata=nodata)) as opened:
                     y, x = data.draw(st.integers(0, shape[0] - 1)), data.draw(st.integers(0, shape[1] - 1))
                     window = Window(y, x, shape[0] - y, shape[1] - x)
                     whole = opened.read()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters import logit, open_raster, open_scores, read_mask_or_scores, sigmoid
+from prn_cli.rasters import Reading, logit, open_map, open_raster, resolve, sigmoid
 
 RNG = np.random.default_rng(5)
 LOGITS = RNG.normal(0, 4, (30, 40)).astype(np.float32)
@@ -21,6 +22,12 @@ PROBABILITIES = RNG.random((30, 40)).astype(np.float32)
 def save(path: Path, array: np.ndarray) -> Path:
     np.save(path / "a.npy", array)
     return path / "a.npy"
+
+
+def read_prediction(path: Path, *, valid_mask: Path | None = None, **options: Any) -> tuple[str, np.ndarray]:
+    reading = resolve(Reading(**options), [path], "prediction")
+    with open_map("prediction", path, reading, valid_mask=valid_mask) as opened:
+        return reading.kind, opened.probabilities()
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -33,7 +40,7 @@ def reference_sigmoid(z: np.ndarray) -> np.ndarray:
 
 
 def test_logits(tmp_path: Path) -> None:
-    with open_scores(save(tmp_path, LOGITS)) as scores:
+    with open_map("scores", save(tmp_path, LOGITS)) as scores:
         assert (scores.kind, scores.height, scores.width) == ("logits", 30, 40)
         np.testing.assert_array_equal(scores.logits(), LOGITS)
         np.testing.assert_allclose(scores.probabilities(), reference_sigmoid(LOGITS), rtol=1e-6)
@@ -45,7 +52,7 @@ def test_logits(tmp_path: Path) -> None:
 def test_probabilities_are_not_carried_through_logits(tmp_path: Path) -> None:
     probabilities = PROBABILITIES.copy()
     probabilities[0, :3] = (0, 1, 1e-9)
-    with open_scores(save(tmp_path, probabilities)) as scores:
+    with open_map("scores", save(tmp_path, probabilities)) as scores:
         assert scores.kind == "probabilities"
         np.testing.assert_array_equal(scores.probabilities(), probabilities)
         clipped = np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6)
@@ -66,7 +73,7 @@ def test_probabilities_are_not_carried_through_logits(tmp_path: Path) -> None:
 )
 def test_scales(tmp_path: Path, kind: str, dtype: str, full: float) -> None:
     stored = (PROBABILITIES * full).astype(dtype)
-    with open_scores(save(tmp_path, stored), kind=kind) as scores:  # type: ignore[arg-type]
+    with open_map("scores", save(tmp_path, stored), Reading(kind=kind)) as scores:  # type: ignore[arg-type]
         np.testing.assert_allclose(scores.probabilities(), stored.astype(np.float64) / full, rtol=1e-6)
 
 
@@ -75,16 +82,16 @@ def test_softmax_pair_of_probabilities(tmp_path: Path, kind: str) -> None:
     full, dtype = {"probabilities": (1, "float16"), "percent": (100, "uint8"), "byte": (255, "uint8")}[kind]
     pair = (np.stack([1 - PROBABILITIES, PROBABILITIES]) * full).round(3 if full == 1 else 0).astype(dtype)
     path = save(tmp_path, pair)
-    with open_scores(path, kind=kind) as scores:  # type: ignore[arg-type]
+    with open_map("scores", path, Reading(kind=kind)) as scores:  # type: ignore[arg-type]
         np.testing.assert_allclose(scores.probabilities(), pair[1].astype(np.float32) / np.float32(full), rtol=1e-6)
-    with open_scores(path, kind=kind, band=1) as scores:  # type: ignore[arg-type]
+    with open_map("scores", path, Reading(kind=kind, band=1)) as scores:  # type: ignore[arg-type]
         np.testing.assert_allclose(scores.probabilities(), pair[0].astype(np.float32) / np.float32(full), rtol=1e-6)
 
 
 def test_pair_that_is_no_softmax(tmp_path: Path) -> None:
     pair = np.stack([PROBABILITIES, PROBABILITIES[::-1]])
     with (
-        open_scores(save(tmp_path, pair), kind="probabilities") as scores,
+        open_map("scores", save(tmp_path, pair), Reading(kind="probabilities")) as scores,
         pytest.raises(InputError, match=r"add up to .* and not 1.*--bidx"),
     ):
         scores.probabilities()
@@ -96,21 +103,21 @@ def test_logits_of_a_class(tmp_path: Path, classes: int) -> None:
     path = save(tmp_path, z)
     expected = softmax(z)
     for band in range(1, classes + 1):
-        with open_scores(path, band=band) as scores:
+        with open_map("scores", path, Reading(band=band)) as scores:
             np.testing.assert_allclose(scores.probabilities(), expected[band - 1], atol=1e-6)
     if classes == 2:
-        with open_scores(path) as scores:
+        with open_map("scores", path) as scores:
             np.testing.assert_array_equal(scores.logits(), z[1] - z[0])
     else:
         with pytest.raises(UsageError, match=f"{classes} bands.*--bidx"):
-            open_scores(path)
+            open_map("scores", path)
     with pytest.raises(UsageError, match=f"band {classes + 1} of {classes}"):
-        open_scores(path, band=classes + 1)
+        open_map("scores", path, Reading(band=classes + 1))
 
 
 def test_probabilities_of_a_class(tmp_path: Path) -> None:
     p = softmax(RNG.normal(0, 2, (4, 30, 40))).astype(np.float32)
-    with open_scores(save(tmp_path, p), band=3) as scores:
+    with open_map("scores", save(tmp_path, p), Reading(band=3)) as scores:
         np.testing.assert_array_equal(scores.probabilities(), p[2])
 
 
@@ -127,12 +134,12 @@ def test_numbers_out_of_range(tmp_path: Path, kind: str, value: float, message: 
     array = PROBABILITIES.copy()
     array[7, 8] = value
     path = save(tmp_path, array)
-    with open_scores(path, kind=kind) as scores:  # type: ignore[arg-type]
+    with open_map("scores", path, Reading(kind=kind)) as scores:  # type: ignore[arg-type]
         with pytest.raises(InputError, match=message) as caught:
             scores.logits()
         assert str(path) in str(caught.value)
         scores.logits(Window(0, 0, 5, 5))  # only what is read is looked at
-    with open_scores(path, kind=kind, nodata=value) as scores:  # type: ignore[arg-type]
+    with open_map("scores", path, Reading(kind=kind, nodata=value)) as scores:  # type: ignore[arg-type]
         assert np.isnan(scores.probabilities()[7, 8])
 
 
@@ -140,9 +147,12 @@ def test_numbers_out_of_range(tmp_path: Path, kind: str, value: float, message: 
 def test_undeclared_nodata_is_no_logit(tmp_path: Path, value: float) -> None:
     array = LOGITS.copy()
     array[3, 4] = value
-    with open_scores(save(tmp_path, array), kind="logits") as scores, pytest.raises(InputError, match=r"--nodata"):
+    with (
+        open_map("scores", save(tmp_path, array), Reading(kind="logits")) as scores,
+        pytest.raises(InputError, match=r"--nodata"),
+    ):
         scores.logits()
-    with open_scores(save(tmp_path, array), kind="logits", nodata=value) as scores:
+    with open_map("scores", save(tmp_path, array), Reading(kind="logits", nodata=value)) as scores:
         np.testing.assert_array_equal(np.argwhere(np.isnan(scores.logits())), [[3, 4]])
 
 
@@ -153,7 +163,7 @@ def test_invalid_pixels_are_nan(tmp_path: Path) -> None:
     mask = np.ones(array.shape, np.uint8)
     mask[2, :5] = 0
     np.save(tmp_path / "mask.npy", mask)
-    with open_scores(save(tmp_path, array), nodata=-9999, valid_mask=tmp_path / "mask.npy") as scores:
+    with open_map("scores", save(tmp_path, array), Reading(nodata=-9999), valid_mask=tmp_path / "mask.npy") as scores:
         expected = np.zeros(array.shape, bool)
         expected[0, :3] = expected[1, 1] = expected[2, :5] = True
         np.testing.assert_array_equal(np.isnan(scores.logits()), expected)
@@ -165,14 +175,14 @@ def test_one_invalid_class_makes_the_pixel_invalid(tmp_path: Path) -> None:
     z = RNG.normal(0, 5, (3, 30, 40)).astype(np.float32)
     z[2, 4, 5] = np.nan
     z[0, 6, 7] = -9999
-    with open_scores(save(tmp_path, z), band=2, nodata=-9999) as scores:
+    with open_map("scores", save(tmp_path, z), Reading(band=2, nodata=-9999)) as scores:
         np.testing.assert_array_equal(np.argwhere(np.isnan(scores.logits())), [[4, 5], [6, 7]])
 
 
 def test_nodata_that_a_class_may_really_have(tmp_path: Path) -> None:
     p = np.zeros((2, 2, 2), np.float32)
     p[0], p[1] = [[1, 0], [0.5, 0]], [[0, 1], [0.5, 0]]
-    with open_scores(save(tmp_path, p), nodata=0, kind="probabilities") as scores:
+    with open_map("scores", save(tmp_path, p), Reading(nodata=0, kind="probabilities")) as scores:
         np.testing.assert_array_equal(scores.probabilities(), [[0, 1], [0.5, np.nan]])
 
 
@@ -182,19 +192,19 @@ def test_declared_nodata_can_be_overruled(tmp_path: Path) -> None:
     for nodata, invalid in ((None, [[3, 3]]), (-9999, [[3, 3], [4, 4]]), (float("nan"), [])):
         array[4, 4] = -9999 if nodata == -9999 else 1
         tifffile.imwrite(tmp_path / "a.tif", array, extratags=[(42113, 2, 0, "0", True)])
-        with open_scores(tmp_path / "a.tif", nodata=nodata) as scores:
+        with open_map("scores", tmp_path / "a.tif", Reading(nodata=nodata)) as scores:
             found = np.argwhere(np.isnan(scores.logits()))
             np.testing.assert_array_equal(found, np.reshape(invalid, (-1, 2)))
 
 
 def test_no_valid_pixel(tmp_path: Path) -> None:
-    with open_scores(save(tmp_path, np.full((30, 40), np.nan, np.float32)), kind="logits") as scores:
+    with open_map("scores", save(tmp_path, np.full((30, 40), np.nan, np.float32)), Reading(kind="logits")) as scores:
         with pytest.raises(InputError, match="no valid pixel"):
             scores.logits()
         assert np.isnan(scores.logits(Window(0, 0, 4, 4))).all()  # a window may well be empty
         with pytest.raises(InputError, match="no valid pixel"):
             scores.check_valid()
-    with open_scores(save(tmp_path, LOGITS), kind="logits") as scores:
+    with open_map("scores", save(tmp_path, LOGITS), Reading(kind="logits")) as scores:
         scores.logits(Window(0, 0, 4, 4))
         scores.check_valid()
 
@@ -202,21 +212,21 @@ def test_no_valid_pixel(tmp_path: Path) -> None:
 def test_mask_of_another_size(tmp_path: Path) -> None:
     np.save(tmp_path / "mask.npy", np.ones((30, 41)))
     with pytest.raises(InputError, match="30×41 pixels, expected 30×40"):
-        open_scores(save(tmp_path, LOGITS), valid_mask=tmp_path / "mask.npy")
+        open_map("scores", save(tmp_path, LOGITS), valid_mask=tmp_path / "mask.npy")
 
 
 def test_integer_logits(tmp_path: Path) -> None:
-    with open_scores(save(tmp_path, LOGITS.astype(np.int16)), kind="logits") as scores:
+    with open_map("scores", save(tmp_path, LOGITS.astype(np.int16)), Reading(kind="logits")) as scores:
         np.testing.assert_array_equal(scores.logits(), LOGITS.astype(np.int16))
 
 
 def test_wide_and_narrow_floats(tmp_path: Path) -> None:
     wide = LOGITS.astype(np.float64)
     wide[0, 0] = 1e300  # beyond float32
-    with open_scores(save(tmp_path, wide), nodata=1e300) as scores:
+    with open_map("scores", save(tmp_path, wide), Reading(nodata=1e300)) as scores:
         assert np.isnan(scores.logits()[0, 0])
         np.testing.assert_array_equal(scores.logits()[1:], LOGITS[1:])
-    with open_scores(save(tmp_path, LOGITS.astype(np.float16))) as scores:
+    with open_map("scores", save(tmp_path, LOGITS.astype(np.float16))) as scores:
         np.testing.assert_array_equal(scores.logits(), LOGITS.astype(np.float16))
 
 
@@ -235,32 +245,32 @@ def test_windows_from_many_threads(tmp_path: Path) -> None:
     array = RNG.normal(0, 4, (300, 300)).astype(np.float32)
     tifffile.imwrite(tmp_path / "a.tif", array, tile=(32, 32), compression="zlib")
     windows = [Window(y, x, 70, 70) for y in range(0, 230, 20) for x in range(0, 230, 20)]
-    with open_scores(tmp_path / "a.tif") as scores, ThreadPoolExecutor(8) as pool:
+    with open_map("scores", tmp_path / "a.tif") as scores, ThreadPoolExecutor(8) as pool:
         for window, part in zip(windows, pool.map(scores.logits, windows), strict=True):
             np.testing.assert_array_equal(part, array[window.slices])
 
 
 def test_masks_for_scoring(tmp_path: Path) -> None:
     mask = (PROBABILITIES > 0.5).astype(np.uint8) * 255
-    kind, p = read_mask_or_scores(save(tmp_path, mask))
+    kind, p = read_prediction(save(tmp_path, mask))
     assert kind == "mask"
     np.testing.assert_array_equal(p, mask / 255)
     mask[0, 0] = 127
-    kind, p = read_mask_or_scores(save(tmp_path, mask), nodata=127)
+    kind, p = read_prediction(save(tmp_path, mask), nodata=127)
     assert kind == "mask"
     assert np.isnan(p[0, 0])
     valid = np.ones(mask.shape, bool)
     valid[5, 6] = False
     np.save(tmp_path / "valid.npy", valid)
-    _, p = read_mask_or_scores(save(tmp_path, mask), nodata=127, valid_mask=tmp_path / "valid.npy")
+    _, p = read_prediction(save(tmp_path, mask), nodata=127, valid_mask=tmp_path / "valid.npy")
     np.testing.assert_array_equal(np.argwhere(np.isnan(p)), [[0, 0], [5, 6]])
     mask[0, 0] = 100
     with pytest.raises(InputError, match="mask is not binary: values 0, 100, 255"):
-        read_mask_or_scores(save(tmp_path, mask), kind="mask")
-    kind, p = read_mask_or_scores(save(tmp_path, LOGITS))
+        read_prediction(save(tmp_path, mask), kind="mask")
+    kind, p = read_prediction(save(tmp_path, LOGITS))
     assert kind == "logits"
     np.testing.assert_allclose(p, reference_sigmoid(LOGITS), rtol=1e-6)
-    kind, p = read_mask_or_scores(save(tmp_path, PROBABILITIES))
+    kind, p = read_prediction(save(tmp_path, PROBABILITIES))
     assert kind == "probabilities"
 
 

@@ -13,7 +13,7 @@ from rasterio.transform import from_origin
 
 from prn_cli.errors import InputError
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters import detect_kind, limits, open_raster, open_scores
+from prn_cli.rasters import Reading, open_map, open_raster, resolve
 from prn_cli.rasters.tiff import _Page
 
 pytestmark = pytest.mark.filterwarnings(
@@ -87,7 +87,7 @@ def test_a_mask_in_a_file_of_its_own(tmp_path: Path) -> None:
     assert path.with_name("map.tif.msk").is_file()
     with open_raster(path) as raster:
         np.testing.assert_array_equal(raster.valid(Window(20, 90, 70, 40)), valid[20:90, 90:130])
-    with open_scores(path, kind="logits") as scores:
+    with open_map("scores", path, Reading(kind="logits")) as scores:
         np.testing.assert_array_equal(np.isnan(scores.logits()), ~valid)
     write_tiff(tmp_path / "other.tif", array)
     tifffile.imwrite(tmp_path / "other.tif.msk", np.zeros((4, 4), np.uint8))
@@ -99,11 +99,11 @@ def test_numbers_that_stand_for_others_are_refused(tmp_path: Path) -> None:
     write_tiff(tmp_path / "map.tif", numbers("int16"))
     with rasterio.open(tmp_path / "map.tif", "r+") as file:
         file.scales, file.offsets = (1.0,), (0.0,)
-    open_scores(tmp_path / "map.tif", kind="logits").close()
+    open_map("scores", tmp_path / "map.tif", Reading(kind="logits")).close()
     with rasterio.open(tmp_path / "map.tif", "r+") as file:
         file.scales = (0.01,)
     with pytest.raises(InputError, match="declares a scale") as caught:
-        open_scores(tmp_path / "map.tif", kind="logits")
+        open_map("scores", tmp_path / "map.tif", Reading(kind="logits"))
     assert "gdal_translate -unscale" in str(caught.value.hint)
 
 
@@ -204,7 +204,7 @@ def test_overviews_are_passed_over_and_the_mask_is_used(tmp_path: Path) -> None:
         assert raster.bands == 1
         np.testing.assert_array_equal(raster.read(), array)
         np.testing.assert_array_equal(raster.valid(), mask != 0)
-    with open_scores(tmp_path / "a.tif", kind="logits") as scores:
+    with open_map("scores", tmp_path / "a.tif", Reading(kind="logits")) as scores:
         np.testing.assert_array_equal(np.isnan(scores.logits()), mask == 0)
 
 
@@ -226,7 +226,7 @@ def test_nodata_tag(tmp_path: Path, nodata: float) -> None:
     write_tiff(tmp_path / "a.tif", array, nodata=nodata)
     with open_raster(tmp_path / "a.tif") as raster:
         assert raster.nodata == pytest.approx(nodata, nan_ok=True)
-    with open_scores(tmp_path / "a.tif", kind="logits") as scores:
+    with open_map("scores", tmp_path / "a.tif", Reading(kind="logits")) as scores:
         np.testing.assert_array_equal(np.argwhere(np.isnan(scores.logits())), [[5, 6]])
 
 
@@ -404,8 +404,7 @@ def test_a_tiff_bigger_than_memory_is_not_read_whole(tmp_path: Path, monkeypatch
         transform=from_origin(0, 0, 1, 1),
     ) as file:
         file.write(np.ones((1, 8, 8), np.float32), window=rasterio.windows.Window(1_000_000, 1_000_000, 8, 8))
-    monkeypatch.setitem(limits._most, "pixels", 2_000_000**2)
-    with open_raster(path) as raster:
+    with open_raster(path, max_pixels=2_000_000**2) as raster:
         assert (raster.read(Window(1_000_000, 1_000_000, 8, 8)) == 1).all()
         with pytest.raises(InputError, match="GiB of memory"):
             raster.read()
@@ -426,7 +425,7 @@ def test_detection_of_a_big_tiff_looks_at_a_few_windows(tmp_path: Path) -> None:
         transform=from_origin(0, 0, 1, 1),
     ) as file:
         file.write(np.full((1, 8, 8), 0.5, np.float32), window=rasterio.windows.Window(10_000, 10_000, 8, 8))
-    assert detect_kind([tmp_path / "a.tif"]) == "probabilities"
+    assert resolve(Reading(), [tmp_path / "a.tif"]).kind == "probabilities"
 
 
 @pytest.mark.parametrize("layout", [{"tile": (32, 48)}, {"rowsperstrip": 7}])

@@ -1,0 +1,150 @@
+"""Guards: files whose values do not mean what they seem to, refused before they are used.
+
+Each guard stands in one place and holds for every format. `check_stored` looks at what no role can use; `GUARDS` is the
+table of the others, by role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from prn_cli.errors import InputError, UsageError
+from prn_cli.maps.classes import MOST_CLASSES
+from prn_cli.rasters.raster import Raster
+from prn_cli.rasters.roles import LABELS, MASKS, SCORES, Reading, Role, nodata_option
+
+GuardedRole = Role | Literal["valid mask"]
+
+_MOST_CHANNELS_LAST = 32
+_SLACK = 0.02  # px: georeferences are rounded
+
+
+def check_stored(raster: Raster) -> None:
+    """Refuse rasters that no role can use.
+
+    Raises:
+        InputError: the shape is that of channels last, or the rows are stored in another orientation than upright.
+    """
+    shape = raster.bands, raster.height, raster.width
+    if shape[0] > shape[2] > 1 and shape[2] <= _MOST_CHANNELS_LAST < shape[1]:
+        raise raster.error(
+            f"shape {shape} looks like (H, W, C), expected (C, H, W)",
+            "move the channels first: array.transpose(2, 0, 1)",
+        )
+    if raster.orientation not in (0, 1):
+        raise raster.error(
+            f"orientation {raster.orientation}, expected rows from the top and columns from the left: readers differ "
+            "in whether they turn it",
+            "write it again upright, without the orientation tag",
+        )
+
+
+def check(role: GuardedRole, raster: Raster, reading: Reading) -> None:
+    """Refuse a raster that cannot be used in a role.
+
+    Raises:
+        InputError: see the guards.
+        UsageError: the options do not fit the file.
+    """
+    for guard, roles in GUARDS:
+        if role in roles:
+            guard(role, raster, reading)
+
+
+def check_same_size(raster: Raster, other: Raster) -> None:
+    """Check that a raster has the height and width of another.
+
+    Raises:
+        InputError: it has not.
+    """
+    if (raster.height, raster.width) != (other.height, other.width):
+        raise raster.error(
+            f"{raster.height}×{raster.width} pixels, expected {other.height}×{other.width} as in {other.path}",
+            "make the two the same size",
+        )
+
+
+def check_same_grid(raster: Raster, other: Raster) -> None:
+    """Check that a raster has the size of another and, if both are georeferenced, lies where it does.
+
+    Raises:
+        InputError: it has another size, or lies elsewhere.
+    """
+    check_same_size(raster, other)
+    if raster.geo is None or other.geo is None:
+        return
+    systems = raster.geo.reference_system(), other.geo.reference_system()
+    ours, theirs = raster.geo.affine(), other.geo.affine()
+    same = not all(systems) or systems[0] == systems[1]
+    if same and ours is not None and theirs is not None:
+        corners = np.array([[0, 0, 1], [0, other.height, 1], [other.width, 0, 1], [other.width, other.height, 1]]).T
+        apart = np.linalg.inv(theirs[:, :2]) @ (ours @ corners - theirs @ corners)
+        same = bool(np.abs(apart).max() <= _SLACK)
+    if not same:
+        raise raster.error(
+            f"georeferenced elsewhere than {other.path}, expected the same grid",
+            "warp it to that grid (gdalwarp), or remove the wrong georeference",
+        )
+
+
+def _refuse_scale(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
+    if raster.scaled:
+        raise raster.error(
+            "declares a scale or an offset of its numbers, which prn does not apply",
+            "write it again (gdal_translate -unscale -ot Float32)",
+        )
+
+
+def _check_score_bands(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
+    if reading.band is not None and not 1 <= reading.band <= raster.bands:
+        raise UsageError(f"band {reading.band} of {raster.bands}", hint="give another --bidx", path=raster.path)
+    if raster.bands > 2 and reading.band is None:
+        raise UsageError(
+            f"{raster.bands} bands, expected 1, or 2 of a softmax",
+            hint="choose one class with --bidx, or all with --task multiclass",
+            path=raster.path,
+        )
+
+
+def _check_class_bands(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
+    if not 2 <= raster.bands <= MOST_CLASSES:
+        raise raster.error(
+            f"{raster.bands} band{'s' if raster.bands > 1 else ''}, expected one a class, 2 to {MOST_CLASSES}",
+            "save the softmax of all classes as (C, H, W)",
+        )
+
+
+def _check_label_bands(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
+    if raster.bands not in (1, 3):  # three may be equal: see `LabelMap`
+        raise too_many_bands(raster)
+
+
+def too_many_bands(raster: Raster) -> InputError:
+    """The error of a label with several bands."""
+    return raster.error(f"{raster.bands} bands, expected one band", "save a single-band label")
+
+
+def _refuse_background_as_nodata(role: GuardedRole, raster: Raster, reading: Reading) -> None:
+    # Tools that draw labels often declare 0 as nodata. Ignoring it would leave a label without background.
+    assert role != "valid mask"
+    if raster.nodata == 0 and reading.nodata_of(role) is None:
+        option = nodata_option(role)
+        raise raster.error(
+            "declares 0 as nodata, but 0 is also the background",
+            f"say {option} nan to count 0 as background, or {option} 0 to ignore it",
+        )
+
+
+GUARDS: tuple[tuple[Callable[[GuardedRole, Raster, Reading], None], frozenset[GuardedRole]], ...] = (
+    # Images are normalised by band, which undoes a scale.
+    (_refuse_scale, SCORES | LABELS | MASKS | {"valid mask"}),
+    (_check_score_bands, frozenset({"scores"})),
+    (_check_class_bands, frozenset({"class scores"})),
+    (_check_label_bands, LABELS | MASKS),
+    # Of class numbers, 0 is often "unlabelled", and other classes are left if it is ignored.
+    (_refuse_background_as_nodata, frozenset({"label", "grey label", "mask"})),
+)
+"""Each guard with the roles that it holds for."""
