@@ -22,9 +22,9 @@ from prn_cli.files.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks are a matter of POSIX")
 
-# Runs command lines in forks of one interpreter that has imported all of it, and kills them at random moments: at a call
-# of a function, of so many, counted in all threads. After each it prints what was recorded as finished, so that the test
-# can see that nothing of that is done again.
+# Runs command lines in forks of one interpreter that has imported all of it, and kills them at random moments: after so
+# many calls of functions, in all threads together. After each it prints what was recorded as finished, so that the
+# test can see that nothing of that is done again.
 KILLER = """
 import itertools, json, os, random, shutil, signal, sys, threading, time
 import onnxruntime, tifffile, PIL.Image
@@ -91,8 +91,8 @@ while killed < kills:
     shutil.rmtree(out)  # a round: start, be killed, start again, until it is done
     while True:
         # Anywhere while it starts, or within this share of the work on all files.
-        moment = (draw.randint(1, begun), 0) if draw.random() < 0.2 else (0, draw.randint(1, int(share * (ended - begun))))
-        end = os.waitpid(start(*moment), 0)[1]
+        early, late = draw.randint(1, begun), draw.randint(1, int(share * (ended - begun)))
+        end = os.waitpid(start(from_start=early) if draw.random() < 0.2 else start(from_work=late), 0)[1]
         print(json.dumps({"done": end == 0} | state()), flush=True)
         if end == 0:
             break
