@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self
 
 import numpy as np
@@ -158,6 +161,30 @@ def random_logits() -> Callable[..., np.ndarray]:
         return total.astype(np.float32)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lines_run() -> Callable[[Callable[[], object]], int]:
+    """How many lines of Python some work runs, in all threads that it starts. No other program disturbs that."""
+
+    def count(work: Callable[[], object]) -> int:
+        lines = itertools.count()
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            if event == "line":
+                next(lines)
+            return trace
+
+        threading.settrace(trace)
+        sys.settrace(trace)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
+        return next(lines)
+
+    return count
 
 
 # Runs `prn`, and does something at one moment of it: sends a signal to itself, or tells the test and waits for it. The

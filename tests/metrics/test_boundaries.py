@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -142,8 +140,7 @@ def test_bad_calls_are_refused():
         count_boundaries(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8), buffer=-1)
 
 
-def test_four_megapixels_take_well_under_a_second():
+def test_four_megapixels_take_no_loop_over_pixels(lines_run):
+    """How long that takes is judged by `bench/metrics.py`."""
     prediction, label = blobs((2000, 2000), 1, 10), blobs((2000, 2000), 2, 10)
-    start = time.perf_counter()
-    count_boundaries(prediction, label)
-    assert time.perf_counter() - start < 1  # about 20 ms on an idle machine
+    assert lines_run(lambda: count_boundaries(prediction, label)) < 8000
