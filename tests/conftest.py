@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -23,8 +24,14 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
-# What must be tested here, in words of the reasons for skipping: PRN_TESTS_REQUIRE="gdalinfo, weights".
-REQUIRED = [word.strip().lower() for word in os.environ.get("PRN_TESTS_REQUIRE", "").split(",") if word.strip()]
+# What must be tested here, in words of the reasons for skipping: PRN_TEST_REQUIRE="gdalinfo, weights".
+REQUIRED = [word.strip().lower() for word in os.environ.get("PRN_TEST_REQUIRE", "").split(",") if word.strip()]
+
+
+# A shell lets its jobs in the background ignore interrupts, and so would all that tests start and interrupt.
+for number in (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def fail_if_required(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -34,7 +41,7 @@ def fail_if_required(report: pytest.TestReport | pytest.CollectReport) -> None:
     reason = report.longrepr[2]
     if any(re.search(rf"\b{re.escape(word)}\b", reason.lower()) for word in REQUIRED):
         report.outcome = "failed"
-        report.longrepr = f"{reason}; PRN_TESTS_REQUIRE does not let this test be skipped"
+        report.longrepr = f"{reason}; PRN_TEST_REQUIRE does not let this test be skipped"
 
 
 @pytest.hookimpl(wrapper=True)
