@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A machine that is busy with other work is no failure.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A machine that is busy with other work is no failure. Tests that draw many maps may write them into one folder.
+unchecked = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("patient", deadline=None, suppress_health_check=unchecked)
 settings.load_profile("patient")
 
 # What must be tested here, in words of the reasons for skipping: PRN_TEST_REQUIRE="gdalinfo, weights".

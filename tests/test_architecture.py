@@ -32,7 +32,7 @@ sys.exit(code)
 
 def spawn(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "prn_cli", *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "prn_cli", *map(str, arguments)], capture_output=True, text=True, timeout=600
     )
 
 

@@ -24,7 +24,7 @@ SAVES = r"os\.rename .*/state\.safetensors$"  # the state of a run takes its nam
 
 def prn(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "prn_cli", *map(str, arguments)]
-    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200)
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_run_of_a_network_with_other_layers_is_not_gone_on_with(folder: Path) 
     other = "import prn_cli.methods.fast.network as fast; fast.CONTEXT = (5, 9)"
     code = f"import sys; {other}; from prn_cli.commands.app import run; sys.exit(run(sys.argv[1:]))"
     line = [sys.executable, "-c", code, "train", *SMALL, "--resume"]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert "this run was started with other settings or other data" in done.stderr
 
@@ -255,7 +255,7 @@ def test_without_the_extra_it_is_named_before_anything_is_read(package: str, tmp
     code = (
         f"import sys; sys.modules[{package!r}] = None; from prn_cli.commands.app import run; sys.exit(run(['train']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2
     message = f"prn train needs {package}, which is not installed; pip install 'prn-cli[train]'"
     assert done.stderr == f"prn: error: {message}\n"
@@ -274,7 +274,7 @@ def test_a_full_disk_is_no_fault_of_the_maps(folder: Path, size: int, name: str)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     line = [sys.executable, "-m", "prn_cli", "train", *SMALL]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200, preexec_fn=limit)
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600, preexec_fn=limit)
     assert done.returncode == 1
     [error] = [line for line in done.stderr.splitlines() if "error" in line]
     cause = "cannot be written: file too large; check the folder, its permissions and the free space"
