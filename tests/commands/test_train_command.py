@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from prn_cli.commands import app
 from prn_cli.commands.train import _verdict
 from prn_cli.thresholding.strength import Choice
 
@@ -23,8 +26,11 @@ SAVES = r"os\.rename .*/state\.safetensors$"  # the state of a run takes its nam
 
 
 def prn(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "prn_cli", *map(str, arguments)]
-    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600)
+    """Run a command line, in this process: to import torch takes longer than most of what is tested here."""
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        code = app.run([str(argument) for argument in arguments])
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
