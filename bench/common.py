@@ -7,9 +7,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
@@ -53,3 +56,53 @@ def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
     return "\n".join([line(heading), "|" + "|".join("-" * (w + 2) for w in widths) + "|", *map(line, rows)])
+
+
+class Ratio(NamedTuple):
+    """How many times as long a piece of work takes as its measure, with a 95 % interval, and the seconds of both."""
+
+    median: float
+    low: float
+    high: float
+    seconds: float
+    measure: float
+
+
+def ratio(work: Callable[[], object], measure: Callable[[], object], pairs: int) -> Ratio:
+    """Time two pieces of work in turn, so that other programs slow down both alike.
+
+    Args:
+        work: what is judged.
+        measure: what it is compared with.
+        pairs: how often both are done, after a first time that does not count.
+
+    Returns:
+        The median of the ratios of the pairs, and its interval by the bootstrap.
+    """
+    work(), measure()
+    taken = np.empty((pairs, 2))
+    for pair in taken:
+        for place, each in enumerate((work, measure)):
+            began = time.perf_counter()
+            each()
+            pair[place] = time.perf_counter() - began
+    ratios = taken[:, 0] / taken[:, 1]
+    draws = np.random.default_rng(0).integers(0, pairs, (2000, pairs))
+    low, high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
+    return Ratio(float(np.median(ratios)), float(low), float(high), *map(float, np.median(taken, axis=0)))
+
+
+def judge(rows: Sequence[tuple[str, Ratio, float]]) -> int:
+    """Print a table of ratios and their limits; gives 1 if one is surely above its limit, else 0."""
+    table = [
+        [
+            name,
+            f"{1e3 * found.seconds:.1f} ms",
+            f"{1e3 * found.measure:.1f} ms",
+            f"{found.median:.2f} [{found.low:.2f}, {found.high:.2f}]",
+            f"{limit:g}",
+        ]
+        for name, found, limit in rows
+    ]
+    print(markdown(["what", "takes", "its measure takes", "ratio [95 %]", "at most"], table))
+    return int(any(found.low > limit for _, found, limit in rows))

@@ -1,18 +1,63 @@
-"""Shared fixtures."""
+"""Shared fixtures, and what holds for all tests: none is judged by a clock, and none that CI requires is skipped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A machine that is busy with other work is no failure.
-settings.register_profile("patient", deadline=None)
+# A machine that is busy with other work is no failure. Tests that draw many maps may write them into one folder.
+unchecked = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("patient", deadline=None, suppress_health_check=unchecked)
 settings.load_profile("patient")
+
+# What must be tested here, in words of the reasons for skipping: PRN_TEST_REQUIRE="gdalinfo, weights".
+REQUIRED = [word.strip().lower() for word in os.environ.get("PRN_TEST_REQUIRE", "").split(",") if word.strip()]
+
+
+# A shell lets its jobs in the background ignore interrupts, and so would all that tests start and interrupt.
+for number in (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def fail_if_required(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Make a failure of a skipped test if its reason names something that must be tested here."""
+    if not report.skipped or not isinstance(report.longrepr, tuple):
+        return
+    reason = report.longrepr[2]
+    if any(re.search(rf"\b{re.escape(word)}\b", reason.lower()) for word in REQUIRED):
+        report.outcome = "failed"
+        report.longrepr = f"{reason}; PRN_TEST_REQUIRE does not let this test be skipped"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    fail_if_required(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    fail_if_required(report)
+    return report
+
 
 RADIUS = 6
 MULTIPLE = 8
@@ -124,3 +169,135 @@ def random_logits() -> Callable[..., np.ndarray]:
         return total.astype(np.float32)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lines_run() -> Callable[[Callable[[], object]], int]:
+    """How many lines of Python some work runs, in all threads that it starts. No other program disturbs that."""
+
+    def count(work: Callable[[], object]) -> int:
+        lines = itertools.count()
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            if event == "line":
+                next(lines)
+            return trace
+
+        threading.settrace(trace)
+        sys.settrace(trace)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
+        return next(lines)
+
+    return count
+
+
+# Runs `prn`, and does something at one moment of it: sends a signal to itself, or tells the test and waits for it. The
+# moment is an event that Python audits (PEP 578) with the strings it is about, such as "open … map.npy", or "network"
+# when the network is run; perhaps only once a file is there.
+AT_A_MOMENT = """
+import glob, json, os, re, sys, threading
+
+moment, there, times, number, told, go = json.loads(sys.argv[1])
+lock, inside, come = threading.Lock(), threading.local(), 0
+
+def watch(event, arguments):
+    global come
+    if come >= times or getattr(inside, "watch", False):
+        return
+    inside.watch = True  # what is done below is audited too
+    try:
+        words = " ".join([event, *(os.fsdecode(word) for word in arguments if isinstance(word, (str, os.PathLike)))])
+        if not re.search(moment, words) or (there and not glob.glob(there)):
+            return
+        with lock:
+            come += 1
+            if come != times:
+                return
+        if number:
+            os.kill(os.getpid(), number)
+        else:
+            os.write(told, b".")
+            os.read(go, 1)
+    finally:
+        inside.watch = False
+
+if moment == "network":
+    import onnxruntime
+    run = onnxruntime.InferenceSession.run
+    onnxruntime.InferenceSession.run = lambda *arguments: (sys.audit("network"), run(*arguments))[1]
+sys.addaudithook(watch)
+sys.argv[1:] = sys.argv[2:]
+from prn_cli.__main__ import main
+main()
+"""
+PATIENCE = 600  # seconds after which a process has surely hung
+
+
+def at_a_moment(
+    moment: str, there: str, times: int, action: tuple[int, int, int], arguments: tuple[Any, ...]
+) -> list[str]:
+    setting = json.dumps([moment, there, times, *action])
+    return [sys.executable, "-c", AT_A_MOMENT, setting, *map(str, arguments)]
+
+
+@pytest.fixture(scope="session")
+def signalled() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a `prn` that a signal reaches at a moment: `signalled(SIGINT, r"open .*map\\.npy", "refine", …)`."""
+
+    def run(
+        number: int, moment: str, *arguments: object, there: str = "", times: int = 1, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        line = at_a_moment(moment, there, times, (number, 0, 0), arguments)
+        return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, **options)
+
+    return run
+
+
+class Held:
+    """A `prn` that waits at a moment until the test lets it go on.
+
+    Attributes:
+        process: it, with pipes.
+    """
+
+    def __init__(self, moment: str, *arguments: object, there: str = "", times: int = 1, **options: Any) -> None:
+        (self._told, told), (go, self._go) = os.pipe(), os.pipe()
+        line = at_a_moment(moment, there, times, (0, told, go), arguments)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "pass_fds": (told, go)}
+        self.process: subprocess.Popen[str] = subprocess.Popen(line, **(pipes | options))
+        os.close(told)
+        os.close(go)
+
+    def wait(self) -> None:
+        """Wait until it is there."""
+        assert os.read(self._told, 1) == b".", f"it ended before: {self.process.communicate()}"
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        if self._go >= 0:
+            os.close(self._go)
+        self._go = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.go_on()
+        os.close(self._told)
+        if self.process.poll() is None:
+            self.process.kill()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with suppress(BrokenPipeError):
+                if stream is not None:
+                    stream.close()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def held() -> type[Held]:
+    """A `prn` that waits at a moment: `with held(r"open .*map\\.npy", "refine", …) as run: run.wait()`."""
+    return Held

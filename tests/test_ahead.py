@@ -28,7 +28,7 @@ def test_no_more_than_so_many_are_made_before_they_are_wanted():
 
     found = ahead(items(), 2)
     assert next(found) == 0
-    assert third.wait(10)
+    assert third.wait(600)
     assert made == [0, 1, 2]
     found.close()
     assert made == [0, 1, 2]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +31,7 @@ sys.exit(code)
 
 def spawn(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "prn_cli", *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "prn_cli", *map(str, arguments)], capture_output=True, text=True, timeout=600
     )
 
 
@@ -109,21 +107,11 @@ def test_a_command_that_was_not_loaded_does_not_pass_for_done():
         typer.main.get_command(app).commands["refine"].callback()
 
 
-def test_help_is_fast():
-    """Under a quarter of a second. The best of many runs, since other work may share the machine."""
-    # As in an installed package, Python keeps the compiled modules.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    best = float("inf")
-    for _ in range(40):
-        began = time.perf_counter()
-        command = [sys.executable, "-m", "prn_cli", "--help"]
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=environment)
-        best = min(best, time.perf_counter() - began)
-        if best < 0.25:
-            return
-        time.sleep(0.5)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    pytest.fail(f"prn --help takes {best:.2f} s at best, expected under 0.25 s (load {load:.1f})")
+def test_help_imports_little(tmp_path):
+    """How long it takes follows from that; `bench/startup.py` judges it."""
+    loaded = modules_after(tmp_path / "modules", "--help")
+    assert len(loaded) < 380
+    assert len({name for name in loaded if name.startswith("prn_cli")}) < 16
 
 
 def test_version():

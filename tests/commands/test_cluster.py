@@ -26,7 +26,7 @@ from prn_cli.rasters import create_raster
 from prn_cli.workflows.refine import RefineOptions
 from prn_cli.workflows.refine import refine as refine_here
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
 
 
 class Processes:
@@ -36,7 +36,7 @@ class Processes:
         self.folder = folder
         self.address = ""
         self.scheduler = self._start("scheduler", "--port", "0", "--host", "127.0.0.1", "--scheduler-file", "s.json")
-        self.workers = [self.add_worker() for _ in range(3)]
+        self.workers = [self.add_worker(name) for name in "abc"]
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -44,26 +44,38 @@ class Processes:
             line = [sys.executable, "-m", "dask", *arguments, "--no-dashboard"]
             return subprocess.Popen(line, cwd=self.folder, env=environment, stdout=log, stderr=log)
 
-    def add_worker(self) -> subprocess.Popen[bytes]:
-        return self._start("worker", "--scheduler-file", "s.json", "--nthreads", "1", "--no-nanny")
+    def add_worker(self, name: str) -> subprocess.Popen[bytes]:
+        return self._start("worker", "--scheduler-file", "s.json", "--nthreads", "1", "--no-nanny", "--name", name)
+
+    def client(self) -> distributed.Client:
+        return distributed.Client(self.address, timeout=600, set_as_default=False)
 
     def wait(self) -> None:
-        import distributed
-
-        file, until = self.folder / "s.json", time.monotonic() + 60
-        while not self.address and time.monotonic() < until:
+        file = self.folder / "s.json"
+        while not self.address:
             time.sleep(0.05)
+            assert self.scheduler.poll() is None, (self.folder / "log").read_text()
             if file.exists() and file.stat().st_size:
                 self.address = json.loads(file.read_text())["address"]
-        with distributed.Client(self.address, set_as_default=False) as client:
-            client.wait_for_workers(3, timeout=60)
+        with self.client() as client:
+            client.wait_for_workers(3, timeout=600)
+            known = client.scheduler_info(n_workers=-1)["workers"]
+        self.addresses = {worker["name"]: address for address, worker in known.items()}
 
-    def hold_worker(self) -> None:
-        """Stop a worker, so that it surely has work in hand when it is killed."""
-        self.workers[-1].send_signal(signal.SIGSTOP)
+    def hold_worker(self, name: str) -> None:
+        """Stop a worker, so that what it has in hand it keeps."""
+        self.workers["abc".index(name)].send_signal(signal.SIGSTOP)
 
-    def kill_worker(self) -> None:
-        self.workers.pop().kill()
+    def wait_for_work(self, name: str, run: subprocess.Popen[str]) -> None:
+        """Wait until a worker that was stopped has work of a run in hand, which then waits for it."""
+        with self.client() as client:
+            while not client.processing(workers=[self.addresses[name]])[self.addresses[name]]:
+                assert run.poll() is None, run.communicate()
+                time.sleep(0.05)
+        assert run.poll() is None
+
+    def kill_worker(self, name: str) -> None:
+        self.workers["abc".index(name)].kill()
 
     def stop(self) -> None:
         for process in (*self.workers, self.scheduler):
@@ -94,7 +106,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def refine(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -123,14 +135,13 @@ def test_a_worker_killed_among_many_files_loses_none(folder, workers, random_log
     plain = refine(*options, "-o", "plain")
     assert plain.returncode == 0, plain.stderr
     dask = (*options, "-o", "masks", "--dask", workers.address)
-    workers.hold_worker()
+    workers.hold_worker("c")
     with subprocess.Popen(command(*dask), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         first = "".join(process.stdout.readline() for _ in range(10))
-        time.sleep(0.5)
-        assert process.poll() is None  # it waits for what the worker has in hand
-        workers.kill_worker()
-        rest, errors = process.communicate(timeout=120)
+        workers.wait_for_work("c", process)
+        workers.kill_worker("c")
+        rest, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "error" not in errors
     records = [json.loads(line) for line in (first + rest).splitlines()]
@@ -153,14 +164,13 @@ def test_a_worker_killed_over_a_mosaic_loses_nothing(folder, workers, random_log
     assert plain.returncode == 0, plain.stderr
     (folder / "out").rename("plain")
     dask = command(*options, "-o", "out", "--dask", workers.address, "--dask-split", "0.05")
-    workers.hold_worker()
+    workers.hold_worker("b")
     with subprocess.Popen(dask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not list(Path("out").glob(".mosaic*")):
             time.sleep(0.01)
-        time.sleep(1)
-        assert process.poll() is None
-        workers.kill_worker()
-        _, errors = process.communicate(timeout=120)
+        workers.wait_for_work("b", process)
+        workers.kill_worker("b")
+        _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert contents(folder / "out") == contents(folder / "plain")
     assert recorded(folder / "out") == recorded(folder / "plain")
@@ -243,19 +253,18 @@ def test_failures_are_named_as_in_a_plain_run(folder, workers, random_logits):
 
 @pytest.mark.parametrize("split", ["100", "0.05"])
 def test_a_lost_scheduler_is_plain_lines(folder, random_logits, split):
-    for number in range(40):
+    for number in range(12):
         np.save(f"logits/{number:02}.npy", random_logits(400, 380, seed=number))
     (folder / "dask").mkdir()
     processes = Processes(folder / "dask")
     try:
         processes.wait()
+        processes.hold_worker("a")
         line = command("logits", "-o", "masks", "--dask", processes.address, "--dask-split", split, "--tta")
         with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as run:
-            until = time.monotonic() + 60
-            while not list(Path("masks").glob("*.png")) and time.monotonic() < until:
-                time.sleep(0.01)
+            processes.wait_for_work("a", run)
             processes.scheduler.kill()
-            _, errors = run.communicate(timeout=120)
+            _, errors = run.communicate()
     finally:
         processes.stop()
     assert run.returncode == 1

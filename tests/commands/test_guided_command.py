@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture.save(folder / "images" / f"t{index}.{'jpg' if index % 2 else 'png'}")
     line = [sys.executable, "-m", "prn_cli", "train", *OPTIONS]
     for more in (("--images", "images", "-o", "run", "--json"), ("-o", "plain", "--epochs", "1", "--steps", "1")):
-        done = subprocess.run([*line, *more], cwd=folder, capture_output=True, text=True, timeout=200)
+        done = subprocess.run([*line, *more], cwd=folder, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
     return folder
 

@@ -136,19 +136,16 @@ def test_find_to_refine_to_the_next_step(folder, find, null):
     assert "\x1b" not in done.stderr
 
 
-def test_a_line_comes_as_soon_as_its_file_is_done(folder, random_logits):
-    np.save(folder / "long.npy", random_logits(3000, 3000))
-    paths = "logits/map0.npy\nlong.npy\n"
-    line = [*PRN, "refine", "-", "-o", "out", "-w", "model.onnx", "-j", "1", "--tta", "--json"]
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        process.stdin.write(paths)
-        process.stdin.close()
-        first = json.loads(process.stdout.readline())
-        assert first["input"] == "logits/map0.npy"
-        assert process.poll() is None
+def test_a_line_comes_as_soon_as_its_file_is_done(folder, held):
+    os.link("logits/map1.npy", "long.npy")
+    line = ["refine", "-", "-o", "out", "-w", "model.onnx", "-j", "1", "--tta", "--json"]
+    with held(r"open .*/\.long\..*\.prn-tmp", *line, stdin=subprocess.PIPE) as run:
+        run.process.stdin.write("logits/map0.npy\nlong.npy\n")
+        run.process.stdin.close()
+        assert json.loads(run.process.stdout.readline())["input"] == "logits/map0.npy"
+        run.wait()
         assert (folder / "out" / "map0.png").is_file()
         assert not (folder / "out" / "long.png").exists()
-        process.terminate()
 
 
 def test_a_reader_that_has_enough_ends_the_run_quietly(folder):

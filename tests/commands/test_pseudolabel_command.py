@@ -315,7 +315,7 @@ def test_as_a_subprocess_in_a_pipe(folder):
         input=b"logits/a.npy\0logits/b.npy\0",
         capture_output=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"] == 2

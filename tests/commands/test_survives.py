@@ -9,9 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,10 +22,11 @@ from prn_cli.files.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks are a matter of POSIX")
 
-# Runs command lines in forks of one interpreter that has imported all of it, and kills them at random moments. After
-# each it prints what was recorded as finished, so that the test can see that nothing of that is done again.
+# Runs command lines in forks of one interpreter that has imported all of it, and kills them at random moments: after so
+# many calls of functions, in all threads together. After each it prints what was recorded as finished, so that the
+# test can see that nothing of that is done again.
 KILLER = """
-import json, os, random, shutil, signal, sys, time
+import itertools, json, os, random, shutil, signal, sys, threading, time
 import onnxruntime, tifffile, PIL.Image
 from prn_cli.commands import app
 import prn_cli.commands.refine, prn_cli.workflows.refine_plan, prn_cli.maps.drift, prn_cli.files.manifest
@@ -37,15 +36,35 @@ import prn_cli.rasters.npy, prn_cli.rasters.png
 import prn_cli.rasters.tiff, prn_cli.rasters.tiff_writing, prn_cli.refinement.rows, prn_cli.methods.fast.refiner
 import prn_cli.methods.session, prn_cli.files.temporaries, prn_cli.methods.weights
 
-line, out, kills, seed = json.loads(sys.argv[1])
+line, out, kills, share, seed = json.loads(sys.argv[1])
 draw = random.Random(seed)
 
-def start():
+def start(from_start=0, from_work=0):
+    # A run that is killed so many calls after its start, or after it has begun to write; or that tells both numbers.
     child = os.fork()
-    if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os._exit(app.run(line))
-    return child
+    if child:
+        return child
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    calls, begun, last = itertools.count(1), [], [from_start]
+
+    def count(frame, event, argument):
+        if next(calls) == last[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(event, arguments):
+        if event == "os.rename" and not begun:
+            begun.append(next(calls))
+            if from_work:
+                last[0] = begun[0] + from_work
+
+    sys.addaudithook(watch)
+    threading.setprofile(count)
+    sys.setprofile(count)
+    code = app.run(line)
+    sys.setprofile(None)
+    with open("calls", "w") as file:
+        print(*begun, next(calls), file=file)
+    os._exit(code)
 
 def state():
     found = {}
@@ -65,33 +84,21 @@ def state():
 def size():
     return os.path.getsize(manifest) if os.path.exists(manifest) else 0
 
-def done(child, seconds, progress):
-    # Waits for the time or the progress, whichever is longer; says whether the run ended before.
-    until, least = time.monotonic() + seconds, size() + progress
-    while time.monotonic() < until or size() < least:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return True
-        time.sleep(0.0005)
-    return False
-
 manifest = os.path.join(out, "prn-manifest.jsonl")
-began = time.monotonic()
 assert os.waitpid(start(), 0)[1] == 0
-whole = time.monotonic() - began
+begun, ended = map(int, open("calls").read().split())
 killed = 0
 while killed < kills:
     shutil.rmtree(out)  # a round: start, be killed, start again, until it is done
     while True:
-        child = start()
-        # At any time while it starts, or anywhere in the work of the next three files or so.
-        moment = (draw.uniform(0, whole / 2), 0) if draw.random() < 0.2 else (0, draw.randint(1, 2000))
-        if done(child, *moment):
-            print(json.dumps({"done": True} | state()), flush=True)
+        # Anywhere while it starts, or within this share of the work on all files.
+        early, late = draw.randint(1, begun), draw.randint(1, int(share * (ended - begun)))
+        end = os.waitpid(start(from_start=early) if draw.random() < 0.2 else start(from_work=late), 0)[1]
+        print(json.dumps({"done": end == 0} | state()), flush=True)
+        if end == 0:
             break
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        assert end == signal.SIGKILL
         killed += 1
-        print(json.dumps({"done": False} | state()), flush=True)
         if killed == kills:
             break
 for folder, _, names in os.walk(out):  # those that were not even locked yet go when they are a minute old
@@ -137,20 +144,22 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 def prn(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "prn_cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **options)
 
 
 REFINE = ["refine", "logits", "-w", "model.onnx", "-j", "1", "-q", "--probabilities", "out/p", "-o"]
 PSEUDOLABEL = ["pseudolabel", "--patch", "16", "-j", "2", "-q", "-o"]
 
 
-@pytest.mark.parametrize(("line", "kills"), [(REFINE, 20), (PSEUDOLABEL, 8)], ids=["refine", "pseudolabel"])
-def test_killed_at_random_moments_it_ends_as_if_it_never_was(folder, line, kills):
+@pytest.mark.parametrize(
+    ("line", "kills", "share"), [(REFINE, 20, 0.5), (PSEUDOLABEL, 8, 0.25)], ids=["refine", "pseudolabel"]
+)
+def test_killed_at_random_moments_it_ends_as_if_it_never_was(folder, line, kills, share):
     assert prn(*line, "out").returncode == 0
     unbroken = outputs(folder / "out")
     shutil.rmtree(folder / "out")
-    setting = json.dumps([[*line, "out"], "out", kills, 11])
-    run = subprocess.run([sys.executable, "-c", KILLER, setting], stdout=subprocess.PIPE, text=True, timeout=200)
+    setting = json.dumps([[*line, "out"], "out", kills, share, 11])
+    run = subprocess.run([sys.executable, "-c", KILLER, setting], stdout=subprocess.PIPE, text=True, timeout=600)
     assert run.returncode == 0
     states = [json.loads(text) for text in run.stdout.splitlines()]
     assert sum(not state["done"] for state in states) == kills
@@ -192,7 +201,7 @@ def test_one_file_whose_run_is_killed_between_its_outputs_ends_as_if_it_never_wa
     unbroken = [outputs(place) for place in places]
     for place in places:
         shutil.rmtree(place)
-    cut = subprocess.run([sys.executable, "-c", CUT, str(renamed), *line], timeout=120)
+    cut = subprocess.run([sys.executable, "-c", CUT, str(renamed), *line], timeout=600)
     assert cut.returncode == (0 if renamed == 3 else -signal.SIGKILL)
     whole = [name for place in places for name in outputs(place) if "tmp" not in name]
     assert len(whole) == renamed
@@ -224,16 +233,16 @@ def obey_permissions() -> None:
             os._exit(77)
 
 
-def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
-    assert "Traceback" not in done.stderr
-    return [line for line in done.stderr.splitlines() if line.startswith("prn: error:")]
+def errors(stderr: str) -> list[str]:
+    assert "Traceback" not in stderr
+    return [line for line in stderr.splitlines() if line.startswith("prn: error:")]
 
 
 def test_a_file_that_finds_no_space_costs_no_other(folder, random_logits):
     write(folder / "logits" / "big.npy", random_logits(700, 600))
     done = prn(*REFINE, "out", preexec_fn=full_after(100_000))
     assert done.returncode == 1
-    [found, total] = errors(done)
+    [found, total] = errors(done.stderr)
     assert "out/p/big.npy: cannot be written: file too large" in found
     assert "1 of 13 failed; the rest is done" in total
     names = outputs(folder / "out")
@@ -248,7 +257,7 @@ def in_a_file_system_of_its_own(script: str) -> subprocess.CompletedProcess[str]
     line = ["unshare", "-rm"]
     if shutil.which("unshare") is None or subprocess.run([*line, "mount", "-t", "tmpfs", "none", "out"]).returncode:
         pytest.skip("no file system of its own for this test")
-    return subprocess.run([*line, "sh", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([*line, "sh", "-c", script], capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_a_full_file_system_is_a_line_a_file(folder):
@@ -256,7 +265,7 @@ def test_a_full_file_system_is_a_line_a_file(folder):
     inside = f"mount -t tmpfs -o size=56k none out && {sys.executable} -m prn_cli " + " ".join([*REFINE, "out"])
     done = in_a_file_system_of_its_own(f"{inside}; code=$?; cp -r out copy; exit $code")
     assert done.returncode == 1
-    found = errors(done)
+    found = errors(done.stderr)
     assert 2 <= len(found) <= 13
     assert all("no space left on device" in text for text in found[:-1]), found
     assert not any("tmp" in name for name in outputs(folder / "copy"))
@@ -276,7 +285,7 @@ def test_a_full_file_system_is_a_line_for_gdal_too(folder):
         done = in_a_file_system_of_its_own(inside)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 2
-        found, _ = errors(done)
+        found, _ = errors(done.stderr)
         assert "out/noise.tif: cannot be written: no space left on device; check the folder" in found
 
 
@@ -287,7 +296,7 @@ def test_a_folder_that_is_read_only_is_one_line(folder, line):
     if done.returncode == 77:
         pytest.skip("runs as root, who cannot give up writing everywhere")
     assert done.returncode == 1
-    [found] = errors(done)
+    [found] = errors(done.stderr)
     assert "prn-manifest.jsonl: cannot be written: permission denied; check the folder, its permissions" in found
 
 
@@ -311,7 +320,7 @@ def test_a_read_only_folder_of_the_layer_is_said_before_the_work(folder):
     if done.returncode == 77:
         pytest.skip("runs as root, who cannot give up writing everywhere")
     assert done.returncode == 1
-    [found] = errors(done)
+    [found] = errors(done.stderr)
     assert "layers/all.gpkg: cannot be written: permission denied" in found
     assert not (folder / "out").exists()
 
@@ -323,33 +332,11 @@ def test_a_subfolder_that_is_read_only_is_a_line_a_file(folder):
     if done.returncode == 77:
         pytest.skip("runs as root, who cannot give up writing everywhere")
     assert done.returncode == 1
-    assert len(errors(done)) == 13
+    assert len(errors(done.stderr)) == 13
     assert list(outputs(folder / "out")) == []
 
 
 # Inputs that do not keep still
-
-
-@pytest.fixture
-def meanwhile() -> Iterator[Callable[[Path, Callable[[], object]], None]]:
-    """Do something as soon as a run writes the output of a stem: `meanwhile(out / "stem", work)`."""
-    threads = []
-
-    def start(output: Path, work: Callable[[], object]) -> None:
-        def watch() -> None:
-            until = time.monotonic() + 60
-            while time.monotonic() < until:
-                if list(output.parent.glob(f".{output.name}.*.prn-tmp*")):
-                    work()
-                    return
-                time.sleep(0.001)
-
-        threads.append(threading.Thread(target=watch))
-        threads[-1].start()
-
-    yield start
-    for thread in threads:
-        thread.join()
 
 
 def append(path: Path) -> None:
@@ -367,15 +354,19 @@ def append(path: Path) -> None:
     ],
     ids=["cut", "appended", "removed", "replaced"],
 )
-def test_an_input_that_changes_while_it_is_read_fails_alone(folder, random_logits, meanwhile, happens, cause):
+def test_an_input_that_changes_while_it_is_read_fails_alone(folder, random_logits, held, happens, cause):
     from re import search
 
     big = folder / "logits" / "big.npy"
     write(big, np.tile(random_logits(600, 600), (2, 1)))
-    meanwhile(folder / "out" / "big", lambda: happens(big))
-    done = prn("refine", "logits/big.npy", "logits/0.npy", *REFINE[2:], "out", "--tta")
-    assert done.returncode == 1
-    [found, total] = errors(done)
+    line = ["refine", "logits/big.npy", "logits/0.npy", *REFINE[2:], "out", "--tta"]
+    with held(r"open .*/\.big\..*\.prn-tmp", *line) as run:
+        run.wait()
+        happens(big)
+        run.go_on()
+        _, stderr = run.process.communicate()
+    assert run.process.returncode == 1
+    [found, total] = errors(stderr)
     assert search(f"logits/big.npy: ({cause})", found)
     assert "1 of 2 failed; the rest is done" in total
     assert sorted(outputs(folder / "out")) == ["0.png", "p/0.npy"]
@@ -386,7 +377,7 @@ def test_an_input_that_vanishes_before_its_turn_fails_alone(folder):
     with (folder / "list").open() as names:
         done = prn("refine", "-", *REFINE[2:], "out", stdin=names)
     assert done.returncode == 1
-    [found, _] = errors(done)
+    [found, _] = errors(done.stderr)
     assert "logits/12.npy" in found
 
 
@@ -394,20 +385,15 @@ def test_an_input_that_vanishes_before_its_turn_fails_alone(folder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_batch_system_that_ends_a_run_leaves_nothing_half_done(folder, random_logits, number):
+@pytest.mark.parametrize("moment", ["network", r"open .*/\.big\..*\.prn-tmp"], ids=["amid the work", "at its start"])
+def test_a_batch_system_that_ends_a_run_leaves_nothing_half_done(folder, random_logits, signalled, number, moment):
     write(folder / "logits" / "big.npy", np.tile(random_logits(700, 700), (10, 3)))
-    command = [sys.executable, "-m", "prn_cli", *REFINE, "out", "--tta", "--format", "tif"]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not list((folder / "out").glob(".big.*.prn-tmp.*")) and time.monotonic() < until:
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.01)
-    run.send_signal(number)
-    _, error = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert "interrupted; what was finished is kept" in error
-    assert "Traceback" not in error
-    assert not any("tmp" in name for name in outputs(folder / "out"))
+    line = [*REFINE, "out", "--tta", "--format", "tif"]
+    done = signalled(number, moment, *line, there="out/.big.*.prn-tmp.*")
+    assert done.returncode == 130
+    assert "interrupted; what was finished is kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any("tmp" in name or "big" in name for name in outputs(folder / "out"))
 
 
 def test_nohup_stays_nohup(folder):
@@ -433,7 +419,7 @@ def test_several_runs_into_one_folder(folder):
     assert prn(*command[3:-1], "alone", *names).returncode == 0
     runs = [subprocess.Popen([*command, *share], stderr=subprocess.PIPE, text=True) for share in shares]
     for run in runs:
-        assert run.communicate(timeout=120)[1] == ""
+        assert run.communicate(timeout=600)[1] == ""
         assert run.returncode == 0
     assert outputs(folder / "out") == outputs(folder / "alone")
     lines = [json.loads(line) for line in (folder / "out" / MANIFEST_NAME).read_text().splitlines()]
@@ -450,7 +436,7 @@ def test_several_runs_of_one_file_each_into_one_folder(folder):
         for out, name in [*names.items()][:4]
     ]
     for run in runs:
-        assert run.communicate(timeout=120)[1] == ""
+        assert run.communicate(timeout=600)[1] == ""
         assert run.returncode == 0
     lines = [json.loads(line) for line in (folder / "out" / MANIFEST_NAME).read_text().splitlines()]
     assert sum("outputs" in line for line in lines) == sum("begun" in line for line in lines) == 4
@@ -486,7 +472,7 @@ main()
 
 def interrupted_import(*arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-c", INTERRUPTED_IMPORT, *arguments]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+    return subprocess.run(line, capture_output=True, text=True, timeout=600)
 
 
 def test_an_interrupt_before_the_application_is_there_ends_quietly(folder):

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from prn_cli.commands import app
 from prn_cli.commands.train import _verdict
 from prn_cli.thresholding.strength import Choice
 
 SMALL = ("--crop", "64", "--batch", "2", "--epochs", "2", "--steps", "2", "--threads", "1", "--folds", "1")
 CROSSED = (*SMALL[:-1], "3")
+SAVES = r"os\.rename .*/state\.safetensors$"  # the state of a run takes its name
 
 
 def prn(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "prn_cli", *map(str, arguments)]
-    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200)
+    """Run a command line, in this process: to import torch takes longer than most of what is tested here."""
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        code = app.run([str(argument) for argument in arguments])
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
@@ -64,16 +70,12 @@ def test_trains_in_a_folder_of_logits_and_labels(folder: Path) -> None:
     assert len(list((folder / "masks").glob("*.png"))) == 6
 
 
-def test_a_killed_run_resumes_to_the_same_weights(folder: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(folder: Path, signalled) -> None:
     options = ("train", *SMALL, "--epochs", "6")
     whole = prn(folder, *options, "-o", "whole", "--json")
     assert whole.returncode == 0, whole.stderr
-    line = [sys.executable, "-m", "prn_cli", *options, "-o", "killed"]
-    with subprocess.Popen(line, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        state = folder / "killed" / "state.safetensors"
-        while process.poll() is None and not state.exists():
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    killed = signalled(signal.SIGKILL, SAVES, *options, "-o", "killed", times=3, cwd=folder)
+    assert killed.returncode == -signal.SIGKILL
     resumed = prn(folder, *options, "-o", "killed", "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
     first, second = json.loads(whole.stdout), json.loads(resumed.stdout)
@@ -150,15 +152,13 @@ def test_maps_unlike_those_of_training_are_named(folder: Path) -> None:
     assert "unlike" not in like.stderr
 
 
-def test_a_cross_validation_killed_in_a_later_fold_resumes_to_the_same_weights(folder: Path) -> None:
+def test_a_cross_validation_killed_in_a_later_fold_resumes_to_the_same_weights(folder: Path, signalled) -> None:
     options = ("train", *CROSSED, "--epochs", "4")
     whole = prn(folder, *options, "-o", "whole", "--json")
     assert whole.returncode == 0, whole.stderr
-    line = [sys.executable, "-m", "prn_cli", *options, "-o", "killed"]
-    with subprocess.Popen(line, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (folder / "killed" / "folds.json").exists():
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    there = f"{folder}/killed/folds.json"
+    killed = signalled(signal.SIGKILL, SAVES, *options, "-o", "killed", there=there, times=2, cwd=folder)
+    assert killed.returncode == -signal.SIGKILL
     resumed = prn(folder, *options, "-o", "killed", "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert "fold 1 of 3" not in resumed.stderr
@@ -171,11 +171,8 @@ def test_a_cross_validation_killed_in_a_later_fold_resumes_to_the_same_weights(f
     ]
 
 
-def test_a_run_killed_between_two_folds_resumes_too(folder: Path) -> None:
-    killed = "import os, signal; from prn_cli.commands import training_run; save = training_run.save_folds"
-    killed += "; training_run.save_folds = lambda *a, **k: (save(*a, **k), os.kill(os.getpid(), signal.SIGKILL))"
-    code = f"{killed}; from prn_cli.commands.app import run; import sys; run(sys.argv[1:])"
-    done = subprocess.run([sys.executable, "-c", code, "train", *CROSSED], cwd=folder, stderr=subprocess.DEVNULL)
+def test_a_run_killed_between_two_folds_resumes_too(folder: Path, signalled) -> None:
+    done = signalled(signal.SIGKILL, "", "train", *CROSSED, there=f"{folder}/run/folds.json", cwd=folder)
     assert done.returncode == -signal.SIGKILL
     resumed = prn(folder, "train", *CROSSED, "--resume")
     assert resumed.returncode == 0, resumed.stderr
@@ -183,13 +180,10 @@ def test_a_run_killed_between_two_folds_resumes_too(folder: Path) -> None:
     assert "fold 2 of 3, epoch 1/2" in resumed.stderr
 
 
-def test_a_run_killed_in_its_first_epoch_resumes_too(folder: Path) -> None:
+def test_a_run_killed_in_its_first_epoch_resumes_too(folder: Path, signalled) -> None:
     options = ("train", *SMALL, "--tensorboard")
-    line = [sys.executable, "-m", "prn_cli", *options, "--steps", "100000"]
-    with subprocess.Popen(line, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (folder / "run" / "tensorboard").exists():
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    killed = signalled(signal.SIGKILL, "", *options, there=f"{folder}/run/tensorboard", cwd=folder)
+    assert killed.returncode == -signal.SIGKILL
     assert [path.name for path in (folder / "run").iterdir()] == ["tensorboard"]
     resumed = prn(folder, *options, "--resume")
     assert resumed.returncode == 0, resumed.stderr
@@ -201,7 +195,7 @@ def test_a_run_of_a_network_with_other_layers_is_not_gone_on_with(folder: Path) 
     other = "import prn_cli.methods.fast.network as fast; fast.CONTEXT = (5, 9)"
     code = f"import sys; {other}; from prn_cli.commands.app import run; sys.exit(run(sys.argv[1:]))"
     line = [sys.executable, "-c", code, "train", *SMALL, "--resume"]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert "this run was started with other settings or other data" in done.stderr
 
@@ -267,7 +261,7 @@ def test_without_the_extra_it_is_named_before_anything_is_read(package: str, tmp
     code = (
         f"import sys; sys.modules[{package!r}] = None; from prn_cli.commands.app import run; sys.exit(run(['train']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2
     message = f"prn train needs {package}, which is not installed; pip install 'prn-cli[train]'"
     assert done.stderr == f"prn: error: {message}\n"
@@ -286,7 +280,7 @@ def test_a_full_disk_is_no_fault_of_the_maps(folder: Path, size: int, name: str)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     line = [sys.executable, "-m", "prn_cli", "train", *SMALL]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=200, preexec_fn=limit)
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600, preexec_fn=limit)
     assert done.returncode == 1
     [error] = [line for line in done.stderr.splitlines() if "error" in line]
     cause = "cannot be written: file too large; check the folder, its permissions and the free space"

@@ -16,18 +16,19 @@ from prn_cli.refinement.rows import refine_map
 
 
 class Network:
-    """Doubles what it gets, slowly, and remembers the batches."""
+    """Doubles what it gets, and remembers the batches. Each run first calls `wait`."""
 
     def __init__(self):
         self.batches = []
         self.now = self.most = 0
         self.lock = threading.Lock()
+        self.wait = lambda: None
 
     def __call__(self, outputs, inputs):
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
-        time.sleep(0.01)
+        self.wait()
         with self.lock:
             self.now -= 1
             self.batches.append(len(inputs["x"]))
@@ -47,10 +48,22 @@ def give(runs, arrays, threads=8):
         return list(pool.map(one, arrays))
 
 
+def until_the_others_wait(network, runs, threads=8):
+    """Let the first run last until all other threads wait for the next one."""
+
+    def wait():
+        while not network.batches and len(runs._waiting) < threads - 1:
+            time.sleep(0.001)
+
+    return wait
+
+
 def test_each_gets_its_own_and_those_that_wait_share():
     network = Network()
     arrays = [np.full((1, 1, 4, 4 + i % 2), i + 100, np.float32) for i in range(40)]
-    results = give(SharedRuns(network, at_once=1, most_pixels=3 * 20), arrays)
+    runs = SharedRuns(network, at_once=1, most_pixels=3 * 20)
+    network.wait = until_the_others_wait(network, runs)
+    results = give(runs, arrays)
     for array, result in zip(arrays, results, strict=True):
         np.testing.assert_array_equal(result, 2 * array)
     assert network.most == 1
@@ -60,6 +73,7 @@ def test_each_gets_its_own_and_those_that_wait_share():
 
 def test_so_many_at_once_and_large_ones_alone():
     network = Network()
+    network.wait = threading.Barrier(2, timeout=600).wait  # each run needs another one beside it
     give(SharedRuns(network, at_once=2, most_pixels=15), [np.zeros((1, 1, 4, 4), np.float32)] * 20)
     assert network.most == 2
     assert network.batches == [1] * 20
@@ -68,7 +82,9 @@ def test_so_many_at_once_and_large_ones_alone():
 def test_a_run_that_fails_fails_for_all_who_shared_it_and_for_no_other():
     network = Network()
     arrays = [np.full((1, 1, 2, 2), i, np.float32) for i in range(40)]
-    results = give(SharedRuns(network, at_once=1, most_pixels=8), arrays)
+    runs = SharedRuns(network, at_once=1, most_pixels=8)
+    network.wait = until_the_others_wait(network, runs)
+    results = give(runs, arrays)
     failed = [i for i, result in enumerate(results) if isinstance(result, str)]
     assert 13 in failed
     assert len(failed) <= 2

@@ -1,12 +1,18 @@
 """Saliency metrics against PySODMetrics.
 
-`data/pysodmetrics.npz` holds small 8-bit maps, labels, and the figures that PySODMetrics 1.6.2 gives them. Where the
-package is at hand, many more maps are compared; it is no dependency, since it pins older versions of NumPy.
+`data/pysodmetrics.npz` holds small 8-bit maps, labels, and the figures that PySODMetrics 1.6.2 gives them. Many more
+are compared where there is a Python that has the package. It is no dependency, since it needs an older NumPy:
+
+    python3 -m venv sod && sod/bin/pip install -r tests/metrics/requirements.txt
+    PRN_TEST_PYSODMETRICS=$PWD/sod/bin/python python -m pytest tests/metrics
 """
 
 from __future__ import annotations
 
-import warnings
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +25,7 @@ from prn_cli.metrics import saliency
 STORED = Path(__file__).parent / "data" / "pysodmetrics.npz"
 FIGURES = ("mae", "adaptive_f", "weighted_f", "s_measure", "adaptive_e")
 SIZE = (48, 60)
+KINDS = ("map", "label")
 
 
 def draw_map(seed, height=SIZE[0], width=SIZE[1]):
@@ -42,17 +49,38 @@ def draw_map(seed, height=SIZE[0], width=SIZE[1]):
     return soft.astype(np.uint8), label.astype(np.uint8)
 
 
-def measure_with_pysodmetrics(soft, label):
-    """The record of `measure_saliency`, as PySODMetrics has it."""
-    sod = pytest.importorskip("py_sod_metrics")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+# The record of `measure_saliency`, as PySODMetrics has it, of each pair of a map and a label; from `.npz` to `.npy`.
+PYSODMETRICS = """
+import sys, warnings
+import numpy as np
+import py_sod_metrics as sod
+
+warnings.simplefilter("ignore")
+records = []
+with np.load(sys.argv[1]) as pairs:
+    for number in range(len(pairs.files) // 2):
         metrics = [sod.MAE(), sod.Fmeasure(), sod.WeightedFmeasure(), sod.Smeasure(), sod.Emeasure()]
         for metric in metrics:
-            metric.step(soft, label)
+            metric.step(pairs[f"map{number}"], pairs[f"label{number}"])
         mae, f, weighted, s, e = (metric.get_results() for metric in metrics)
-    single = (1, mae["mae"], f["fm"]["adp"], weighted["wfm"], s["sm"], e["em"]["adp"])
-    return np.concatenate((single, f["fm"]["curve"], e["em"]["curve"])).astype(np.float64)
+        single = (1, mae["mae"], f["fm"]["adp"], weighted["wfm"], s["sm"], e["em"]["adp"])
+        records.append(np.concatenate((single, f["fm"]["curve"], e["em"]["curve"])).astype(np.float64))
+np.save(sys.argv[2], records)
+"""
+
+
+def measure_with_pysodmetrics(pairs, folder):
+    python = os.environ.get("PRN_TEST_PYSODMETRICS") or (find_spec("py_sod_metrics") and sys.executable)
+    if not python:
+        pytest.skip("no PySODMetrics here; name a Python that has it in PRN_TEST_PYSODMETRICS")
+    named = {
+        f"{kind}{number}": array for number, pair in enumerate(pairs) for kind, array in zip(KINDS, pair, strict=True)
+    }
+    np.savez(folder / "pairs.npz", **named)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    line = [python, "-c", PYSODMETRICS, folder / "pairs.npz", folder / "records.npy"]
+    subprocess.run(line, env=environment, check=True)
+    return np.load(folder / "records.npy")
 
 
 def record_of(soft, label):
@@ -75,12 +103,11 @@ def test_figures_equal_those_that_pysodmetrics_gave():
         assert getattr(saliency, name)(total) == pytest.approx(wanted[position] / 20)
 
 
-def test_figures_equal_pysodmetrics_live():
-    pytest.importorskip("py_sod_metrics")
-    for seed in range(100, 220):
-        random = np.random.default_rng(seed)
-        soft, label = draw_map(seed, *random.integers(8, 80, 2))
-        expected, ours = measure_with_pysodmetrics(soft, label), record_of(soft, label)
+def test_figures_equal_pysodmetrics_live(tmp_path):
+    seeds = range(100, 220)
+    pairs = [draw_map(seed, *np.random.default_rng(seed).integers(8, 80, 2)) for seed in seeds]
+    for seed, pair, expected in zip(seeds, pairs, measure_with_pysodmetrics(pairs, tmp_path), strict=True):
+        ours = record_of(*pair)
         known = ~np.isnan(expected)  # the S-measure of an object in the last row or column is NaN there
         assert known.sum() >= len(expected) - 1
         np.testing.assert_allclose(ours[known], expected[known], rtol=0, atol=1e-12, err_msg=f"seed {seed}")

@@ -128,7 +128,7 @@ def write(path: Path, logits: np.ndarray, **profile) -> Path:
 
 def refine(folder: Path, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "prn_cli", "refine", *arguments, "-w", "model.onnx", "-j", "1", "--json"]
-    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120, input=stdin)
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600, input=stdin)
 
 
 def statuses(done: subprocess.CompletedProcess[str]) -> dict[str, str]:

@@ -79,7 +79,7 @@ def read_all(*paths: Path) -> None:
     import json
 
     done = subprocess.run(
-        [sys.executable, "-c", READER, *map(str, paths)], capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "-c", READER, *map(str, paths)], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -417,7 +417,7 @@ def test_honest_maps_pass_however_large(tmp_path):
 def prn(tmp_path):
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "prn_cli", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, **options)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, **options)
 
     return run
 

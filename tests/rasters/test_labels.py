@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -135,7 +135,7 @@ def test_a_mask_without_foreground_keeps_its_invalid_pixels(tmp_path):
         read_prediction(tmp_path / "nothing.npy", kind="mask")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_by_window_as_whole(tmp_path: Path, data: st.DataObject) -> None:
     """What is foreground, what is nodata, and what is refused depends on the whole file, however it is read."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prn_cli.errors import InputError, UsageError
@@ -56,7 +56,7 @@ def test_shapes(tmp_path: Path, shape: tuple[int, ...], bands: int, suffix: str)
         np.testing.assert_array_equal(raster.read().ravel(), array.ravel())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_window(tmp_path: Path, data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))

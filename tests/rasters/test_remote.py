@@ -124,7 +124,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def prn(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "prn_cli", *arguments]
-    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize(

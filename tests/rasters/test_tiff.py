@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
@@ -265,7 +265,7 @@ def test_sparse_tiles_are_nodata_or_refused(tmp_path: Path) -> None:
             raster.read()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_window(tmp_path: Path, data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))
@@ -347,7 +347,7 @@ def test_damaged_tiles_never_come_back_as_numbers_of_another_shape(tmp_path: Pat
                 raster.read()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_flipped_bytes_end_in_numbers_or_one_error(tmp_path: Path, data: st.DataObject) -> None:
     source = tmp_path / "whole.tif"

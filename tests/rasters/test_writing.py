@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -82,7 +82,7 @@ def test_tiff_as_rasterio_reads_it(tmp_path: Path, dtype: str, options: dict[str
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_size_in_any_bands(tmp_path: Path, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -100,7 +100,7 @@ def check_any_size_in_any_bands(tmp_path: Path, data: st.DataObject) -> None:
         np.testing.assert_array_equal(raster.read()[0], array)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_pieces_from_the_left_or_in_any_order(tmp_path: Path, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["float32", "uint8"]))
@@ -297,7 +297,7 @@ def test_big_files_are_bigtiff() -> None:
     assert not tiff_layout(40_000, 40_000, kind, {"BIGTIFF": "NO"}).big
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.sampled_from(["uint8", "uint16"]), st.data())
 def test_png_of_any_size_in_any_bands(tmp_path: Path, height: int, width: int, rows: int, dtype: str, data) -> None:
     array = np.repeat(numbers(dtype, height, width)[:, :1], width, axis=1) * data.draw(st.integers(1, 9))

@@ -102,7 +102,7 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait_for(self, condition: str, seconds: float = 20) -> None:
+    def wait_for(self, condition: str, seconds: float = 600) -> None:
         """Wait until a JavaScript expression is true: what the page does after a key may come a moment later."""
         end = time.monotonic() + seconds
         while not self.run(condition):
@@ -134,10 +134,10 @@ class Browser:
     def __exit__(self, *_: object) -> None:
         try:
             self._call("Browser.close")
-            self._process.wait(20)
+            self._process.wait(600)
         except (AssertionError, OSError, subprocess.TimeoutExpired):
             self._process.kill()
-            self._process.wait(20)
+            self._process.wait(600)
         finally:
             os.close(self._commands)
             os.close(self._answers)
