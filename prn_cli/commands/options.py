@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -138,21 +137,11 @@ Band = Annotated[
 ]
 
 
-def _limit_pixels(value: int | None) -> int | None:
-    """Option callback: how many pixels a map may have, in this process."""
-    if value is not None or "prn_cli.rasters.limits" in sys.modules:
-        from prn_cli.rasters.limits import set_max_pixels
-
-        set_max_pixels(value)
-    return value
-
-
 MaxPixels = Annotated[
     int | None,
     typer.Option(
         "--max-pixels",
         min=1,
-        callback=_limit_pixels,
         help="Most pixels of a map, all bands together; trusts files up to there.",
         rich_help_panel=_INPUT,
         show_default="what a file's bytes can honestly hold",

@@ -17,13 +17,6 @@ _PIXELS_PER_BYTE = 4096  # of a map read by window; as many as in a tile that GD
 _SMALL_BLOCK = 1 << 29  # bytes
 _BYTES_PER_BYTE = 200  # of what is decoded in one piece, and so costs memory
 
-_default = {"max_pixels": 0}
-
-
-def set_max_pixels(pixels: int | None) -> None:
-    """Set the `max_pixels` of files that are opened without one, in this process."""
-    _default["max_pixels"] = pixels or 0
-
 
 def check_pixels(
     height: int, width: int, bands: int, *, stored: int, path: Path, max_pixels: int | None = None
@@ -41,16 +34,15 @@ def check_pixels(
     Raises:
         InputError: it is larger.
     """
-    most = max_pixels or _default["max_pixels"]
     pixels = height * width * bands
     what = f"{height}×{width} pixels" + (f" in {bands} bands" if bands > 1 else "")
-    if most and pixels > most:
+    if max_pixels and pixels > max_pixels:
         raise InputError(
-            f"{what}, expected at most {most} as --max-pixels says",
+            f"{what}, expected at most {max_pixels} as --max-pixels says",
             hint="give a greater one if you trust the file",
             path=path,
         )
-    if not most and pixels > max(_SMALL_MAP, stored * _PIXELS_PER_BYTE):
+    if not max_pixels and pixels > max(_SMALL_MAP, stored * _PIXELS_PER_BYTE):
         raise _implausible(what, stored, f"--max-pixels {pixels}", path)
 
 
@@ -67,7 +59,7 @@ def check_block(size: int, *, stored: int, path: Path, max_pixels: int | None = 
         InputError: it is too large.
     """
     check_memory(size, path)
-    if not (max_pixels or _default["max_pixels"]) and size > max(_SMALL_BLOCK, stored * _BYTES_PER_BYTE):
+    if not max_pixels and size > max(_SMALL_BLOCK, stored * _BYTES_PER_BYTE):
         raise _implausible(f"{size / 2**30:.1f} GiB in one piece", stored, "--max-pixels, and how many", path)
 
 

@@ -26,7 +26,7 @@ class Palette:
     names: dict[int, str]
 
 
-def read_palette(path: str | os.PathLike[str]) -> Palette:
+def read_palette(path: str | os.PathLike[str], *, max_pixels: int | None = None) -> Palette:
     """Read the palette of a raster, or a text file of lines `NUMBER RED GREEN BLUE [NAME]`.
 
     Words are separated by blanks or commas; lines that begin with `#` are comments.
@@ -36,7 +36,7 @@ def read_palette(path: str | os.PathLike[str]) -> Palette:
     """
     path = as_path(path)
     if path.suffix.lower() in SUFFIXES:
-        with open_raster(path) as raster:
+        with open_raster(path, max_pixels=max_pixels) as raster:
             if raster.palette is None:
                 raise InputError("has no palette", hint="name a palette PNG or TIFF, or a text file", path=path)
             return Palette(np.ascontiguousarray(raster.palette[:, :3]), {})

@@ -18,9 +18,10 @@ from prn_cli.rasters import (
     LabelMap,
     MapImage,
     Raster,
+    Reading,
     ScoreMap,
     find_images,
-    open_image,
+    open_map,
     open_scores,
     pair_by_stem,
 )
@@ -71,7 +72,7 @@ class _Report:
         if path not in self._images:
             return nullcontext()
         try:
-            return open_image(self._images[path], like=raster)
+            return open_map("image", self._images[path], Reading(max_pixels=raster.max_pixels), like=raster)
         except InputError as error:
             self._watch.warning(f"{error}; shown without it")
             return nullcontext()

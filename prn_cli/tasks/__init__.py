@@ -101,8 +101,8 @@ class Task(ABC):
     def with_classes(
         self,
         paths: Sequence[Path],
+        reading: Reading | None = None,
         *,
-        key: str | None = None,
         given: str | None = None,
         palette: Palette | None = None,
     ) -> Task:
@@ -110,7 +110,7 @@ class Task(ABC):
 
         Args:
             paths: score maps of the set; without any, the names given are believed.
-            key: name of the array in `.npz` files.
+            reading: how the maps are read.
             given: names, separated by commas.
             palette: that may have names.
 

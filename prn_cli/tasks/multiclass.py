@@ -208,13 +208,13 @@ class Multiclass(Task):
     def with_classes(
         self,
         paths: Sequence[Path],
+        reading: Reading | None = None,
         *,
-        key: str | None = None,
         given: str | None = None,
         palette: Palette | None = None,
     ) -> Multiclass:
         if paths:
-            return Multiclass(tuple(class_names(count_classes(paths, Reading(key=key)), given, palette)))
+            return Multiclass(tuple(class_names(count_classes(paths, reading or Reading()), given, palette)))
         return self if given is None else Multiclass(tuple(class_names(given.count(",") + 1, given, palette)))
 
     def planes(self, values: NDArray[Any]) -> Sequence[NDArray[Any]]:

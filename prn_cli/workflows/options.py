@@ -6,7 +6,7 @@ Single options are annotations (`labels: Labels`); those that belong together ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -79,11 +79,9 @@ class MapOptions(Options):
     ] = None
 
     def reading(self) -> Reading:
-        """These options for openers; they hold in this process from now on."""
+        """These options for openers."""
         from prn_cli.rasters import Reading
-        from prn_cli.rasters.limits import set_max_pixels
 
-        set_max_pixels(self.max_pixels)
         return Reading(
             kind=self.input_kind,
             nodata=self.nodata,

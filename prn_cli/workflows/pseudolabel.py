@@ -245,7 +245,7 @@ def _prepare(options: PseudolabelOptions, watch: Watch) -> _Run:
     watch.note_files(pairs.unmatched_partners, f"files in {labels} have no map")
     paths = [path for path, _ in pairs.matched]
     valid_masks = find_valid_masks(paths, options.valid_mask)
-    task = task.with_classes(paths, key=options.key, given=options.classes)
+    task = task.with_classes(paths, reading, given=options.classes)
     items = [
         _Item(path, {"logits": path, "label": label} | valid_masks.role(path), _outputs(path, out / name), plane, name)
         for plane, name in enumerate(task.names)
@@ -300,7 +300,7 @@ def _create(
     **like: Any,
 ) -> tuple[RasterWriter, RasterWriter]:
     """Writers of the pseudo-label and the threshold map of a map of this size."""
-    from prn_cli.rasters.writing import create_raster, mask_nodata
+    from prn_cli.rasters import create_raster, mask_nodata
 
     labels = create_raster(
         item.outputs[_LABELS],
@@ -349,7 +349,7 @@ def _search_all(run: _Run, watch: Watch) -> Batch[_Item, PseudolabelledMap]:
 def _search_map(item: _Item, run: _Run, progress: Progress) -> PseudolabelledMap:
     """Search one map. Its outputs are kept if they are current; the figures are always counted anew."""
     from prn_cli.files.manifest import check_unchanged
-    from prn_cli.rasters.scores import check_same_size
+    from prn_cli.rasters.guards import check_same_size
     from prn_cli.workflows.items import finished
 
     started = time.perf_counter()
@@ -392,7 +392,7 @@ def _search(
 
     from prn_cli.maps.tiles import Window
     from prn_cli.metrics.regions import RegionCounts
-    from prn_cli.rasters.writing import mask_nodata
+    from prn_cli.rasters import mask_nodata
     from prn_cli.thresholding.pseudolabels import count_curve, empty_curve, make_pseudolabels
 
     height, width, patch = scores.height, scores.width, run.options.patch

@@ -83,8 +83,12 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     inputs = rasters.find_inputs(options.logits, stdin=sys.stdin, null=options.null)
     weights = [find_weights(str(name)) for name in options.weights]
     links = _load(weights, options, inputs)
-    palette = None if options.palette_file is None else rasters.read_palette(options.palette_file)
-    task = task.with_classes(inputs, key=options.key, given=options.classes, palette=palette)
+    palette = (
+        None
+        if options.palette_file is None
+        else rasters.read_palette(options.palette_file, max_pixels=reading.max_pixels)
+    )
+    task = task.with_classes(inputs, reading, given=options.classes, palette=palette)
     colours = None if palette is None else palette.colours
     masks = Masks(values=values, palette=colours, cog=options.format == "cog", creation=creation)
     outputs = Outputs(options, len(inputs), task, objects)

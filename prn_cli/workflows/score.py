@@ -377,7 +377,7 @@ def _score_all(run: _Run, watch: Watch) -> Batch[_Image, ImageScore]:
 
 def _score_image(image: _Image, run: _Run, progress: Progress) -> ImageScore:
     from prn_cli.files.manifest import unchanged
-    from prn_cli.rasters.scores import check_same_size
+    from prn_cli.rasters.guards import check_same_size
 
     options, task = run.options, run.task
     if options.baseline is not None and image.baseline is None:
