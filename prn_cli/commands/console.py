@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from prn_cli.errors import one_line
-from prn_cli.execution.watch import SILENT, Advance, Watch
+from prn_cli.execution.watch import SILENT, Advance, Epoch, Stage, Watch
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -206,6 +206,16 @@ class Terminal(Watch):
     def progress(self, label: str, total: float | None) -> AbstractContextManager[Advance]:
         """See `progress`."""
         return progress(label, total)
+
+    def stage(self, stage: Stage, history: Sequence[Epoch]) -> AbstractContextManager[Callable[[Epoch], None]]:
+        """See `epochs.shown`."""
+        from prn_cli.commands import epochs
+
+        return epochs.shown(stage, history)
+
+    def mute(self) -> None:
+        """See `mute`."""
+        mute()
 
 
 def show_plan(plan: Sequence[Planned], summary: str, *, json: bool) -> None:

@@ -55,7 +55,9 @@ _COMMON: dict[str, tuple[Any, Any]] = {
 _JSON = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.", rich_help_panel="Output")]
 
 
-def command(options: type[OptionsT], run: Callable[..., None], *, json: bool = True) -> Callable[..., None]:
+def command(
+    options: type[OptionsT], run: Callable[..., None], *, json: bool = True, settings: bool = True
+) -> Callable[..., None]:
     """A function that Typer makes a command of: its signature is that of an options class.
 
     Args:
@@ -63,10 +65,12 @@ def command(options: type[OptionsT], run: Callable[..., None], *, json: bool = T
         run: called with an object of it and, if the command has `--json`, whether that was given, as `json`. Its
             docstring is the command's help.
         json: whether the command has `--json`.
+        settings: whether it has `--settings`.
     """
+    common = {name: found for name, found in _COMMON.items() if settings or name != "settings_file"}
 
     def callback(**values: Any) -> None:
-        for name in _COMMON:
+        for name in common:
             values.pop(name)
         more = {"json": values.pop("json")} if json else {}
         run(options(**values), **more)
@@ -76,11 +80,12 @@ def command(options: type[OptionsT], run: Callable[..., None], *, json: bool = T
         found["json"] = (_JSON, False)
     signature = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in (found | _COMMON).items()
+        for name, (annotation, default) in (found | common).items()
     ]
     callback.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
     callback.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
-    callback.__doc__ = run.__doc__
+    paragraphs = inspect.cleandoc(run.__doc__ or "").split("\n\n")
+    callback.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     callback.__name__ = run.__name__
     return callback
 
@@ -104,7 +109,10 @@ def _default(parameter: Parameter) -> Any:
 
 def _annotation(parameter: Parameter) -> Any:
     option = parameter.option
-    more: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
+    more: dict[str, Any] = {
+        "help": option.help,
+        "metavar": option.metavar or (parameter.flag if option.argument else None),
+    }
     if option.least is not None or option.most is not None:
         kind = int if parameter.type is int else float
         more |= {

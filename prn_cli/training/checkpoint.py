@@ -11,9 +11,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from prn_cli.errors import InputError
+from prn_cli.execution.watch import Epoch
 from prn_cli.files.temporaries import write_whole
 from prn_cli.methods.torch_runner import read_safetensors
-from prn_cli.training.loop import Epoch, State
+from prn_cli.training.loop import State
 
 _GROUPS = ("network", "average", "best", "objective")
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
+from prn_cli.execution.watch import Epoch
 from prn_cli.files.temporaries import write_whole
 from prn_cli.thresholding.strength import STRENGTHS, THRESHOLDS
-from prn_cli.training.loop import Epoch
 
 
 @dataclass(frozen=True)

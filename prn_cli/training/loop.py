@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prn_cli.errors import DivergedError
+from prn_cli.execution.watch import Epoch
 from prn_cli.maps.noise import place_seed
 from prn_cli.methods import objective_of, options_of, recipe_of, refiner_of
 from prn_cli.methods.objective import Objective
@@ -68,17 +69,6 @@ class Settings:
     seed: int = 0
     time_budget: float | None = None
     jitter: Jitter = field(default_factory=Jitter)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave. The IoU is pooled over the validation maps, cut at 0.5; None without any."""
-
-    number: int
-    loss: float
-    iou: float | None
-    best: bool
-    seconds: float
 
 
 @dataclass

@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from prn_cli.commands.app import run
-from prn_cli.commands.train import _pieces
 from prn_cli.maps.drift import Reference
 from prn_cli.methods.fast.network import FastNetwork
 from prn_cli.methods.paper.network import PaperNetwork
@@ -23,6 +22,7 @@ from prn_cli.methods.torch_runner import load_tensors
 from prn_cli.methods.weights import find_tensors
 from prn_cli.training.adapt import load_start
 from prn_cli.training.augment import TrainingMap
+from prn_cli.workflows.training.holdout import _pieces
 
 SHORT = ("--crop", "64", "--batch", "2", "--epochs", "1", "--steps", "2", "--threads", "1")
 ADAPT = ("train", "--from", "start", *SHORT)

@@ -482,8 +482,8 @@ def test_an_interrupt_before_the_application_is_there_ends_quietly(folder):
 
 def test_an_interrupt_waits_until_the_extensions_of_training_are_imported(folder):
     """That of protobuf, which onnx imports, crashes the process now and then where an interrupt breaks its import."""
-    done = interrupted_import("google.protobuf", "prn_cli.training.validation", "train", "logits", "-o", "run")
-    assert (done.returncode, done.stdout) == (130, "imported prn_cli.training.validation\n")
+    done = interrupted_import("google.protobuf", "prn_cli.workflows.training.stages", "train", "logits", "-o", "run")
+    assert (done.returncode, done.stdout) == (130, "imported prn_cli.workflows.training.stages\n")
     assert done.stderr == "prn: error: interrupted; what was finished is kept\n"
 
 

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from prn_cli.commands import app
-from prn_cli.commands.train import _verdict
 from prn_cli.thresholding.strength import Choice
+from prn_cli.workflows.training.conclusion import verdict as verdict_of
 
 SMALL = ("--crop", "64", "--batch", "2", "--epochs", "2", "--steps", "2", "--threads", "1", "--folds", "1")
 CROSSED = (*SMALL[:-1], "3")
@@ -202,7 +202,7 @@ def test_a_run_of_a_network_with_other_layers_is_not_gone_on_with(folder: Path) 
 
 def verdict(gain: float, groups: dict[str, float], difference: list[float | None], *, best: float = 0.1) -> str:
     strength = 1.0 if gain > 0 else 0.0
-    return _verdict(Choice(strength, 0.5, gain, groups, {"0": 0.0, "1": best}), difference, "scenes", 0)
+    return verdict_of(Choice(strength, 0.5, gain, groups, {"0": 0.0, "1": best}), difference, "scenes", 0)
 
 
 def test_the_verdict_says_what_the_choice_went_by() -> None:
@@ -339,7 +339,7 @@ def test_held_out_images_can_be_given(folder: Path) -> None:
     done = prn(folder, "train", *SMALL, "--validation-logits", "more", "--json", "-o", "b", "--pseudo-weight", "0.7")
     card = json.loads(done.stdout)
     assert card["data"]["held_out"] == ["tile4"]
-    assert card["settings"]["loss"]["pseudo"] == 0.7
+    assert card["settings"]["pseudo_weight"] == 0.7
     (folder / "held.txt").write_text("tile9\n")
     done = prn(folder, "train", *SMALL, "--validation-stems", "held.txt", "-o", "c")
     assert done.returncode == 2

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from prn_cli.commands import app
+from prn_cli.errors import UsageError
 from prn_cli.maps.noise import place_seed
 from prn_cli.maps.tiles import Window
 from prn_cli.methods import METHODS, OBJECTIVES, Folder, load_refiner, options_of, refiner_of
@@ -23,6 +24,8 @@ from prn_cli.training.augment import TrainingMap
 from prn_cli.training.checkpoint import load_state, save_state
 from prn_cli.training.export import export
 from prn_cli.training.loop import Settings, State, base_counts, evaluate, fit, pooled, tallies
+from prn_cli.workflows.train import train as train_by_workflow
+from prn_cli.workflows.train import train_options
 
 
 @pytest.fixture(autouse=True)
@@ -178,3 +181,31 @@ def test_windows_are_where_they_say(weights: Path, random_logits) -> None:
     for (y, x), found in seen.items():
         here = logits[Window(y, x, *found.shape).slices]
         np.testing.assert_array_equal(found[: here.shape[0], : here.shape[1]], here)
+
+
+def test_it_is_trained_by_the_workflow_with_the_options_that_it_brings(tmp_path: Path) -> None:
+    for name in ("logits", "labels"):
+        (tmp_path / name).mkdir()
+    for number, one in enumerate(maps(4, 5)):
+        np.save(tmp_path / "logits" / f"{number}.npy", one.logits)
+        Image.fromarray(one.label * 255).save(tmp_path / "labels" / f"{number}.png")
+    kind = train_options()
+    places = {"labels": tmp_path / "labels", "out": tmp_path / "run"}
+    short = {"crop": 64, "batch": 2, "epochs": 1, "steps": 2, "threads": 1}
+    options = kind(
+        tmp_path / "logits", **places, **short, network="toy", features=5, objective="bank", weight=0.25, iou_weight=0
+    )
+    card = train_by_workflow(options).card
+    assert card is not None
+    settings = card["settings"]
+    assert (settings["network"], settings["features"], settings["iou_weight"]) == ("toy", 5, 0)
+    assert settings["objectives"] == {"bank": {"weight": 0.25}}
+    assert load_refiner(find_weights(str(tmp_path / "run")), device="cpu", threads=1).name == "toy"
+    for strange, message in (
+        ({"features": 5}, "--features is for --network toy"),
+        ({"weight": 0.25}, "--weight is for --objective bank"),
+        ({"network": "toy", "width": 16}, "--width is for --network fast"),
+        ({"network": "toy", "objective": "tank"}, "--objective tank, expected bank"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            kind(tmp_path / "logits", **strange)

@@ -1,0 +1,234 @@
+"""`train`: learn the correction from labelled logit maps. The work is in `training/`, with torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from prn_cli.errors import UsageError
+from prn_cli.execution.extras import needs_extra
+from prn_cli.execution.watch import SILENT, Watch
+from prn_cli.options import Option, Options
+from prn_cli.workflows.method_options import composed, given_for, options_for, refuse_strangers
+from prn_cli.workflows.options import (
+    Device,
+    GridName,
+    Labels,
+    LogitsHere,
+    Overwrite,
+    PatchSide,
+    ReadOptions,
+    RunOptions,
+    Seed,
+    TaskOptions,
+)
+
+FOLDS, QUARTERS = 3, 4
+FEW_MAPS, FEWEST_MAPS = 60, 3
+
+_held_out, _method, _schedule = (partial(Option, panel=name) for name in ("Held-out images", "Method", "Schedule"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(ReadOptions, TaskOptions, RunOptions):
+    """Options of `train`; `train_options` adds those of the methods.
+
+    Raises:
+        UsageError: a value is out of range, or options do not go together.
+    """
+
+    logits: LogitsHere = field(default=("logits",), kw_only=False)
+    labels: Labels = Path("labels")
+    images: Annotated[
+        Path | None,
+        Option(
+            "Folder of the images that the maps were made from, paired by stem: the refiner sees them, too.",
+            panel="Input",
+            metavar="DIR",
+        ),
+    ] = None
+    out: Annotated[Path, Option("Folder of the run.", flags=("--out", "-o"), panel="Output", output=True)] = Path("run")
+    resume: Annotated[bool, Option("Go on with the run in the output folder.", panel="Output")] = False
+    overwrite: Overwrite = False
+    tensorboard: Annotated[bool, Option("Write a TensorBoard log, too.", panel="Output")] = False
+    device: Device = "auto"
+    seed: Seed = 0
+    patch: PatchSide = 64
+    grid: GridName = "paper"
+    shots: Annotated[
+        int | None, _held_out("Learn from only this many of the labelled maps, drawn with the seed.", least=1)
+    ] = None
+    folds: Annotated[
+        int | None,
+        _held_out(
+            "Hold out each of this many parts in turn, then learn from all maps; 1 holds out one part only. Default: "
+            f"{FOLDS} for fast with fewer than {FEW_MAPS} maps, else 1; {QUARTERS} for {FEWEST_MAPS} large maps or "
+            "fewer, each part a quarter of every map.",
+            least=1,
+        ),
+    ] = None
+    groups: Annotated[
+        str | None,
+        _held_out(
+            "Keep maps of one scene together: a regular expression on their stems whose first group names the scene, "
+            "such as '^(tile[0-9]+)'. With few scenes, each is held out once.",
+            metavar="PATTERN",
+        ),
+    ] = None
+    group_distance: Annotated[
+        float | None,
+        _held_out(
+            "Keep georeferenced maps together that lie within this distance, in units of their reference system.",
+            least=0,
+        ),
+    ] = None
+    validation_fraction: Annotated[
+        float, _held_out("Fraction of the images to hold out, with --folds 1.", least=0.01, most=0.9)
+    ] = 0.2
+    validation_stems: Annotated[Path | None, _held_out("Text file of the stems to hold out, one a line.")] = None
+    validation_logits: Annotated[Path | None, _held_out("Folder of logit maps to hold out.")] = None
+    validation_labels: Annotated[Path | None, _held_out("Folder of their labels. Default: --labels")] = None
+    validation_images: Annotated[Path | None, _held_out("Folder of their images. Default: --images")] = None
+
+    network: Annotated[str, _method("Method to train: fast, ours; paper, as published.")] = "fast"
+    start_from: Annotated[
+        str | None,
+        _method(
+            "Go on from these weights, in a short schedule: a shipped name, a run's folder or a model.safetensors.",
+            flags=("--from",),
+            metavar="NAME|PATH",
+        ),
+    ] = None
+    objective: tuple[str, ...] = ()  # an option where there are any, see `composed`
+    crop: Annotated[int, _method("Side of the training crops, px.", least=64)] = 256
+    jitter_scale: Annotated[float, _method("Spread of the random scaling of logits, e^(x·N).", least=0)] = 0.2
+    jitter_shift: Annotated[float, _method("Spread of the random shift of logits.", least=0)] = 0.5
+    ground_truth_only: Annotated[
+        bool, Option("Leave the pseudo-labels out, with --network paper too.", panel="Loss")
+    ] = False
+    epochs: Annotated[
+        int | None, _schedule("Epochs at most. Default: 20; with --from 7, or 4 of few maps.", least=1)
+    ] = None
+    steps: Annotated[
+        int | None, _schedule("Steps an epoch. Default: half the maps' area, 100 to 250; 25 with --from.", least=1)
+    ] = None
+    batch: Annotated[int, _schedule("Crops a step.", least=1)] = 8
+    rate: Annotated[
+        float | None, _schedule("Peak learning rate. Default: 0.001; 0.0002 with --from and few maps.", least=0)
+    ] = None
+    weight_decay: Annotated[float, _schedule("Decay of the weights.", least=0)] = 0.05
+    average: Annotated[float, _schedule("Decay of the moving average of the weights.", least=0, most=0.9999)] = 0.995
+    patience: Annotated[int, _schedule("Epochs without gain after which to stop.", least=1)] = 8
+    time_budget: Annotated[str | None, _schedule("Stop after this time: 90, 90s, 10m or 2h.", metavar="TIME")] = None
+
+    def __post_init__(self) -> None:
+        """Check options against each other."""
+        super().__post_init__()
+        if self.resume and self.overwrite:
+            raise UsageError("--resume and --overwrite exclude each other")
+        ways = self.ways
+        if len(ways) > 1:
+            raise UsageError(f"{ways[0]} and {ways[1]} exclude each other")
+        if ways and ways[0].startswith("--validation") and (self.folds or 1) > 1:
+            raise UsageError(f"--folds {self.folds} and {ways[0]} exclude each other")
+        if self.groups is not None:
+            compiled(self.groups)
+        if self.shots is not None and self.validation_stems is not None:
+            raise UsageError("--shots and --validation-stems exclude each other", hint="use --validation-logits")
+        refuse_strangers(TrainOptions, self, (self.network, *self.objective))
+        self.for_method()
+        self.seconds()
+        self.find_task("train")
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The options given that say which maps to hold out, or to keep together."""
+        names = ("validation_stems", "validation_logits", "groups", "group_distance")
+        return tuple(f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None)
+
+    def for_method(self) -> Options:
+        """The options of the method.
+
+        Raises:
+            UsageError: they do not go together.
+        """
+        if not self.ground_truth_only:
+            return options_for(self.network, self)
+        if given_for(self.network, self).get("pseudo_weight"):
+            raise UsageError("--ground-truth-only and --pseudo-weight exclude each other")
+        return options_for(self.network, self, pseudo_weight=0.0)
+
+    def seconds(self) -> float | None:
+        """The time budget, s.
+
+        Raises:
+            UsageError: it is no time.
+        """
+        text = self.time_budget
+        if text is None:
+            return None
+        factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+        try:
+            value = float(text[:-1]) * factor if factor else float(text)
+        except ValueError:
+            value = 0.0
+        if not value > 0:
+            raise UsageError(f"--time-budget {text!r}, expected a time such as 90, 90s, 10m or 2h")
+        return value
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of training.
+
+    Attributes:
+        card: of the weights, as in `model.json`; None in a process for which another one speaks.
+        failures: files that could not be used, each with the cause.
+        used: how many images were used.
+    """
+
+    card: Mapping[str, Any] | None = None
+    failures: tuple[tuple[str, str], ...] = ()
+    used: int = 0
+
+
+def train_options() -> type[TrainOptions]:
+    """`TrainOptions` with those of every method and objective that is registered now."""
+    return composed(TrainOptions)
+
+
+def train(options: TrainOptions, watch: Watch = SILENT) -> TrainResult:
+    """Learn the correction from labelled logit maps, and measure it on held-out ones.
+
+    Files that cannot be used are left out, and named in the result.
+
+    Args:
+        options: of a class that `train_options` has made.
+        watch: hears of files that are left out, of stages and epochs.
+
+    Raises:
+        DivergedError: training came to nothing.
+        InputError: no map can be used, or too few can.
+        MissingExtraError: PyTorch, or ONNX, is not installed.
+        OutputError: the folder cannot be written to.
+        UsageError: options that do not suit the maps, the weights or the machine.
+    """
+    with needs_extra("prn train"):
+        from prn_cli.workflows.training import steps
+    return steps.run(options, watch)
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """The regular expression of `--groups`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--groups {pattern!r} is not a regular expression: {error}") from error

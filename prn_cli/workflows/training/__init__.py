@@ -1,0 +1,1 @@
+"""The steps of `train`, each a function of values."""

@@ -1,0 +1,122 @@
+"""What held-out maps say of a training: strength and threshold, figures before and after, and a verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.metrics.classes import mean_of_present
+from prn_cli.metrics.intervals import compare
+from prn_cli.metrics.regions import FloatArray, iou
+from prn_cli.thresholding.strength import STRENGTHS, THRESHOLDS, Choice, choose
+
+Figures = dict[str, dict[str, list[float | None]]]
+"""By metric, `before`, `after` and `difference`: each the figure and the bounds of its 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What is chosen, what it gains on the held-out maps, and what that says."""
+
+    choice: Choice
+    figures: Figures
+    verdict: str
+
+    def card(self) -> dict[str, Any]:
+        """For the card of the weights: JSON without NaN."""
+        choice = {
+            name: {key: _number(gain) for key, gain in value.items()} if isinstance(value, dict) else _number(value)
+            for name, value in asdict(self.choice).items()
+        }
+        return {"choice": choice, "held_out_figures": self.figures, "verdict": self.verdict}
+
+
+def conclude(
+    counts: NDArray[np.int64],
+    maps: Sequence[str],
+    *,
+    classes: Sequence[str] = ("",),
+    scenes: Mapping[str, str] | None = None,
+    parts_of: int = 0,
+    any_threshold: bool = True,
+    seed: int = 0,
+) -> Conclusion:
+    """Choose strength and threshold on held-out maps, and say what they gain there.
+
+    Args:
+        counts: `(maps, S, T, 4)` int64, see `prn_cli.thresholding.strength.tally`. With several classes, each class
+            against the rest: the maps of an image follow each other, in the order of the classes.
+        maps: their names.
+        classes: names.
+        scenes: of the maps, by name.
+        parts_of: of how many maps these are parts; 0 if they are whole.
+        any_threshold: whether the threshold may leave 0.5.
+        seed: of the bootstrap.
+    """
+    groups = [
+        ", ".join(filter(None, ((scenes or {}).get(name, ""), classes[position % len(classes)])))
+        for position, name in enumerate(maps)
+    ]
+    images = len(maps) // len(classes)
+    choice = choose(counts, groups, images=parts_of or images, any_threshold=any_threshold, seed=seed)
+    base = counts[:, 0, THRESHOLDS.index(0.5)]
+    chosen = counts[:, STRENGTHS.index(choice.strength), THRESHOLDS.index(choice.threshold)]
+    before, after = (found.astype(np.float64).reshape(images, -1) for found in (base, chosen))
+
+    def mean_iou(image_counts: FloatArray) -> FloatArray:
+        by_class = image_counts.reshape(*image_counts.shape[:-1], len(classes), 4)
+        if len(classes) == 1:
+            return iou(by_class[..., 0, :])
+        right, false, missed, _ = np.moveaxis(by_class, -1, 0)
+        return mean_of_present(right, false, missed)
+
+    figures: Figures = {}
+    for name, pool in (("pooled_iou", True), ("mean_iou", False)):
+        found = compare(before, after, mean_iou, pool=pool, seed=seed)
+        figures[name] = {part: [_number(value) for value in estimate] for part, estimate in found._asdict().items()}
+    noun = "classes" if len(classes) > 1 else "scenes"
+    return Conclusion(choice, figures, verdict(choice, figures["pooled_iou"]["difference"], noun, parts_of))
+
+
+def verdict(choice: Choice, difference: Sequence[float | None], noun: str, parts_of: int) -> str:
+    """What the held-out maps say, in one line.
+
+    Args:
+        choice: strength and threshold.
+        difference: of the pooled IoU, and its 95 % interval.
+        noun: what the groups of the choice are.
+        parts_of: of how many maps the held-out ones are parts; 0 if they are whole.
+    """
+    change, low, high = difference
+    held_out = "parts of maps" if parts_of else "images"
+    if choice.gain <= 0:
+        if max(choice.strengths.values()) <= 0:
+            return f"refinement does not help on the held-out {held_out}"
+        if len(choice.groups) == 2:
+            return f"refinement does not help on both of the held-out {noun}, so nothing is corrected; hold out more"
+        return f"the gain on the few held-out {held_out} may be chance, so nothing is corrected; label more maps"
+    losers = [name for name, gain in choice.groups.items() if gain < 0]
+    chance = low is not None and low <= 0
+    if losers and len(choice.groups) > 1:
+        return (
+            f"refinement helps on the mean of the held-out {noun}, and harms {len(losers)} of {len(choice.groups)}: "
+            f"{'; '.join(losers[:3])}" + (f"; pooled over the {held_out}, it may be chance" if chance else "")
+        )
+    if change is None or change <= 0:
+        return f"refinement helps on the mean of the held-out {noun}, and not on their pooled {held_out}"
+    if low is None or high is None:
+        return "one held-out image gains, which says little; hold out more"
+    if chance:
+        return f"the gain on the held-out {held_out} may be chance: its 95 % interval holds 0"
+    if parts_of:
+        maps = f"{parts_of} maps" if parts_of > 1 else "one map"
+        return f"refinement helps on held-out parts of the {maps} that it learns from, which says little of other maps"
+    return "refinement helps on the held-out images"
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else round(float(value), 6)

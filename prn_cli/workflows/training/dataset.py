@@ -1,0 +1,173 @@
+"""Labelled maps read from files: logits, labels, pseudo-labels and perhaps images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.errors import InputError, OutputError, PrnError, UsageError
+from prn_cli.execution.threads import Progress, run_batch
+from prn_cli.execution.watch import Watch
+from prn_cli.files.manifest import unchanged
+from prn_cli.files.store import Place, Store
+from prn_cli.maps.pixels import IGNORE
+from prn_cli.rasters import find_images, find_valid_masks, pair_by_stem, two_kinds_of_labels
+from prn_cli.rasters.reading import Kind, Reading, open_map
+from prn_cli.tasks import Task, find_task
+from prn_cli.thresholding.pseudolabels import apply_thresholds, best_thresholds
+from prn_cli.training.augment import TrainingMap
+from prn_cli.workflows.options import with_kind
+from prn_cli.workflows.training.run import Run
+
+Pair: TypeAlias = tuple[Path, Path]
+"""A score map and its label."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The labelled maps of a set.
+
+    Attributes:
+        maps: of each class against the rest; those of one image follow each other, under one name, so that they are
+            held out together.
+        paths: of the score maps, by name.
+        classes: names; one, which is empty, of a single foreground.
+        kind: of the numbers in the score maps.
+        failures: files that could not be used, each with the cause.
+        unused: how many maps were not drawn.
+    """
+
+    maps: list[TrainingMap]
+    paths: dict[str, Path]
+    classes: Sequence[str] = ("",)
+    kind: Kind = "logits"
+    failures: Sequence[tuple[str, str]] = ()
+    unused: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """Of the images, each once."""
+        return names_of(self.maps)
+
+
+def names_of(maps: Sequence[TrainingMap]) -> list[str]:
+    """Names of the images of some maps, each once."""
+    return list(dict.fromkeys(m.name for m in maps))
+
+
+def read_dataset(
+    run: Run, inputs: Sequence[Path], labels: Path, images: Path | None, *, shots: int | None = None
+) -> Dataset:
+    """Read labelled maps. Files that cannot be used are named and left out.
+
+    Args:
+        run: how to read them.
+        inputs: score maps.
+        labels: folder of their labels.
+        images: folder of their images, if any.
+        shots: how many of the maps to draw; all if None.
+
+    Raises:
+        InputError: none can be used, or labels differ in what stands for foreground.
+        OutputError: there is no room for them.
+        PrnError: one cannot be used, with `fail_fast`.
+        UsageError: fewer maps than are to be drawn.
+    """
+    options, watch = run.options, run.watch
+    pairs = pair_by_stem(inputs, labels)
+    watch.note_files(pairs.unmatched_inputs, f"maps have no label in {labels} and are left out")
+    paths = [path for path, _ in pairs.matched]
+    reading = with_kind(options.reading(), paths, watch)
+    task = find_task(options.task).with_classes(paths, key=options.key, given=options.classes)
+    drawn = pairs.matched if shots is None else _drawn(pairs.matched, shots, options.seed, watch)
+    reader = _Reader(run, task, reading, [path for path, _ in drawn], images)
+    batch = run_batch(
+        drawn,
+        reader.read,
+        name=lambda pair: str(pair[0]),
+        label="reading",
+        watch=watch,
+        threads=run.threads,
+        fail_fast=options.fail_fast,
+        fatal=OutputError,  # of the store: no map's fault, and the next one will find no room either
+    )
+    if options.fail_fast and batch.failures:
+        raise PrnError(batch.verdict)
+    if not batch.results:
+        raise InputError("none of the maps could be used", hint="see the errors above")
+    two_kinds = two_kinds_of_labels(reader.foregrounds)
+    if two_kinds is not None:
+        raise two_kinds
+    stored = reader.store.mapped()
+    return Dataset(
+        maps=[
+            TrainingMap(path.stem, *(place.view(stored) for place in places))
+            for (path, _), planes in batch.results
+            for places in planes
+        ],
+        paths={path.stem: path.resolve() for (path, _), _ in batch.results},
+        classes=task.names,
+        kind=reading.kind,
+        failures=batch.failures,
+        unused=len(pairs.matched) - len(drawn),
+    )
+
+
+def _drawn(pairs: Sequence[Pair], count: int, seed: int, watch: Watch) -> Sequence[Pair]:
+    """This many of the pairs, in their order; with one seed, fewer are always among more."""
+    if count > len(pairs):
+        raise UsageError(f"--shots {count}, but there are {len(pairs)} labelled maps")
+    chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
+    drawn = [pairs[index] for index in sorted(chosen)]
+    watch.note_files([path for path, _ in drawn], f"of {len(pairs)} maps drawn with seed {seed}")
+    return drawn
+
+
+class _Reader:
+    """Reads score maps and their labels into a store."""
+
+    def __init__(self, run: Run, task: Task, reading: Reading, paths: Sequence[Path], images: Path | None) -> None:
+        self.run, self.task, self.reading = run, task, reading
+        self.masks, self.images = find_valid_masks(paths, run.options.valid_mask), find_images(paths, images)
+        self.store = Store(run.options.out)
+        self.foregrounds: dict[Path, int | None] = {}
+
+    def read(self, pair: Pair, _: Progress) -> list[list[Place]]:
+        """Logits, label, pseudo-label and perhaps the image of every plane."""
+        (path, label_path), task, reading = pair, self.task, self.reading
+        valid_mask, image_path = self.masks.of(path), self.images.of(path)
+        image: list[Place] = []
+        with (
+            unchanged(path, label_path, valid_mask, image_path),
+            task.open_scores(path, reading, valid_mask=valid_mask) as scores,
+        ):
+            logits, probabilities = scores.logits(), scores.probabilities()
+            with task.open_label(label_path, reading) as opened:
+                self.foregrounds[label_path] = getattr(opened, "foreground", None)
+                label = opened.read()
+            if image_path is not None:
+                with open_map("image", image_path, reading, like=scores.raster, bands=self.run.bands) as picture:
+                    pixels = picture.read()
+                    picture.check_valid()
+                image = [self.store.put(pixels)]
+        if label.shape != logits.shape[-2:]:
+            raise InputError(f"label has shape {label.shape}, its logit map {logits.shape[-2:]}", path=label_path)
+        planes = zip(task.planes(logits), task.planes(probabilities), task.label_planes(label), strict=True)
+        return [self._plane(path, *plane) + image for plane in planes]
+
+    def _plane(
+        self, path: Path, logits: NDArray[np.float32], probabilities: NDArray[np.float32], label: NDArray[np.uint8]
+    ) -> list[Place]:
+        label[np.isnan(logits)] = IGNORE  # no network is to answer for what no base model scored
+        if np.all(label == IGNORE):
+            raise InputError("no pixel is valid in both the logit map and its label", path=path)
+        patch = self.run.options.patch
+        thresholds = best_thresholds(probabilities, label, patch=patch, grid=self.run.options.grid)
+        pseudo = apply_thresholds(probabilities, thresholds, patch=patch)
+        pseudo[label == IGNORE] = IGNORE
+        return [self.store.put(array) for array in (logits, label, pseudo)]

@@ -1,0 +1,57 @@
+"""A run of training, as the value that its steps share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prn_cli.execution.watch import Watch
+from prn_cli.methods import recipe_of
+from prn_cli.methods.recipe import build
+from prn_cli.training.adapt import Start
+from prn_cli.training.augment import TrainingMap
+from prn_cli.training.loop import Settings
+from prn_cli.workflows.train import TrainOptions
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was asked for, and what is known of it.
+
+    Attributes:
+        options: of the workflow.
+        settings: of the training; those that depend on the number of maps are settled once that is known.
+        start: weights to go on from, if any.
+        bands: of the images; 0 without images.
+        device: where to train.
+        threads: of the CPU.
+        watch: hears of progress.
+        fingerprint: of all that the result depends on; empty until it is known.
+    """
+
+    options: TrainOptions
+    settings: Settings
+    start: Start | None
+    bands: int
+    device: torch.device
+    threads: int
+    watch: Watch
+    fingerprint: str = ""
+
+    @property
+    def recipe(self) -> Any:
+        """Of the method."""
+        return recipe_of(self.options.network)
+
+    def network(self, maps: Sequence[TrainingMap] = ()) -> Any:
+        """A network to train on these maps."""
+        if self.start is not None:  # its weights know images by statistics of their own
+            return self.start.network(self.settings.options)
+        network = build(self.options.network, self.settings.options, bands=self.bands, seed=self.options.seed)
+        if self.bands and maps:
+            self.recipe.observe(network, (m.image for m in maps if m.image is not None))
+        return network

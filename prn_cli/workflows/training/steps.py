@@ -1,0 +1,245 @@
+"""The steps of `train` in their order: from options to maps, to what is held out, to a network and its card."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+from prn_cli import __version__
+from prn_cli.errors import DivergedError, UsageError
+from prn_cli.execution.cores import core_count
+from prn_cli.execution.watch import SILENT, Watch
+from prn_cli.maps.drift import describe, reference
+from prn_cli.methods import METHODS, recipe_of
+from prn_cli.methods.weights import find_tensors
+from prn_cli.options import Options
+from prn_cli.rasters import common_bands, find_inputs, image_files
+from prn_cli.tasks import find_task
+from prn_cli.training import parallel
+from prn_cli.training.adapt import load_start, schedule
+from prn_cli.training.augment import Jitter
+from prn_cli.training.export import export
+from prn_cli.training.loop import Settings
+from prn_cli.training.runtime import reduced_precision, set_up
+from prn_cli.workflows.method_options import given_for, options_for
+from prn_cli.workflows.train import TrainOptions, TrainResult
+from prn_cli.workflows.training import folder
+from prn_cli.workflows.training.conclusion import conclude
+from prn_cli.workflows.training.dataset import Dataset, names_of, read_dataset
+from prn_cli.workflows.training.holdout import Holdout, hint_at_scenes, hold_out
+from prn_cli.workflows.training.run import Run
+from prn_cli.workflows.training.stages import Outcome, train
+
+
+def run(options: TrainOptions, watch: Watch) -> TrainResult:
+    """See `prn_cli.workflows.train.train`."""
+    begun = _begin(options, watch)
+    found, given = _read(begun)
+    holdout = hold_out(found, options, given=given, cross_validate=begun.recipe.cross_validates)
+    settled = replace(begun, settings=_settled(begun, len(found.names), choose_epoch=not holdout.folds))
+    _note(settled, found, holdout)
+    conditions = _conditions(settled, found, holdout)
+    ready = replace(settled, fingerprint=_fingerprint(settled, holdout, conditions))
+    parallel.check_same(ready.fingerprint, "maps or options")
+    with _folder(options):
+        outcome = train(ready, holdout)
+        first = parallel.rank() == 0
+        parallel.leave()
+        if not first:
+            return TrainResult()
+        failures = [*found.failures, *(given.failures if given else ())]
+        about = {"left_out": [name for name, _ in failures], "unused": found.unused}
+        card = _export(ready, found.classes, holdout, outcome, {"conditions": conditions, "data": about})
+    return TrainResult(card, tuple(failures), len(names_of([*holdout.learn, *holdout.hold])))
+
+
+def _begin(options: TrainOptions, watch: Watch) -> Run:
+    """Check options against the method, set up what torch runs on, and look at the folder."""
+    start, method = None, options.for_method()
+    if options.start_from is not None:
+        start = load_start(find_tensors(options.start_from), options.network)
+        method = start.options(method)
+        for name, value in given_for(options.network, options).items():
+            flag, own = f"--{name.replace('_', '-')}", getattr(method, name)
+            if own != value:
+                raise UsageError(f"--from {start.name}: these weights have {name} {own}, and {flag} is {value}")
+    threads = options.threads or max(core_count() // parallel.local_size(), 1)
+    device = set_up(options.device, threads=threads, seed=options.seed)
+    if parallel.rank() > 0:
+        watch.mute()
+        watch = SILENT
+    processes = parallel.size()
+    if options.batch % processes:
+        raise UsageError(f"--batch {options.batch} for {processes} processes, expected a multiple of {processes}")
+    if options.images is not None and not recipe_of(options.network).takes_images:
+        able = " or ".join(name for name in METHODS if recipe_of(name).takes_images)
+        raise UsageError(f"--images is for --network {able}", hint="leave --images out")
+    bands = 0 if options.images is None else common_bands(image_files(options.images))
+    if start is not None and start.bands != bands:
+        given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
+        raise UsageError(f"--from {start.name}: these weights see {_bands(start.bands)}, {given}")
+    begun = Run(options, _settings(options, method), start, bands, device, threads, watch)
+    multiple = begun.network().multiple
+    if options.crop % multiple:
+        raise UsageError(f"--crop {options.crop}, expected a multiple of {multiple} for --network {options.network}")
+    folder.check(options.out, resume=options.resume, overwrite=options.overwrite)
+    return begun
+
+
+def _bands(count: int) -> str:
+    return f"images of {count} band{'s' if count > 1 else ''}" if count else "no images"
+
+
+def _settings(options: TrainOptions, method: Options) -> Settings:
+    return Settings(
+        network=options.network,
+        options=method,
+        objectives={name: options_for(name, options) for name in options.objective},
+        crop=options.crop,
+        batch=options.batch,
+        epochs=options.epochs or 20,
+        steps=options.steps,
+        rate=1e-3 if options.rate is None else options.rate,
+        weight_decay=options.weight_decay,
+        average=options.average,
+        patience=options.patience,
+        seed=options.seed,
+        time_budget=options.seconds(),
+        jitter=Jitter(scale=options.jitter_scale, shift=options.jitter_shift),
+    )
+
+
+def _settled(run: Run, maps: int, *, choose_epoch: bool) -> Settings:
+    """The settings for this many maps: weights that are gone on from are trained briefly, and gently."""
+    settings, options = replace(run.settings, choose_epoch=choose_epoch), run.options
+    if run.start is None:
+        return settings
+    brief = schedule(maps)
+    return replace(
+        settings,
+        options=run.recipe.gentle(settings.options) if brief.few else settings.options,
+        epochs=options.epochs or brief.epochs,
+        steps=options.steps or brief.steps,
+        rate=brief.rate if options.rate is None else options.rate,
+    )
+
+
+def _read(run: Run) -> tuple[Dataset, Dataset | None]:
+    """The labelled maps, and those of `--validation-logits`."""
+    options = run.options
+    inputs = find_inputs(options.logits, stdin=sys.stdin, null=options.null)
+    found = read_dataset(run, inputs, options.labels, options.images, shots=options.shots)
+    if options.validation_logits is None:
+        return found, None
+    inputs = find_inputs([str(options.validation_logits)])
+    labels, images = options.validation_labels or options.labels, options.validation_images or options.images
+    return found, read_dataset(run, inputs, labels, images)
+
+
+def _note(run: Run, found: Dataset, holdout: Holdout) -> None:
+    processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
+    learn, hold = len(names_of(holdout.learn)), len(names_of(holdout.hold))
+    held_out = f"{hold} held out ({holdout.how})" if hold else f"held out: {holdout.how}"
+    maps = f"{learn} map{'s' if learn != 1 else ''}"
+    run.watch.note(f"{maps} to learn from, {held_out}; device {run.device.type}{processes}")
+    hint = hint_at_scenes(found.names)
+    if hint and not holdout.scenes and run.options.validation_logits is None:
+        run.watch.note(hint)
+
+
+def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
+    """What the result depends on besides settings and maps."""
+    options = run.options
+    given = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "shots")
+    return {
+        **{name: getattr(options, name) for name in given},
+        "classes": list(found.classes) if len(found.classes) > 1 else [],
+        "input_kind": found.kind,
+        "from": None if run.start is None else run.start.sha256,
+        "folds": [sorted(fold.held_out) for fold in holdout.folds],
+        "device": run.device.type,
+        "threads": run.threads,  # they decide in which order the CPU adds
+        "precision": str(reduced_precision(run.device)),
+        "processes": parallel.size(),
+    }
+
+
+def _fingerprint(run: Run, holdout: Holdout, conditions: dict[str, Any]) -> str:
+    """Of all that decides the result, so that `--resume` never mixes two runs."""
+    # What a run has learned fits the layers that it had, and another prn may build others.
+    layers = [(name, *tensor.shape) for name, tensor in run.network().state_dict().items()]
+    digest = hashlib.sha256(repr((layers, sorted(asdict(run.settings).items()), sorted(conditions.items()))).encode())
+    for role, maps in (("learn", holdout.learn), ("hold", holdout.hold)):
+        for training_map in maps:
+            digest.update(f"{role} {training_map.name} {training_map.label.shape}".encode("utf-8", "surrogateescape"))
+            for array in (training_map.logits, training_map.label, training_map.pseudo, training_map.image):
+                if array is not None:
+                    digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _folder(options: TrainOptions) -> Iterator[None]:
+    """Have the folder to oneself, as the first process of a run. Training that diverges leaves nothing behind."""
+    if parallel.rank() > 0:
+        yield
+        return
+    with folder.claimed(options.out):
+        # Another run may have ended there meanwhile.
+        folder.check(options.out, resume=options.resume, overwrite=options.overwrite)
+        if options.overwrite:
+            folder.clear(options.out)
+        try:
+            yield
+        except DivergedError:
+            # The same line would diverge again, and another rate cannot go on from here. What --resume found stays.
+            if not options.resume:
+                with suppress(OSError):
+                    folder.clear(options.out)
+            raise
+
+
+def _export(
+    run: Run, classes: Sequence[str], holdout: Holdout, outcome: Outcome, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Choose strength and threshold on the held-out maps, and write the network's files and its card."""
+    start, scenes, settings = run.start, holdout.scenes, asdict(run.settings)
+    parts_of = len(names_of(holdout.learn)) if holdout.parts else 0
+    cuts, seed = find_task(run.options.task).cuts, run.options.seed
+    conclusion = conclude(
+        outcome.counts, outcome.maps, classes=classes, scenes=scenes, parts_of=parts_of, any_threshold=cuts, seed=seed
+    )
+    known = reference([describe(m.logits) for m in holdout.learn])
+    if start is not None and start.reference is not None:
+        known = known.joined(start.reference)
+    data = {
+        "learned_from": names_of(holdout.learn),
+        "held_out": list(dict.fromkeys(outcome.maps)),
+        "held_out_how": holdout.how,
+        "parts_of": parts_of,
+        "scenes": len(set(scenes.values())),
+        "scenes_held_out": len({scenes[name] for name in outcome.maps if name in scenes}),
+        "pixels": int(sum(m.label.size for m in holdout.learn)) // len(classes),
+    }
+    card = {
+        "prn_version": __version__,
+        "data": data | about["data"],
+        "patch": run.options.patch,
+        "from": None if start is None else {"name": start.name, "sha256": start.sha256},
+        "settings": settings.pop("options") | settings,
+        "conditions": about["conditions"],
+        "epochs": outcome.state.epoch,
+        "best_epoch": outcome.state.best_epoch + 1,
+        "seconds": round(outcome.seconds, 1),
+        **conclusion.card(),
+    }
+    metadata = {
+        "prn.strength": f"{conclusion.choice.strength:g}",
+        "prn.threshold": f"{conclusion.choice.threshold:g}",
+        "prn.reference": known.to_json(),
+    }
+    return export(outcome.network, run.options.out, metadata=metadata, card=card)

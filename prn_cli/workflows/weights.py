@@ -1,0 +1,148 @@
+"""Weights: published checkpoints brought in, trained ones exported anew or quantised."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from prn_cli.errors import UsageError
+from prn_cli.execution.extras import needs_extra
+from prn_cli.execution.watch import SILENT, Watch
+from prn_cli.options import Option, Options
+from prn_cli.workflows.options import Logits, ScoreKind, with_kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written(Options):
+    out: Annotated[
+        Path | None,
+        Option("Folder to write into. Default: beside the file, by its name.", flags=("--out", "-o"), output=True),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(_Written):
+    """Options of `import_weights`."""
+
+    checkpoint: Annotated[Path, Option("A published PatchRefineNet checkpoint: .th, .pth or .pt.", argument=True)] = (
+        field(kw_only=False)
+    )
+    patch: Annotated[
+        int | None, Option("Side of a patch, px. Default: 128 for p4, 64 for p64.", least=16, most=1024)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(_Written):
+    """Options of `export_weights`."""
+
+    file: Annotated[Path, Option("A model.safetensors that prn wrote.", argument=True)] = field(kw_only=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions(Options):
+    """Options of `quantize_weights`."""
+
+    name: Annotated[str, Option("Shipped weights, an .onnx file, or a run.", argument=True, metavar="NAME|PATH")] = (
+        field(kw_only=False)
+    )
+    logits: Logits = field(kw_only=False)
+    out: Annotated[Path, Option("Folder to write into.", flags=("--out", "-o"), output=True)]
+    input_kind: Annotated[ScoreKind, Option("What the numbers of the maps mean.", panel="Input")] = "auto"
+    nodata: Annotated[float | None, Option("Value of invalid pixels.", panel="Input")] = None
+
+
+def import_weights(options: ImportOptions) -> tuple[Path, dict[str, Any]]:
+    """Turn a published checkpoint into safetensors and ONNX.
+
+    The only workflow that reads a pickle, and it reads tensors alone: no code in the file can run.
+
+    Returns:
+        The folder, and the card as written.
+
+    Raises:
+        InputError: not a checkpoint that prn knows.
+        UsageError: the folder holds weights already.
+    """
+    with needs_extra("prn weights import and export"):
+        from prn_cli.methods.published import import_published
+
+    network = import_published(options.checkpoint, patch=options.patch)
+    out = options.out or options.checkpoint.with_suffix("")
+    return _export(network, out, {"imported_from": options.checkpoint.name})
+
+
+def export_weights(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
+    """Write model.onnx anew from model.safetensors.
+
+    Returns:
+        The folder, and the card as written.
+
+    Raises:
+        InputError: not weights of a network that prn knows.
+        UsageError: the folder holds weights already.
+    """
+    with needs_extra("prn weights import and export"):
+        from prn_cli.methods.torch_runner import load_network
+        from prn_cli.training.export import LEARNED
+
+    network, description = load_network(options.file)
+    learned = {key: value for key, value in description.items() if key in LEARNED}
+    out = options.out or options.file.parent / f"{options.file.stem}-export"
+    return _export(network, out, {"exported_from": options.file.name}, learned)
+
+
+def quantize_weights(options: QuantizeOptions, watch: Watch = SILENT) -> tuple[Path, int]:
+    """Write weights of `fast` whose convolutions run in 8-bit integers.
+
+    Returns:
+        The ONNX file, and how many maps it was calibrated on.
+
+    Raises:
+        InputError: a map cannot be used.
+        UsageError: weights of another network, maps that are too small, or a folder that holds weights already.
+        WeightsError: the weights cannot be found, or cannot be quantised.
+    """
+    with needs_extra("prn weights quantize", package="onnx"):
+        from prn_cli.training.quantize import LARGEST_SIDE, MOST_MAPS, quantize
+    from prn_cli.maps.tiles import Window
+    from prn_cli.methods import load_refiner
+    from prn_cli.methods.weights import find_weights
+    from prn_cli.rasters import find_inputs
+    from prn_cli.rasters.reading import Reading, open_map
+
+    found = find_weights(options.name)
+    multiple = load_refiner(found, device="cpu").needs.multiple
+    _make_folder(options.out, ("model.json", "model.onnx"))
+    paths = find_inputs(options.logits, stdin=sys.stdin)
+    reading = with_kind(Reading(kind=options.input_kind, nodata=options.nodata), paths, watch)
+    maps = []
+    for path in paths[:: max(len(paths) // MOST_MAPS, 1)][:MOST_MAPS]:
+        with open_map("scores", path, reading) as scores:
+            sides = min(scores.height, LARGEST_SIDE), min(scores.width, LARGEST_SIDE)
+            maps.append(scores.logits(Window(0, 0, *sides)))
+    return quantize(found, maps, options.out, multiple=multiple), len(maps)
+
+
+def _export(
+    network: Any, folder: Path, card: Mapping[str, str], metadata: Mapping[str, str] | None = None
+) -> tuple[Path, dict[str, Any]]:
+    with needs_extra("prn weights import and export"):
+        from prn_cli.training.export import export
+
+    _make_folder(folder, ("model.json", "model.onnx", "model.safetensors"))
+    return folder, export(network, folder, card=card, metadata=metadata)
+
+
+def _make_folder(folder: Path, names: Sequence[str]) -> None:
+    """Make a folder for files of these names, none of which may be there."""
+    found = [name for name in names if (folder / name).exists()]
+    if found:
+        raise UsageError(f"holds {found[0]} already", hint="choose another folder with --out", path=folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder ({error.strerror})", path=folder) from error
