@@ -273,9 +273,9 @@ def kind_of(kind: str, paths: Sequence[Path], *, nodata: float | None, key: str 
     """
     if kind != InputKindChoice.auto:
         return cast("InputKindName", str(kind))
-    from prn_cli.rasters import detect_kind
+    from prn_cli.rasters import Reading, resolve
 
-    found = detect_kind(paths, nodata=nodata, key=key)
+    found = cast("InputKindName", resolve(Reading(nodata=nodata, key=key), paths).kind)
     console.note(f"inputs read as {found}")
     return found
 

@@ -692,8 +692,9 @@ class _Reader:
         import sys
 
         from prn_cli.rasters import (
+            Reading,
             class_names,
-            count_classes_of_maps,
+            count_classes,
             find_images,
             find_inputs,
             find_valid_masks,
@@ -709,7 +710,7 @@ class _Reader:
         classes = [""]
         if self.task is options.TaskChoice.multiclass:
             classes = class_names(
-                count_classes_of_maps([path for path, _ in pairs.matched], key=self.key), self.classes, None
+                count_classes([path for path, _ in pairs.matched], Reading(key=self.key)), self.classes, None
             )
         matched = pairs.matched if shots is None else _drawn(pairs.matched, shots, seed)
         masks = find_valid_masks([path for path, _ in matched], self.valid_mask)
@@ -759,7 +760,7 @@ class _Reader:
     ) -> list[tuple[_Place, ...]]:
         """Logits, label, pseudo-label and perhaps the image of a map; of several classes, one after the other."""
         from prn_cli.files.manifest import unchanged
-        from prn_cli.rasters import open_image
+        from prn_cli.rasters import open_map
 
         valid_mask, picture = masks.of(path), pictures.of(path)
         with (
@@ -770,7 +771,7 @@ class _Reader:
             labels = self._labels(label_path, classes)
             image = None
             if picture is not None:
-                with open_image(picture, like=scores.raster, bands=self.image_bands) as opened:
+                with open_map("image", picture, like=scores.raster, bands=self.image_bands) as opened:
                     pixels = opened.read()
                     opened.check_valid()
                 image = store.put(pixels)
@@ -781,11 +782,12 @@ class _Reader:
         return found if image is None else [(*places, image) for places in found]
 
     def _open_scores(self, path: Path, classes: int, *, kind: Any, valid_mask: Path | None) -> ScoreMap:
-        from prn_cli.rasters import open_class_scores, open_scores
+        from prn_cli.rasters import Reading, open_map
 
+        reading = Reading(kind=kind, nodata=self.nodata, band=self.band, key=self.key)
         if classes == 1:
-            return open_scores(path, kind=kind, nodata=self.nodata, valid_mask=valid_mask, band=self.band, key=self.key)
-        scores = open_class_scores(path, kind=kind, nodata=self.nodata, valid_mask=valid_mask, key=self.key)
+            return open_map("scores", path, reading, valid_mask=valid_mask)
+        scores = open_map("class scores", path, reading, valid_mask=valid_mask)
         if scores.classes != classes:
             scores.close()
             raise InputError(f"{scores.classes} classes, expected {classes}", hint="name maps of one model", path=path)
@@ -796,15 +798,16 @@ class _Reader:
         import numpy as np
 
         from prn_cli.maps.pixels import IGNORE
-        from prn_cli.rasters import open_class_numbers, open_label, read_grey_label
+        from prn_cli.rasters import Reading, open_map, read_label
 
+        reading = Reading(label_nodata=self.label_nodata)
         if self.task is options.TaskChoice.saliency:
-            return [read_grey_label(path, nodata=self.label_nodata)]
+            return [read_label(path, reading, role="grey label")]
         if classes == 1:
-            with open_label(path, nodata=self.label_nodata) as label:
+            with open_map("label", path, reading) as label:
                 self.foregrounds[path] = label.foreground
                 return [label.read()]
-        with open_class_numbers(path, nodata=self.label_nodata) as opened:
+        with open_map("class label", path, reading) as opened:
             opened.check_below(classes)
             numbers = opened.read()
         ignored = numbers == IGNORE

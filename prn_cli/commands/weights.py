@@ -123,7 +123,7 @@ def quantize_weights(
     step = max(len(paths) // MOST_MAPS, 1)
     maps = []
     for path in paths[::step][:MOST_MAPS]:
-        with rasters.open_scores(path, kind=kind, nodata=nodata) as scores:
+        with rasters.open_map("scores", path, rasters.Reading(kind=kind, nodata=nodata)) as scores:
             sides = min(scores.height, LARGEST_SIDE), min(scores.width, LARGEST_SIDE)
             maps.append(scores.logits(Window(0, 0, *sides)))
     written = quantize(found, maps, out, multiple=multiple)
