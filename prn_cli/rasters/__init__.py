@@ -18,24 +18,9 @@ from prn_cli.rasters.formats import (
 )
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, common_bands
-from prn_cli.rasters.kinds import count_classes
+from prn_cli.rasters.kinds import count_bands, count_classes
 from prn_cli.rasters.labels import BinaryMap, ClassNumbers, GreyLabel, LabelMap, two_kinds_of_labels
 from prn_cli.rasters.mask_values import MASK_VALUES, can_tell_invalid, mask_nodata
-from prn_cli.rasters.older import (
-    count_bands,
-    count_classes_of_maps,
-    detect_kind,
-    detect_mask_or_kind,
-    open_class_numbers,
-    open_class_scores,
-    open_grey_label,
-    open_image,
-    open_label,
-    open_mask,
-    open_scores,
-    read_grey_label,
-    read_mask_or_scores,
-)
 from prn_cli.rasters.pairs import (
     Pairs,
     Partners,
@@ -82,10 +67,7 @@ __all__ = [
     "common_bands",
     "count_bands",
     "count_classes",
-    "count_classes_of_maps",
     "create_raster",
-    "detect_kind",
-    "detect_mask_or_kind",
     "find_images",
     "find_inputs",
     "find_references",
@@ -95,19 +77,10 @@ __all__ = [
     "lay_like",
     "logit",
     "mask_nodata",
-    "open_class_numbers",
-    "open_class_scores",
-    "open_grey_label",
-    "open_image",
-    "open_label",
     "open_map",
-    "open_mask",
     "open_raster",
-    "open_scores",
     "pair_by_stem",
-    "read_grey_label",
     "read_label",
-    "read_mask_or_scores",
     "read_palette",
     "resolve",
     "sigmoid",

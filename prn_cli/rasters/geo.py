@@ -66,16 +66,12 @@ class GeoTags:
     @property
     def pixel_is_point(self) -> bool:
         """Whether raster coordinates name the centres of pixels (GTRasterTypeGeoKey) and not their corners."""
-        keys = self._values(GEO_KEYS)
-        if keys is None:
-            return False
-        entries = keys[4 : keys.size - keys.size % 4].reshape(-1, 4)
-        return bool(((entries[:, 0] == _RASTER_TYPE_KEY) & (entries[:, 3] == _PIXEL_IS_POINT)).any())
+        return any(key == _RASTER_TYPE_KEY and value == _PIXEL_IS_POINT for key, _, _, value in self._keys())
 
     def affine(self) -> NDArray[np.float64] | None:
-        """`(2, 3)`: column and row of pixel corners (the first pixel covers 0 to 1) to x and y on the ground.
+        """`(2, 3)`, from column and row (the first pixel covers 0 to 1) to x and y on the ground.
 
-        None where a matrix, or a pixel size with one tiepoint, does not say it (control points, polynomials).
+        None if there is neither a matrix nor a pixel size with one tiepoint (control points, polynomials).
         """
         matrix, scale, tiepoints = (self._values(code) for code in (TRANSFORMATION, PIXEL_SCALE, TIEPOINTS))
         if matrix is not None and matrix.size == 16:
@@ -90,22 +86,19 @@ class GeoTags:
         return found if np.isfinite(found).all() and abs(np.linalg.det(found[:, :2])) > 0 else None
 
     def reference_system(self) -> tuple[tuple[object, ...], ...]:
-        """What the keys say of the coordinate reference system, to compare; empty if nothing.
+        """What identifies the coordinate reference system, for comparison; empty if there is none.
 
-        The code of a projected or else of a geographic system where there is one, since programs differ in what
-        they write beside it; all keys but the citations otherwise.
+        The code of a projected or else of a geographic system, if there is one, since programs differ in what they
+        write beside it; otherwise all keys but the citations.
         """
-        keys = self._values(GEO_KEYS)
-        if keys is None:
-            return ()
-        entries = keys[4 : keys.size - keys.size % 4].reshape(-1, 4).astype(int)
-        plain = {key: value for key, place, _, value in entries.tolist() if not place}
+        keys = self._keys()
+        plain = {key: value for key, place, _, value in keys if not place}
         for key in (_PROJECTED_KEY, _GEOGRAPHIC_KEY):
             if key in plain and plain[key] not in (0, _USER_DEFINED):
                 return ((key, plain[key]),)
         doubles = self._values(GEO_DOUBLES)
         found: list[tuple[object, ...]] = []
-        for key, place, count, value in entries.tolist():
+        for key, place, count, value in keys:
             if place == GEO_DOUBLES and doubles is not None:
                 found.append((key, *doubles[value : value + count].tolist()))
             elif not place and key not in (_MODEL_TYPE_KEY, _RASTER_TYPE_KEY):
@@ -113,10 +106,10 @@ class GeoTags:
         return tuple(sorted(found, key=repr))
 
     def downscaled(self, factor: int) -> GeoTags:
-        """The georeferencing of a map with one pixel for every `factor` × `factor` pixels, from the top left.
+        """The georeferencing of a map with one pixel per `factor` × `factor` pixels, from the top left.
 
         Raster coordinates r become (r + h) / factor - h, where h is 0 for pixel corners and 1/2 for pixel centres
-        (PixelIsPoint; rational polynomials always).
+        (PixelIsPoint; always for rational polynomials).
         """
         if factor == 1:
             return self
@@ -140,6 +133,11 @@ class GeoTags:
             changed[RPC_COEFFICIENTS] = rpc.astype("<f8").tobytes()
         return GeoTags(changed)
 
+    def _keys(self) -> list[list[int]]:
+        """The GeoKeys: number, tag that holds the value (0: the entry itself), count, and value or offset."""
+        keys = self._values(GEO_KEYS)
+        return [] if keys is None else keys[4 : keys.size - keys.size % 4].reshape(-1, 4).astype(int).tolist()
+
     def _values(self, code: int) -> NDArray[np.float64] | None:
         if code not in self.tags:
             return None
@@ -147,7 +145,7 @@ class GeoTags:
 
 
 def from_world_file(tags: GeoTags, image: Path) -> GeoTags:
-    """Add the transform of a world file beside an image (`.tfw`, `.tifw`, `.wld`), if the tags have none of their own.
+    """Add the transform of a world file beside an image (`.tfw`, `.tifw`, `.wld`), unless the tags have one.
 
     A world file is six lines, the transform of pixel centres: a, d, b, e, c, f of x = a col + b row + c and
     y = d col + e row + f.
@@ -160,7 +158,7 @@ def from_world_file(tags: GeoTags, image: Path) -> GeoTags:
         if not place.is_file():
             continue
         try:
-            with place.open(encoding="ascii") as file:
+            with place.open(encoding="utf-8-sig") as file:
                 a, d, b, e, c, f = map(float, file.read(_LONGEST_WORLD_FILE).split())
         except (OSError, ValueError):
             continue
@@ -174,7 +172,7 @@ def from_world_file(tags: GeoTags, image: Path) -> GeoTags:
 
 
 def declares_scale(xml: bytes) -> bool:
-    """Whether a file's GDAL metadata (tag 42112) give the numbers of a band another scale or offset than 1 and 0."""
+    """Whether GDAL metadata (tag 42112) declare a scale other than 1 or an offset other than 0 of a band."""
     root = _metadata(xml) if b"role=" in xml else None
     for item in () if root is None else root.findall("Item"):
         with suppress(KeyError, ValueError):
@@ -184,7 +182,7 @@ def declares_scale(xml: bytes) -> bool:
 
 
 def _metadata(xml: bytes) -> Element | None:
-    """The root of the XML in tag 42112; None if it is none."""
+    """The root of the XML in tag 42112; None if it is damaged."""
     from xml.etree import ElementTree  # few files need it
 
     text = xml.rstrip(b"\0").strip()
@@ -197,10 +195,10 @@ def _metadata(xml: bytes) -> Element | None:
 
 
 def dataset_metadata(xml: bytes) -> bytes | None:
-    """What of a file's GDAL metadata (tag 42112) holds for a map computed from it, too: not statistics, not bands.
+    """The part of GDAL metadata (tag 42112) that is true of a map computed from the file: no statistics, no bands.
 
     Returns:
-        The tag's bytes, unchanged if all of it holds; None if nothing does, or it is not XML.
+        The bytes of the tag, unchanged if all of it is; None if nothing is, or the metadata are not XML.
     """
     from xml.etree import ElementTree  # few files need it
 
@@ -208,14 +206,9 @@ def dataset_metadata(xml: bytes) -> bytes | None:
     if root is None:
         return None
     items = root.findall("Item")
-    kept = [
-        item for item in items if "sample" not in item.attrib and not item.get("name", "").startswith("STATISTICS_")
-    ]
-    if not kept:
+    dropped = [item for item in items if "sample" in item.attrib or item.get("name", "").startswith("STATISTICS_")]
+    if len(dropped) == len(items):
         return None
-    if len(kept) == len(items):
-        return xml
-    for item in items:
-        if item not in kept:
-            root.remove(item)
-    return ElementTree.tostring(root) + b"\0"
+    for item in dropped:
+        root.remove(item)
+    return ElementTree.tostring(root) + b"\0" if dropped else xml

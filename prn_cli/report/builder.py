@@ -22,7 +22,6 @@ from prn_cli.rasters import (
     ScoreMap,
     find_images,
     open_map,
-    open_scores,
     pair_by_stem,
 )
 from prn_cli.report.gallery import MOST_PICTURED
@@ -235,7 +234,7 @@ def _read(opened: LabelMap | ScoreMap, window: Window, threshold: float) -> Pred
 
 
 def _open_bias(path: Path, of: Path, label: LabelMap) -> ScoreMap:
-    bias = open_scores(path, kind="logits")
+    bias = open_map("scores", path, Reading(kind="logits", max_pixels=label.raster.max_pixels))
     if (bias.height, bias.width) != (label.height, label.width):
         bias.close()
         raise InputError(
