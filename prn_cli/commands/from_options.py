@@ -95,8 +95,7 @@ def _ordered(options: type[Options]) -> list[Parameter]:
         if parameter.option.argument:
             return -1
         panel = parameter.option.panel
-        number = _PANELS.index(panel) if panel in _PANELS else len(_PANELS) - 1.5
-        return number - 0.25 * required(parameter)  # what must be given comes first
+        return _PANELS.index(panel) if panel in _PANELS else len(_PANELS) - 1.5
 
     return sorted(parameters(options), key=place)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from prn_cli.errors import PrnError
 from prn_cli.execution.watch import SILENT, Advance, Watch
@@ -174,7 +174,8 @@ def run_batch(
             except fatal:
                 raise
             except (PrnError, OSError, MemoryError) as error:
-                batch.fail(name(item), _cause(error))
+                cause = "not enough memory for this file" if isinstance(error, MemoryError) else str(error)
+                batch.fail(name(item), cause)
             except Exception as error:  # a defect in one file's path must not cost the others
                 for line in traceback.format_exc().splitlines():
                     watch.detail(line)
@@ -193,20 +194,6 @@ def run_batch(
     return batch
 
 
-def _cause(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return "not enough memory for this file"
-    return str(error)
-
-
-class _Outcome(NamedTuple, Generic[R]):
-    """The number of an item whose work has ended, its progress, and what gives the result or raises the error."""
-
-    number: int
-    progress: Progress
-    result: Callable[[], R]
-
-
 def _outcomes(
     items: Sequence[T],
     work: Callable[[T, Progress], R],
@@ -215,12 +202,12 @@ def _outcomes(
     threads: int,
     advance: Advance,
     stop: threading.Event,
-) -> Iterator[_Outcome[R]]:
-    """Do the work; outcomes come in the order in which they finish. `advance` is called in this thread."""
+) -> Iterator[tuple[int, Progress, Callable[[], R]]]:
+    """Do the work. As each item ends: its number, its progress, and what gives its result or raises its error."""
     if threads <= 1:
         for number, item in enumerate(items):
             progress = Progress(stop, advance, counts[number])
-            yield _Outcome(number, progress, lambda item=item, progress=progress: work(item, progress))  # type: ignore[misc]
+            yield number, progress, lambda item=item, progress=progress: work(item, progress)  # type: ignore[misc]
         return
     news: SimpleQueue[Future[R] | float] = SimpleQueue()  # of work that has ended, and of steps
     pending: dict[Future[R], tuple[int, Progress]] = {}
@@ -248,7 +235,7 @@ def _outcomes(
                 continue
             for number in islice(rest, 1):
                 begin(number)
-            yield _Outcome(*pending.pop(found), found.result)
+            yield *pending.pop(found), found.result
 
 
 @contextmanager

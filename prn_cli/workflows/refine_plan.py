@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,20 +84,20 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     inputs = rasters.find_inputs(options.logits, stdin=sys.stdin, null=options.null)
     weights = [find_weights(str(name)) for name in options.weights]
     links = _load(weights, options, inputs)
-    palette = (
-        None
-        if options.palette_file is None
-        else rasters.read_palette(options.palette_file, max_pixels=reading.max_pixels)
-    )
+    palette = None
+    if options.palette_file is not None:
+        palette = rasters.read_palette(options.palette_file, max_pixels=reading.max_pixels)
     task = task.with_classes(inputs, reading, given=options.classes, palette=palette)
     colours = None if palette is None else palette.colours
     masks = Masks(values=values, palette=colours, cog=options.format == "cog", creation=creation)
-    outputs = Outputs(options, len(inputs), task, objects)
-    items, partners = _find_maps(options, inputs, outputs, links, watch)
+    single = _is_single_file(options, len(inputs))
+    images = _images(options, links, watch)
+    outputs = partial(_outputs, options=options, task=task, objects=objects, single=single)
+    items, partners = _find_maps(options, inputs, images, outputs, watch)
     _check_tiff_options(items, options)
     for role, path in items[0].rasters.items() if items else ():
         masks.create(role, path, task, (1, 1))  # unknown creation options show now, and not in every file
-    manifest = _manifest(options, items, single=outputs.single)
+    manifest = _manifest(options, items, single=single)
     reading = with_kind(reading, inputs, watch)
     threshold = links[-1].refiner.threshold if options.threshold is None else options.threshold
     _tell(options, weights, links, threshold, watch)
@@ -181,14 +182,18 @@ def _expected(card: Mapping[str, Any]) -> list[str]:
 
 
 def _find_maps(
-    options: RefineOptions, inputs: Paths, outputs: Outputs, links: Sequence[Link], watch: Watch
+    options: RefineOptions,
+    inputs: Paths,
+    images: Path | None,
+    outputs: Callable[[Path], dict[str, Path]],
+    watch: Watch,
 ) -> tuple[list[Item], list[rasters.Partners]]:
     """The maps of this part of the run, with what is read and written for each."""
     chosen, twins = select_part(inputs.stems(), options.num_parts, options.part_id)
     # Outputs are named by stems, so only inputs of one stem may share them: all parts compare these, and see the same.
     seen = sorted({*chosen, *twins})
     partners = [
-        rasters.find_images(inputs, _images(options, links, watch), seen),
+        rasters.find_images(inputs, images, seen),
         rasters.find_valid_masks(inputs, options.valid_mask, seen),
         rasters.find_references(inputs, options.like, seen),
     ]
@@ -198,7 +203,7 @@ def _find_maps(
         read = {"logits": path}
         for kind in partners:
             read |= kind.role(path)
-        items[number] = Item(path, read, outputs.of(path))
+        items[number] = Item(path, read, outputs(path))
     check_outputs((item.inputs.values(), item.outputs.values()) for item in items.values())
     if options.num_parts is not None:
         watch.note(f"part {options.part_id} of {options.num_parts}: {len(chosen)} of {len(inputs)} inputs")
@@ -251,54 +256,26 @@ def _one_or_all(values: Iterable[T]) -> T | list[T]:
 # Outputs.
 
 
-class Outputs:
-    """The files that a run writes.
+def _outputs(path: Path, options: RefineOptions, task: Task, objects: Objects, *, single: bool) -> dict[str, Path]:
+    """The files that are written for one map, by role."""
+    suffix = _suffix(options) or (path.suffix.lower() if path.suffix.lower() in _TIFF_SUFFIXES else ".png")
+    mask = options.out if single else options.out / (path.stem + suffix)
+    outputs = {"mask": mask}
+    for role, place in (("probabilities", options.probabilities), ("bias", options.bias)):
+        for name in task.names if place is not None else ():  # a single foreground has no name
+            file = _float_file(role, place / name, path.stem, mask, single=single)
+            outputs[f"{role}/{name}" if name else role] = file
+    return outputs | objects.part(mask)
 
-    Args:
-        options: of the run.
-        count: of the inputs.
-        task: with its classes.
-        objects: of the masks.
 
-    Attributes:
-        single: whether `--out` names a file, not a folder.
-
-    Raises:
-        UsageError: `--out` names no folder, and no file that can be written.
-    """
-
-    def __init__(self, options: RefineOptions, count: int, task: Task, objects: Objects) -> None:
-        self._out, self._objects, self._suffix = options.out, objects, _suffix(options)
-        self.single = _is_single_file(options, count)
-        floats = {"probabilities": options.probabilities, "bias": options.bias}
-        if task.several:
-            floats = {
-                f"{role}/{name}": folder and folder / name for role, folder in floats.items() for name in task.names
-            }
-        self._floats = {role: place for role, place in floats.items() if place is not None}
-
-    def of(self, path: Path) -> dict[str, Path]:
-        """The files that are written for one map, by role.
-
-        Raises:
-            UsageError: a place where floats cannot be written.
-        """
-        mask = self._mask(path)
-        outputs = {"mask": mask}
-        for role, place in self._floats.items():
-            names_file = not place.is_dir() and bool(place.suffix)
-            if names_file and (not self.single or place.suffix.lower() not in _FLOAT_SUFFIXES):
-                found = f"'{place.suffix}' for float32 maps" if self.single else "a file, for masks in a folder"
-                raise UsageError(f"--{role} names {found}", hint="give a folder, or a .npy or .tif file", path=place)
-            suffix = mask.suffix.lower() if mask.suffix.lower() in _TIFF_SUFFIXES else ".npy"
-            outputs[role] = place if names_file else place / (path.stem + suffix)
-        return outputs | self._objects.part(mask)
-
-    def _mask(self, path: Path) -> Path:
-        if self.single:
-            return self._out
-        tiff = path.suffix.lower() in _TIFF_SUFFIXES
-        return self._out / (path.stem + (self._suffix or (path.suffix.lower() if tiff else ".png")))
+def _float_file(role: str, place: Path, stem: str, mask: Path, *, single: bool) -> Path:
+    """The file of a float32 map, in a folder or as it is named."""
+    if place.is_dir() or not place.suffix:
+        return place / (stem + (mask.suffix.lower() if mask.suffix.lower() in _TIFF_SUFFIXES else ".npy"))
+    if not single or place.suffix.lower() not in _FLOAT_SUFFIXES:
+        found = f"'{place.suffix}' for float32 maps" if single else "a file, for masks in a folder"
+        raise UsageError(f"--{role} names {found}", hint="give a folder, or a .npy or .tif file", path=place)
+    return place
 
 
 def _suffix(options: RefineOptions) -> str:
