@@ -261,8 +261,11 @@ def _outputs(path: Path, options: RefineOptions, task: Task, objects: Objects, *
     suffix = _suffix(options) or (path.suffix.lower() if path.suffix.lower() in _TIFF_SUFFIXES else ".png")
     mask = options.out if single else options.out / (path.stem + suffix)
     outputs = {"mask": mask}
-    for role, place in (("probabilities", options.probabilities), ("bias", options.bias)):
-        for name in task.names if place is not None else ():  # a single foreground has no name
+    floats = {"probabilities": options.probabilities, "bias": options.bias}
+    for role, place in floats.items():
+        if place is None:
+            continue
+        for name in task.names:  # a single foreground has none
             file = _float_file(role, place / name, path.stem, mask, single=single)
             outputs[f"{role}/{name}" if name else role] = file
     return outputs | objects.part(mask)
