@@ -63,6 +63,8 @@ class Task(ABC):
         several: whether maps have several classes.
         aggregates: of a summary that there are, the more telling one first.
         counts: names of the first counts of an image's record, for people to add up.
+        label_role: what a label is to its reader.
+        prediction_role: what a mask or score map is that is scored.
         unused: by flag, why an option has no part in this task; a word before the flag names the one workflow of which
             this is true.
     """
@@ -73,6 +75,8 @@ class Task(ABC):
     several: ClassVar[bool] = False
     aggregates: ClassVar[Sequence[Literal["mean", "pooled"]]] = ("mean", "pooled")
     counts: ClassVar[Sequence[str]] = ()
+    label_role: ClassVar[Literal["label", "grey label", "class label"]] = "label"
+    prediction_role: ClassVar[Literal["prediction", "class prediction"]] = "prediction"
     unused: ClassVar[Mapping[str, str]]
 
     def refuse(self, given: Iterable[str], workflow: str) -> None:
@@ -147,13 +151,15 @@ class Task(ABC):
 
         return open_map("scores", path, reading, valid_mask=valid_mask)
 
-    @abstractmethod
     def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
         """Open a label: all of it, or one plane.
 
         Raises:
             InputError: the file cannot be used, or has numbers that are no class's.
         """
+        from prn_cli.rasters import open_map
+
+        return open_map(self.label_role, path, reading)
 
     def detect(self, paths: Sequence[Path], reading: Reading) -> Kind:
         """What the numbers of masks or score maps mean that are to be scored.
@@ -163,7 +169,7 @@ class Task(ABC):
         """
         from prn_cli.rasters import resolve
 
-        return resolve(reading, paths, "prediction").kind if paths else reading.kind
+        return resolve(reading, paths, self.prediction_role).kind if paths else reading.kind
 
     def open_prediction(self, path: Path, reading: Reading, *, valid_mask: Path | None = None) -> Prediction:
         """Open a mask or score map that is to be scored; its kind is known, see `detect`.
@@ -173,7 +179,7 @@ class Task(ABC):
         """
         from prn_cli.rasters import open_map
 
-        return open_map("prediction", path, reading, valid_mask=valid_mask)
+        return open_map(self.prediction_role, path, reading, valid_mask=valid_mask)
 
     # Scoring.
 
@@ -227,9 +233,11 @@ class Task(ABC):
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         """The figures, in the order of tables."""
 
-    @abstractmethod
     def summarise(self, scores: Sequence[ImageScore], *, resamples: int, seed: int) -> Summary:
         """From the records of a set to its figures, see `prn_cli.metrics.score.summarise`."""
+        from prn_cli.metrics.score import summarise
+
+        return summarise(scores, metrics=self.metrics(scores), resamples=resamples, seed=seed)
 
     # Refining.
 

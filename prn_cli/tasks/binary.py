@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.metrics.score import METRICS, ImageScore, MaskCounter, Metric, Summary, summarise
-from prn_cli.rasters import LabelMap, Reading, can_tell_invalid, mask_nodata, open_map
+from prn_cli.metrics.score import METRICS, ImageScore, MaskCounter, Metric
+from prn_cli.rasters import can_tell_invalid, mask_nodata
 from prn_cli.tasks import Task
 
 if TYPE_CHECKING:
@@ -28,17 +28,11 @@ class Binary(Task):
     def settings(self) -> dict[str, Any]:
         return {}
 
-    def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
-        return open_map("label", path, reading)
-
     def prediction_counter(self, height: int, width: int, **options: Any) -> MaskCounter:
         return MaskCounter(height, width, **options)
 
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         return METRICS
-
-    def summarise(self, scores: Sequence[ImageScore], *, resamples: int, seed: int) -> Summary:
-        return summarise(scores, resamples=resamples, seed=seed)
 
     def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:
         return {"dtype": "uint8", "nodata": mask_nodata(values)}

@@ -16,11 +16,10 @@ from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import Window
 from prn_cli.metrics import classes as counting
 from prn_cli.metrics.regions import FloatArray
-from prn_cli.metrics.score import ImageScore, Metric, Summary, summarise
+from prn_cli.metrics.score import ImageScore, Metric
 from prn_cli.rasters import (
     ClassNumbers,
     ClassScoreMap,
-    Kind,
     LabelMap,
     Palette,
     Reading,
@@ -28,7 +27,6 @@ from prn_cli.rasters import (
     class_names,
     count_classes,
     open_map,
-    resolve,
 )
 from prn_cli.refinement.rows import Link, Ramp, Rows, finish_ramp
 from prn_cli.tasks import Task
@@ -193,6 +191,8 @@ class Multiclass(Task):
     name = "multiclass"
     several = True
     aggregates = ("pooled", "mean")
+    label_role = "class label"
+    prediction_role = "class prediction"
     unused: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("--threshold", "--baseline-threshold", "--buffer"), "the greatest score counts"),
         "--bidx": "all classes are taken",
@@ -251,14 +251,6 @@ class Multiclass(Task):
             raise
         return label
 
-    def detect(self, paths: Sequence[Path], reading: Reading) -> Kind:
-        return resolve(reading, paths, "class prediction").kind if paths else reading.kind
-
-    def open_prediction(
-        self, path: Path, reading: Reading, *, valid_mask: Path | None = None
-    ) -> ClassNumbers | ClassScoreMap:
-        return open_map("class prediction", path, reading, valid_mask=valid_mask)
-
     def prediction_counter(self, height: int, width: int, **options: Any) -> ClassCounter:
         return ClassCounter()
 
@@ -279,15 +271,11 @@ class Multiclass(Task):
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         return class_metrics(self.names or [str(number) for number in range(classes_of(scores))])
 
-    def summarise(self, scores: Sequence[ImageScore], *, resamples: int, seed: int) -> Summary:
-        return summarise(scores, metrics=self.metrics(scores), resamples=resamples, seed=seed)
-
     def refine(self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine) -> Generator[ClassRows | Ramp]:
         held = None if read_image is None else hold(read_image, len(self.names))  # all classes ask for the same windows
         return refine_class_rows(read, len(self.names), lambda plane: refine(plane, held))
 
     def finish_ramp(self, ramp: Ramp, logits: FloatMaps, links: Sequence[Link]) -> ClassRows:
-        """See `finish_class_ramp`."""
         return finish_class_ramp(ramp, logits, links)
 
     def masks(self, rows: ClassRows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

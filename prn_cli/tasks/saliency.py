@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,8 @@ from numpy.typing import NDArray
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics import saliency
 from prn_cli.metrics.regions import FloatArray
-from prn_cli.metrics.score import ImageScore, Metric, Summary, summarise
-from prn_cli.rasters import LabelMap, Reading, open_map
+from prn_cli.metrics.score import ImageScore, Metric, Summary
 from prn_cli.tasks import Task
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _ALL = slice(0, saliency.SUMS)
 
@@ -56,6 +52,7 @@ class Saliency(Task):
 
     name = "saliency"
     aggregates = ("mean",)
+    label_role = "grey label"
     unused: ClassVar[dict[str, str]] = {
         "--threshold": "soft maps are not cut",
         "--baseline-threshold": "soft maps are not cut",
@@ -64,9 +61,6 @@ class Saliency(Task):
         "refine --values": "masks hold probabilities",
         **dict.fromkeys(("--polygons", "--min-area", "--fill-holes"), "objects are of masks of one class"),
     }
-
-    def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
-        return open_map("grey label", path, reading)
 
     def prediction_counter(self, height: int, width: int, **options: Any) -> SoftMapCounter:
         return SoftMapCounter()
@@ -79,7 +73,7 @@ class Saliency(Task):
 
         The maximum F- and E-measure are those of the mean curves, as published figures are.
         """
-        summary = summarise(scores, metrics=METRICS, resamples=resamples, seed=seed)
+        summary = super().summarise(scores, resamples=resamples, seed=seed)
         return replace(summary, mean=summary.pooled, pooled={})
 
     def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:
