@@ -7,22 +7,13 @@ masks are uint8 `(H, W)`: 0 background, 1 foreground, 255 ignore or invalid.
 from __future__ import annotations
 
 from prn_cli.maps.probabilities import logit, sigmoid
-from prn_cli.rasters.formats import (
-    IMAGE_SUFFIXES,
-    SUFFIXES,
-    WRITTEN_SUFFIXES,
-    check_file,
-    create_raster,
-    is_whole,
-    open_raster,
-)
+from prn_cli.rasters.formats import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, common_bands
 from prn_cli.rasters.kinds import count_bands, count_classes
-from prn_cli.rasters.labels import BinaryMap, ClassNumbers, GreyLabel, LabelMap, two_kinds_of_labels
-from prn_cli.rasters.mask_values import MASK_VALUES, can_tell_invalid, mask_nodata
+from prn_cli.rasters.labels import ClassNumbers, LabelMap, two_kinds_of_labels
+from prn_cli.rasters.mask_values import can_tell_invalid, mask_nodata
 from prn_cli.rasters.pairs import (
-    Pairs,
     Partners,
     find_images,
     find_inputs,
@@ -34,26 +25,19 @@ from prn_cli.rasters.pairs import (
 from prn_cli.rasters.palettes import Palette, class_names, read_palette
 from prn_cli.rasters.raster import Raster
 from prn_cli.rasters.reading import lay_like, open_map, read_label, resolve
-from prn_cli.rasters.roles import INPUT_KINDS, InputKind, Kind, Reading, Role
+from prn_cli.rasters.roles import InputKind, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
 from prn_cli.rasters.writing import RasterWriter
 
 __all__ = [
-    "IMAGE_SUFFIXES",
-    "INPUT_KINDS",
-    "MASK_VALUES",
-    "SUFFIXES",
     "WRITTEN_SUFFIXES",
-    "BinaryMap",
     "ClassNumbers",
     "ClassScoreMap",
     "GeoTags",
-    "GreyLabel",
     "InputKind",
     "Kind",
     "LabelMap",
     "MapImage",
-    "Pairs",
     "Palette",
     "Partners",
     "Raster",

@@ -1,6 +1,6 @@
-"""The sizes that coded pictures claim in their own headers: tiles of a TIFF may hold JPEG, WebP or LERC.
+"""Sizes in the headers of encoded images: tiles of a TIFF may hold JPEG, WebP or LERC.
 
-Their decoders make room for what the picture says of itself, whatever the TIFF around it says, so it is asked first.
+Decoders allocate memory by these headers, whatever the TIFF around them says, so they are checked first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 def jpeg_pixels(data: bytes) -> int:
-    """Pixels that a JPEG claims, by the largest frame before its first scan; 0 if none is found."""
+    """Pixels in the largest frame header of a JPEG before its first scan; 0 if there is none."""
     most, at = 0, 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -28,13 +28,13 @@ def jpeg_pixels(data: bytes) -> int:
             continue
         if marker in _FRAMES and at + 9 <= len(data):
             height, width = struct.unpack_from(">HH", data, at + 5)
-            most = max(most, (height or 65535) * width)  # a height of 0 is told later
+            most = max(most, (height or 65535) * width)  # a height of 0 is defined later
         at += 2 + struct.unpack_from(">H", data, at + 2)[0]
     return most
 
 
 def webp_pixels(data: bytes) -> int:
-    """Pixels that a WebP claims; 0 if it is none."""
+    """Pixels in the header of a WebP; 0 if it is none."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return 0
     if data[12:16] == b"VP8X":
@@ -47,24 +47,24 @@ def webp_pixels(data: bytes) -> int:
 
 
 def lerc_pixels(data: bytes) -> int:
-    """Pixels that a LERC 2 claims, times its numbers a pixel; 0 if it is none."""
+    """Pixels in the header of a LERC 2, times its bands; 0 if it is none."""
     height, width, depth, _ = _lerc_header(data)
     return height * width * depth
 
 
 def lerc_bands(data: bytes) -> int:
-    """Numbers a pixel of a LERC 2, the first if there are several."""
+    """Bands of a LERC 2; of the first, if several follow one another."""
     return _lerc_header(data)[2]
 
 
 def lerc_has_invalid(data: bytes) -> bool:
-    """Whether a LERC 2 says that some of its pixels are invalid; they come first, if there are several."""
+    """Whether some pixels of a LERC 2 are invalid; of the first, if several follow one another."""
     height, width, _, valid = _lerc_header(data)
     return valid < height * width
 
 
 def _lerc_header(data: bytes) -> tuple[int, int, int, int]:
-    """Height, width, numbers a pixel and valid pixels; zeros if it is no LERC 2."""
+    """Height, width, bands and valid pixels; zeros if it is no LERC 2."""
     if data[:6] != b"Lerc2 " or len(data) < 34:
         return 0, 0, 0, 0
     (version,) = struct.unpack_from("<i", data, 6)
@@ -77,4 +77,4 @@ def _lerc_header(data: bytes) -> tuple[int, int, int, int]:
 
 
 CLAIMED: Mapping[int, Callable[[bytes], int]] = {7: jpeg_pixels, 34887: lerc_pixels, 50001: webp_pixels}
-"""By TIFF compression (tag 259): JPEG, LERC and WebP."""
+"""By TIFF compression (tag 259): the pixels that JPEG, LERC and WebP claim."""

@@ -1,4 +1,4 @@
-"""Where the pixels of a georeferenced map lie, and how large they are, by the extra `geo`."""
+"""The affine grid of a georeferenced map, and the areas of its pixels; needs the extra `geo`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Grid:
 
     Attributes:
         transform: a, b, c, d, e, f of x = a col + b row + c and y = d col + e row + f, from pixel corners.
-        crs: the coordinate system as WKT; None if it is not known.
+        crs: the coordinate system as WKT; None if it is unknown.
         unit: of areas. "m2": square metres, in the plane of a projected system, on the ellipsoid of a geographic one;
-            "px": pixels, where there is no georeference; "map units": of a transform without a system.
+            "px": pixels, without a georeference; "map units": with a transform but no system.
         pixel_area: area of a pixel in that unit; in square radians for a geographic system.
-        ellipsoid: semi-major axis in m and squared eccentricity, for a geographic system only.
-        radians: of one unit of a geographic system.
+        ellipsoid: semi-major axis in m and squared eccentricity, of a geographic system only.
+        radians: one unit of a geographic system in radians.
     """
 
     transform: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -44,12 +44,12 @@ class Grid:
         return np.stack([a * columns + b * rows + c, d * columns + e * rows + f], axis=-1).astype(np.float64)
 
     def areas(self, columns: NDArray[Any], rows: NDArray[Any], pixels: NDArray[Any]) -> Floats:
-        """Areas of stretches of pixels.
+        """Areas of runs of pixels.
 
         Args:
             columns: raster columns of their centres.
             rows: raster rows of their centres.
-            pixels: how many there are in each.
+            pixels: number of pixels in each.
 
         Returns:
             `(n,)` areas in `unit`. On the ellipsoid, a² (1 - e²) cos φ / (1 - e² sin² φ)² for a square radian at
@@ -64,7 +64,7 @@ class Grid:
 
 
 def grid_of(geo: GeoTags | None) -> Grid:
-    """The grid that GDAL finds in the georeferencing of a map; pixels if there is none.
+    """The grid that GDAL reads from the georeferencing of a map; pixels if there is none.
 
     Raises:
         InputError: the map is georeferenced by control points or rational polynomials, which is no grid.
@@ -75,7 +75,7 @@ def grid_of(geo: GeoTags | None) -> Grid:
     rasterio = import_rasterio("maps with a georeference")
     import tifffile
 
-    # What GDAL makes of the tags is asked of GDAL, by a file of one pixel that has them.
+    # GDAL reads the tags from a file of one pixel.
     file = BytesIO()
     tags = [(code, TAG_TYPES[code], 0, value, True) for code, value in geo.tags.items()]
     with tifffile.TiffWriter(file, byteorder="<") as writer:

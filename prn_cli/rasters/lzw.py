@@ -18,8 +18,8 @@ def decode_lzw(packed: bytes, size: int, *, fill_order: int = 1) -> bytes:
     """Decode one strip or tile.
 
     Args:
-        packed: as it stands in the file.
-        size: bytes that it is to give; what comes after them is left.
+        packed: its bytes in the file.
+        size: number of decoded bytes; further ones are ignored.
         fill_order: 1 if the most significant bits come first, else 2 (TIFF 6.0, tag 266).
 
     Raises:

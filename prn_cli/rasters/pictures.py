@@ -1,4 +1,4 @@
-"""Small pictures for people, in memory."""
+"""Small images for reports, in memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _SMALLEST_SIDE = 32
 
 
 def encode_picture(pixels: NDArray[np.uint8], *, most: int, drawing: bool = True) -> bytes:
-    """Encode a picture as WebP, as well as fits.
+    """Encode an image as WebP, at the best quality that fits.
 
     Args:
         pixels: `(H, W, 3)` uint8, RGB.
-        most: how many bytes it may take. Loss, then more of it, then half the side, make it fit.
-        drawing: few flat colours, to be kept without loss if that fits; not so for photographs.
+        most: upper limit in bytes. Quality is reduced first, then the side halved.
+        drawing: few flat colours, which are stored lossless if that fits; not for photographs.
     """
     image = Image.fromarray(pixels)
     while True:

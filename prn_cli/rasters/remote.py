@@ -1,4 +1,4 @@
-"""GeoTIFF on other machines (`https://`, `s3://`, `/vsi…`), read by window through GDAL: only what a window needs."""
+"""Remote GeoTIFF (`https://`, `s3://`, `/vsi…`), read by window through GDAL, which fetches what a window needs."""
 
 from __future__ import annotations
 

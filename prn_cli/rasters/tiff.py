@@ -34,7 +34,7 @@ from prn_cli.rasters.limits import check_block
 from prn_cli.rasters.lzw import decode_lzw
 from prn_cli.rasters.raster import Raster, check_dtype, holds
 
-# What is wrong with a file is said once, by the error that it leads to.
+# What is wrong with a file is said once, by the error.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
@@ -56,12 +56,12 @@ _TAGS_THAT_MATTER = {
     _NODATA,
 }
 _TAGS_THAT_MATTER |= set(TAG_TYPES)
-_MOST_PADDING = 4  # coders of pictures fill up to whole blocks
+_MOST_PADDING = 4  # image codecs pad to whole blocks
 _OVERVIEW, _MASK = 1, 4  # bits of NewSubfileType
 _CACHE_BYTES, _MOST_CACHE_BYTES = 16 << 20, 256 << 20
 _WORTH_THREADS = 1 << 23  # bytes to decode
-# Uncompressed, CCITT, LZW, JPEG, deflate, PackBits, LERC, LZMA, ZSTD, WebP. The others are for pictures, rare, and each
-# has a decoder of its own that would have to be trusted with whatever comes.
+# Uncompressed, CCITT, LZW, JPEG, deflate, PackBits, LERC, LZMA, ZSTD, WebP. The others are rare in maps, and each has a
+# decoder that would have to be trusted with hostile data.
 _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34887, 34925, 50000, 50001}
 
 
@@ -102,7 +102,7 @@ class TiffRaster(Raster):
         self.nodata = _nodata(first, self.path)
         for page in self._pages:
             page.nodata = self.nodata
-        # To read a part of packed strips, all of them are decoded.
+        # Reading some columns of compressed strips decodes all of them.
         self.by_columns = all(page.by_columns for page in (*self._pages, self._mask) if page is not None)
         geo = from_world_file(geo_tags(first), self.path)
         self.geo = geo if geo.tags else None
@@ -126,9 +126,9 @@ class TiffRaster(Raster):
         check_directories(path)
         self._mask_file = tifffile.TiffFile(path)
         page = _Page(self._mask_file.pages[0], self, threading.Lock(), path)
-        if page.size != (self.height, self.width):
+        if (page.height, page.width) != (self.height, self.width):
             raise InputError(
-                f"a mask of {page.size[0]}×{page.size[1]} pixels beside a map of {self.height}×{self.width}",
+                f"a mask of {page.height}×{page.width} pixels beside a map of {self.height}×{self.width}",
                 hint="write the two again, or move it away",
                 path=path,
             )
@@ -155,7 +155,7 @@ class TiffRaster(Raster):
 
 @cache
 def _decoders() -> ThreadPoolExecutor:
-    """Threads that decode; the codecs let go of the interpreter."""
+    """Threads that decode; the codecs release the GIL."""
     return ThreadPoolExecutor(core_count(), thread_name_prefix="decode")
 
 
@@ -173,11 +173,6 @@ class _Page:
         self._cached_bytes = 0
         self._check_structure()
         self._check_segments()
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self._height, self._width
 
     @property
     def by_columns(self) -> bool:
@@ -199,9 +194,9 @@ class _Page:
         more = page.tags.get(_LERC_PARAMETERS)
         if page.compression == _LERC and more is not None and tuple(np.atleast_1d(more.value))[1:2] not in ((), (0,)):
             raise self._broken("LERC that was compressed once more, which prn does not read", _PLAINER)
-        planes, depth, self._height, self._width, self._contiguous = page.shaped
-        if min(self._height, self._width) < 1:
-            raise self._broken(f"no pixels: {self._height}×{self._width}", "write it again")
+        planes, depth, self.height, self.width, self._contiguous = page.shaped
+        if min(self.height, self.width) < 1:
+            raise self._broken(f"no pixels: {self.height}×{self.width}", "write it again")
         if depth != 1:
             raise self._broken(f"a volume of {depth} layers, expected one", "save one map a file")
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not page.subfiletype & _MASK:
@@ -214,11 +209,11 @@ class _Page:
         if page.is_tiled:
             self._segment_height, self._segment_width = int(page.tilelength), int(page.tilewidth)
         else:
-            self._segment_height, self._segment_width = int(page.rowsperstrip), self._width
+            self._segment_height, self._segment_width = int(page.rowsperstrip), self.width
         if min(self._segment_height, self._segment_width) < 1:
             raise self._broken("strips or tiles without pixels", "write it again")
-        self._down = math.ceil(self._height / self._segment_height)
-        self._across = math.ceil(self._width / self._segment_width)
+        self._down = math.ceil(self.height / self._segment_height)
+        self._across = math.ceil(self.width / self._segment_width)
 
     def _check_segments(self) -> None:
         page = self._page
@@ -237,14 +232,14 @@ class _Page:
         if needed > found or max(int(offsets.max()), int(counts.max())) > found:
             raise self._broken(f"truncated: {found} bytes, and its strips or tiles need {needed}")
         row_bytes = self._segment_width * self._contiguous * self.dtype.itemsize
-        size = row_bytes * (self._segment_height if page.is_tiled else min(self._segment_height, self._height))
+        size = row_bytes * (self._segment_height if page.is_tiled else min(self._segment_height, self.height))
         self._rows_by_themselves = (
             page.compression == 1
             and page.predictor == 1
             and page.fillorder == 1
             and page.bitspersample == 8 * self.dtype.itemsize
             and not page.is_subsampled
-            # Some tools store tiles at the edge without what lies beyond it: their rows are shorter.
+            # Some tools store tiles at the edge without their padding: their rows are shorter.
             and not (page.is_tiled and bool(((counts > 0) & (counts < size)).any()))
         )
         if page.is_tiled or not self._rows_by_themselves:
@@ -255,7 +250,7 @@ class _Page:
             return
         self._segment_bytes, self._cache_bytes = size, _CACHE_BYTES
         self._fill_order_of_lzw = int(page.fillorder) if page.compression == tifffile.COMPRESSION.LZW else None
-        if self._fill_order_of_lzw is not None:  # what is left to tifffile are predictors and the order of bytes
+        if self._fill_order_of_lzw is not None:  # tifffile then applies predictor and byte order
             page.compression, page.fillorder = tifffile.COMPRESSION.NONE, tifffile.FILLORDER.MSB2LSB
         self._decode = page.decode  # made here, once: making it is not thread-safe
 
@@ -268,8 +263,8 @@ class _Page:
         first, last = top // self._segment_height, math.ceil(bottom / self._segment_height)
         rows_together = 1
         if not self._rows_by_themselves:
-            # At least a row of the window's tiles, so that bands of rows that end within it need not decode it twice;
-            # of all planes, unless that is much.
+            # The cache holds at least a row of the window's tiles, of all planes unless that is much: bands of rows
+            # that end within it do not decode it twice.
             row_bytes = len(columns) * self._segment_bytes
             all_planes = self._planes * row_bytes
             self._cache_bytes = max(self._cache_bytes, all_planes if all_planes <= _MOST_CACHE_BYTES else row_bytes)
@@ -306,7 +301,7 @@ class _Page:
         return segment[part.slices]
 
     def _decode_ahead(self, indices: list[int]) -> None:
-        """Decode strips or tiles side by side, if that is worth it. No more of them than fit into the cache."""
+        """Decode strips or tiles in parallel, if that pays; no more of them than the cache holds."""
         if self._rows_by_themselves or core_count() < 2:
             return
         counts, offsets = self._page.databytecounts, self._page.dataoffsets
@@ -317,7 +312,7 @@ class _Page:
                 self._keep(index, segment)
 
     def _keep(self, index: int, segment: NDArray[Any]) -> None:
-        # Windows overlap, and share strips: what was decoded last is likely to be needed again.
+        # Windows overlap and share strips: what was decoded last is likely to be needed again.
         with self._lock:
             if index in self._cache:  # another thread was faster
                 return
@@ -327,8 +322,8 @@ class _Page:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
     def _absent(self, index: int, height: int, width: int) -> NDArray[Any]:
-        # GDAL leaves out tiles that hold nothing but nodata. Without a nodata value nobody can tell such a tile
-        # from one that a killed program never wrote.
+        # GDAL omits tiles of nodata only. Without a nodata value, such a tile cannot be told from one that a killed
+        # program never wrote.
         if self.nodata is None or (self.dtype.kind != "f" and not holds(self.dtype, self.nodata)):
             raise self._broken(
                 f"strip or tile {index} was never written",
@@ -355,17 +350,15 @@ class _Page:
         check_block(self._segment_bytes, stored=len(data), path=self.path, max_pixels=self._max_pixels)
         claim = CLAIMED.get(int(self._page.compression))
         if claim is not None and not 0 < claim(data) * self.dtype.itemsize <= _MOST_PADDING * self._segment_bytes:
-            raise self._broken(
-                f"strip or tile {index} says that it has {claim(data)} pixels, which its place cannot hold"
-            )
+            raise self._broken(f"strip or tile {index} claims {claim(data)} pixels, which its place cannot hold")
         if self._page.compression == _LERC and lerc_bands(data) != self._contiguous:
             # Bands whose invalid pixels differ are coded one after the other.
             raise self._broken(
                 f"strip or tile {index} is LERC of {lerc_bands(data)} bands, expected {self._contiguous}", _PLAINER
             )
         row, column = index // self._across % self._down, index % self._across
-        rows = min(self._segment_height, self._height - row * self._segment_height)
-        columns = min(self._segment_width, self._width - column * self._segment_width)
+        rows = min(self._segment_height, self.height - row * self._segment_height)
+        columns = min(self._segment_width, self.width - column * self._segment_width)
         tables = {"jpegtables": self._page.jpegtables} if self._page.jpegtables else {}
         try:
             if self._fill_order_of_lzw is not None:
@@ -381,7 +374,7 @@ class _Page:
             return self._absent(index, self._segment_height, self._segment_width)
         decoded: NDArray[Any] = segment[0]
         if self._page.compression == _LERC and self.dtype.kind == "f" and lerc_has_invalid(data):
-            # GDAL writes NaN as a mask of its own, which tifffile does not look at.
+            # GDAL writes NaN as a mask, which tifffile ignores.
             import imagecodecs
 
             decoded[~imagecodecs.lerc_decode(data, masks=True)[1]] = np.nan
@@ -405,12 +398,12 @@ class _Page:
 
 
 def _palette(page: Any) -> NDArray[np.uint8] | None:
-    """The colours of a page whose numbers stand for colours; 16 bits each in the file."""
+    """The palette of a page, if it has one; 16 bits a colour in the file."""
     if page.photometric != tifffile.PHOTOMETRIC.PALETTE or page.colormap is None:
         return None
     colours = np.asarray(page.colormap, np.uint16).T
     palette = np.full((len(colours), 4), 255, np.uint8)
-    # Some tools write 8 bits in place of 16.
+    # Some tools write 8 bits instead of 16.
     palette[:, :3] = colours >> 8 if colours.max(initial=0) > 255 else colours
     return palette
 
