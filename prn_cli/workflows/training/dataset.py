@@ -83,7 +83,7 @@ def read_dataset(
     watch.note_files(pairs.unmatched_inputs, f"maps have no label in {labels} and are left out")
     paths = [path for path, _ in pairs.matched]
     reading = with_kind(options.reading(), paths, watch)
-    task = find_task(options.task).with_classes(paths, key=options.key, given=options.classes)
+    task = find_task(options.task).with_classes(paths, reading, given=options.classes)
     drawn = pairs.matched if shots is None else _drawn(pairs.matched, shots, options.seed, watch)
     reader = _Reader(run, task, reading, [path for path, _ in drawn], images)
     batch = run_batch(
