@@ -4,6 +4,7 @@ Each command is a function, with the names and defaults of the command line (see
 
     import prn_cli as prn
 
+    prn.train("logits", labels="labels", out="run")
     prn.refine("logits", out="masks", weights="run")
     print(prn.score("masks", labels="labels", baseline="logits").summary.pooled["iou"].difference)
 
@@ -16,7 +17,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prn_cli.api import pseudolabel, pseudolabel_map, refine, refine_map, score, score_map
+    from prn_cli.api import pseudolabel, pseudolabel_map, refine, refine_map, score, score_map, train
     from prn_cli.errors import PrnError
     from prn_cli.execution.watch import Watch
 
@@ -26,7 +27,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 
-__all__ = ["PrnError", "Watch", "pseudolabel", "pseudolabel_map", "refine", "refine_map", "score", "score_map"]
+__all__ = ["PrnError", "Watch", "pseudolabel", "pseudolabel_map", "refine", "refine_map", "score", "score_map", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from prn_cli.options import Options, parameters, required
 from prn_cli.workflows import pseudolabel as _pseudolabel
 from prn_cli.workflows import refine as _refine
 from prn_cli.workflows import score as _score
+from prn_cli.workflows import train as _train
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +73,12 @@ def refine(logits: Files, *, watch: Watch = SILENT, **options: Any) -> _refine.R
 def score(masks: Files, *, watch: Watch = SILENT, **options: Any) -> _score.ScoreResult:
     """Score masks or soft maps against labels, as `prn score` does."""
     return _score.score(_score.ScoreOptions(masks, **options), watch)  # type: ignore[arg-type]
+
+
+@_takes(_train.train_options())
+def train(logits: Files = ("logits",), *, watch: Watch = SILENT, **options: Any) -> _train.TrainResult:
+    """Learn the correction from labelled logit maps, as `prn train` does."""
+    return _train.train(_train.train_options()(logits, **options), watch)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

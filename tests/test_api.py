@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -107,6 +108,28 @@ def test_maps_are_refined_as_by_the_shell(folder, capsys):
     assert prn.refine("logits", out="python", strength=1, device="cpu").maps[0].status == "kept"
 
 
+def test_training_is_that_of_the_shell(folder, capsys):
+    pytest.importorskip("torch")
+    heard = []
+
+    class Ear(prn.Watch):
+        def stage(self, stage, history):
+            heard.append((stage.name, stage.epochs, len(history)))
+            return nullcontext(lambda epoch: heard.append(epoch.number))
+
+    short = {"crop": 64, "batch": 2, "epochs": 2, "steps": 2, "threads": 1, "folds": 1, "width": 4}
+    result = prn.train("logits", out="python", **short, watch=Ear())
+    assert capsys.readouterr() == ("", "")
+    assert heard == [("", 2, 0), 0, 1]
+    line = [word for name, value in short.items() for word in (f"--{name}", value)]
+    code, card = shell(capsys, "train", "-o", "shell", *line, "--json")
+    assert code == 0
+    assert json.loads(json.dumps(result.document())) | {"seconds": card["seconds"]} == card
+    assert (folder / "python" / "model.onnx").read_bytes() == (folder / "shell" / "model.onnx").read_bytes()
+    with pytest.raises(prn.PrnError, match="--width is for --network fast"):
+        prn.train("logits", network="paper", width=4)
+
+
 def test_a_failure_is_in_the_result(folder):
     (folder / "logits" / "b.npy").write_bytes(b"no array")
     heard = []
@@ -137,8 +160,6 @@ def test_progress_moves_within_a_map(folder, monkeypatch):
 
     class Bar(prn.Watch):
         def progress(self, label, total):
-            from contextlib import nullcontext
-
             steps.clear()
             return nullcontext(lambda step=1, text=None: steps.append(step))
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -247,8 +246,3 @@ def end(verdict: str) -> None:
     if verdict:
         error(verdict)
         raise typer.Exit(1)
-
-
-def note_files(files: Sequence[Path], what: str) -> None:
-    """See `Watch.note_files`."""
-    Terminal().note_files(files, what)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from prn_cli.commands import console
 from prn_cli.commands.from_options import command
 from prn_cli.workflows import train as workflow
@@ -27,13 +25,10 @@ def _run(options: TrainOptions, *, json: bool) -> None:
     if result.card is None:
         return
     if json:
-        console.json_line(result.card)
+        console.json_line(result.document())
     else:
         _show(result.card, options.out)
-    failed = len(result.failures)
-    if failed:
-        console.error(f"{failed} of {failed + result.used} maps could not be used")
-        raise typer.Exit(1)
+    console.end(result.verdict)
 
 
 train = command(workflow.train_options(), _run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -47,14 +47,14 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         Path | None,
         Option(
             "Folder of the images that the maps were made from, paired by stem: the refiner sees them, too.",
-            panel="Input",
+            "Input",
             metavar="DIR",
         ),
     ] = None
-    out: Annotated[Path, Option("Folder of the run.", flags=("--out", "-o"), panel="Output", output=True)] = Path("run")
-    resume: Annotated[bool, Option("Go on with the run in the output folder.", panel="Output")] = False
+    out: Annotated[Path, Option("Folder of the run.", "Output", flags=("-o",), output=True)] = Path("run")
+    resume: Annotated[bool, Option("Go on with the run in the output folder.", "Output")] = False
     overwrite: Overwrite = False
-    tensorboard: Annotated[bool, Option("Write a TensorBoard log, too.", panel="Output")] = False
+    tensorboard: Annotated[bool, Option("Write a TensorBoard log, too.", "Output")] = False
     device: Device = "auto"
     seed: Seed = 0
     patch: PatchSide = 64
@@ -107,9 +107,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     crop: Annotated[int, _method("Side of the training crops, px.", least=64)] = 256
     jitter_scale: Annotated[float, _method("Spread of the random scaling of logits, e^(x·N).", least=0)] = 0.2
     jitter_shift: Annotated[float, _method("Spread of the random shift of logits.", least=0)] = 0.5
-    ground_truth_only: Annotated[
-        bool, Option("Leave the pseudo-labels out, with --network paper too.", panel="Loss")
-    ] = False
+    ground_truth_only: Annotated[bool, Option("Leave the pseudo-labels out, with --network paper too.", "Loss")] = False
     epochs: Annotated[
         int | None, _schedule("Epochs at most. Default: 20; with --from 7, or 4 of few maps.", least=1)
     ] = None
@@ -188,12 +186,16 @@ class TrainResult:
     Attributes:
         card: of the weights, as in `model.json`; None in a process for which another one speaks.
         failures: files that could not be used, each with the cause.
-        used: how many images were used.
+        verdict: how many could not be used, in a line; empty if all could.
     """
 
     card: Mapping[str, Any] | None = None
-    failures: tuple[tuple[str, str], ...] = ()
-    used: int = 0
+    failures: Sequence[tuple[str, str]] = ()
+    verdict: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """For JSON: the card."""
+        return dict(self.card or {})
 
 
 def train_options() -> type[TrainOptions]:

@@ -12,14 +12,14 @@ from prn_cli.errors import UsageError
 from prn_cli.execution.extras import needs_extra
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.options import Option, Options
-from prn_cli.workflows.options import Logits, ScoreKind, with_kind
+from prn_cli.workflows.options import Logits, MapOptions, with_kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Written(Options):
     out: Annotated[
         Path | None,
-        Option("Folder to write into. Default: beside the file, by its name.", flags=("--out", "-o"), output=True),
+        Option("Folder to write into. Default: beside the file, by its name.", flags=("-o",), output=True),
     ] = None
 
 
@@ -43,16 +43,14 @@ class ExportOptions(_Written):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeOptions(Options):
+class QuantizeOptions(MapOptions):
     """Options of `quantize_weights`."""
 
     name: Annotated[str, Option("Shipped weights, an .onnx file, or a run.", argument=True, metavar="NAME|PATH")] = (
         field(kw_only=False)
     )
     logits: Logits = field(kw_only=False)
-    out: Annotated[Path, Option("Folder to write into.", flags=("--out", "-o"), output=True)]
-    input_kind: Annotated[ScoreKind, Option("What the numbers of the maps mean.", panel="Input")] = "auto"
-    nodata: Annotated[float | None, Option("Value of invalid pixels.", panel="Input")] = None
+    out: Annotated[Path, Option("Folder to write into.", flags=("-o",), output=True)]
 
 
 def import_weights(options: ImportOptions) -> tuple[Path, dict[str, Any]]:
@@ -111,17 +109,18 @@ def quantize_weights(options: QuantizeOptions, watch: Watch = SILENT) -> tuple[P
     from prn_cli.maps.tiles import Window
     from prn_cli.methods import load_refiner
     from prn_cli.methods.weights import find_weights
-    from prn_cli.rasters import find_inputs
-    from prn_cli.rasters.reading import Reading, open_map
+    from prn_cli.rasters import find_inputs, find_valid_masks, open_map
 
     found = find_weights(options.name)
     multiple = load_refiner(found, device="cpu").needs.multiple
     _make_folder(options.out, ("model.json", "model.onnx"))
-    paths = find_inputs(options.logits, stdin=sys.stdin)
-    reading = with_kind(Reading(kind=options.input_kind, nodata=options.nodata), paths, watch)
+    paths = find_inputs(options.logits, stdin=sys.stdin, null=options.null)
+    reading = with_kind(options.reading(), paths, watch)
+    chosen = paths[:: max(len(paths) // MOST_MAPS, 1)][:MOST_MAPS]
+    masks = find_valid_masks(chosen, options.valid_mask)
     maps = []
-    for path in paths[:: max(len(paths) // MOST_MAPS, 1)][:MOST_MAPS]:
-        with open_map("scores", path, reading) as scores:
+    for path in chosen:
+        with open_map("scores", path, reading, valid_mask=masks.of(path)) as scores:
             sides = min(scores.height, LARGEST_SIDE), min(scores.width, LARGEST_SIDE)
             maps.append(scores.logits(Window(0, 0, *sides)))
     return quantize(found, maps, options.out, multiple=multiple), len(maps)

@@ -54,7 +54,8 @@ def run(options: TrainOptions, watch: Watch) -> TrainResult:
         failures = [*found.failures, *(given.failures if given else ())]
         about = {"left_out": [name for name, _ in failures], "unused": found.unused}
         card = _export(ready, found.classes, holdout, outcome, {"conditions": conditions, "data": about})
-    return TrainResult(card, tuple(failures), len(names_of([*holdout.learn, *holdout.hold])))
+    images = len(names_of([*holdout.learn, *holdout.hold])) + len(failures)
+    return TrainResult(card, failures, f"{len(failures)} of {images} maps could not be used" if failures else "")
 
 
 def _begin(options: TrainOptions, watch: Watch) -> Run:
