@@ -17,7 +17,7 @@ from prn_cli.maps.noise import place_seed
 from prn_cli.maps.tiles import Window
 from prn_cli.methods import METHODS, OBJECTIVES, Folder, load_refiner, options_of, refiner_of
 from prn_cli.methods.recipe import build
-from prn_cli.methods.torch_runner import TorchRunner
+from prn_cli.methods.torch_runner import TorchRunner, load_tensors
 from prn_cli.methods.weights import find_tensors, find_weights
 from prn_cli.refinement.rows import How, Link, refine_map, refine_rows
 from prn_cli.training.augment import TrainingMap
@@ -36,6 +36,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     yield
     for name in [name for name in sys.modules if name.startswith("toy_method")]:
         del sys.modules[name]
+    sys.modules.pop("prn_cli.commands.train", None)  # which may have options of the toy
 
 
 def maps(count: int, seed: int) -> list[TrainingMap]:
@@ -157,6 +158,29 @@ def test_the_command_refines_with_it_here_and_on_dask(
     for here in outputs:
         there = Path(str(here).replace("here", "there", 1))
         np.testing.assert_array_equal(read(here), read(there))
+
+
+def test_the_commands_train_it_and_chain_it_behind_fast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "prn_cli.commands.train", raising=False)  # its options are those of what is known
+    for name in ("logits", "labels"):
+        Path(name).mkdir()
+    for m in maps(4, 1):
+        np.save(f"logits/{m.name}.npy", m.logits)
+        Image.fromarray(m.label * np.uint8(255)).save(f"labels/{m.name}.png")
+    line = ["train", "--network", "toy", "--features", "5", "--objective", "bank", "--weight", "0.5", "--folds", "2"]
+    sizes = ["--crop", "64", "--batch", "2", "--epochs", "2", "--steps", "2", "--threads", "1", "-q"]
+    assert app.run([*line, *sizes]) == 0, capsys.readouterr().err
+    assert set(load_tensors(Path("run/model.safetensors"))[0]) == set(build("toy").state_dict())
+    chain = ["refine", "logits", "-w", "fast", "-w", "run", "--strength", "1", "--strength", "0.5"]
+    assert app.run([*chain, "-o", "masks", "--bias", "bias", "-q"]) == 0, capsys.readouterr().err
+    fast, toy = (load_refiner(find_weights(name), device="cpu", threads=1) for name in ("fast", "run"))
+    for m in maps(4, 1):
+        seed = place_seed(0, m.name)
+        refined = refine_map(refine_map(m.logits, fast, strength=1.0), toy, strength=0.5, seed=seed)
+        np.testing.assert_allclose(np.load(f"bias/{m.name}.npy"), refined - m.logits, atol=1e-5)
 
 
 def test_a_network_in_training_cannot_be_pickled(tmp_path: Path) -> None:
