@@ -465,3 +465,9 @@ def test_damaged_folds_are_named(folder: Path, damage: str) -> None:
     assert done.returncode == 1
     assert "folds.json: not the folds of a training run" in done.stderr
     assert "start anew with --overwrite" in done.stderr
+
+
+def test_a_value_of_invalid_pixels_may_be_nan(folder: Path) -> None:
+    done = prn(folder, "train", *SMALL, "--nodata", "nan", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["conditions"]["nodata"] == "nan"

@@ -155,9 +155,11 @@ def _note(run: Run, found: Dataset, holdout: Holdout) -> None:
 def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
     """What the result depends on besides settings and maps."""
     options = run.options
-    given = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "shots")
+    names = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "shots")
+    given = {name: getattr(options, name) for name in names}
     return {
-        **{name: getattr(options, name) for name in given},
+        # As text where JSON has nothing of the kind: paths, and numbers that may be NaN.
+        **{name: value if isinstance(value, str | int | None) else str(value) for name, value in given.items()},
         "classes": list(found.classes) if len(found.classes) > 1 else [],
         "input_kind": found.kind,
         "from": None if run.start is None else run.start.sha256,
