@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from prn_cli.metrics import intervals, regions
 from prn_cli.metrics.boundaries import count_boundaries
-from prn_cli.tasks.binary import score_image
+from prn_cli.tasks.binary import Binary
 
 SIDE = 2000
 LIMITS = {"boundaries": 16, "all metrics of a map": 40, "intervals of 150 maps": 1}
@@ -41,7 +41,7 @@ def main() -> int:
     levels = (255 * probabilities).astype(np.intp).ravel()
     work = {
         "boundaries": lambda: count_boundaries(mask, label),
-        "all metrics of a map": lambda: score_image(probabilities, label),
+        "all metrics of a map": lambda: Binary().score_image(probabilities, label),
         "intervals of 150 maps": lambda: intervals.compare(*counts, regions.iou, pool=True, resamples=1000),
     }
     found = {what: ratio(each, lambda: np.bincount(levels), options.pairs) for what, each in work.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import subprocess
 import sys
@@ -112,6 +113,14 @@ def test_help_imports_little(tmp_path):
     loaded = modules_after(tmp_path / "modules", "--help")
     assert len(loaded) < 380
     assert len({name for name in loaded if name.startswith("prn_cli")}) < 16
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.name)
+def test_benches_import_what_is_there(path):
+    pytest.importorskip("torch")
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prn_cli"):
+            exec(f"from {node.module} import {', '.join(name.name for name in node.names)}", {})
 
 
 def test_version():
