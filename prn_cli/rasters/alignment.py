@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prn_cli.rasters.raster import Raster
 
@@ -31,15 +32,26 @@ class Axis(NamedTuple):
         """Whether pixels lie on pixels."""
         return self.step == 1 and self.start == int(self.start)
 
-    def span(self, first: int, count: int) -> tuple[float, float]:
-        """What map pixels cover, in image pixels."""
-        return self.start + first * self.step, self.start + (first + count) * self.step
+    def taps(self, first: int, count: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """Image pixels that map pixels are interpolated from, `(count, taps)`, and their weights.
 
-    def reach(self, first: int, count: int) -> tuple[int, int]:
-        """The image pixels that map pixels are interpolated from; they may lie beyond the image."""
-        low, high = self.span(first, count)
-        support = 0 if self.aligned else max(self.step, 1.0)
-        return math.floor(low - support), math.ceil(high + support)
+        A triangle around the centre, as wide as a pixel of the map or of the image, whichever is larger: linear
+        interpolation where the image is coarser, an average over the pixel where it is finer. Weights add up to 1, or
+        are 0 where the centre lies beyond the image.
+        """
+        if self.aligned:
+            index = int(self.start) + np.arange(first, first + count)[:, np.newaxis]
+            inside = (index >= 0) & (index < self.size)
+            return np.clip(index, 0, self.size - 1), inside.astype(np.float32)
+        centres = self.start + (np.arange(first, first + count) + 0.5) * self.step - 0.5
+        reach = max(self.step, 1.0)
+        lowest = np.floor(centres - reach).astype(np.intp) + 1
+        index = lowest[:, np.newaxis] + np.arange(math.ceil(2 * reach))
+        weights = np.clip(1 - np.abs(index - centres[:, np.newaxis]) / reach, 0, None)
+        weights[(index < 0) | (index >= self.size)] = 0
+        weights[(centres < -0.5) | (centres > self.size - 0.5)] = 0
+        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+        return np.clip(index, 0, self.size - 1), weights.astype(np.float32)
 
 
 def align(image: Raster, like: Raster) -> tuple[Axis, Axis]:

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from prn_cli.errors import reason
 from prn_cli.files.gdal import import_rasterio
 from prn_cli.rasters.libtiff import silence_libtiff
 from prn_cli.rasters.tiff_writing import TiffWriter, checked_options
+from prn_cli.rasters.writing import Target
 
 _CHOICES = {
     "COMPRESS": ("DEFLATE", "LZW", "ZSTD", "NONE"),
@@ -37,19 +38,10 @@ class CogWriter(TiffWriter):
         MissingExtraError: rasterio is not installed.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        height: int,
-        width: int,
-        dtype: np.dtype[Any],
-        *,
-        creation_options: Mapping[str, str],
-        **more: Any,
-    ) -> None:
+    def __init__(self, target: Target) -> None:
         self._rasterio = import_rasterio("--format cog")
-        self._options = cog_options(dtype, creation_options)
-        super().__init__(path, height, width, dtype, creation_options={"BIGTIFF": "IF_SAFER"}, **more)
+        self._options = cog_options(target.dtype, target.creation_options)
+        super().__init__(replace(target, creation_options={"BIGTIFF": "IF_SAFER"}))
 
     def _finish(self) -> None:
         super()._finish()

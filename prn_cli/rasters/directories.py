@@ -36,11 +36,11 @@ def check_directories(path: Path) -> list[set[int]]:
             raise _damaged("not a TIFF", path)
         (version,) = struct.unpack_from(order + "H", head, 2)
         if version == 42:
-            number, entry, offset, inline = order + "H", order + "HHI4x", order + "I", 4
-            (at,) = struct.unpack_from(offset, head, 4)
+            formats, inline = (order + "H", order + "HHI4x", order + "I"), 4
+            (at,) = struct.unpack_from(formats[2], head, 4)
         elif version == 43 and len(head) == 16:
-            number, entry, offset, inline = order + "Q", order + "HHQ8x", order + "Q", 8
-            (at,) = struct.unpack_from(offset, head, 8)
+            formats, inline = (order + "Q", order + "HHQ8x", order + "Q"), 8
+            (at,) = struct.unpack_from(formats[2], head, 8)
         else:
             raise _damaged(f"not a TIFF: version {version}, expected 42 or 43", path)
         seen: set[int] = set()
@@ -54,7 +54,7 @@ def check_directories(path: Path) -> list[set[int]]:
                     f"more than {MOST_PAGES} pages, expected one map", hint="save one map a file", path=path
                 )
             seen.add(at)
-            entries, at = _directory(file, at, number, entry, offset, path)
+            entries, at = _directory(file, at, formats, path)
             codes.append({code for code, _ in entries})
             claimed += sum(length for _, length in entries if length > inline)
             if claimed > size:
@@ -62,10 +62,9 @@ def check_directories(path: Path) -> list[set[int]]:
     return codes
 
 
-def _directory(
-    file: BinaryIO, at: int, number: str, entry: str, offset: str, path: Path
-) -> tuple[list[tuple[int, int]], int]:
+def _directory(file: BinaryIO, at: int, formats: tuple[str, str, str], path: Path) -> tuple[list[tuple[int, int]], int]:
     """Code and number of bytes of each tag of a directory, and the offset of the next directory."""
+    number, entry, offset = formats
     try:
         file.seek(at)
         (count,) = struct.unpack(number, file.read(struct.calcsize(number)))

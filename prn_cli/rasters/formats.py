@@ -18,10 +18,9 @@ from numpy.typing import DTypeLike, NDArray
 from prn_cli.errors import InputError, PrnError, UsageError, reason
 from prn_cli.files.remote import as_path, gdal_name
 from prn_cli.maps.tiles import row_bands
-from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.guards import check_stored
 from prn_cli.rasters.raster import Raster, holds
-from prn_cli.rasters.writing import RasterWriter
+from prn_cli.rasters.writing import RasterWriter, Target
 
 _TIFF = (".tif", ".tiff")
 _JPEG = (".jpg", ".jpeg")
@@ -188,19 +187,14 @@ def create_raster(
             hint="give another name",
             path=path,
         )
-    name = _WRITERS[suffix]
-    more: dict[str, Any] = {}
-    if suffix in _TIFF:
-        name = _COG if cog else name
-        geo: GeoTags | None = None if like is None or like.geo is None else like.geo.downscaled(downscale)
-        more = {"geo": geo, "nodata": nodata, "palette": palette, "creation_options": creation_options or {}}
-    elif suffix == ".png" and soft:
-        name = _SOFT_PNG
-    elif suffix == ".png":
-        if kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
-            raise UsageError(f"PNG cannot hold {kind}, only uint8 and uint16", hint="write .tif or .npy", path=path)
-        more = {"nodata": nodata, "palette": palette}
-    writer: RasterWriter = _load(name)(path, height, width, kind, **more)
+    tiff, png = suffix in _TIFF, suffix == ".png"
+    if png and not soft and kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        raise UsageError(f"PNG cannot hold {kind}, only uint8 and uint16", hint="write .tif or .npy", path=path)
+    geo = None if like is None or like.geo is None else like.geo.downscaled(downscale)
+    name = _COG if tiff and cog else _SOFT_PNG if png and soft else _WRITERS[suffix]
+    writer: RasterWriter = _load(name)(
+        Target(path, height, width, kind, nodata, palette, geo if tiff else None, creation_options or {})
+    )
     return writer
 
 

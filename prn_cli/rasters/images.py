@@ -18,7 +18,7 @@ from prn_cli.rasters.roles import Reading, Role
 from prn_cli.rasters.valid import ValidMap
 
 _PIXELS_AT_ONCE = 4 << 20  # of an image, while it is resampled
-_LEAST_SHARE = 0.5 - 1e-6
+_LEAST_SHARE = 0.5  # of a pixel
 
 
 class MapImage(ValidMap):
@@ -77,8 +77,8 @@ class MapImage(ValidMap):
         """
         window = window or Window(0, 0, self.height, self.width)
         result = np.full((self.bands, window.height, window.width), np.nan, np.float32)
-        left, right = self._columns.reach(window.x, window.width)
-        at_once = max(int(_PIXELS_AT_ONCE / (right - left) / max(self._rows.step, 1)), 1)
+        source_width = window.width * self._columns.step + 1
+        at_once = max(int(_PIXELS_AT_ONCE / source_width / max(self._rows.step, 1)), 1)
         for first in range(0, window.height, at_once):
             rows = Window(window.y + first, window.x, min(at_once, window.height - first), window.width)
             self._read_rows(rows, result[:, first : first + rows.height])
@@ -86,41 +86,37 @@ class MapImage(ValidMap):
         return result
 
     def _read_rows(self, window: Window, result: NDArray[np.float32]) -> None:
-        """Fill a window of the map, `(bands, h, w)`, as far as the image reaches.
+        """Fill a window of the map, `(bands, h, w)`, as far as the image reaches."""
+        (down, on_rows), (across, on_columns) = (
+            axis.taps(*span)
+            for axis, span in ((self._rows, (window.y, window.height)), (self._columns, (window.x, window.width)))
+        )
+        reached, used = on_rows.any(axis=1), on_columns.any(axis=1)
+        if not (reached.any() and used.any()):
+            return
+        top, bottom, left, right = (
+            down[reached].min(),
+            down[reached].max() + 1,
+            across[used].min(),
+            across[used].max() + 1,
+        )
+        values, valid = self._colours(Window(int(top), int(left), int(bottom - top), int(right - left)))
+        whole = bool(valid.all())
+        if self._rows.aligned and self._columns.aligned:
+            y, x = reached.argmax(), used.argmax()
+            result[:, y : y + bottom - top, x : x + right - left] = values if whole else np.where(valid, values, np.nan)
+            return
 
-        Linear interpolation where the image is coarser than the map, an average over the map pixel where it is finer.
-        """
-        rows, columns = self._rows, self._columns
-        (top, bottom), (left, right) = rows.reach(window.y, window.height), columns.reach(window.x, window.width)
-        y, x = max(top, 0), max(left, 0)
-        inside = Window(y, x, min(bottom, rows.size) - y, min(right, columns.size) - x)
-        if min(inside.height, inside.width) < 1:
+        def resampled(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+            return _weighted(_weighted(pixels, down - top, on_rows, axis=1), across - left, on_columns, axis=2)
+
+        if whole:
+            result[:] = np.where(np.logical_and.outer(reached, used), resampled(values), np.nan)
             return
-        values, valid = self._colours(inside)
-        place = Window(y - top, x - left, inside.height, inside.width).slices
-        if rows.aligned and columns.aligned:
-            result[:, *place] = values if valid.all() else np.where(valid, values, np.nan)
-            return
-        weights = np.zeros((bottom - top, right - left), np.float32)  # nothing is made of what is invalid or beyond
-        weights[place] = valid
-        padded = np.zeros((len(values), *weights.shape), np.float32)
-        padded[:, *place] = values if valid.all() else np.where(valid, values, 0)
-        (y0, y1), (x0, x1) = rows.span(window.y, window.height), columns.span(window.x, window.width)
-        down, across = (y0 - top, y1 - top), (x0 - left, x1 - left)
-        on_rows, on_columns = np.zeros((len(weights), 1), np.float32), np.zeros((1, weights.shape[1]), np.float32)
-        on_rows[place[0]] = on_columns[:, place[1]] = 1
-        on_rows = _resized(on_rows, (window.height, 1), down, (0, 1))
-        on_columns = _resized(on_columns, (1, window.width), (0, 1), across)
-        for covered in (on_rows, on_columns):
-            covered[covered < _LEAST_SHARE] = np.nan  # the centre lies beyond the image
-        covered = on_rows * on_columns
-        share = covered
-        if not valid.all():  # a pixel that is mostly invalid is invalid
-            share = _resized(weights, covered.shape, down, across)
-            share = np.where(share >= _LEAST_SHARE * covered, share, np.nan)
-        for number, band in enumerate(padded):
-            np.divide(_resized(band, share.shape, down, across), share, out=result[number])
-        result[len(padded) :] = result[0]  # a grey image fills all bands
+        values[:, ~valid] = 0
+        share = resampled(valid.astype(np.float32)[np.newaxis])[0]
+        share[share < _LEAST_SHARE] = np.nan  # a pixel that is mostly invalid is invalid
+        result[:] = resampled(values) / share  # the others are made of what is valid in them
 
     def check_valid(self) -> None:
         """Check that the image has a valid pixel. What was not read yet is, until one is found.
@@ -182,11 +178,17 @@ def _bands(raster: Raster) -> int:
     return 3 if raster.palette is not None and raster.bands == 1 else raster.bands - raster.alpha_last
 
 
-def _resized(
-    values: NDArray[np.float32], shape: tuple[int, ...], down: tuple[float, float], across: tuple[float, float]
+def _weighted(
+    values: NDArray[np.float32], index: NDArray[np.intp], weights: NDArray[np.float32], *, axis: int
 ) -> NDArray[np.float32]:
-    """A part of `(h, w)`, given by its first and last row and column, in another shape."""
-    from prn_cli.rasters.pillow import Image
-
-    box = across[0], down[0], across[1], down[1]
-    return np.array(Image.fromarray(values).resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box))
+    """Weighted sums of rows (axis 1) or columns (axis 2) of `(C, h, w)`."""
+    shape = [1, 1, 1]
+    shape[axis] = len(index)
+    total: NDArray[np.float32] | None = None
+    for taps, weight in zip(index.T, weights.T, strict=True):
+        if weight.any():
+            part = np.take(values, taps, axis=axis)
+            part *= weight.reshape(shape)
+            total = part if total is None else np.add(total, part, out=total)
+    assert total is not None
+    return total

@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 import zlib
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from prn_cli.maps.tiles import WholeRows, Window
-from prn_cli.rasters.writing import RasterWriter, full_palette, packer
+from prn_cli.rasters.writing import RasterWriter, Target, full_palette, packer
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3
@@ -29,19 +28,9 @@ class PngWriter(RasterWriter):
 
     any_order = False
 
-    def __init__(
-        self,
-        path: Path,
-        height: int,
-        width: int,
-        dtype: np.dtype[Any],
-        nodata: float | None,
-        palette: NDArray[np.uint8] | None = None,
-    ) -> None:
-        super().__init__(path, height, width, dtype)
-        self._nodata = nodata
-        self._palette = palette
-        self._whole: WholeRows[NDArray[Any]] = WholeRows(width, partial(np.concatenate, axis=1))
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._whole: WholeRows[NDArray[Any]] = WholeRows(self.width, partial(np.concatenate, axis=1))
 
     def _start(self) -> None:
         self._packer = packer(self.dtype)
@@ -51,14 +40,14 @@ class PngWriter(RasterWriter):
         self._file = self._temporary.open("wb")
         self._file.write(_SIGNATURE)
         depth = 8 * self.dtype.itemsize
-        colour = _GREY if self._palette is None else _PALETTE
+        colour = _GREY if self._target.palette is None else _PALETTE
         self._write_chunk(b"IHDR", struct.pack(">IIBBBBB", self.width, self.height, depth, colour, 0, 0, 0))
-        if self._palette is not None:
-            self._write_chunk(b"PLTE", full_palette(self._palette).tobytes())
-        if self._nodata is not None:
-            number = int(self._nodata)
+        if self._target.palette is not None:
+            self._write_chunk(b"PLTE", full_palette(self._target.palette).tobytes())
+        if self._target.nodata is not None:
+            number = int(self._target.nodata)
             opaque_until = b"\xff" * number + b"\0"
-            self._write_chunk(b"tRNS", struct.pack(">H", number) if self._palette is None else opaque_until)
+            self._write_chunk(b"tRNS", struct.pack(">H", number) if self._target.palette is None else opaque_until)
 
     def _take(self, piece: NDArray[Any], y: int, x: int) -> None:
         rows = self._whole.add(piece if piece.shape[1] == self.width else piece.copy(), y, x, piece.shape[1])

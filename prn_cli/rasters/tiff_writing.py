@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from prn_cli.errors import OutputError, UsageError
-from prn_cli.rasters.geo import ASCII, TAG_TYPES, GeoTags
-from prn_cli.rasters.writing import RasterWriter, full_palette, packer
+from prn_cli.rasters.geo import ASCII, TAG_TYPES
+from prn_cli.rasters.writing import RasterWriter, Target, full_palette, packer
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
@@ -152,20 +151,11 @@ class _Block:
 class TiffWriter(RasterWriter):
     """A TIFF being written, by its own thread if it is large."""
 
-    def __init__(
-        self,
-        path: Path,
-        height: int,
-        width: int,
-        dtype: np.dtype[Any],
-        *,
-        geo: GeoTags | None,
-        nodata: float | None,
-        palette: NDArray[np.uint8] | None = None,
-        creation_options: Mapping[str, str],
-    ) -> None:
-        super().__init__(path, height, width, dtype)
-        self._layout = tiff_layout(height, width, dtype, creation_options)
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        height, width, dtype = self.height, self.width, self.dtype
+        geo, nodata, palette = target.geo, target.nodata, target.palette
+        self._layout = tiff_layout(height, width, dtype, target.creation_options)
         # 16 bits a colour, as TIFF has it: 255 becomes 65535.
         self._colours = None if palette is None else full_palette(palette).T.astype(np.uint16) * np.uint16(257)
         self._tags: list[tuple[int, int, int, Any, bool]] = []

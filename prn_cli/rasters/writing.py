@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,8 +16,23 @@ from zlib_ng import zlib_ng
 
 from prn_cli.errors import OutputError
 from prn_cli.files.temporaries import Temporary, is_stream
+from prn_cli.rasters.geo import GeoTags
 
 _LEVEL = 6  # of deflate, 1 to 9
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What `prn_cli.rasters.formats.create_raster` is asked for; see there."""
+
+    path: Path
+    height: int
+    width: int
+    dtype: np.dtype[Any]
+    nodata: float | None = None
+    palette: NDArray[np.uint8] | None = None
+    geo: GeoTags | None = None
+    creation_options: Mapping[str, str] = field(default_factory=dict)
 
 
 class RasterWriter(ABC):
@@ -31,14 +48,12 @@ class RasterWriter(ABC):
 
     any_order = True
 
-    def __init__(self, path: Path, height: int, width: int, dtype: np.dtype[Any]) -> None:
-        self.path = path
-        self.height = height
-        self.width = width
-        self.dtype = dtype
+    def __init__(self, target: Target) -> None:
+        self.path, self.height, self.width, self.dtype = target.path, target.height, target.width, target.dtype
+        self._target = target
         self._below = 0  # the last piece
-        self._missing = height * width
-        self._place = Temporary(path)
+        self._missing = self.height * self.width
+        self._place = Temporary(self.path)
         self._temporary = self._place.name
         self._finished = False
         self._file: Any = None
