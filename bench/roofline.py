@@ -64,8 +64,8 @@ def network_cost(path: Path, height: int, width: int) -> Cost:
     return Cost(operations / (height * width), traffic / (height * width))
 
 
-def peaks(device: str, threads: int) -> Peaks:
-    """The device's own speeds in float32, or TF32 on a GPU, as onnxruntime's convolutions take it.
+def peaks(device: str, threads: int, *, precision: str = "tf32") -> Peaks:
+    """The device's own speeds in `fp32`, `tf32`, `bf16` or `fp16`; on a CPU, `tf32` is float32.
 
     The operations are those of a matrix product or of a convolution of 3×3, whichever is faster, the best of some runs.
     """
@@ -73,11 +73,15 @@ def peaks(device: str, threads: int) -> Peaks:
 
     torch.set_num_threads(threads)
     if device == "cuda":
-        torch.set_float32_matmul_precision("high")
+        torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     side, count = _SIDE[device], _BYTES[device] // 4
-    left, right = (torch.rand(side, side, device=device) for _ in range(2))
-    maps = torch.rand(_BATCH[device], _CHANNELS, _CHANNELS, _CHANNELS, device=device)
-    kernel = torch.rand(_CHANNELS, _CHANNELS, 3, 3, device=device)
+    left, right = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(2))
+    maps = torch.rand(_BATCH[device], _CHANNELS, _CHANNELS, _CHANNELS, device=device, dtype=dtype)
+    kernel = torch.rand(_CHANNELS, _CHANNELS, 3, 3, device=device, dtype=dtype)
+    if device == "cuda":
+        maps, kernel = (tensor.to(memory_format=torch.channels_last) for tensor in (maps, kernel))
     source, target = (torch.zeros(count, device=device) for _ in range(2))
 
     def best(work: Callable[[], object]) -> float:

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prn_cli.errors import WeightsError
+from prn_cli.execution.watch import SILENT, Watch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,23 +92,28 @@ def refiner_of(runner: Runner) -> Refiner:
     return cast("Refiner", METHODS[network].part("refiner")(runner))
 
 
-def load_refiner(weights: Weights, *, device: Device = "auto", threads: int = 0, side_by_side: bool = False) -> Refiner:
+def load_refiner(
+    weights: Weights,
+    *,
+    device: Device = "auto",
+    threads: int = 0,
+    side_by_side: bool = False,
+    watch: Watch = SILENT,
+) -> Refiner:
     """Load weights into the refiner of their method.
 
     Args:
-        weights: found and verified: an ONNX file, which onnxruntime runs (see `prn_cli.methods.weights.find_weights`),
-            or tensors, which torch runs (see `find_tensors`).
+        weights: found and verified: an ONNX file, see `prn_cli.methods.weights.find_weights`, or tensors, see
+            `find_tensors`.
         device: `auto` takes CUDA where it works, else the CPU.
         threads: on the CPU; 0 for as many as cores.
         side_by_side: several runs at once, for callers with several threads, see `Session`.
+        watch: hears why `auto` takes the CPU.
 
     Raises:
         WeightsError: not a model, not one of prn, or of a network that this version does not know.
         DeviceError: the device cannot be had.
     """
-    if weights.path.suffix.lower() == ".safetensors":
-        # By name: refining needs no torch, unless tensors are asked for.
-        return refiner_of(import_module("prn_cli.methods.torch_runner").load_runner(weights.path, device=device))
-    from prn_cli.methods.session import Session
+    from prn_cli.methods.loading import load_runner
 
-    return refiner_of(Session(weights.path, device=device, threads=threads, side_by_side=side_by_side))
+    return refiner_of(load_runner(weights, device=device, threads=threads, side_by_side=side_by_side, watch=watch))

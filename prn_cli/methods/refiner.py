@@ -32,6 +32,7 @@ class Runner(Protocol):
     Attributes:
         path: the file, if there is one.
         device: where it runs: `cpu` or `cuda`.
+        library: that runs it, with its version, and the card's name.
         runs: how many runs may go on at once; more of them wait.
         metadata: what the weights say of themselves.
         inputs: names of the network's inputs.
@@ -39,6 +40,7 @@ class Runner(Protocol):
     """
 
     device: str
+    library: str
     runs: int
     metadata: Mapping[str, str]
     inputs: list[str]
@@ -127,6 +129,7 @@ class Refiner:
         name: of the method.
         needs: see there.
         device: where it runs: `cpu` or `cuda`.
+        library: that runs its network, for people.
         runs: how many calls of `field` go on at once; more of them wait.
         strength: of the correction that training found to be best, 0 to 1.
         threshold: probability above which a refined pixel is foreground.
@@ -136,6 +139,7 @@ class Refiner:
     name: str
     needs: Needs
     device: str = "cpu"
+    library: str = ""
     runs: int = 1
     strength: float = 1.0
     threshold: float = 0.5
@@ -198,7 +202,7 @@ class NetworkRefiner(Refiner):
 
     def __init__(self, runner: Runner) -> None:
         known = Metadata(runner.metadata, runner.path)
-        self.runner, self.device, self.runs = runner, runner.device, runner.runs
+        self.runner, self.device, self.library, self.runs = runner, runner.device, runner.library, runner.runs
         self.needs = Needs(
             multiple=known.number("prn.multiple", least=1),
             halo=known.number("prn.halo", least=0),

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import io
-import platform
 import re
-import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from functools import cache, lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +16,9 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import DeviceError, PrnError, WeightsError
 from prn_cli.execution.cores import core_count
+from prn_cli.methods.loading import Origin
 from prn_cli.methods.onnx_file import refuse_external_data
-from prn_cli.methods.weights import sha256_of, shipped
+from prn_cli.methods.shared_runs import Arrays, Results, SharedRuns
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -40,15 +36,24 @@ class Session:
     A run has the device's memory, or an equal part of the cores, to itself.
     """
 
-    def __init__(self, path: Path, *, device: str = "auto", threads: int = 0, side_by_side: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "cpu",
+        threads: int = 0,
+        side_by_side: bool = False,
+        origin: Origin | None = None,
+    ) -> None:
         """Load a model.
 
         Args:
             path: the ONNX file.
-            device: `cpu`, `cuda`, or `auto`: CUDA where it works, else the CPU.
+            device: `cpu` or `cuda`.
             threads: on the CPU; 0 for as many as cores.
             side_by_side: share the threads out among up to four runs at once, instead of giving all of them to one
                 run after another. That is faster wherever several threads call `run`, and takes memory for each run.
+            origin: what a copy in another process is loaded from; this file, if None.
 
         Raises:
             DeviceError: `cuda` was asked for and cannot be had.
@@ -61,18 +66,16 @@ class Session:
         except OSError as error:
             raise WeightsError(f"cannot be read: {error.strerror}", hint="check the file", path=path) from error
         refuse_external_data(model, path)
-        self._origin = (path.absolute(), hashlib.sha256(model).hexdigest(), device, threads, side_by_side)
-        cause = "" if device == "cpu" else _cuda_obstacle(runtime)
-        session = None
+        sha256 = hashlib.sha256(model).hexdigest()
+        self._origin = origin or Origin(path.absolute(), sha256, device, threads, side_by_side)
+        self.device, self.library = device, f"onnxruntime {runtime.__version__}"
         threads = threads or core_count()
-        if device != "cpu" and not cause:
-            session, cause = self._on_cuda(runtime, model, threads)
-        if session is None and device == "cuda":
-            raise DeviceError(f"CUDA cannot be used: {cause}", hint="check the driver, or use --device cpu")
-        self.device = "cpu" if session is None else "cuda"
-        self.runs = min(threads, _MOST_RUNS) if side_by_side and session is None else 1
-        self._session = session or self._create(runtime, model, ["CPUExecutionProvider"], threads // self.runs)
-        self._queue = SharedRuns(self._run_once, self.runs, _MOST_SHARED_PIXELS[self.device])
+        if device == "cuda":
+            self.runs, self._session = 1, self._on_cuda(runtime, model, threads)
+        else:
+            self.runs = min(threads, _MOST_RUNS) if side_by_side else 1
+            self._session = self._create(runtime, model, ["CPUExecutionProvider"], threads // self.runs)
+        self._queue = SharedRuns(self._run_once, at_once=self.runs, most_pixels=_MOST_SHARED_PIXELS[device])
         try:
             self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
             # An input that a run does not need is given in the smallest shape.
@@ -90,9 +93,12 @@ class Session:
 
         The device and the threads are as they were asked for, so `auto` and 0 are those of the other process.
         """
-        return _same_session, self._origin
+        return Origin.again, (self._origin,)
 
-    def _on_cuda(self, runtime: Any, model: bytes, threads: int) -> tuple[onnxruntime.InferenceSession | None, str]:
+    def _on_cuda(self, runtime: Any, model: bytes, threads: int) -> onnxruntime.InferenceSession:
+        cause = _cuda_obstacle(runtime)
+        if cause:
+            raise DeviceError(cause)
         # Maps differ in size, so an exhaustive search of algorithms for each size would cost more than it gains.
         providers = [("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}), "CPUExecutionProvider"]
         try:
@@ -100,11 +106,11 @@ class Session:
         except WeightsError:
             raise
         except Exception as error:
-            return None, _first_line(error)
+            raise DeviceError(_first_line(error)) from error
         # onnxruntime falls back to the CPU on its own where the libraries of CUDA are missing.
         if session.get_providers()[0] != "CUDAExecutionProvider":
-            return None, "onnxruntime could not load the CUDA and cuDNN libraries"
-        return session, ""
+            raise DeviceError("cannot load the libraries of CUDA and cuDNN")
+        return session
 
     def _create(self, runtime: Any, model: bytes, providers: list[Any], threads: int) -> onnxruntime.InferenceSession:
         options = runtime.SessionOptions()
@@ -157,110 +163,15 @@ class Session:
                 ) from error
             raise PrnError(f"the network {self.path.name} failed on {shape} pixels: {_first_line(error)}") from error
 
-    def _run_once(
-        self, outputs: tuple[str, ...], inputs: Mapping[str, NDArray[np.float32]]
-    ) -> list[NDArray[np.float32]]:
+    def _run_once(self, outputs: tuple[str, ...], batches: Sequence[Arrays]) -> Results:
+        inputs = batches[0]
+        if len(batches) > 1:
+            inputs = {name: np.concatenate([batch[name] for batch in batches]) for name in inputs}
         if len(inputs) == len(self._least):
             return list(self._session.run(list(outputs), dict(inputs)))
         options = _runtime().RunOptions()
         options.only_execute_path_to_fetches = True
         return list(self._session.run(list(outputs), self._least | dict(inputs), options))
-
-
-class SharedRuns:
-    """Lets so many runs go on at once; batches of the same shape that wait meanwhile share the next one.
-
-    Args:
-        run: from names of outputs and inputs, whose first axis is the batch's, to outputs.
-        at_once: how many may go on.
-        most_pixels: how many pixels of several batches may share a run.
-    """
-
-    def __init__(
-        self,
-        run: Callable[[tuple[str, ...], Mapping[str, NDArray[np.float32]]], list[NDArray[np.float32]]],
-        at_once: int,
-        most_pixels: int,
-    ) -> None:
-        self._run = run
-        self._most_pixels = most_pixels
-        self._slots = threading.BoundedSemaphore(at_once)
-        self._lock = threading.Lock()
-        self._waiting: list[_Request] = []
-
-    def run(self, outputs: tuple[str, ...], inputs: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Run a batch, alone or with others."""
-        own = _Request(outputs, inputs)
-        with self._lock:
-            self._waiting.append(own)
-        with self._slots:
-            with self._lock:
-                taken = self._take(own)
-            if taken:
-                self._run_all(taken)
-        return own.results.result()  # whoever took this batch along may not be through with it
-
-    def _take(self, own: _Request) -> list[_Request]:
-        """The batches of the next run; none if another run has taken this one along."""
-        if own not in self._waiting:
-            return []
-        most = max(self._most_pixels // own.pixels, 1)
-        taken = [own, *[other for other in self._waiting if other is not own and other.kind == own.kind][: most - 1]]
-        self._waiting = [other for other in self._waiting if other not in taken]
-        return taken
-
-    def _run_all(self, requests: list[_Request]) -> None:
-        first = requests[0]
-        try:
-            if len(requests) == 1:
-                first.results.set_result(self._run(first.outputs, first.inputs))
-                return
-            joined = {name: np.concatenate([each.inputs[name] for each in requests]) for name in first.inputs}
-            results = self._run(first.outputs, joined)
-            cuts = np.cumsum([each.count for each in requests])[:-1]
-            for each, *parts in zip(requests, *(np.split(result, cuts) for result in results), strict=True):
-                each.results.set_result(parts)
-        except BaseException as error:
-            for each in requests:
-                each.results.set_exception(error)
-
-
-class _Request:
-    """A batch that waits for its run."""
-
-    def __init__(self, outputs: tuple[str, ...], inputs: Mapping[str, NDArray[np.float32]]) -> None:
-        self.outputs, self.inputs = outputs, inputs
-        first = next(iter(inputs.values()))
-        self.count, self.pixels = len(first), first.size
-        self.kind = outputs, tuple((name, array.shape) for name, array in inputs.items())
-        self.results: Future[list[NDArray[np.float32]]] = Future()
-
-
-_loading = threading.Lock()
-
-
-def _same_session(path: Path, sha256: str, device: str, threads: int, side_by_side: bool) -> Session:
-    """The session that was pickled, one a process.
-
-    Raises:
-        WeightsError: neither this path nor the weights shipped with prn have that sha256 here.
-    """
-    with _loading:
-        return _load_same(path, sha256, device, threads, side_by_side)
-
-
-@lru_cache(maxsize=4)
-def _load_same(path: Path, sha256: str, device: str, threads: int, side_by_side: bool) -> Session:
-    here = [weights.path for weights in shipped() if weights.sha256 == sha256]
-    for place in (path, *here):
-        if place.is_file() and sha256_of(place) == sha256:
-            return Session(place, device=device, threads=threads, side_by_side=side_by_side)
-    found = f"sha256 is {sha256_of(path)}" if path.is_file() else "no such file"
-    raise WeightsError(
-        f"{found} on {platform.node()}, expected sha256 {sha256}",
-        hint="put the weights on a file system that all machines share",
-        path=path,
-    )
 
 
 @cache
@@ -276,17 +187,9 @@ def _runtime() -> Any:
 
 
 def _cuda_obstacle(runtime: Any) -> str:
-    """Why CUDA cannot be used, as far as that shows without loading its libraries; empty if nothing does."""
+    """Why this onnxruntime cannot use CUDA, as far as that shows without loading CUDA's libraries; empty if it may."""
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
-        return "this onnxruntime has no CUDA support (the package onnxruntime-gpu has)"
-    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        library = ctypes.CDLL(driver)
-        count = ctypes.c_int(0)
-        if library.cuInit(0) != 0 or library.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-            return "the NVIDIA driver finds no device"
-    except OSError:
-        return f"no NVIDIA driver ({driver})"
+        return "built without CUDA (the package onnxruntime-gpu has it)"
     # CUDA and cuDNN may lie in pip packages, where the loader does not look on its own. It prints what it misses.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
         runtime.preload_dlls(directory="")

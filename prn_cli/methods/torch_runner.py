@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from prn_cli.errors import DeviceError, InputError, PrnError
 from prn_cli.methods import recipe_of
-from prn_cli.methods.recipe import describe, from_description
+from prn_cli.methods.loading import Origin
+from prn_cli.methods.recipe import Graph, describe, from_description
 from prn_cli.methods.refiner import FloatMap
 
 
@@ -25,60 +26,86 @@ class TorchRunner:
         network: put into eval mode, and run where its parameters are.
         metadata: of its weights; those of a network without weights if None.
         path: of its file, if there is one.
+        origin: what a copy in another process is loaded from; without it, there can be none.
     """
 
     runs = 1
 
-    def __init__(self, network: Any, *, metadata: Mapping[str, str] | None = None, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        network: Any,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        path: Path | None = None,
+        origin: Origin | None = None,
+    ) -> None:
+        self.path, self._origin = path, origin
         self.metadata = describe(network) if metadata is None else metadata
         self._where = next(iter(network.parameters())).device
-        self.device = self._where.type
+        self.device, self.library = self._where.type, f"torch {torch.__version__}"
         network.eval()
         self._graphs = recipe_of(network.name).graphs(network)
         self.inputs = [name for graph in self._graphs for name in graph.inputs]
         self.outputs = [name for graph in self._graphs for name in graph.outputs]
 
-    @torch.no_grad()
     def run(self, outputs: Sequence[str], inputs: Mapping[str, FloatMap]) -> list[FloatMap]:
         """Run the graph that gives these outputs.
 
         Raises:
             PrnError: there is not enough memory.
         """
-        graph = next(graph for graph in self._graphs if set(outputs) <= set(graph.outputs))
-        # Copies: arrays may be views turned round, or read-only.
-        tensors = [torch.from_numpy(np.array(inputs[name], np.float32, order="C")) for name in graph.inputs]
         try:
-            found = graph.module(*(tensor.to(self._where) for tensor in tensors))
+            return self._run(tuple(outputs), inputs)
         except torch.OutOfMemoryError as error:
-            shape = "×".join(map(str, tensors[0].shape))
+            shape = "×".join(map(str, next(iter(inputs.values())).shape))
             raise PrnError(
                 f"not enough memory on {self.device} for a run on {shape} pixels", hint="use a smaller --tile"
             ) from error
-        results = dict(zip(graph.outputs, [found] if isinstance(found, Tensor) else found, strict=True))
-        return [results[name].float().cpu().numpy() for name in outputs]
+
+    @torch.no_grad()
+    def _run(self, outputs: tuple[str, ...], inputs: Mapping[str, FloatMap]) -> list[FloatMap]:
+        graph = self.graph_of(outputs)
+        # Copies: arrays may be views turned round, or read-only.
+        tensors = [torch.from_numpy(np.array(inputs[name], np.float32, order="C")) for name in graph.inputs]
+        found = results_of(graph, [tensor.to(self._where) for tensor in tensors])
+        return [found[name].float().cpu().numpy() for name in outputs]
+
+    def graph_of(self, outputs: Sequence[str]) -> Graph:
+        """The graph that gives these outputs."""
+        return next(graph for graph in self._graphs if set(outputs) <= set(graph.outputs))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the path: another process loads the file itself."""
-        if self.path is None:
+        """Pickle the origin: another process loads the file itself, and checks that it is the same."""
+        if self._origin is None:
             raise TypeError("a network in training cannot be pickled")
-        return load_runner, (self.path, self.device)
+        return Origin.again, (self._origin,)
 
 
-def load_runner(path: Path, device: str = "auto") -> TorchRunner:
+def results_of(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The outputs of a graph, by name."""
+    found = graph.module(*inputs)
+    return dict(zip(graph.outputs, [found] if isinstance(found, Tensor) else found, strict=True))
+
+
+def load_runner(path: Path, device: str = "auto", *, origin: Origin | None = None) -> TorchRunner:
     """A runner for the network of a `model.safetensors`.
 
     Args:
         path: of the file.
         device: `auto` takes CUDA where it can be had, else the CPU; `cpu`; `cuda`.
+        origin: what a copy in another process is loaded from.
 
     Raises:
         DeviceError: `cuda` was asked for and cannot be had.
         InputError: see `load_network`.
     """
+    where = device_of(device)
     network, description = load_network(path)
-    return TorchRunner(network.to(device_of(device)), metadata=description, path=path)
+    if where.type == "cpu":
+        return TorchRunner(network, metadata=description, path=path, origin=origin)
+    from prn_cli.methods.cuda_runner import CudaRunner
+
+    return CudaRunner(network.to(where), metadata=description, path=path, origin=origin)
 
 
 def device_of(name: str) -> torch.device:
@@ -88,10 +115,7 @@ def device_of(name: str) -> torch.device:
         DeviceError: `cuda` was asked for and cannot be had.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "--device cuda, but this PyTorch sees no CUDA device",
-            hint="use --device cpu, or install a CUDA build of torch and a driver",
-        )
+        raise DeviceError(f"--device cuda, but torch {torch.__version__} sees no CUDA device", hint="see docs/gpu.md")
     return torch.device("cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda")
 
 

@@ -109,7 +109,20 @@ def find_tensors(name_or_path: str) -> Weights:
                 hint="give the model.safetensors of its run",
                 path=found.path,
             )
-        found = _described(name_or_path, beside, "safetensors")
+        found = described(beside, name_or_path, "safetensors")
+    return _verified(found)
+
+
+def tensors_beside(weights: Weights) -> Weights:
+    """The tensors of the network that verified ONNX weights hold, as the card that seals both files says.
+
+    Raises:
+        WeightsError: there is no such card, or the tensors are missing or damaged.
+    """
+    name = str(_entry(weights.card, "safetensors").get("file", ""))
+    if not name or _entry(weights.card, "onnx").get("sha256") != weights.sha256:
+        raise WeightsError("no card names the tensors of these weights", path=weights.path)
+    found = _describe(weights.name, weights.path.with_name(Path(name).name), "safetensors", weights.card)
     return _verified(found)
 
 
@@ -146,7 +159,7 @@ def _locate(name_or_path: str, kind: str, option: str) -> Weights:
             hint=f"convert it first: prn weights import '{path}'",
             path=path,
         )
-    return _described(name_or_path, path, kind)
+    return described(path, name_or_path, kind)
 
 
 def sha256_of(path: Path) -> str:
@@ -172,10 +185,10 @@ def _shipped(name: str, card: Mapping[str, Any], kind: str) -> Weights:
     return _describe(name, weights_folder() / str(_entry(card, kind).get("file", f"{name}.{kind}")), kind, card)
 
 
-def _described(name: str, path: Path, kind: str) -> Weights:
-    """Weights by path; a card beside them is believed."""
+def described(path: Path, name: str = "", kind: str = "onnx") -> Weights:
+    """Weights by path, not yet verified; a card beside them is believed."""
     card = path.with_suffix(".json")
-    return _describe(name, path, kind, _read_json(card) if card.is_file() else {})
+    return _describe(name or str(path), path, kind, _read_json(card) if card.is_file() else {})
 
 
 def _describe(name: str, path: Path, kind: str, card: Mapping[str, Any]) -> Weights:

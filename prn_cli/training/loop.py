@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prn_cli.errors import DivergedError
+from prn_cli.execution.ahead import ahead
 from prn_cli.execution.watch import Epoch
 from prn_cli.maps.noise import place_seed
 from prn_cli.methods import objective_of, options_of, recipe_of, refiner_of
@@ -30,6 +32,8 @@ from prn_cli.training.augment import Jitter, TrainingMap, draw_batch
 from prn_cli.training.runtime import reduced_precision
 
 T = TypeVar("T")
+
+_BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -185,12 +189,16 @@ class _Trainer:
             self.objective.load_state_dict(state.objective)
         # Weight decay for convolutions, none for biases and normalisation.
         self.parameters = [p for p in (*network.parameters(), *self.objective.parameters()) if p.requires_grad]
-        groups = [{"params": [p], "weight_decay": settings.weight_decay * (p.ndim > 1)} for p in self.parameters]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.rate)
+        kinds = ([p for p in self.parameters if p.ndim > 1], [p for p in self.parameters if p.ndim < 2])
+        decays = settings.weight_decay, 0.0
+        groups = [{"params": kind, "weight_decay": decay} for kind, decay in zip(kinds, decays, strict=True) if kind]
+        fused = device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.rate, fused=fused)
         for index, saved in state.optimizer.items():
             parameter = self.parameters[index]
             self.optimizer.state[parameter] = {
-                key: value.clone().to("cpu" if key == "step" else parameter.device) for key, value in saved.items()
+                key: value.clone().to("cpu" if key == "step" and not fused else parameter.device)
+                for key, value in saved.items()
             }
         self.average = {name: tensor.clone().to(device) for name, tensor in state.average.items()}
         self.current: dict[str, Tensor] = {}
@@ -206,24 +214,35 @@ class _Trainer:
         random = np.random.default_rng([settings.seed, state.epoch])
         torch.manual_seed(place_seed(settings.seed, state.epoch))
         losses = []
-        for step in range(self.steps):
-            taken = state.epoch * self.steps + step
-            progress = taken / (settings.epochs * self.steps)
-            if settings.time_budget:
-                elapsed = parallel.agreed(state.seconds + time.monotonic() - began)
-                progress = max(progress, elapsed / settings.time_budget)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(progress, settings.rate)
-            drawn = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random)
-            losses.append(self._step(self.recipe.prepare(drawn, self.options, random)))
-            self._follow(min(settings.average, (1 + taken) / (10 + taken)))
-            if progress >= 1:
-                break
+        with closing(ahead(self._batches(maps, random), _BATCHES_AHEAD)) as batches:
+            for step, batch in enumerate(batches):
+                taken = state.epoch * self.steps + step
+                progress = taken / (settings.epochs * self.steps)
+                if settings.time_budget:
+                    elapsed = parallel.agreed(state.seconds + time.monotonic() - began)
+                    progress = max(progress, elapsed / settings.time_budget)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate(progress, settings.rate)
+                losses.append(self._step(batch))
+                self._follow(min(settings.average, (1 + taken) / (10 + taken)))
+                if progress >= 1:
+                    break
         self.current = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        for name, tensor in self.current.items():
+            if not tensor.is_floating_point():
+                self.average[name].copy_(tensor)
         return torch.stack(losses)
 
-    def _step(self, drawn: Batch[NDArray[Any]]) -> Tensor:
-        batch = drawn.mapped(lambda array: torch.from_numpy(array).to(self.device, non_blocking=True))
+    def _batches(self, maps: Sequence[TrainingMap], random: np.random.Generator) -> Generator[Batch[Tensor]]:
+        """An epoch's batches, drawn while the device is at work on others."""
+        settings = self.settings
+        for _ in range(self.steps):
+            drawn = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random)
+            batch = self.recipe.prepare(drawn, self.options, random).mapped(torch.from_numpy)
+            yield batch.mapped(Tensor.pin_memory) if self.device.type == "cuda" else batch
+
+    def _step(self, drawn: Batch[Tensor]) -> Tensor:
+        batch = drawn.mapped(lambda tensor: tensor.to(self.device, non_blocking=True))
         with torch.autocast(self.device.type, dtype=self.reduced, enabled=self.reduced is not None):
             loss = self.loss_of(batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -243,11 +262,8 @@ class _Trainer:
 
     @torch.no_grad()
     def _follow(self, decay: float) -> None:
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - decay)
-            else:
-                self.average[name].copy_(value)
+        values = {name: value for name, value in self.network.state_dict().items() if value.is_floating_point()}
+        torch._foreach_lerp_([self.average[name] for name in values], list(values.values()), 1 - decay)
 
     def check_finite(self, losses: Tensor, epoch: int) -> None:
         """Check what an epoch has left.

@@ -3,8 +3,7 @@
 The run is that of one process, but for the order in which floats are added. All processes draw the same batches from
 the same seed and take their rows of them; batch normalisation sees the whole batch; the loss is that of the whole
 batch, on every process; gradients are averaged; held-out maps are shared out and their counts put together. What is
-not shared out is computed by each process alike. Without `torchrun` there is one process, and nothing here does
-anything.
+not shared out is computed by each process alike. Without `torchrun`, nothing here does anything.
 """
 
 from __future__ import annotations
@@ -25,9 +24,10 @@ S = TypeVar("S", bound=Any)
 
 
 def launched() -> bool:
-    """Whether this process is one of several."""
+    """Whether `torchrun` started this process: as one of several, or alone, which tries the same on one device."""
     count = os.environ.get("WORLD_SIZE", "")
-    return dist.is_available() and count.isdecimal() and int(count) > 1
+    several = count.isdecimal() and int(count) > 1
+    return dist.is_available() and (several or "TORCHELASTIC_RUN_ID" in os.environ)
 
 
 def local_rank() -> int:
@@ -191,9 +191,9 @@ def data_parallel(network: nn.Module, loss: Callable[..., Tensor]) -> Callable[.
             passed through `whole`.
 
     Returns:
-        `loss` itself where there is one process.
+        `loss` itself without `torchrun`.
     """
-    if size() == 1:
+    if not dist.is_initialized():
         return loss
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
@@ -203,7 +203,7 @@ def data_parallel(network: nn.Module, loss: Callable[..., Tensor]) -> Callable[.
 
 def whole(rows: Tensor) -> Tensor:
     """The rows (N, …) of all processes, in the order of the batch from which `share` took them."""
-    if size() == 1:
+    if not dist.is_initialized():
         return rows
     from torch.distributed.nn.functional import all_gather
 

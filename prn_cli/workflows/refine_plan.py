@@ -83,7 +83,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     reading = options.reading()
     inputs = rasters.find_inputs(options.logits, stdin=sys.stdin, null=options.null)
     weights = [find_weights(str(name)) for name in options.weights]
-    links = _load(weights, options, inputs)
+    links = _load(weights, options, inputs, watch)
     palette = None
     if options.palette_file is not None:
         palette = rasters.read_palette(options.palette_file, max_pixels=reading.max_pixels)
@@ -117,7 +117,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
 # Weights.
 
 
-def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths) -> tuple[Link, ...]:
+def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths, watch: Watch) -> tuple[Link, ...]:
     """Load the weights, each with its strength and its tile."""
     strengths: Sequence[float | None] = options.strength or [None]
     if len(strengths) == 1:
@@ -131,7 +131,7 @@ def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths) -> 
     for found, strength in zip(weights, strengths, strict=True):
         # On a cluster, each worker's threads are its own.
         threads = options.thread_count() if options.dask is None else 0
-        refiner = load_refiner(found, device=options.device, threads=threads, side_by_side=several)
+        refiner = load_refiner(found, device=options.device, threads=threads, side_by_side=several, watch=watch)
         tile = options.tile or refiner.needs.tile
         check_tile(tile, refiner)
         links.append(Link(refiner, strength, tile))
@@ -151,7 +151,8 @@ def _tell(
     """Say which weights are applied, how strongly, and what training expects of them."""
     for found, link in zip(weights, links, strict=True):
         refiner = link.refiner
-        watch.detail(f"{found.path} ({refiner.name}) on {refiner.device}, tile {link.tile}, halo {refiner.needs.halo}")
+        where = f"on {refiner.device} by {refiner.library}"
+        watch.detail(f"{found.path} ({refiner.name}) {where}, tile {link.tile}, halo {refiner.needs.halo}")
     if options.strength is None and threshold == 0.5 and not any(link.applied for link in links):
         watch.note(
             "these weights leave masks as they are: in training, no correction helped on held-out images (--strength 1 "

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from prn_cli.errors import DeviceError, PrnError, WeightsError
-from prn_cli.methods import load_refiner
+from prn_cli.errors import PrnError, WeightsError
+from prn_cli.methods import load_refiner, loading
 from prn_cli.methods.session import Session
 from prn_cli.methods.weights import Weights, find_weights
 
@@ -86,20 +86,6 @@ def test_a_run_on_what_the_network_cannot_take_is_one_plain_error(make_onnx):
         session.run(["bias"], {"logits": np.zeros((1, 2, 8, 8), np.float32)})
 
 
-def test_cuda_is_had_or_refused_and_auto_always_works(make_onnx, capfd):
-    path = make_onnx()
-    session = Session(path, device="auto", threads=1)
-    if session.device == "cuda":
-        assert Session(path, device="cuda").device == "cuda"
-    else:
-        with pytest.raises(DeviceError, match="CUDA cannot be used: ") as caught:
-            Session(path, device="cuda")
-        assert caught.value.exit_code == 2
-    assert capfd.readouterr() == ("", "")
-    logits = np.zeros((1, 1, 16, 16), np.float32)
-    assert session.run(["bias"], {"logits": logits})[0].shape == logits.shape
-
-
 def test_onnxruntime_is_imported_only_when_a_session_is_made():
     code = "import sys, prn_cli.refinement.rows, prn_cli.methods.session; print('onnxruntime' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -120,14 +106,13 @@ def test_nothing_is_reported_and_no_thread_is_left_behind(tmp_path):
 
 
 def test_a_pickled_refiner_has_the_cores_of_the_process_that_unpickles_it(make_onnx, monkeypatch):
-    module = sys.modules[Session.__module__]
-    monkeypatch.setattr(module, "core_count", lambda: 2)
+    monkeypatch.setattr(sys.modules[Session.__module__], "core_count", lambda: 2)
     refiner = load_refiner(find_weights(str(make_onnx())), device="cpu", side_by_side=True)
     packed = pickle.dumps(refiner)
     assert refiner.runs == 2
-    monkeypatch.setattr(module, "core_count", lambda: 1)
+    monkeypatch.setattr(sys.modules[Session.__module__], "core_count", lambda: 1)
     assert pickle.loads(packed).runs == 1
-    module._load_same.cache_clear()
+    loading._load_again.cache_clear()
 
 
 def test_a_pickled_session_is_the_same_in_another_place_or_an_error(make_onnx, monkeypatch):
@@ -140,15 +125,14 @@ def test_a_pickled_session_is_the_same_in_another_place_or_an_error(make_onnx, m
     assert pickle.loads(pickle.dumps(session)) is copy  # loaded once a process
 
     packed = pickle.dumps(session)
-    module = sys.modules[Session.__module__]
-    module._load_same.cache_clear()
+    loading._load_again.cache_clear()
     elsewhere = path.rename(path.with_name("shipped.onnx"))
     known = Weights("shipped", elsewhere, hashlib.sha256(elsewhere.read_bytes()).hexdigest())
     with pytest.raises(WeightsError, match=r"no such file on .*, expected sha256"):
         pickle.loads(packed)
-    monkeypatch.setattr(module, "shipped", lambda: [known])
+    monkeypatch.setattr(loading, "shipped", lambda: [known])
     assert pickle.loads(packed).path == elsewhere
-    module._load_same.cache_clear()
+    loading._load_again.cache_clear()
     make_onnx(strength=3.0)
     elsewhere.unlink()
     with pytest.raises(WeightsError, match=r"sha256 is .*, expected sha256"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from prn_cli.methods import load_refiner
-from prn_cli.methods.session import SharedRuns
+from prn_cli.methods.shared_runs import SharedRuns
 from prn_cli.methods.weights import find_weights
 from prn_cli.refinement.rows import refine_map
 
@@ -24,7 +24,8 @@ class Network:
         self.lock = threading.Lock()
         self.wait = lambda: None
 
-    def __call__(self, outputs, inputs):
+    def __call__(self, outputs, batches):
+        inputs = {"x": np.concatenate([batch["x"] for batch in batches])}
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
@@ -69,6 +70,16 @@ def test_each_gets_its_own_and_those_that_wait_share():
     assert network.most == 1
     assert sum(network.batches) == 40
     assert 1 < max(network.batches) <= 3  # as many as make 60 pixels
+
+
+def test_runs_may_come_in_few_sizes():
+    network = Network()
+    runs = SharedRuns(network, at_once=1, most_pixels=7 * 16, few_sizes=True)
+    network.wait = until_the_others_wait(network, runs)
+    give(runs, [np.zeros((1, 1, 4, 4), np.float32)] * 40)
+    assert sum(network.batches) == 40
+    assert max(network.batches) == 4
+    assert set(network.batches) <= {1, 2, 4}
 
 
 def test_so_many_at_once_and_large_ones_alone():

@@ -1,0 +1,737 @@
+"""What a GPU gives: refining and training on CUDA, by this machine's card, against its CPU and the card's roofline.
+
+    python bench/gpu.py [--device cuda] [--quick] [--only forward refine …] [--out DIR] [--seconds 400] [--sets DIR]
+
+Each part runs in a process of its own, with a limit of its time. `results.json` and `results.md` in DIR hold what has
+been found so far, and are written after each part, so nothing is lost if one fails. With `--device cpu --quick`,
+everything runs to its end on any machine, in small. Networks are compared on the same logits, those of `examples/`.
+
+`--sets` names a folder of sets (`NAME/train/logits`, `NAME/train/labels`, `NAME/test/…`) for the part `paper`, which
+trains it as published and as corrected, three seeds each, on whole maps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import machine, markdown
+from roofline import Peaks, network_cost, peaks
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILDINGS = ROOT / "examples" / "buildings"
+PRN = [sys.executable, "-m", "prn_cli"]
+SIDE = 512
+PUBLISHED = (
+    *("--pseudo-weight", "0.7", "--iou-weight", "0", "--jitter-scale", "0", "--jitter-shift", "0"),
+    *("--weight-decay", "0", "--average", "0", "--rate", "0.0008", "--patience", "300"),
+)
+CORRECTED = ("--average", "0.98")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every part is told.
+
+    Attributes:
+        device: `cuda` or `cpu`.
+        quick: whether to measure in small.
+        work: folder of its files, which the parts share.
+        rows: file of what was found, a JSON object a line.
+        sets: folder of sets for `paper`.
+        seconds: that the part may take.
+    """
+
+    device: str
+    quick: bool
+    work: Path
+    rows: Path
+    sets: Path | None
+    seconds: float
+
+    def row(self, part: str, what: str, **found: Any) -> None:
+        """Record a figure."""
+        with self.rows.open("a") as file:
+            file.write(json.dumps({"part": part, "what": what, **found}) + "\n")
+        print(f"  {what}: {found}", file=sys.stderr, flush=True)
+
+    def count(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+
+# What is measured with.
+
+
+@cache
+def example_maps() -> list[np.ndarray]:
+    """Logits of `examples/buildings`, float32, mirrored to 512×512 px and more."""
+    from prn_cli.rasters import Reading, open_map
+
+    found = []
+    for path in sorted((BUILDINGS / "logits").iterdir()):
+        with open_map("scores", path, Reading(kind="logits")) as scores:
+            logits = scores.logits()
+        grow = [(0, max(SIDE - length, 0)) for length in logits.shape]
+        found.append(np.pad(logits, grow, mode="symmetric"))
+    return found
+
+
+def tiles(count: int, side: int = SIDE) -> np.ndarray:
+    """`(count, side, side)` float32 logits, each another window of the examples."""
+    maps, random = example_maps(), np.random.default_rng(0)
+    found = np.empty((count, side, side), np.float32)
+    for number, tile in enumerate(found):
+        logits = np.rot90(maps[number % len(maps)], random.integers(4))
+        repeats = [-(-side // length) for length in logits.shape]
+        logits = np.tile(logits, repeats)
+        y, x = (int(random.integers(length - side + 1)) for length in logits.shape)
+        tile[:] = logits[y : y + side, x : x + side]
+    return np.nan_to_num(found)
+
+
+def write_maps(folder: Path, count: int, dtype: str) -> Path:
+    """A folder of .npy maps of 512×512 px."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        some = tiles(min(count, 64)).astype(dtype)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: np.save(folder / f"{n:05}.npy", np.roll(some[n % len(some)], n, 0)), range(count)))
+    return folder
+
+
+def timed(line: Sequence[str | Path], limit: float) -> tuple[float, float, str]:
+    """Seconds of a command, processor seconds, and what it says to stderr.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=limit)
+    taken, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-1500:]}")
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return taken, processor, done.stderr
+
+
+def synchronize(device: str) -> None:
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds_of(work: Callable[[], Any], device: str, least: float = 0.4) -> float:
+    """Seconds of a run: the median of as many as take `least` seconds, five at least, after three that do not count."""
+    for _ in range(3):
+        work()
+    synchronize(device)
+    taken: list[float] = []
+    while len(taken) < 5 or sum(taken) < least:
+        began = time.perf_counter()
+        work()
+        synchronize(device)
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken))
+
+
+def settings_of(precision: str) -> Any:
+    """Set float32's precision; gives the type for autocast, None for float32."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
+def paper_weights(bench: Bench) -> Path:
+    """`paper`, trained for a moment on the examples, so that its outputs are no noise."""
+    folder = bench.work / "paper"
+    if not (folder / "model.json").is_file():
+        import torch
+
+        from prn_cli.methods.recipe import build
+        from prn_cli.training.export import export
+        from prn_cli.training.loop import Settings, fit
+
+        folder.mkdir(parents=True, exist_ok=True)
+        network = build("paper", seed=0)
+        steps = bench.count(150, 2)
+        settings = Settings(
+            network="paper", epochs=1, steps=steps, batch=bench.count(4, 1), crop=128, average=0.9, choose_epoch=False
+        )
+        for _, state in fit(network, training_maps(), [], settings, device=torch.device(bench.device)):
+            network.load_state_dict(state.best)
+        export(network, folder, card={"network": "paper"})
+    return folder
+
+
+def training_maps() -> list[Any]:
+    from prn_cli.rasters import read_label
+    from prn_cli.training.augment import TrainingMap
+
+    found = []
+    for path, logits in zip(sorted((BUILDINGS / "labels").iterdir()), example_maps(), strict=True):
+        label = read_label(path)
+        logits = logits[: label.shape[0], : label.shape[1]]
+        found.append(TrainingMap(path.stem, logits, label, label))
+    return found
+
+
+# The parts.
+
+
+def tests(bench: Bench) -> None:
+    """Tests marked `cuda`."""
+    line = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-m",
+        "cuda",
+        "-p",
+        "no:cacheprovider",
+        str(ROOT / "tests"),
+    ]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    print(done.stdout[-6000:], done.stderr[-2000:], file=sys.stderr)
+    lines = done.stdout.strip().splitlines() or ["nothing"]
+    bench.row("tests", "tests marked cuda", found=lines[-1], code=done.returncode)
+
+
+def card(bench: Bench) -> None:
+    """The card's own speeds, and the network's cost."""
+    for precision in ("fp32", "tf32", "bf16", "fp16") if bench.device == "cuda" else ("fp32",):
+        found = peaks(bench.device, os.cpu_count() or 1, precision=precision)
+        bench.row(
+            "card",
+            f"peak in {precision}",
+            tflops=round(found.operations / 1e12, 2),
+            gb_s=round(found.traffic / 1e9),
+        )
+
+
+def _peaks(bench: Bench) -> dict[str, Peaks]:
+    rows = [json.loads(line) for line in bench.rows.read_text().splitlines()] if bench.rows.exists() else []
+    return {
+        row["what"].split()[-1]: Peaks(row["tflops"] * 1e12, row["gb_s"] * 1e9) for row in rows if row["part"] == "card"
+    }
+
+
+def forward(bench: Bench, compiled: bool = False) -> None:
+    """The networks by themselves, on the device's memory: precision by precision, eager and as a CUDA graph."""
+    import torch
+
+    from prn_cli.methods import load_refiner, recipe_of
+    from prn_cli.methods.cuda_runner import fold_norms
+    from prn_cli.methods.recipe import Network
+    from prn_cli.methods.torch_runner import load_network
+    from prn_cli.methods.weights import find_tensors, find_weights
+
+    cuda, known = bench.device == "cuda", _peaks(bench)
+    windows = tiles(bench.count(16, 1))
+    for name, weights in (("fast", "fast"), ("paper", str(paper_weights(bench)))):
+        found = find_weights(weights)
+        cost = network_cost(found.path, SIDE, SIDE)
+        refiner = load_refiner(found, device="cpu")
+        some = windows[: bench.count(4, 1)]
+        expected = _masks(refiner, some)
+        network: Network = load_network(find_tensors(weights).path)[0]
+        fold_norms(network.eval())  # type: ignore[attr-defined]
+        module = recipe_of(name).graphs(network)[0].module.to(bench.device, memory_format=torch.channels_last).eval()
+        given = torch.from_numpy(windows[:, np.newaxis]).to(bench.device)
+        if name == "paper":
+            given = torch.sigmoid(given)
+        for precision in (("tf32", "fp16") if compiled else ("fp32", "tf32", "bf16", "fp16")) if cuda else ("fp32",):
+            dtype = settings_of(precision)
+
+            def run(module: Any = module, dtype: Any = dtype, given: Any = given) -> Any:
+                with torch.no_grad(), torch.autocast(bench.device, dtype=dtype, enabled=dtype is not None):
+                    return module(given)
+
+            work = {"eager": run}
+            if compiled:
+                began = time.perf_counter()
+                built = torch.compile(module, dynamic=False)
+                work = {"torch.compile": partial(run, module=built)}
+                work["torch.compile"]()
+                synchronize(bench.device)
+                bench.row("compile", f"{name}, {precision}: first run", seconds=round(time.perf_counter() - began, 1))
+            elif cuda:
+                work["CUDA graph"] = _graph(run)
+            for how, each in work.items():
+                taken = seconds_of(each, bench.device, least=0.3 if cuda else 0)
+                size = 0.5 if dtype else 1
+                ideal = known[precision].pixels(type(cost)(cost.operations, size * cost.traffic)) if known else 0
+                speed = windows.size / taken
+                bench.row(
+                    "compile" if compiled else "forward",
+                    f"{name}, {precision}, {how}",
+                    ms=round(1e3 * taken, 3),
+                    mpx_s=round(speed / 1e6, 1),
+                    of_roofline=round(speed / ideal, 3) if ideal else None,
+                )
+            if compiled:
+                continue
+            refiner.runner = _Given(refiner.runner, run if not cuda else work["CUDA graph"], name, given, len(some))
+            differ = (_masks(refiner, some) != expected).mean()
+            refiner.runner = refiner.runner.real
+            bench.row("masks", f"{name}, {precision}: pixels unlike the CPU's", per_million=round(1e6 * differ, 1))
+
+
+class _Given:
+    """A runner whose outputs were computed beforehand, on the batch of which the first maps are asked for."""
+
+    def __init__(self, real: Any, run: Callable[[], Any], name: str, given: Any, count: int) -> None:
+        self.real, self.outputs = real, real.outputs
+        outputs = run()
+        outputs = [outputs] if name == "fast" else list(outputs)
+        self.found = {
+            key: value[:count].float().cpu().numpy() for key, value in zip(real.outputs, outputs, strict=True)
+        }
+
+    def run(self, outputs: Sequence[str], inputs: Any) -> list[np.ndarray]:
+        return [self.found[name].copy() for name in outputs]
+
+
+def _masks(refiner: Any, windows: np.ndarray) -> np.ndarray:
+    from prn_cli.methods.refiner import Windows
+
+    fields = refiner.field(Windows(windows.copy()))
+    return np.stack([refiner.refined(z, field, 1.0) > 0 for z, field in zip(windows, fields, strict=True)])
+
+
+def _graph(run: Callable[[], Any]) -> Callable[[], Any]:
+    import torch
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    recorded = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recorded):
+        outputs = run()
+
+    def replay() -> Any:
+        recorded.replay()
+        return outputs
+
+    return replay
+
+
+def compiled(bench: Bench) -> None:
+    """The same by torch.compile."""
+    forward(bench, compiled=True)
+
+
+def runner(bench: Bench) -> None:
+    """The runner of `prn refine`, from NumPy to NumPy: threads that ask for a map each, and batches of large windows."""
+    for name, weights in (("fast", "fast"), ("paper", str(paper_weights(bench)))):
+        for how, make in _runners(bench, weights).items():
+            one = make()
+            for what, shape, threads in (
+                ("1×512×512 from 16 threads", (1, 1, SIDE, SIDE), bench.count(16, 2)),
+                ("4×1024×2048 from 2", bench.count(1, 0) * (4, 1, 1024, 2048) or (1, 1, SIDE, SIDE), 2),
+            ):
+                if name == "paper" and "from 2" in what:
+                    continue
+                windows = tiles(shape[0] * 8)[:, np.newaxis] if shape[2] == SIDE else None
+                batch = np.resize(tiles(8), shape) if windows is None else windows[: shape[0]]
+                speed = _throughput(one, np.ascontiguousarray(batch), threads, bench.count(3, 1) / 2)
+                bench.row("runner", f"{name}, {how}, {what}", mpx_s=round(speed / 1e6, 1))
+
+
+def _runners(bench: Bench, weights: str) -> dict[str, Callable[[], Any]]:
+    import torch
+
+    from prn_cli.methods.loading import load_runner
+    from prn_cli.methods.torch_runner import load_network
+    from prn_cli.methods.weights import find_tensors, find_weights
+
+    found = find_weights(weights)
+    if bench.device == "cpu":
+        return {"onnxruntime": lambda: load_runner(found, device="cpu", side_by_side=True)}
+    from prn_cli.methods.cuda_runner import CudaRunner
+
+    def make(**how: Any) -> Any:
+        settings_of("tf32")
+        network, description = load_network(find_tensors(weights).path)
+        return CudaRunner(network.cuda(), metadata=description, **how)
+
+    return {
+        "float32, CUDA graphs": make,
+        "float32, eager": partial(make, graphs=False),
+        "float16, CUDA graphs": partial(make, precision=torch.float16),
+    }
+
+
+def _throughput(one: Any, batch: np.ndarray, threads: int, least: float) -> float:
+    """Pixels a second of threads that run one batch after the other."""
+    name, outputs = one.inputs[0], one.outputs
+
+    def work(until: float) -> int:
+        count = 0
+        while time.perf_counter() < until or count < 1:
+            one.run(outputs, {name: batch})
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(threads) as pool:
+        for seconds in (least / 2, least):  # the first does not count
+            began = time.perf_counter()
+            count = sum(pool.map(work, [began + seconds] * threads))
+            taken = time.perf_counter() - began
+    return count * batch.size / taken
+
+
+def refine(bench: Bench) -> None:
+    """The whole command on many small maps, and what it could do without a network."""
+    count = bench.count(2000, 6)
+    for dtype in ("float16", "float32"):
+        maps = write_maps(bench.work / dtype, count, dtype)
+        _command(bench, f"fast, {count} × {SIDE}², {dtype}", maps, count * SIDE**2, "fast", bench.device)
+        if dtype == "float16":
+            _command(bench, f"without a network, {count} × {SIDE}²", maps, count * SIDE**2, "fast", "cpu", strength=0)
+            if bench.device == "cuda":
+                _command(bench, f"fast, {count} × {SIDE}², {dtype}", maps, count * SIDE**2, "fast", "cpu")
+                _in_parts(bench, maps, count, 4)
+    few = write_maps(bench.work / "few", bench.count(400, 2), "float16")
+    number = len(list(few.iterdir()))
+    weights = str(paper_weights(bench))
+    _command(bench, f"paper, {number} × {SIDE}², float16", few, number * SIDE**2, weights, bench.device)
+
+
+def mosaic(bench: Bench) -> None:
+    """The whole command on one large map."""
+    from make_mosaic import mirror_rows
+
+    from prn_cli.maps.tiles import row_bands
+    from prn_cli.rasters import create_raster
+
+    side = bench.count(20_000, 1500)
+    path = bench.work / "mosaic.tif"
+    if not path.exists():
+        tile = np.concatenate(list(tiles(8)), axis=1)
+        with create_raster(path, height=side, width=side, dtype="float32", nodata=float("nan")) as writer:
+            for band in row_bands(side, side):
+                writer.write(mirror_rows(tile, band.y, band.height, side))
+    what = f"{side}², TIFF"
+    _command(bench, f"fast, {what}", path, side**2, "fast", bench.device)
+    _command(bench, f"without a network, {what}", path, side**2, "fast", "cpu", strength=0)
+    if bench.device == "cuda":
+        _command(bench, f"fast, {what}", path, side**2, "fast", "cpu")
+        _command(bench, f"paper, {what}", path, side**2, str(paper_weights(bench)), "cuda")
+
+
+def _line(inputs: Path, out: Path, weights: str, device: str, strength: float) -> list[str | Path]:
+    shape = ["--strength", str(strength), "--input-kind", "logits", "--overwrite", "-v"]
+    return [*PRN, "refine", inputs, "-o", out, "--weights", weights, "--device", device, *shape]
+
+
+def _command(
+    bench: Bench, what: str, inputs: Path, pixels: int, weights: str, device: str, strength: float = 1
+) -> None:
+    out = bench.work / ("mask.tif" if inputs.is_file() else "masks")
+    one = write_maps(bench.work / "one", 1, "float16")
+    limit = max(bench.seconds, 30)
+    start, _, _ = timed(_line(one, bench.work / "start", weights, device, strength), limit)
+    taken, processor, said = timed(_line(inputs, out, weights, device, strength), limit)
+    told = [line for line in said.splitlines() if " by " in line]
+    bench.row(
+        "refine" if inputs.is_dir() else "mosaic",
+        f"prn refine, {what}, --device {device}",
+        seconds=round(taken, 2),
+        start=round(start, 2),
+        mpx_s=round(pixels / 1e6 / max(taken - start, 1e-3), 1),
+        cores=round(processor / taken, 1),
+        by=told[0].split(" by ")[1].split(", tile")[0] if told else "",
+    )
+    shutil.rmtree(out, ignore_errors=True)
+
+
+def _in_parts(bench: Bench, maps: Path, count: int, parts: int) -> None:
+    """Several processes that share the card."""
+    line = _line(maps, bench.work / "parted", "fast", bench.device, 1)
+    began = time.perf_counter()
+    lines = [[*map(str, line), "--num-parts", str(parts), "--part-id", str(part), "-j", "6"] for part in range(parts)]
+    running = [subprocess.Popen(each, stderr=subprocess.DEVNULL) for each in lines]
+    codes = [process.wait(timeout=bench.seconds) for process in running]
+    taken = time.perf_counter() - began
+    bench.row(
+        "refine",
+        f"prn refine, the same in {parts} processes (start included), --device {bench.device}",
+        seconds=round(taken, 2),
+        mpx_s=round(count * SIDE**2 / 1e6 / taken, 1),
+        codes=codes,
+    )
+
+
+def steps(bench: Bench) -> None:
+    """A training step on this device and on the CPU."""
+    import torch
+
+    from prn_cli.training.loop import Settings, fit
+
+    maps = training_maps()
+    for device in dict.fromkeys((bench.device, "cpu")):
+        torch.set_num_threads(os.cpu_count() or 1)
+        for name, batch, crop in (("fast", 8, 256), ("fast", 64, 256), ("paper", 1, 256), ("paper", 8, 256)):
+            if device == "cpu" and (batch > 8 or (name, batch) == ("paper", 8)):
+                continue
+            from prn_cli.methods.recipe import build
+
+            count = bench.count(60 if device == "cuda" else 10 if name == "fast" else 3, 2)
+            settings = Settings(network=name, epochs=2, steps=count, batch=batch, crop=crop, choose_epoch=False)
+            times = [
+                epoch.seconds for epoch, _ in fit(build(name, seed=0), maps, [], settings, device=torch.device(device))
+            ]
+            taken = (times[1] - times[0]) / count
+            bench.row(
+                "steps",
+                f"{name}, {batch}×{crop}², {device}",
+                ms=round(1e3 * taken, 2),
+                mpx_s=round(batch * crop**2 / 1e6 / taken, 2),
+            )
+
+
+def train(bench: Bench) -> None:
+    """The whole `prn train` on the examples, on this device and on the CPU."""
+    for device in dict.fromkeys((bench.device, "cpu")):
+        more = ("--epochs", "1", "--steps", "2") if bench.quick else ("--epochs", "10")
+        line = _train(bench, device, f"run-{device}", "--folds", "1", *more)
+        taken, processor, said = timed(line, bench.seconds)
+        card = json.loads((bench.work / f"run-{device}" / "model.json").read_text())
+        bench.row(
+            "train",
+            f"prn train, examples/buildings, one fold, {' '.join(more)}, --device {device}",
+            seconds=round(taken, 1),
+            cores=round(processor / taken, 1),
+            gain=card.get("choice", {}).get("gain"),
+        )
+
+
+def _train(bench: Bench, device: str, run: str, *more: str) -> list[str | Path]:
+    where: list[str | Path] = [BUILDINGS / "logits", "--labels", BUILDINGS / "labels", "-o", bench.work / run]
+    return [*PRN, "train", *where, "--overwrite", "--input-kind", "logits", "--device", device, *more]
+
+
+def memory(bench: Bench) -> None:
+    """What is said where the card's memory is too small: most of it is taken by this process."""
+    import torch
+
+    path = bench.work / "large.npy"
+    side = bench.count(6144, 600)
+    np.save(path, np.resize(tiles(8), (side, side)).astype(np.float16))
+    held = None
+    if bench.device == "cuda":
+        torch.zeros(1, device="cuda")
+        free, _ = torch.cuda.mem_get_info()
+        held = torch.empty(max(free - (4 << 30), 0), dtype=torch.uint8, device="cuda")
+    tile = str(bench.count(3072, 512))
+    line = _line(path, bench.work / "large.png", str(paper_weights(bench)), bench.device, 1)
+    done = subprocess.run([*map(str, line), "--tile", tile], capture_output=True, text=True, timeout=bench.seconds)
+    said = [text for text in done.stderr.splitlines() if text.strip()]
+    bench.row("memory", f"paper on {side}², --tile {tile}, 4 GiB free", code=done.returncode, said=said[-3:])
+    del held
+
+
+def ddp(bench: Bench) -> None:
+    """`prn train` under torchrun with one process, by NCCL, and the same without."""
+    more = ("--folds", "1", "--epochs", "2", "--steps", str(bench.count(50, 2)))
+    found = {}
+    for how in ("alone", "torchrun"):
+        line = _train(bench, bench.device, f"run-{how}", *more)
+        if how == "torchrun":
+            line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", *line[1:]]
+        taken, _, said = timed(line, bench.seconds)
+        card = json.loads((bench.work / f"run-{how}" / "model.json").read_text())
+        found[how] = card.get("choice", {})
+        bench.row("ddp", f"prn train, {how}, --device {bench.device}", seconds=round(taken, 1), choice=found[how])
+
+
+def paper(bench: Bench) -> None:
+    """`paper` as published and as corrected, on whole maps, three seeds, several trainings at once."""
+    if bench.sets is None or not bench.sets.is_dir():
+        bench.row("paper", "left out: no --sets")
+        return
+    began = time.monotonic()
+    # Side by side, since one network leaves most of the card idle.
+    jobs = [
+        (name, recipe, seed)
+        for seed in range(bench.count(3, 1))
+        for name in sorted(path.name for path in bench.sets.iterdir() if path.is_dir())
+        for recipe in ("published", "corrected")
+    ]
+
+    def work(job: tuple[str, str, int]) -> None:
+        try:
+            _paper(bench, *job, left=bench.seconds - (time.monotonic() - began))
+        except Exception as error:
+            bench.row("paper", " ".join(map(str, job)), failed=str(error)[-600:])
+
+    with ThreadPoolExecutor(bench.count(6, 1)) as pool:
+        list(pool.map(work, jobs))
+
+
+def _paper(bench: Bench, name: str, recipe: str, seed: int, left: float) -> None:
+    assert bench.sets is not None
+    split = bench.sets / name
+    run = bench.work / "paper-runs" / f"{name}-{recipe}-{seed}"
+    side = _whole(split / "train" / "logits")
+    epochs, count = (10, 100) if not bench.quick else (1, 1)
+    line = [
+        *(*PRN, "train", split / "train" / "logits", "--labels", split / "train" / "labels", "-o", run, "--overwrite"),
+        *("-q", "--network", "paper", "--batch", "1", "--crop", str(side), "--folds", "1", "--seed", str(seed)),
+        *(
+            "--epochs",
+            str(epochs),
+            "--steps",
+            str(count),
+            "--device",
+            bench.device,
+            "--input-kind",
+            "logits",
+            "-j",
+            "2",
+        ),
+        *(PUBLISHED if recipe == "published" else CORRECTED),
+    ]
+    taken, _, _ = timed(line, max(left, 5))
+    masks = run / "masks"
+    shape = ("--strength", "1", "--threshold", "0.5") if recipe == "published" else ()
+    test = split / "test"
+    more = ("--weights", run, "--device", bench.device, "--input-kind", "logits", "-q", "-j", "2", *shape)
+    timed([*PRN, "refine", test / "logits", "-o", masks, *more], 60)
+    line = [*PRN, "score", masks, "--labels", test / "labels", "--baseline", test / "logits", "-q", "--json"]
+    done = subprocess.run([*map(str, line)], capture_output=True, text=True, timeout=60)
+    found = json.loads(done.stdout)
+    bench.row(
+        "paper",
+        f"{name}, {recipe}, seed {seed}, {epochs} epochs of {count} maps, {side}²",
+        seconds=round(taken, 1),
+        **{way: found[way]["iou"]["value"] for way in ("pooled", "mean")},
+        **{f"{way}_change": found[way]["iou"]["difference"] for way in ("pooled", "mean")},
+    )
+
+
+def _whole(folder: Path) -> int:
+    """Side of the crop that holds every map of a folder, a multiple of 64 px."""
+    shapes = [np.load(path, mmap_mode="r").shape for path in folder.glob("*.npy")]
+    return -(-max(max(shape) for shape in shapes) // 64) * 64
+
+
+PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
+    "tests": (tests, 90),
+    "card": (card, 40),
+    "forward": (forward, 60),
+    "runner": (runner, 60),
+    "refine": (refine, 90),
+    "mosaic": (mosaic, 90),
+    "memory": (memory, 40),
+    "steps": (steps, 60),
+    "train": (train, 90),
+    "ddp": (ddp, 60),
+    "compile": (compiled, 60),
+    "paper": (paper, 200),
+}
+
+
+def one_part(name: str, bench: Bench) -> None:
+    """Run a part, in this process."""
+    try:
+        PARTS[name][0](bench)
+    except Exception as error:
+        traceback.print_exc()
+        bench.row(name, "failed", error=f"{type(error).__name__}: {error}"[-1500:])
+
+
+def write(out: Path, rows: Path, about: dict[str, Any]) -> str:
+    """Write what has been found as JSON and as a table; gives the table."""
+    found = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+    (out / "results.json").write_text(json.dumps({**about, "rows": found}, indent=1))
+    lines = []
+    for row in found:
+        values = {key: value for key, value in row.items() if key not in ("part", "what")}
+        lines.append([row["part"], row["what"], ", ".join(f"{key} {value}" for key, value in values.items())])
+    text = f"{markdown(['part', 'what', 'found'], lines)}\n\n{about['card']}; {about['machine']}.\n"
+    (out / "results.md").write_text(text)
+    return text
+
+
+def card_name(device: str) -> str:
+    if device == "cpu":
+        return "no card"
+    line = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+    return "a card that nvidia-smi does not name"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--out", type=Path, default=Path("gpu-bench"))
+    parser.add_argument("--work", type=Path, help="folder of its files; in --out if left out")
+    parser.add_argument("--sets", type=Path)
+    parser.add_argument("--seconds", type=float, default=400, help="after which no part begins")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    work = arguments.work or out / "work"
+    for folder in (out, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    rows = work / "rows.jsonl"
+    bench = partial(Bench, arguments.device, arguments.quick, work.resolve(), rows.resolve(), arguments.sets)
+    if arguments.part:
+        one_part(arguments.part, bench(arguments.seconds))
+        return
+    rows.unlink(missing_ok=True)
+    began = time.monotonic()
+    about = {"card": card_name(arguments.device), "machine": machine(), "quick": arguments.quick}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    text = ""
+    for name in arguments.only:
+        left = arguments.seconds - (time.monotonic() - began)
+        limit = min(PARTS[name][1] * (3 if arguments.device == "cpu" else 1), left)
+        if limit < 5:
+            bench(0).row(name, "left out: no time")
+            continue
+        print(f"# {name}, {left:.0f} s left", file=sys.stderr, flush=True)
+        part = [*sys.argv, "--part", name, "--seconds", str(limit - 2), "--work", str(work)]
+        process = subprocess.Popen([sys.executable, *part], env=environment, start_new_session=True)
+        try:
+            if process.wait(timeout=limit):
+                bench(0).row(name, "failed", code=process.returncode)
+        except subprocess.TimeoutExpired:
+            bench(0).row(name, f"stopped after {limit:.0f} s")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, 9)
+            process.wait()
+        text = write(out, rows, about)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
