@@ -110,4 +110,7 @@ def load_refiner(weights: Weights, *, device: Device = "auto", threads: int = 0,
         return refiner_of(import_module("prn_cli.methods.torch_runner").load_runner(weights.path, device=device))
     from prn_cli.methods.session import Session
 
-    return refiner_of(Session(weights.path, device=device, threads=threads, side_by_side=side_by_side))
+    refiner = refiner_of(Session(weights.path, device=device, threads=threads, side_by_side=side_by_side))
+    if weights.card.get("learned_without_labels"):
+        refiner.strength = 0.0  # nothing says that the correction helps on maps of others
+    return refiner

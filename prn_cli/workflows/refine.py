@@ -119,12 +119,14 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
         ),
     ] = None
     threshold: Annotated[
-        str | None,
+        float | Literal["auto"] | None,
         _method(
             "Refined probability above which a pixel is foreground; auto: where the expected score of the set is "
             "greatest, found without labels.",
             flags=("--threshold", "-t"),
             metavar="auto|0..1",
+            least=0,
+            most=1,
             default="what the weights have learned from labels, else auto",
         ),
     ] = None
@@ -155,19 +157,13 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
         """The threshold that was given; None if it is to be chosen.
 
         Raises:
-            UsageError: neither a number from 0 to 1 nor `auto`, or a number with `per_image`.
+            UsageError: one was given, with `per_image`.
         """
-        if self.threshold in (None, "auto"):
+        if self.threshold is None or self.threshold == "auto":
             return None
-        try:
-            value = float(str(self.threshold))
-        except ValueError:
-            value = -1.0
-        if not 0 <= value <= 1:
-            raise UsageError(f"--threshold {self.threshold}, expected auto, or a number from 0 to 1")
         if self.per_image:
-            raise UsageError(f"--per-image with --threshold {value:g}", hint="leave one of them out")
-        return value
+            raise UsageError(f"--per-image with --threshold {self.threshold:g}", hint="leave one of them out")
+        return self.threshold
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,8 +148,6 @@ def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths) -> 
     for found, strength in zip(weights, strengths, strict=True):
         # On a cluster, each worker's threads are its own.
         threads = options.thread_count() if options.dask is None else 0
-        if strength is None and found.card.get("learned_without_labels"):
-            strength = 0.0  # it cannot be known that the correction helps here
         refiner = load_refiner(found, device=options.device, threads=threads, side_by_side=several)
         tile = options.tile or refiner.needs.tile
         check_tile(tile, refiner)

@@ -83,7 +83,8 @@ def test_a_fixed_threshold_is_kept(folder, prn):
 def test_what_is_no_threshold_is_refused(prn, value):
     code, _, err = prn("refine", "logits", "-o", "masks", f"--threshold={value}")
     assert code == 2
-    assert f"--threshold {value}, expected auto, or a number from 0 to 1" in err
+    assert "--threshold" in err
+    assert "expected auto, or " in err
 
 
 def test_a_threshold_of_each_map_goes_with_automatic_ones_alone(folder, prn):
