@@ -262,7 +262,9 @@ def bench_set(
         "`fast` with pseudo-labels": lambda: learned("pseudo-labels", *PSEUDO_LABELS, seeds=first),
         "`fast` with ground truth only, the default": lambda: learned("default"),
         "the default with `--tta`": lambda: learned("default", seeds=first, apply=("--tta",)),
-        "shipped weights": lambda: [refined(test, work / "masks" / name / "shipped", "fast")],
+        "shipped weights": lambda: [
+            refined(test, work / "masks" / name / "shipped", "fast", "--strength", "0.5", "-t", "0.5")
+        ],
         f"oracle, {PATCH} px patches": lambda: [scored(test, work / "oracle" / name / "labels")],
     }
     rows = []

@@ -51,6 +51,9 @@ class Option:
     complete: Callable[[str], list[str]] | None = None
 
 
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "True or False", Path: "a path"}
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """A field of an options class.
@@ -60,6 +63,7 @@ class Parameter:
         annotation: its type, without the option.
         type: `int`, `float`, `str`, `bool` or `Path`.
         choices: the values that it may take; empty if any.
+        words: values that a number may take besides, such as `auto`.
         optional: whether it may be None.
         several: whether it is a tuple of values.
         default: `dataclasses.MISSING` if it must be given.
@@ -70,6 +74,7 @@ class Parameter:
     annotation: Any
     type: type
     choices: tuple[str, ...]
+    words: tuple[str, ...]
     optional: bool
     several: bool
     default: Any
@@ -96,18 +101,21 @@ class Parameter:
         return self._converted(value)
 
     def _converted(self, value: Any) -> Any:
+        if value in self.words:
+            return value
         if self.type is bool and not isinstance(value, bool):
             raise UsageError(f"{self.flag} {value!r}, expected True or False")
+        also = "".join(f"{word}, or " for word in self.words)
         try:
             converted: Any = self.type(value)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{self.flag} {value!r}, expected {self.type.__name__}") from error
+            raise UsageError(f"{self.flag} {value!r}, expected {also}{_NAMES[self.type]}") from error
         if self.choices and converted not in self.choices:
             raise UsageError(f"{self.flag} {value}, expected {' or '.join(self.choices)}")
         least, most = self.option.least, self.option.most
         if (least is not None and not converted >= least) or (most is not None and not converted <= most):
             bounds = f"{least:g} or more" if most is None else f"{least or 0:g} to {most:g}"
-            raise UsageError(f"{self.flag} {value}, expected {bounds}")
+            raise UsageError(f"{self.flag} {value}, expected {also}{bounds}")
         if self.option.output and gdal_name(converted) is not None:
             hint = "give a folder or file of this machine, and copy it"
             raise UsageError("outputs are local", hint=hint, path=as_path(converted))
@@ -158,11 +166,13 @@ def _parameter(name: str, annotated: Any, default: Any) -> Parameter:
     if several:
         kind = get_args(kind)[0]
     choices = get_args(kind) if get_origin(kind) is Literal else ()
+    words = tuple(word for part in parts if part is not kind and get_origin(part) is Literal for word in get_args(part))
     return Parameter(
         name,
         annotation,
         type=str if choices else kind,
         choices=choices,
+        words=words,
         optional=NoneType in parts,
         several=several,
         default=default,

@@ -172,10 +172,25 @@ def test_progress_moves_within_a_map(folder, monkeypatch):
 
 
 def test_arrays_are_refined_as_files_are(folder, capsys):
-    code = app.run(["refine", "logits", "-o", "masks", "--probabilities", "p", "--bias", "b", "-q"])
+    line = [
+        "refine",
+        "logits",
+        "-o",
+        "masks",
+        "--probabilities",
+        "p",
+        "--bias",
+        "b",
+        "-q",
+        "-t",
+        "0.5",
+        "--strength",
+        "1",
+    ]
+    code = app.run(line)
     assert code == 0
     for seed, name in enumerate(NAMES):
-        found = prn.refine_map(logits_of(seed), device="cpu")
+        found = prn.refine_map(logits_of(seed), strength=1, device="cpu")
         assert (np.asarray(Image.open(folder / "masks" / f"{name}.png")) // 255 == found.mask).all()
         np.testing.assert_allclose(np.load(folder / "p" / f"{name}.npy"), found.probabilities, atol=1e-5)
         np.testing.assert_allclose(np.load(folder / "b" / f"{name}.npy"), found.bias, atol=1e-4)

@@ -80,8 +80,9 @@ def test_refine_and_score(tmp_path):
     assert results[0][0] == pytest.approx(0.6224, abs=1e-4)
     masks = tmp_path / "out" / "buildings" / "masks"
     assert len(list(masks.glob("*.tif"))) == 18
-    for path in (tmp_path / "out" / "scene4" / "masks").glob("*.tif"):
-        assert path.read_bytes() == (masks / path.name).read_bytes()
+    # A set of its own has a threshold of its own.
+    assert len(list((tmp_path / "out" / "scene4" / "masks").glob("*.tif"))) == 9
+    assert all(after > before - 0.002 for before, after in results)
 
 
 def test_refined_geotiff_lies_where_its_logits_lie(tmp_path):

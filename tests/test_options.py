@@ -44,7 +44,7 @@ def test_values_are_converted():
         ({"grid": "finer"}, "--grid finer, expected paper or exact"),
         ({"strength": 2}, "--strength 2, expected 0 to 1"),
         ({"threads": -1}, "--threads -1, expected 0 or more"),
-        ({"threads": "many"}, "--threads 'many', expected int"),
+        ({"threads": "many"}, "--threads 'many', expected a whole number"),
         ({"out": "s3://bucket/masks"}, "outputs are local"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -11,6 +12,7 @@ import typer
 
 from prn_cli.commands import console
 from prn_cli.commands.settings import use_settings
+from prn_cli.errors import UsageError
 from prn_cli.options import Options, Parameter, parameters, required
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -112,7 +114,9 @@ def _annotation(parameter: Parameter) -> Any:
         "help": option.help,
         "metavar": option.metavar or (parameter.flag if option.argument else None),
     }
-    if option.least is not None or option.most is not None:
+    if parameter.words:
+        more["parser"] = partial(_parsed, parameter)
+    elif option.least is not None or option.most is not None:
         kind = int if parameter.type is int else float
         more |= {
             name: None if bound is None else kind(bound)
@@ -129,7 +133,15 @@ def _annotation(parameter: Parameter) -> Any:
     else:
         flags = dict.fromkeys((parameter.flag, *option.flags))
         found = typer.Option(*flags, rich_help_panel=option.panel, **more)
-    annotation = parameter.annotation
+    annotation = (str | None) if parameter.words else parameter.annotation
     if parameter.several:
         annotation = list[parameter.type] | None if parameter.optional else list[parameter.type]  # type: ignore[name-defined]
     return Annotated[annotation, found]
+
+
+def _parsed(parameter: Parameter, text: Any) -> Any:
+    """A number, or one of the words that may stand for it."""
+    try:
+        return parameter.checked(text)
+    except UsageError as error:
+        raise typer.BadParameter(error.message) from error

@@ -116,4 +116,8 @@ def load_refiner(
     """
     from prn_cli.methods.loading import load_runner
 
-    return refiner_of(load_runner(weights, device=device, threads=threads, side_by_side=side_by_side, watch=watch))
+    runner = load_runner(weights, device=device, threads=threads, side_by_side=side_by_side, watch=watch)
+    refiner = refiner_of(runner)
+    if weights.card.get("learned_without_labels"):
+        refiner.strength = 0.0  # nothing says that the correction helps on maps of others
+    return refiner

@@ -194,7 +194,9 @@ class Multiclass(Task):
     label_role = "class label"
     prediction_role = "class prediction"
     unused: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(("--threshold", "--baseline-threshold", "--buffer"), "the greatest score counts"),
+        **dict.fromkeys(
+            ("--threshold", "--for", "--per-image", "--baseline-threshold", "--buffer"), "the greatest score counts"
+        ),
         "--bidx": "all classes are taken",
         "score --report": "it shows masks of one class",
         "pseudolabel --report": "it shows one class; report on one at a time, with --bidx and labels of it",

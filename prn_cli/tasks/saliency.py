@@ -54,7 +54,7 @@ class Saliency(Task):
     aggregates = ("mean",)
     label_role = "grey label"
     unused: ClassVar[dict[str, str]] = {
-        "--threshold": "soft maps are not cut",
+        **dict.fromkeys(("--threshold", "--for", "--per-image"), "soft maps are not cut"),
         "--baseline-threshold": "soft maps are not cut",
         "--buffer": "soft maps are measured whole",
         "score --report": "it shows masks of one class",

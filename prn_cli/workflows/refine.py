@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from prn_cli.errors import PrnError
+from prn_cli.errors import PrnError, UsageError
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.options import Option
 from prn_cli.workflows.options import (
@@ -119,11 +119,21 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
         ),
     ] = None
     threshold: Annotated[
-        float | None,
-        _by_weights(
-            "Refined probability above which a pixel is foreground.", flags=("--threshold", "-t"), least=0, most=1
+        float | Literal["auto"] | None,
+        _method(
+            "Refined probability above which a pixel is foreground; auto: where the expected score of the set is "
+            "greatest, found without labels.",
+            flags=("--threshold", "-t"),
+            metavar="auto|0..1",
+            least=0,
+            most=1,
+            default="what the weights have learned from labels, else auto",
         ),
     ] = None
+    score: Annotated[
+        Literal["iou", "dice"], _method("The score that an automatic threshold is chosen for.", flags=("--for",))
+    ] = "iou"
+    per_image: Annotated[bool, _method("Choose an automatic threshold for each map, not for the set.")] = False
     tile: Annotated[int | None, _by_weights("Side of the windows that larger maps are cut into, px.", least=1)] = None
     tta: Annotated[bool, _method("Average over the eight flips and quarter turns: eight times slower.")] = False
     device: Device = "auto"
@@ -142,6 +152,18 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     dask_split: Annotated[
         float, _cluster("Maps of more megapixels are refined in sections, on many workers.", metavar="MPX", least=0)
     ] = 100
+
+    def fixed_threshold(self) -> float | None:
+        """The threshold that was given; None if it is to be chosen.
+
+        Raises:
+            UsageError: one was given, with `per_image`.
+        """
+        if self.threshold is None or self.threshold == "auto":
+            return None
+        if self.per_image:
+            raise UsageError(f"--per-image with --threshold {self.threshold:g}", hint="leave one of them out")
+        return self.threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +301,7 @@ def _refine_item(item: Item, progress: Progress, *, plan: Plan, executor: Execut
     entry = finished(plan.manifest, job, overwrite=plan.options.overwrite)
     if entry is not None:
         return RefinedMap(item.path, item.rasters, "kept", entry["figures"])
-    figures = refine_item(item, plan.run, executor, partial(plan.manifest.begin, job), progress).as_dict()
+    figures = refine_item(item, plan.run_of(item), executor, partial(plan.manifest.begin, job), progress).as_dict()
     seconds = time.perf_counter() - started
     plan.manifest.record(job, seconds=seconds, figures=figures)
     return RefinedMap(item.path, item.rasters, "refined", figures, seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,7 @@ from prn_cli.methods.weights import Weights, find_weights
 from prn_cli.rasters.pairs import Paths
 from prn_cli.refinement.rows import Link, check_image, check_tile
 from prn_cli.tasks import Task
+from prn_cli.workflows.decide import SetDecision, decide_threshold
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.objects import Objects
 from prn_cli.workflows.options import recorded, with_kind
@@ -46,6 +47,7 @@ class Plan:
         partners: of the maps; a map that lacks one fails.
         manifest: of the outputs.
         settings: on which the outputs depend, for the manifest.
+        choice: of the threshold, where it was chosen without labels.
     """
 
     options: RefineOptions
@@ -54,6 +56,18 @@ class Plan:
     partners: Sequence[rasters.Partners]
     manifest: Manifest
     settings: Mapping[str, Any]
+    choice: SetDecision | None = None
+
+    def run_of(self, item: Item) -> Run:
+        """The run of one map, which may have a threshold of its own.
+
+        Raises:
+            PrnError: the map cannot be read.
+        """
+        if self.choice is None or not self.options.per_image:
+            return self.run
+        decision = self.choice.of_map(item.path, self.run.reading, item.inputs.get("valid_mask"))
+        return replace(self.run, threshold=decision.threshold)
 
     def job(self, item: Item) -> Job:
         """The manifest's note of a map's work.
@@ -99,8 +113,10 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
         masks.create(role, path, task, (1, 1))  # unknown creation options show now, and not in every file
     manifest = _manifest(options, items, single=single)
     reading = with_kind(reading, inputs, watch)
-    threshold = links[-1].refiner.threshold if options.threshold is None else options.threshold
-    _tell(options, weights, links, threshold, watch)
+    choice = _choice(options, inputs, reading, weights[-1], task, watch)
+    threshold = choice.decision.threshold if choice is not None else options.fixed_threshold()
+    threshold = links[-1].refiner.threshold if threshold is None else threshold
+    _tell(options, weights, links, threshold, choice, watch)
     run = Run(
         links=links, threshold=threshold, tta=options.tta, task=task, reading=reading, masks=masks, objects=objects
     )
@@ -110,7 +126,8 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
         items=items,
         partners=partners,
         manifest=manifest,
-        settings=_settings(options, run, weights),
+        settings=_settings(options, run, weights, choice),
+        choice=choice,
     )
 
 
@@ -145,14 +162,37 @@ def _size(path: Path) -> int:
         return 0
 
 
+def _choice(
+    options: RefineOptions, inputs: Paths, reading: rasters.Reading, weights: Weights, task: Task, watch: Watch
+) -> SetDecision | None:
+    """The threshold of the set, if it is to be chosen without labels."""
+    chosen_before = options.threshold is None and not weights.card.get("learned_without_labels")
+    if options.fixed_threshold() is not None or not task.cuts or (chosen_before and not options.per_image):
+        return None
+    valid_masks = rasters.find_valid_masks(inputs, options.valid_mask)
+    threads = options.thread_count()
+    return decide_threshold(inputs, reading, options.score, valid_mask=valid_masks.of, threads=threads, watch=watch)
+
+
 def _tell(
-    options: RefineOptions, weights: Sequence[Weights], links: Sequence[Link], threshold: float, watch: Watch
+    options: RefineOptions,
+    weights: Sequence[Weights],
+    links: Sequence[Link],
+    threshold: float,
+    choice: SetDecision | None,
+    watch: Watch,
 ) -> None:
-    """Say which weights are applied, how strongly, and what training expects of them."""
+    """Say which weights are applied, how strongly, where masks are cut, and what that is expected to gain."""
     for found, link in zip(weights, links, strict=True):
         refiner = link.refiner
         where = f"on {refiner.device} by {refiner.library}"
         watch.detail(f"{found.path} ({refiner.name}) {where}, tile {link.tile}, halo {refiner.needs.halo}")
+    if choice is not None:
+        watch.note(str(choice))
+    if options.probabilities is not None and threshold != 0.5 and options.task == "binary":
+        watch.note(f"to score the probabilities as the masks are cut: prn score --threshold {threshold:g}")
+    if choice is not None and not any(link.applied for link in links):
+        return
     if options.strength is None and threshold == 0.5 and not any(link.applied for link in links):
         watch.note(
             "these weights leave masks as they are: in training, no correction helped on held-out images (--strength 1 "
@@ -168,8 +208,6 @@ def _tell(
         said += _expected(weights[0].card)
     if said:
         watch.note("; ".join(said))
-    if options.probabilities is not None and threshold != 0.5 and options.task == "binary":
-        watch.note(f"to score the probabilities as the masks are cut: prn score --threshold {threshold:g}")
 
 
 def _expected(card: Mapping[str, Any]) -> list[str]:
@@ -230,9 +268,12 @@ def _manifest(options: RefineOptions, items: Sequence[Item], *, single: bool) ->
     return manifest
 
 
-def _settings(options: RefineOptions, run: Run, weights: Sequence[Weights]) -> dict[str, Any]:
+def _settings(
+    options: RefineOptions, run: Run, weights: Sequence[Weights], choice: SetDecision | None
+) -> dict[str, Any]:
     """On what the outputs depend, for the manifest."""
     masks = run.masks
+    per_image = {} if choice is None or not options.per_image else {"per_image": choice.digest}
     return {
         **run.task.settings(),
         **({} if masks.palette is None else {"palette": masks.palette.tobytes().hex()}),
@@ -241,6 +282,7 @@ def _settings(options: RefineOptions, run: Run, weights: Sequence[Weights]) -> d
         "weights": _one_or_all(found.sha256 for found in weights),
         "strength": _one_or_all(link.applied for link in run.links),
         "threshold": run.threshold,
+        **per_image,
         "tile": _one_or_all(link.tile for link in run.links),
         "tta": run.tta,
         "values": options.values,

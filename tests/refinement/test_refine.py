@@ -247,10 +247,10 @@ def test_shifted_and_halved_tiles_give_the_same_mask(fast, random_logits):
 def test_the_shipped_weights_leave_no_seam_either(random_logits):
     refiner = load_refiner(find_weights("fast"), device="cpu", threads=1)
     logits = random_logits(700, 900)
-    whole = refine_map(logits, refiner, tile=1024)
+    whole = refine_map(logits, refiner, tile=1024, strength=1)
     tile = max(512, smallest_tile(refiner.needs.halo, refiner.needs.multiple))
-    tiled = refine_map(logits, refiner, tile=tile)
-    for other in (tiled, refine_map(logits, refiner, tile=tile, shift=64)):
+    tiled = refine_map(logits, refiner, tile=tile, strength=1)
+    for other in (tiled, refine_map(logits, refiner, tile=tile, shift=64, strength=1)):
         assert (cut(other, 0.5) != cut(whole, 0.5)).mean() < 1e-3
     plan = plan_axis(900, tile=tile, halo=refiner.needs.halo, multiple=refiner.needs.multiple)
     borders = np.zeros(899, bool)
@@ -267,7 +267,7 @@ def test_the_shipped_eight_bits_change_next_to_nothing():
     exact, coarse = (load_refiner(find_weights(name), device="cpu", threads=1) for name in ("fast", "fast-int8"))
     for path in sorted((EXAMPLES / "nuclei" / "logits").iterdir()):
         logits = np.load(path).astype(np.float32)
-        masks = [cut(refine_map(logits, refiner), 0.5) for refiner in (exact, coarse)]
+        masks = [cut(refine_map(logits, refiner, strength=0.5), 0.5) for refiner in (exact, coarse)]
         assert (masks[0] != masks[1]).mean() < 1e-3
         assert (masks[0] != cut(logits, 0.5)).any()
 

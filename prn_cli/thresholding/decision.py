@@ -1,0 +1,230 @@
+"""Where to cut a set of maps so that IoU or Dice is as high as can be expected, without labels.
+
+If a pixel of logit z is foreground with probability p(z), a cut has the expected intersection and union
+
+    E[I] = Σ p over the pixels above the cut        E[U] = pixels above the cut + Σ p over those below
+
+and the best cut is that of the greatest E[I] / E[U] (Dai and Li, RankSEG, JMLR 2023; RankSEG-RMA, arXiv 2510.15362, cut
+each image so). Sums over a histogram give it for all cuts at once. As p is not known for sure, gains are averaged over
+what it may be (`calibration`), and a loss counts more than a gain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.thresholding.calibration import FIT, Calibration, Fit, expect, learn
+from prn_cli.thresholding.logit_statistics import BINS, CENTRES, EDGES, PER_LOGIT, LogitStatistics
+
+FloatArray = NDArray[np.float64]
+Score = Literal["iou", "dice"]
+
+LOSS_WEIGHT = 3.0
+"""A loss counts so many times a gain of the same size."""
+CAUTION = 0.04
+"""Gains far above 4 points hardly count, so that they do not outweigh a small risk; losses count exponentially."""
+_FARTHEST = 5
+"""Cuts lie within so many logits of 0: thresholds from 0.007 to 0.993."""
+_HALF = BINS // 2
+_FIRST, _LAST = _HALF - _FARTHEST * PER_LOGIT, _HALF + _FARTHEST * PER_LOGIT
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A threshold, and what it is expected to be worth.
+
+    Attributes:
+        threshold: probability above which a pixel is foreground, rounded to 0.001.
+        gain: expected change of the score against a threshold of 0.5; 0 where that is kept.
+        confidence: probability that the change is no loss, 0 to 1; 1 where 0.5 is kept.
+    """
+
+    threshold: float
+    gain: float
+    confidence: float
+
+
+def expected_scores(counts: NDArray[np.number], probabilities: FloatArray, score: Score = "iou") -> FloatArray:
+    """The expected score of every cut.
+
+    Args:
+        counts: `(B,)` pixels by bin, bins in the order of their probability.
+        probabilities: `(..., B)`, of each bin.
+        score: intersection over union, or Dice.
+
+    Returns:
+        `(..., B + 1)`: with bins c and above as foreground; 1 where there is nothing to find and nothing is found.
+    """
+    pixels = _from_above(np.asarray(counts, np.float64))
+    hits = _from_above(counts * probabilities)
+    foreground = hits[..., :1]
+    above, below = (hits, pixels + foreground - hits) if score == "iou" else (2 * hits, pixels + foreground)
+    return np.divide(above, below, out=np.ones_like(hits), where=below > 0)
+
+
+def decide(
+    counts: NDArray[np.number],
+    calibration: Calibration,
+    score: Score = "iou",
+    *,
+    of_set: NDArray[np.number] | None = None,
+) -> Decision:
+    """Choose a threshold.
+
+    Args:
+        counts: `(BINS,)` pixels by logit, see `logit_statistics`: of the set, or of one image.
+        calibration: how logits turn into probabilities.
+        score: what is to be high.
+        of_set: counts of the whole set, which those of an image are drawn towards, half and half.
+    """
+    if of_set is not None:
+        counts = counts / max(counts.sum(), 1) + of_set / max(of_set.sum(), 1)
+    belief = _Belief.of(calibration, counts)
+    weights = belief.weights
+    scores = expected_scores(counts, belief.probabilities, score)
+    gains = scores[:, _FIRST : _LAST + 1] - scores[:, _HALF, None]
+    worth = weights @ _utility(gains)
+    best = int(worth.argmax())
+    if worth[best] <= _WORTHWHILE:
+        return Decision(0.5, 0.0, 1.0)
+    threshold = 1 / (1 + np.exp(-EDGES[_FIRST + best]))
+    return Decision(round(float(threshold), 3), float(weights @ gains[:, best]), float(weights @ (gains[:, best] >= 0)))
+
+
+_WORTHWHILE = 1e-6
+
+
+def decide_by_labels(
+    maps: Sequence[NDArray[np.int64]], statistics: LogitStatistics, score: Score = "iou", *, fit: Fit = FIT
+) -> Decision:
+    """Choose a threshold by a few labelled maps: calibrate, then decide; 0.5 if these maps themselves lose by it.
+
+    Args:
+        maps: of each map, `(2, BINS)` int64: background and foreground by logit.
+        statistics: of the same maps together.
+        score: what is to be high.
+        fit: what is known of other base models.
+    """
+    decision = decide(statistics.counts, learn(expect(statistics, fit), maps), score)
+    cut = cut_of(decision.threshold)
+    above = np.stack([_from_above(counts.astype(np.float64)) for counts in maps])[..., [_HALF, cut]]
+    foreground = np.array([counts[1].sum() for counts in maps])
+    single = _scores(above, foreground[:, None], score)
+    pooled = _scores(above.sum(axis=0), foreground.sum(), score)
+    if pooled[1] < pooled[0] or single[:, 1].mean() < single[:, 0].mean():
+        return Decision(0.5, 0.0, 1.0)
+    return decision
+
+
+def cut_of(threshold: float) -> int:
+    """The first bin above a threshold."""
+    return round((math.log(threshold) - math.log1p(-threshold)) * PER_LOGIT) + _HALF
+
+
+def _scores(above: FloatArray, foreground: NDArray[np.number], score: Score) -> FloatArray:
+    """IoU or Dice of false and true positives `(..., 2, cuts)`; 1 with nothing to find and nothing found."""
+    false, true = above[..., 0, :], above[..., 1, :]
+    union = false + foreground
+    right, whole = (true, union) if score == "iou" else (2 * true, union + true)
+    return np.divide(right, whole, out=np.ones_like(true), where=whole > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassDecision:
+    """Offsets of several classes: the class of a pixel is that of the greatest logit less its offset.
+
+    Attributes:
+        offsets: `(C,)` float64, in logits; 0 leaves the classes as they are.
+        gains: `(C,)` float64, expected change of every class's score.
+        confidence: probability that the mean over classes is no loss, by the least sure class that changes.
+    """
+
+    offsets: FloatArray
+    gains: FloatArray
+    confidence: float
+
+
+def decide_classes(
+    logits: NDArray[np.float32], calibrations: Sequence[Calibration], score: Score = "iou"
+) -> ClassDecision:
+    """Choose offsets of all classes together, by coordinate ascent on the mean over classes.
+
+    Args:
+        logits: `(n, C)` float32, one-versus-rest logits of a sample of pixels, without NaN.
+        calibrations: of every class.
+        score: what is to be high.
+    """
+    bins = np.clip(np.floor(logits * PER_LOGIT) + _HALF, 0, BINS - 1).astype(np.intp)
+    beliefs = [
+        _Belief.of(calibration, np.bincount(column, minlength=BINS))
+        for calibration, column in zip(calibrations, bins.T, strict=True)
+    ]
+
+    def scores(offsets: FloatArray) -> list[FloatArray]:
+        winner = (logits - offsets).argmax(axis=1)
+        return [belief.score(bins[winner == c, c], score) for c, belief in enumerate(beliefs)]
+
+    def worth(found: list[FloatArray]) -> float:
+        return sum(float(b.weights @ _utility(new - old)) for b, new, old in zip(beliefs, found, base, strict=True))
+
+    offsets = np.zeros(len(calibrations))
+    base = found = scores(offsets)
+    best = _WORTHWHILE
+    for _ in range(_ROUNDS):
+        before = best
+        for c in range(len(offsets)):
+            for step in _STEPS:
+                tried = offsets.copy()
+                tried[c] += step
+                if abs(tried[c]) <= _FARTHEST and worth(new := scores(tried)) > best:
+                    best, offsets, found = worth(new), tried, new
+        if best == before:
+            break
+    changes = [new - old for new, old in zip(found, base, strict=True)]
+    sure = [float(b.weights @ (change >= 0)) for b, change in zip(beliefs, changes, strict=True)]
+    return ClassDecision(
+        offsets, np.array([float(b.weights @ d) for b, d in zip(beliefs, changes, strict=True)]), min(sure)
+    )
+
+
+_ROUNDS = 20
+_STEPS = (-1.0, -0.25, -0.0625, 0.0625, 0.25, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Belief:
+    """What the probabilities of a class may be: by bin `(K, BINS)`, how likely each is `(K,)`, foreground `(K,)`."""
+
+    probabilities: FloatArray
+    weights: FloatArray
+    foreground: FloatArray
+
+    @classmethod
+    def of(cls, calibration: Calibration, counts: NDArray[np.number]) -> _Belief:
+        points, weights = calibration.samples()
+        probabilities = 1 / (1 + np.exp(-np.clip(points[:, :1] * CENTRES + points[:, 1:], -40, 40)))
+        return cls(probabilities, weights, probabilities @ counts)
+
+    def score(self, bins: NDArray[np.intp], score: Score) -> FloatArray:
+        """`(K,)` expected score of a mask, given the bins of its pixels."""
+        hits = self.probabilities @ np.bincount(bins, minlength=BINS)
+        both = len(bins) + self.foreground
+        above, below = (hits, both - hits) if score == "iou" else (2 * hits, both)
+        return np.divide(above, below, out=np.ones_like(hits), where=below > 0)
+
+
+def _utility(gains: FloatArray) -> FloatArray:
+    """What a gain is worth: concave, and steeper for losses."""
+    held = np.maximum(gains, -6 * CAUTION)
+    return np.where(held > 0, 1.0, LOSS_WEIGHT) * CAUTION * -np.expm1(-held / CAUTION)
+
+
+def _from_above(values: FloatArray) -> FloatArray:
+    """Sums of bins c and above, for c from 0 to B: `(..., B)` to `(..., B + 1)`."""
+    return np.concatenate([values[..., ::-1].cumsum(axis=-1)[..., ::-1], np.zeros_like(values[..., :1])], axis=-1)

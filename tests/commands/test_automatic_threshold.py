@@ -1,0 +1,131 @@
+"""`prn refine` without labels: the threshold of a set, the same however the set is worked through."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+import prn_cli as prn_api
+from prn_cli.commands import app
+
+
+def blobs(seed: int, side: int = 256) -> np.ndarray:
+    """Calibrated logits of soft blobs, lowered as those of a model that was trained too short."""
+    field = gaussian_filter(np.random.default_rng(seed).standard_normal((side, side)), 9)
+    return (40 * field - 2.5).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "logits").mkdir()
+    for seed in range(6):
+        np.save(tmp_path / "logits" / f"map{seed}.npy", blobs(seed))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def prn(folder, capsys):
+    def run(*arguments):
+        code = app.run([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def mask(path) -> np.ndarray:
+    return np.asarray(Image.open(path)) == 255
+
+
+def threshold_in(folder) -> float:
+    lines = [json.loads(line) for line in (folder / "prn-manifest.jsonl").read_text().splitlines()]
+    return {line["settings"]["threshold"] for line in lines if "settings" in line}.pop()
+
+
+def test_the_threshold_is_said_and_recorded_and_masks_are_cut_there(folder, prn):
+    code, _, err = prn("refine", "logits", "-o", "masks")
+    assert code == 0
+    threshold = threshold_in(folder / "masks")
+    assert f"cut at {threshold:g}" in err
+    logit = np.log(threshold / (1 - threshold))
+    for path in sorted((folder / "logits").iterdir()):
+        assert (mask(folder / "masks" / f"{path.stem}.png") == (np.load(path) > np.float32(logit))).all()
+
+
+def test_parts_a_second_run_and_another_order_have_the_same_threshold(folder, prn):
+    prn("refine", "logits", "-o", "masks")
+    for part in range(2):
+        assert prn("refine", "logits", "-o", "parts", "--num-parts", "2", "--part-id", part)[0] == 0
+    files = sorted((folder / "logits").iterdir(), reverse=True)
+    assert prn("refine", *files, "-o", "turned")[0] == 0
+    assert {threshold_in(folder / name) for name in ("masks", "parts", "turned")} == {threshold_in(folder / "masks")}
+    assert "6 kept" in prn("refine", "logits", "-o", "masks")[2]
+
+
+def test_a_damaged_map_fails_alone(folder, prn):
+    (folder / "logits" / "broken.npy").write_bytes(b"no array")
+    code, _, err = prn("refine", "logits", "-o", "masks")
+    assert code == 1
+    assert "1 of 7 failed; the rest is done" in err
+
+
+def test_a_fixed_threshold_is_kept(folder, prn):
+    code, _, err = prn("refine", "logits", "-o", "masks", "-t", "0.43")
+    assert (code, "chosen without labels" in err) == (0, False)
+    assert threshold_in(folder / "masks") == 0.43
+
+
+@pytest.mark.parametrize("value", ["1.5", "-1", "many"])
+def test_what_is_no_threshold_is_refused(prn, value):
+    code, _, err = prn("refine", "logits", "-o", "masks", f"--threshold={value}")
+    assert code == 2
+    assert "--threshold" in err
+    assert "expected auto, or " in err
+
+
+def test_a_threshold_of_each_map_goes_with_automatic_ones_alone(folder, prn):
+    code, _, err = prn("refine", "logits", "-o", "masks", "-t", "0.5", "--per-image")
+    assert (code, "--per-image with --threshold 0.5" in err) == (2, True)
+    assert prn("refine", "logits", "-o", "masks", "--per-image")[0] == 0
+    assert len(list((folder / "masks").glob("*.png"))) == 6
+
+
+def test_weights_that_learned_from_labels_keep_their_threshold(folder, prn, make_onnx):
+    weights = make_onnx(threshold="0.3")
+    assert prn("refine", "logits", "-o", "masks", "-w", weights)[0] == 0
+    assert threshold_in(folder / "masks") == 0.3
+    code, _, err = prn("refine", "logits", "-o", "again", "-w", weights, "-t", "auto")
+    assert (code, "cut at" in err) == (0, True)
+
+
+def test_dice_may_be_aimed_at(folder, prn):
+    assert prn("refine", "logits", "-o", "masks", "--for", "dice")[0] == 0
+
+
+def test_python_takes_numbers_and_words(folder):
+    fixed = prn_api.refine("logits", out="fixed", threshold=0.43)
+    chosen = prn_api.refine("logits", out="chosen", threshold="auto")
+    assert len(fixed.maps) == len(chosen.maps) == 6
+    assert threshold_in(folder / "fixed") == 0.43
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_no_default_erases_lines(tmp_path, width, capsys):
+    """Structures of 1 to 3 px, sure and well apart, come out whole."""
+    logits = np.full((3, 200, 200), -4, np.float32)
+    logits[0, :, 50 : 50 + width] = 4
+    logits[1, 80 : 80 + width] = 4
+    for at in range(200):
+        logits[2, at, max(at - width // 2, 0) : at - width // 2 + width] = 4
+    logits += np.random.default_rng(0).normal(0, 0.5, logits.shape).astype(np.float32)
+    (tmp_path / "logits").mkdir()
+    for number, values in enumerate(logits):
+        np.save(tmp_path / "logits" / f"{number}.npy", values)
+    assert app.run(["refine", str(tmp_path / "logits"), "-o", str(tmp_path / "masks")]) == 0
+    for number, values in enumerate(logits):
+        found = mask(tmp_path / "masks" / f"{number}.png")
+        assert found[values > 0].mean() > 0.99
