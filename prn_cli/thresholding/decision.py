@@ -62,7 +62,7 @@ def expected_scores(counts: NDArray[np.number], probabilities: FloatArray, score
         `(..., B + 1)`: with bins c and above as foreground; 1 where there is nothing to find and nothing is found.
     """
     pixels = _from_above(np.asarray(counts, np.float64))
-    hits = _from_above(counts * probabilities)
+    hits = _from_above(np.asarray(counts * probabilities, np.float64))
     foreground = hits[..., :1]
     above, below = (hits, pixels + foreground - hits) if score == "iou" else (2 * hits, pixels + foreground)
     return np.divide(above, below, out=np.ones_like(hits), where=below > 0)
@@ -132,7 +132,8 @@ def _scores(above: FloatArray, foreground: NDArray[np.number], score: Score) -> 
     false, true = above[..., 0, :], above[..., 1, :]
     union = false + foreground
     right, whole = (true, union) if score == "iou" else (2 * true, union + true)
-    return np.divide(right, whole, out=np.ones_like(true), where=whole > 0)
+    scores: FloatArray = np.divide(right, whole, out=np.ones_like(true), where=whole > 0)
+    return scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,7 @@ class _Belief:
     def of(cls, calibration: Calibration, counts: NDArray[np.number]) -> _Belief:
         points, weights = calibration.samples()
         probabilities = 1 / (1 + np.exp(-np.clip(points[:, :1] * CENTRES + points[:, 1:], -40, 40)))
-        return cls(probabilities, weights, probabilities @ counts)
+        return cls(probabilities, weights, probabilities @ np.asarray(counts, np.float64))
 
     def score(self, bins: NDArray[np.intp], score: Score) -> FloatArray:
         """`(K,)` expected score of a mask, given the bins of its pixels."""
