@@ -7,7 +7,7 @@ masks are uint8 `(H, W)`: 0 background, 1 foreground, 255 ignore or invalid.
 from __future__ import annotations
 
 from prn_cli.maps.probabilities import logit, sigmoid
-from prn_cli.rasters.formats import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster
+from prn_cli.rasters.base import Raster
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, common_bands
 from prn_cli.rasters.kinds import count_bands, count_classes
@@ -23,7 +23,7 @@ from prn_cli.rasters.pairs import (
     pair_by_stem,
 )
 from prn_cli.rasters.palettes import Palette, class_names, read_palette
-from prn_cli.rasters.raster import Raster
+from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster
 from prn_cli.rasters.reading import lay_like, open_map, read_label, resolve
 from prn_cli.rasters.roles import InputKind, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap

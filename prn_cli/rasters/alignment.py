@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.rasters.raster import Raster
+from prn_cli.rasters.base import Raster
 
 _SLACK = 0.02  # px over a whole map: georeferences are rounded
 _MOST_TURN = 0.5  # px over a whole map

@@ -13,7 +13,7 @@ import numpy as np
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.classes import MOST_CLASSES
-from prn_cli.rasters.raster import Raster
+from prn_cli.rasters.base import Raster
 from prn_cli.rasters.roles import LABELS, MASKS, SCORES, Reading, Role, nodata_option
 
 GuardedRole = Role | Literal["valid mask"]

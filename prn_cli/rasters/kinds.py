@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from prn_cli.errors import InputError, UsageError
 from prn_cli.files.remote import as_path
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters.formats import open_raster
+from prn_cli.rasters.base import Raster
 from prn_cli.rasters.mask_values import MASK_NUMBERS
-from prn_cli.rasters.raster import Raster
+from prn_cli.rasters.raster import open_raster
 from prn_cli.rasters.roles import AS_DECLARED, InputKind, Reading
 from prn_cli.rasters.valid import no_valid_pixel, valid_pixels
 

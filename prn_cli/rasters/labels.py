@@ -14,9 +14,9 @@ from prn_cli.errors import InputError
 from prn_cli.maps.classes import MOST_CLASSES
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import Window, row_bands
+from prn_cli.rasters.base import Raster
 from prn_cli.rasters.guards import too_many_bands
 from prn_cli.rasters.mask_values import undeclared_nodata
-from prn_cli.rasters.raster import Raster
 from prn_cli.rasters.roles import Reading, Role, nodata_option
 from prn_cli.rasters.valid import ValidMap, no_valid_pixel
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters.raster import DecodedRaster, Raster, check_dtype
+from prn_cli.rasters.base import DecodedRaster, Raster, check_dtype
 
 # Files of Python 2 are read like all others.
 warnings.filterwarnings("ignore", "Reading `.npy` or `.npz` file required additional header parsing", UserWarning)

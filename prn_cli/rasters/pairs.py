@@ -11,7 +11,7 @@ from typing import TextIO, overload
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.files.remote import as_path, gdal_name
-from prn_cli.rasters.formats import IMAGE_SUFFIXES, SUFFIXES
+from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES
 
 _EXAMPLES = 3
 _Path = str | os.PathLike[str]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, UsageError, reason
 from prn_cli.files.remote import as_path
-from prn_cli.rasters.formats import SUFFIXES, open_raster
+from prn_cli.rasters.raster import SUFFIXES, open_raster
 
 
 @dataclass(frozen=True, slots=True)

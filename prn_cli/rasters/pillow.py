@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from prn_cli.rasters.raster import DecodedRaster
+from prn_cli.rasters.base import DecodedRaster
 
 __all__ = ["Image", "PillowRaster"]
 

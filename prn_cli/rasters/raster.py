@@ -1,207 +1,214 @@
-"""A raster: bands of values on a grid of pixels, read by window."""
+"""The table of formats by suffix, and what opens and creates files by it.
+
+A format is imported when a file needs it, since each brings its own libraries.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from prn_cli.errors import InputError, PrnError, reason
-from prn_cli.maps.tiles import Window
-from prn_cli.rasters.geo import GeoTags
-from prn_cli.rasters.limits import check_block, check_memory, check_pixels
+from prn_cli.errors import InputError, PrnError, UsageError, reason
+from prn_cli.files.remote import as_path, gdal_name
+from prn_cli.maps.tiles import row_bands
+from prn_cli.rasters.base import Raster, holds
+from prn_cli.rasters.guards import check_stored
+from prn_cli.rasters.writing import RasterWriter, Target
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "SUFFIXES",
+    "WRITTEN_SUFFIXES",
+    "Raster",
+    "check_file",
+    "create_raster",
+    "is_whole",
+    "open_raster",
+]
+
+_TIFF = (".tif", ".tiff")
+_JPEG = (".jpg", ".jpeg")
+_READERS = {
+    ".npy": "npy:NpyRaster",
+    ".npz": "npy:NpzRaster",
+    **dict.fromkeys(_TIFF, "tiff:TiffRaster"),
+    ".png": "png:PngRaster",
+    **dict.fromkeys(_JPEG, "jpeg:JpegRaster"),
+}
+_WRITERS = {
+    **dict.fromkeys(_TIFF, "tiff_writing:TiffWriter"),
+    ".png": "png_writing:PngWriter",
+    ".npy": "writing:NpyWriter",
+}
+_REMOTE, _COG, _SOFT_PNG = "remote:RemoteRaster", "cog:CogWriter", "png_writing:SoftPngWriter"
+
+IMAGE_SUFFIXES = tuple(_READERS)
+"""Suffixes of images, in lower case."""
+
+SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in _JPEG)
+"""Suffixes of maps and labels, in lower case: JPEG is lossy, which scores and labels do not survive."""
+
+WRITTEN_SUFFIXES = tuple(_WRITERS)
+"""Suffixes of the files that `create_raster` writes, in lower case."""
+
+_END_OF_PNG = b"IEND\xaeB`\x82"
 
 
-class Closing(ABC):
-    """A context manager that closes what it holds."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the files and free their pixels."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Raster(Closing):
-    """An open raster file. A format implements `_open`, `_read` and `close`, and perhaps `_valid`.
+def open_raster(
+    path: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    max_pixels: int | None = None,
+    suffixes: Sequence[str] = SUFFIXES,
+) -> Raster:
+    """Open a raster file by the format that its suffix names.
 
     Args:
-        path: the file.
-        key: name of the array in an archive; other formats ignore it.
+        path: the file, or the address of a remote `.tif` or `.tiff`.
+        key: name of the array in an `.npz` file; other formats ignore it.
         max_pixels: see `prn_cli.rasters.roles.Reading`.
+        suffixes: the formats that are accepted.
 
-    Attributes:
-        path: the file.
-        bands: number of bands.
-        height: rows.
-        width: columns.
-        dtype: type of the stored values, in native byte order: bool, unsigned, signed or float.
-        nodata: value that the file declares as invalid; None if it declares none.
-        geo: georeferencing of a GeoTIFF; None elsewhere.
-        palette: `(N, 4)` uint8, red, green, blue and alpha of each palette index; None if there is no palette.
-        alpha_last: whether the file declares the last of several bands as alpha.
-        scaled: whether the file declares a scale or offset of its values.
-        orientation: EXIF orientation of the stored rows; 1 is upright.
-        by_columns: whether reading some of the columns costs less than reading all, window by window.
+    Returns:
+        The open raster; use it in a `with` statement.
 
     Raises:
-        InputError: the file is damaged, holds no map, or claims more pixels than its limit.
+        InputError: the file is missing, empty, damaged, of an unknown format or of an unsupported shape or type,
+            claims more pixels than its limit, or is refused by `prn_cli.rasters.guards.check_stored`.
+        MissingExtraError: a remote file, and rasterio is not installed.
     """
-
-    noun: ClassVar[str]
-    """What messages call the format."""
-    rewrite: ClassVar[str] = "write it again"
-    """What they advise for a damaged file."""
-
-    bands: int
-    height: int
-    width: int
-    dtype: np.dtype[Any]
-    nodata: float | None = None
-    geo: GeoTags | None = None
-    palette: NDArray[np.uint8] | None = None
-    alpha_last: bool = False
-    scaled: bool = False
-    orientation: int = 1
-    by_columns: bool = True
-
-    def __init__(self, path: Path, *, key: str | None = None, max_pixels: int | None = None) -> None:
-        self.path = path
-        self.key = key
-        self.max_pixels = max_pixels
-        try:
-            with self._one_error(MemoryError):  # damaged headers make parsers raise that, too
-                self._open()
-            stored = self._stored_bytes()
-            if stored is not None:
-                check_pixels(self.height, self.width, self.bands, stored=stored, path=path, max_pixels=max_pixels)
-        except BaseException:
-            self.close()
-            raise
-
-    @abstractmethod
-    def _open(self) -> None:
-        """Open the file and set the attributes."""
-
-    @abstractmethod
-    def _read(self, window: Window) -> NDArray[Any]:
-        """Read a window inside the raster, as `(bands, h, w)`."""
-
-    def _valid(self, window: Window) -> NDArray[np.bool_] | None:  # noqa: ARG002
-        """Valid pixels by the alpha band or mask of the file; None if it has neither."""
-        return None
-
-    def _stored_bytes(self) -> int | None:
-        """Bytes of the file; None if they are unknown."""
-        return self.path.stat().st_size
-
-    def read(self, window: Window | None = None) -> NDArray[Any]:
-        """Read all bands.
-
-        TIFF and npy are read by window: only the tiles, strips or rows that the window touches are read and decoded.
-        npz, PNG and JPEG are decoded whole, once.
-
-        Args:
-            window: part of the raster, inside it; all of it if None.
-
-        Returns:
-            `(bands, h, w)` in the stored type, in native byte order; a copy that the caller may change.
-
-        Raises:
-            InputError: the file is damaged, or does not fit into memory and was to be read whole.
-        """
-        return self._read(self._inside(window))
-
-    def valid(self, window: Window | None = None) -> NDArray[np.bool_] | None:
-        """Valid pixels by the alpha band or mask of the file, `(h, w)`; None if it has neither. See `read`."""
-        return self._valid(self._inside(window))
-
-    def _inside(self, window: Window | None) -> Window:
-        if window is None:
-            window = Window(0, 0, self.height, self.width)
-        if (
-            min(window.y, window.x) < 0
-            or min(window.height, window.width) < 1
-            or window.y + window.height > self.height
-            or window.x + window.width > self.width
-        ):
-            raise ValueError(f"{window} is not inside a raster of {self.height}×{self.width}")
-        check_memory(self.bands * window.height * window.width * self.dtype.itemsize, self.path)
-        return window
-
-    def _check_block(self, size: int, stored: int) -> None:
-        check_block(size, stored=stored, path=self.path, max_pixels=self.max_pixels)
-
-    @contextmanager
-    def _one_error(self, *more: type[Exception]) -> Iterator[None]:
-        """Turn what libraries raise on a damaged file, errors of many types, into one `InputError`."""
-        try:
-            yield
-        except Exception as error:
-            known = isinstance(error, PrnError | MemoryError) and not isinstance(error, more)
-            if known or (isinstance(error, OSError) and error.errno is not None):  # Pillow raises some without
-                raise
-            raise self.error(f"not {self.noun}, or damaged: {reason(error)}") from error
-
-    def error(self, message: str, hint: str = "") -> InputError:
-        """An error of this file, which is damaged, unless the hint says otherwise."""
-        return InputError(message, hint=hint or self.rewrite, path=self.path)
-
-
-class DecodedRaster(Raster):
-    """A raster of a format that is decoded whole, when it is first read."""
-
-    decoded_bytes: int
-    """Memory that decoding takes."""
-    _pixels: NDArray[Any] | None = None
-
-    @abstractmethod
-    def _decode(self) -> NDArray[Any]:
-        """All pixels, `(bands, H, W)`; further bands are ignored by `_read`."""
-
-    def _decoded(self) -> NDArray[Any]:
-        if self._pixels is None:
-            self._check_block(self.decoded_bytes, self.path.stat().st_size)
-            with self._one_error():
-                self._pixels = self._decode()
-        return self._pixels
-
-    def _read(self, window: Window) -> NDArray[Any]:
-        return np.array(self._decoded()[: self.bands, *window.slices], self.dtype, order="C")
-
-    def close(self) -> None:
-        """Free the pixels."""
-        self._pixels = None
-
-
-def check_dtype(dtype: np.dtype[Any], path: Path) -> np.dtype[Any]:
-    """The type in native byte order.
-
-    Raises:
-        InputError: it is neither bool nor integer nor float of at most 64 bits.
-    """
-    if dtype.kind not in "buif" or dtype.itemsize > 8:
+    path = as_path(path)
+    check_file(path)
+    suffix = path.suffix.lower()
+    remote = gdal_name(path) is not None
+    if remote and suffix not in _TIFF:
+        found, hint = f"a remote file that ends in '{path.suffix}'", "download it first"
+        if not suffix:
+            found, hint = "a remote name without a suffix", "name each file: folders are for this machine"
+        raise InputError(f"{found}, expected .tif or .tiff", hint=hint, path=path)
+    if suffix not in suffixes:
         raise InputError(
-            f"numbers of type {dtype}, expected integers or floats of at most 64 bits",
-            hint="save the map as float32",
+            f"unknown format '{path.suffix}', expected one of {' '.join(suffixes)}",
+            hint="convert the file, or rename it if its suffix is wrong",
             path=path,
         )
-    return dtype.newbyteorder("=")
+    try:
+        raster: Raster = _load(_REMOTE if remote else _READERS[suffix])(path, key=key, max_pixels=max_pixels)
+    except OSError as error:
+        raise InputError(f"cannot be read: {reason(error)}", hint="check the file", path=path) from error
+    try:
+        check_stored(raster)
+    except BaseException:
+        raster.close()
+        raise
+    return raster
 
 
-def holds(dtype: np.dtype[Any], value: float) -> bool:
-    """Whether an integer or boolean type can hold a value."""
-    least, most = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    return least <= value <= most and value == int(value)
+def check_file(path: Path) -> None:
+    """Check that a path names a regular file that is not empty. Remote files are checked when they are opened.
+
+    Raises:
+        InputError: it does not.
+    """
+    if gdal_name(path) is not None:
+        return
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError("no such file", hint="check the path", path=path) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read: {reason(error)}", hint="check the path", path=path) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError("is a folder, expected a file", hint="name a file in it", path=path)
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError("is not a regular file", hint="save the data to a file first", path=path)
+    if status.st_size == 0:
+        raise InputError("empty file (0 bytes)", hint="write it again", path=path)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is a raster that can be read to its end."""
+    try:
+        if path.suffix.lower() == ".png" and not path.read_bytes().endswith(_END_OF_PNG):  # Pillow does without
+            return False
+        with open_raster(path) as raster:
+            for band in row_bands(raster.height, raster.width):
+                raster.read(band)
+    except (PrnError, OSError):
+        return False
+    return True
+
+
+def create_raster(
+    path: str | os.PathLike[str],
+    *,
+    height: int,
+    width: int,
+    dtype: DTypeLike,
+    like: Raster | None = None,
+    downscale: int = 1,
+    nodata: float | None = None,
+    soft: bool = False,
+    palette: NDArray[np.uint8] | None = None,
+    cog: bool = False,
+    creation_options: Mapping[str, str] | None = None,
+) -> RasterWriter:
+    """Create a single-band raster, in the format that the suffix of its path names.
+
+    Memory holds a few rows only, except for PNG of probabilities, which is held whole: a byte a pixel, two if some are
+    invalid.
+
+    Args:
+        path: a `.tif`, `.tiff`, `.png` or `.npy` file. Its folder is made if need be.
+        height: rows.
+        width: columns.
+        dtype: type of the values; PNG takes uint8 and uint16.
+        like: raster whose georeferencing a TIFF gets.
+        downscale: side of one pixel in pixels of `like`, for maps with a value per patch.
+        nodata: value of invalid pixels: tag 42113 in TIFF, the transparent grey value in PNG; npy cannot hold it.
+        soft: the values are float32 probabilities, NaN invalid, and may be rounded as the format requires: PNG gets
+            8-bit grey, 255 for 1, with an alpha channel if there are invalid pixels.
+        palette: `(N, 3)` uint8, the colours of the numbers 0 to N - 1, for uint8 maps of classes. npy cannot hold it.
+        cog: TIFF is cloud-optimised; needs rasterio, and its creation options are those of GDAL's COG driver.
+        creation_options: for TIFF, as in GDAL: COMPRESS (DEFLATE, LZW, ZSTD, NONE), TILED (YES, NO), BLOCKXSIZE,
+            BLOCKYSIZE, PREDICTOR (1, 2, 3), BIGTIFF (YES, NO, IF_NEEDED, IF_SAFER). Other formats ignore them.
+
+    Returns:
+        The writer; use it in a `with` statement.
+
+    Raises:
+        UsageError: an unknown format or creation option, or a type that the format cannot hold.
+        MissingExtraError: `cog`, and rasterio is not installed.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    kind = np.dtype(dtype)
+    if nodata is not None and kind.kind != "f" and not holds(kind, nodata):
+        raise ValueError(f"nodata {nodata} is not a number of type {kind}")
+    if suffix not in _WRITERS:
+        raise UsageError(
+            f"cannot write '{path.suffix}', expected one of {' '.join(WRITTEN_SUFFIXES)}",
+            hint="give another name",
+            path=path,
+        )
+    tiff, png = suffix in _TIFF, suffix == ".png"
+    if png and not soft and kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        raise UsageError(f"PNG cannot hold {kind}, only uint8 and uint16", hint="write .tif or .npy", path=path)
+    geo = None if like is None or like.geo is None else like.geo.downscaled(downscale)
+    name = _COG if tiff and cog else _SOFT_PNG if png and soft else _WRITERS[suffix]
+    writer: RasterWriter = _load(name)(
+        Target(path, height, width, kind, nodata, palette, geo if tiff else None, creation_options or {})
+    )
+    return writer
+
+
+def _load(name: str) -> Any:
+    module, _, kind = name.partition(":")
+    return getattr(import_module(f"prn_cli.rasters.{module}"), kind)

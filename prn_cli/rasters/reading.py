@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.files.remote import as_path
-from prn_cli.rasters.formats import IMAGE_SUFFIXES, SUFFIXES, open_raster
+from prn_cli.rasters.base import Raster
 from prn_cli.rasters.guards import check, check_same_grid, check_same_size
 from prn_cli.rasters.images import MapImage
 from prn_cli.rasters.kinds import resolve
 from prn_cli.rasters.labels import BinaryMap, ClassNumbers, GreyLabel
-from prn_cli.rasters.raster import Raster
+from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, open_raster
 from prn_cli.rasters.roles import AS_DECLARED, INPUT_KINDS, LABELS, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
 from prn_cli.rasters.valid import ValidMap

@@ -15,8 +15,8 @@ from prn_cli.errors import InputError, reason
 from prn_cli.files.gdal import import_rasterio, network_env
 from prn_cli.files.remote import gdal_name, sends_parts, state_of, text_without_secrets
 from prn_cli.maps.tiles import Window
+from prn_cli.rasters.base import Raster, check_dtype
 from prn_cli.rasters.geo import GeoTags
-from prn_cli.rasters.raster import Raster, check_dtype
 from prn_cli.rasters.tiff import geo_tags
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from prn_cli.maps.classes import one_versus_rest, one_versus_rest_of
 from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.maps.tiles import Window
+from prn_cli.rasters.base import Raster
 from prn_cli.rasters.kinds import LARGEST_LOGIT, ROUNDING, full_scale, unlikely_logit
-from prn_cli.rasters.raster import Raster
 from prn_cli.rasters.roles import InputKind, Reading, Role
 from prn_cli.rasters.valid import ValidMap, no_valid_pixel
 

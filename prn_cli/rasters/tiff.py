@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from prn_cli.errors import InputError, reason
 from prn_cli.execution.cores import core_count
 from prn_cli.maps.tiles import Window
+from prn_cli.rasters.base import Raster, check_dtype, holds
 from prn_cli.rasters.coded import CLAIMED, lerc_bands, lerc_has_invalid
 from prn_cli.rasters.directories import check_directories
 from prn_cli.rasters.geo import (
@@ -32,7 +33,6 @@ from prn_cli.rasters.geo import (
 )
 from prn_cli.rasters.limits import check_block
 from prn_cli.rasters.lzw import decode_lzw
-from prn_cli.rasters.raster import Raster, check_dtype, holds
 
 # What is wrong with a file is said once, by the error.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters.raster import Closing, Raster, holds
+from prn_cli.rasters.base import Closing, Raster, holds
 from prn_cli.rasters.roles import Reading, Role
 
 

@@ -23,7 +23,7 @@ _LEVEL = 6  # of deflate, 1 to 9
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What `prn_cli.rasters.formats.create_raster` is asked for; see there."""
+    """What `prn_cli.rasters.raster.create_raster` is asked for; see there."""
 
     path: Path
     height: int
