@@ -29,7 +29,7 @@ KILLER = """
 import itertools, json, os, random, shutil, signal, sys, threading, time
 import onnxruntime, tifffile, PIL.Image
 from prn_cli.commands import app
-import prn_cli.commands.refine, prn_cli.workflows.refine_plan, prn_cli.maps.drift, prn_cli.files.manifest
+import prn_cli.commands.refine, prn_cli.workflows.refine_maps, prn_cli.maps.drift, prn_cli.files.manifest
 import prn_cli.tasks.multiclass
 import prn_cli.thresholding.pseudolabels
 import prn_cli.rasters.npy, prn_cli.rasters.png
