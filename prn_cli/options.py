@@ -24,19 +24,19 @@ from prn_cli.files.remote import as_path, gdal_name
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """How a field of an options class appears to its users.
+    """How a field of an options class appears to users.
 
     Args:
         help: one sentence.
-        panel: heading of the help under which it stands.
-        flags: on the command line, besides `--` and the field's name; a long one replaces that.
+        panel: heading of the help.
+        flags: short flags, or a long one that replaces the field's name.
         metavar: what the help calls its value.
         least: lower bound of a number.
         most: upper bound of a number.
         default: how the help describes the default; its value if None, nothing if empty.
         argument: a positional argument, not an option.
-        output: names a file or folder that is written, which must be on this machine.
-        complete: from the beginning of a value to values that a shell may offer.
+        output: names a file or folder to write, which must be local.
+        complete: completes a value in a shell.
     """
 
     help: str
@@ -62,12 +62,12 @@ class Parameter:
         name: of the field.
         annotation: its type, without the option.
         type: `int`, `float`, `str`, `bool` or `Path`.
-        choices: the values that it may take; empty if any.
+        choices: allowed values; empty if all are.
         words: values that a number may take besides, such as `auto`.
         optional: whether it may be None.
         several: whether it is a tuple of values.
         default: `dataclasses.MISSING` if it must be given.
-        option: see there.
+        option: how it appears.
     """
 
     name: str
@@ -127,11 +127,7 @@ class Options:
     """Base of every options class."""
 
     def __post_init__(self) -> None:
-        """Convert and check every value.
-
-        Raises:
-            UsageError: see `Parameter.checked`.
-        """
+        """Convert and check every value; see `Parameter.checked`."""
         for parameter in parameters(type(self)):
             object.__setattr__(self, parameter.name, parameter.checked(getattr(self, parameter.name)))
 

@@ -153,9 +153,9 @@ def test_a_failure_is_in_the_result(folder):
 
 
 def test_progress_moves_within_a_map(folder, monkeypatch):
-    monkeypatch.setattr("prn_cli.workflows.score._PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("prn_cli.workflows.score_images._PIXELS_AT_ONCE", 1)
     monkeypatch.setattr("prn_cli.maps.tiles._BLOCK_PIXELS", 1)
-    monkeypatch.setattr("prn_cli.workflows.pseudolabel._BAND_PIXELS", 1)
+    monkeypatch.setattr("prn_cli.workflows.pseudolabel_maps._BAND_PIXELS", 1)
     steps = []
 
     class Bar(prn.Watch):

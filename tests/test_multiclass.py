@@ -24,7 +24,7 @@ from prn_cli.refinement.rows import (
     refine_section,
     window_rows,
 )
-from prn_cli.tasks.multiclass import Multiclass, class_metrics, classes_of, finish_class_ramp, refine_class_rows
+from prn_cli.tasks.multiclass import Multiclass, class_metrics, classes_of, finish_class_ramp, refine_classes
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def rows_of(logits, refiner, refine_part=refine_rows, *, tile, order=Order.ROWS,
     def refine(read_one):
         return refine_part(read_one, *logits.shape[1:], links, How(order=order), **options)
 
-    return list(refine_class_rows(read, len(logits), refine)), reads
+    return list(refine_classes(read, len(logits), refine)), reads
 
 
 def test_every_class_is_refined_as_a_map_of_its_own(logits, make_onnx):
@@ -57,8 +57,8 @@ def test_every_class_is_refined_as_a_map_of_its_own(logits, make_onnx):
     for number in range(4):
         np.testing.assert_array_equal(refined[number], refine_map(apart[number], refiner, tile=96))
     np.testing.assert_array_equal(np.concatenate([r.logits for r in rows], axis=1), apart)
-    np.testing.assert_array_equal(np.concatenate([r.mask for r in rows]), choose(refined))
-    np.testing.assert_array_equal(np.concatenate([r.base for r in rows]), choose(logits))
+    np.testing.assert_array_equal(np.concatenate([choose(r.refined) for r in rows]), choose(refined))
+    np.testing.assert_array_equal(np.concatenate([choose(r.logits) for r in rows]), choose(logits))
     np.testing.assert_array_equal(np.concatenate([r.bias for r in rows], axis=1), refined - apart)
     total = np.concatenate([r.probabilities for r in rows], axis=1).sum(axis=0)
     assert np.array_equal(np.isnan(total), np.isnan(logits[0]))
@@ -108,7 +108,7 @@ def test_sections_joined_are_the_map_bit_for_bit(make_onnx, random_logits, netwo
                     lambda ramp: finish_class_ramp(ramp, one_versus_rest(logits[:, *ramp.window.slices]), links),
                 )
             )
-            for part in ("mask", "base", "probabilities", "bias"):
+            for part in ("logits", "refined", "probabilities", "bias"):
                 found, expected = put_together(joined, part, height, width), put_together(whole, part, height, width)
                 np.testing.assert_array_equal(found, expected)
 
@@ -131,7 +131,7 @@ def put_together(pieces, part, height, width):
 def test_without_a_bias_the_classes_stay(logits, make_onnx):
     refiner = load_refiner(find_weights(str(make_onnx(strength=0.0))), device="cpu")
     rows, _ = rows_of(logits, refiner, tile=96)
-    np.testing.assert_array_equal(np.concatenate([r.mask for r in rows]), choose(logits))
+    np.testing.assert_array_equal(np.concatenate([choose(r.refined) for r in rows]), choose(logits))
 
 
 def test_scores_by_bands_pool_mean_and_compare():

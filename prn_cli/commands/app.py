@@ -18,7 +18,7 @@ import typer
 from prn_cli import __version__
 from prn_cli.commands import console
 from prn_cli.commands.on_demand import COMMANDS, OnDemand, not_loaded
-from prn_cli.commands.settings import from_environment, from_settings
+from prn_cli.commands.settings import source_of
 from prn_cli.errors import PrnError, UsageError
 from prn_cli.execution import interrupts
 from prn_cli.execution.cores import spare_threads
@@ -82,7 +82,7 @@ def run(arguments: list[str] | None = None) -> int:
     except PrnError as error:
         if interrupts.came:  # that came while a module was imported, and was taken for a fault of it
             return _interrupted()
-        console.error(str(error), final=True)
+        console.error(str(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
@@ -98,19 +98,19 @@ def run(arguments: list[str] | None = None) -> int:
             return _usage(error)
         if interrupts.came:
             return _interrupted()
-        if console.verbose():
+        if console.Terminal.verbose:
             raise
         if isinstance(error, OSError) and error.strerror:  # no defect: a full disk behind stdout, for one
             where = f"{error.filename}: " if error.filename else ""
-            console.error(f"{where}{error.strerror.lower()}; check the place and the free space", final=True)
+            console.error(f"{where}{error.strerror.lower()}; check the place and the free space")
             return 1
         message = f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback, and report it"
-        console.error(message, final=True)
+        console.error(message)
         return 1
 
 
 def _interrupted() -> int:
-    console.error("interrupted; what was finished is kept")
+    console.Terminal().failure("interrupted; what was finished is kept")
     return _INTERRUPTED
 
 
@@ -124,18 +124,10 @@ def _usage(error: Any) -> int:
     command = error.ctx.command_path if error.ctx else "prn"
     message = error.format_message().strip().rstrip(".")
     if message and error.ctx and getattr(error, "param", None):
-        message += _source(error.ctx, error.param.name)
+        message += source_of(error.ctx, error.param.name)
     if message:  # empty where the help was shown instead
         console.error(f"{message}; see '{command} --help'")
     return 2
-
-
-def _source(context: Any, name: str) -> str:
-    """Where the value of an option comes from, if it does not stand on the command line."""
-    if from_settings(context, name):
-        return " (from --settings)"
-    variable = f"{context.auto_envvar_prefix}_{name}".upper()
-    return f" (from {variable})" if from_environment(context, name) else ""
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ _ROWS = 12
 
 
 @contextmanager
-def shown(stage: Stage, history: Sequence[Epoch]) -> Iterator[Callable[[Epoch], None]]:
+def shown(stage: Stage, history: Sequence[Epoch], terminal: console.Terminal) -> Iterator[Callable[[Epoch], None]]:
     """Show the epochs of a stage, of which some may have been run before. Yields the callback for the next ones."""
-    if console.quiet() or not console.stderr().is_terminal:
-        yield lambda epoch: console.note(_line(stage, epoch))
+    if terminal.quiet or not console.stderr().is_terminal:
+        yield lambda epoch: terminal.note(_line(stage, epoch))
         return
     from rich.live import Live
 

@@ -17,40 +17,23 @@ from prn_cli.options import Options, Parameter, parameters, required
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
-_RUN = "Run"
-_PANELS = ("Input", "Output", "Method", "Objects", "Held-out images", "Loss", "Schedule", "Report", "Cluster", _RUN)
+_PANELS = ("Input", "Output", "Method", "Objects", "Held-out images", "Loss", "Schedule", "Report", "Cluster", "Run")
 """The order of the help; other panels come before the last."""
 
+_run_option = partial(typer.Option, rich_help_panel="Run")
+_SETTINGS = _run_option(
+    "--settings",
+    metavar="FILE",
+    is_eager=True,
+    callback=use_settings,
+    help="TOML file of options; the command line and the environment come first.",
+    show_default=False,
+)
 _COMMON: dict[str, tuple[Any, Any]] = {
-    "settings_file": (
-        Annotated[
-            Path | None,
-            typer.Option(
-                "--settings",
-                metavar="FILE",
-                is_eager=True,
-                callback=use_settings,
-                help="TOML file of options; the command line and the environment come first.",
-                rich_help_panel=_RUN,
-                show_default=False,
-            ),
-        ],
-        None,
-    ),
-    "quiet": (
-        Annotated[
-            bool,
-            typer.Option("--quiet", "-q", callback=console.set_quiet, help="Errors only.", rich_help_panel=_RUN),
-        ],
-        False,
-    ),
+    "settings_file": (Annotated[Path | None, _SETTINGS], None),
+    "quiet": (Annotated[bool, _run_option("--quiet", "-q", callback=console.set_level, help="Errors only.")], False),
     "verbose": (
-        Annotated[
-            bool,
-            typer.Option(
-                "--verbose", "-v", callback=console.set_verbose, help="Say more, tracebacks too.", rich_help_panel=_RUN
-            ),
-        ],
+        Annotated[bool, _run_option("--verbose", "-v", callback=console.set_level, help="Say more, tracebacks too.")],
         False,
     ),
 }
@@ -64,8 +47,7 @@ def command(
 
     Args:
         options: the class.
-        run: called with an object of it and, if the command has `--json`, whether that was given, as `json`. Its
-            docstring is the command's help.
+        run: called with an object of it and, if the command has `--json`, with `json`. Its docstring is the help.
         json: whether the command has `--json`.
         settings: whether it has `--settings`.
     """
@@ -110,18 +92,15 @@ def _default(parameter: Parameter) -> Any:
 
 def _annotation(parameter: Parameter) -> Any:
     option = parameter.option
+    kind = int if parameter.type is int else float
     more: dict[str, Any] = {
         "help": option.help,
         "metavar": option.metavar or (parameter.flag if option.argument else None),
+        "min": None if option.least is None else kind(option.least),
+        "max": None if option.most is None else kind(option.most),
     }
     if parameter.words:
-        more["parser"] = partial(_parsed, parameter)
-    elif option.least is not None or option.most is not None:
-        kind = int if parameter.type is int else float
-        more |= {
-            name: None if bound is None else kind(bound)
-            for name, bound in (("min", option.least), ("max", option.most))
-        }
+        more |= {"parser": partial(_parsed, parameter), "min": None, "max": None}
     if option.default is not None:
         more["show_default"] = option.default or False
     elif parameter.default is None or required(parameter):

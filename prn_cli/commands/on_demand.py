@@ -1,4 +1,4 @@
-"""The commands by name, each imported once it is to run, so that `prn --help` and every command start fast."""
+"""The commands by name, each imported when it runs, so that `prn --help` and every command start fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-# By the command's name, which is that of its module and of the function or application in it: the line of the help.
+# Lines of help by name, which is also that of the module and of the function or application in it.
 COMMANDS = {
     "pseudolabel": "Find the best threshold of every patch, and what a set of maps could gain by them.",
     "train": "Learn where a base model's scores run too high or too low, from a few labelled logit maps.",
@@ -19,7 +19,7 @@ COMMANDS = {
 
 
 class OnDemand(TyperGroup):
-    """A group whose commands are names and lines of help until they are loaded."""
+    """A group whose commands are placeholders until they are loaded."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -31,7 +31,7 @@ class OnDemand(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def load(self, *names: str) -> None:
-        """Put the commands of these names in the place of their lines of help; leave other names alone."""
+        """Replace the placeholders of these commands; other names are ignored."""
         for name in names:
             if name in COMMANDS and name not in self._loaded:
                 self.commands[name] = _command(name)
@@ -39,7 +39,7 @@ class OnDemand(TyperGroup):
 
 
 def not_loaded() -> None:
-    """What stands for a command until it is loaded."""
+    """The placeholder of a command."""
     raise NotImplementedError("this command was not loaded: resolve it by its group")
 
 

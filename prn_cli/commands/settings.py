@@ -1,7 +1,7 @@
 """`--settings FILE.toml`: options kept in a file, for all commands by one mechanism.
 
-The values become the context's default map, so each is read as if it stood on the command line, and what does stand
-there, or in the environment, comes first.
+The values become the context's default map: they are parsed like those of the command line, which override them, as
+does the environment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NOT_IN_A_FILE = {"help", "settings"}
 
 
 def use_settings(context: typer.Context, file: Path | None) -> Path | None:
-    """Option callback: let the values of the file stand in for options that are not given."""
+    """Option callback: use the values of the file for options that are not given."""
     if file is None or context.resilient_parsing:
         return file
     root: Any = context.find_root().command
@@ -30,21 +30,18 @@ def use_settings(context: typer.Context, file: Path | None) -> Path | None:
     return file
 
 
-def from_settings(context: Any, name: str) -> bool:
-    """Whether the parameter of this name got its value from a settings file."""
-    return getattr(context.get_parameter_source(name), "name", None) == "DEFAULT_MAP"
-
-
-def from_environment(context: Any, name: str) -> bool:
-    """Whether the parameter of this name got its value from an environment variable."""
-    return getattr(context.get_parameter_source(name), "name", None) == "ENVIRONMENT"
+def source_of(context: Any, name: str) -> str:
+    """Where a parameter's value comes from, for messages; empty if from the command line or a default."""
+    variable = f"{context.auto_envvar_prefix}_{name}".upper()
+    source = getattr(context.get_parameter_source(name), "name", None)
+    return {"DEFAULT_MAP": " (from --settings)", "ENVIRONMENT": f" (from {variable})"}.get(source or "", "")
 
 
 def read_settings(file: Path, command: str, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Read the values that a settings file holds for one command.
 
     Top-level keys are for all commands that know them; a table such as `[refine]` is for one, and comes first. The
-    whole file is checked, so that a slip shows whichever command runs.
+    whole file is checked, so that a mistake shows whichever command runs.
 
     Args:
         file: the TOML file.
@@ -67,32 +64,32 @@ def read_settings(file: Path, command: str, parameters: Mapping[str, Mapping[str
         raise UsageError("is not UTF-8 text, expected TOML", hint="save it as UTF-8", path=file) from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"is not TOML: {error}", hint='write lines such as device = "cpu"', path=file) from error
-    everything = {key for known in parameters.values() for key in known}
     found: dict[str, Any] = {}
     for name, value in document.items():
         if isinstance(value, dict):
             if name not in parameters:
                 raise _unknown(f"table [{name}]", name, parameters, file)
-            continue
-        key = name.replace("_", "-")
-        if name in parameters:
+        elif name in parameters:
             raise UsageError(f"'{name}' has a value, expected a table [{name}]", path=file)
-        if key not in everything:
-            raise _unknown(f"key '{name}'", key, everything, file)
-        for other, known in parameters.items():
-            if key in known:
-                text = _as_given(name, value, known[key], file)
+        elif not any(_key(name) in known for known in parameters.values()):
+            raise _unknown(f"key '{name}'", _key(name), {key for known in parameters.values() for key in known}, file)
+    shared = {name: value for name, value in document.items() if not isinstance(value, dict)}
+    for other, known in parameters.items():
+        own = document.get(other, {})
+        for name in own:
+            if _key(name) not in known:
+                raise _unknown(f"key '{name}' in [{other}]", _key(name), known, file)
+        for name, value in [*shared.items(), *own.items()]:  # what is for one command comes first
+            parameter = known.get(_key(name))
+            if parameter is not None:
+                text = _as_given(_key(name), value, parameter, file)
                 if other == command:
-                    found[known[key].name] = text
-    for other, table in document.items():
-        for name, value in table.items() if isinstance(table, dict) else ():
-            key = name.replace("_", "-")
-            if key not in parameters[other]:
-                raise _unknown(f"key '{name}' in [{other}]", key, parameters[other], file)
-            text = _as_given(name, value, parameters[other][key], file)
-            if other == command:
-                found[parameters[other][key].name] = text
+                    found[parameter.name] = text
     return found
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _takes_settings(command: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Work done ahead: while one thread uses what an iterator gave, another makes what comes next."""
+"""Prefetching: while one thread uses an item, another makes the next ones."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ _END: Any = object()
 
 
 def ahead(items: Generator[T], count: int = 1) -> Generator[T]:
-    """The same items in the same order, made in a thread of their own, up to `count` of them before they are wanted.
+    """The same items in the same order, made in another thread, up to `count` of them ahead.
 
-    What the iterator raises is raised here. If the caller stops early, the iterator is closed once it has made what it
-    was about to make.
+    Errors of the iterator are raised here. If the caller stops early, the iterator is closed after its current item.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
     try:
@@ -30,11 +29,10 @@ def ahead(items: Generator[T], count: int = 1) -> Generator[T]:
 
 
 class InOrder(Generic[T]):
-    """Tasks whose results are taken in the order in which the tasks came, each when its turn comes or some time before.
+    """Tasks whose results are taken in the order in which the tasks were added.
 
-    Args:
-        pool: does up to `count` of them before their results are wanted; without one, each is done when it is.
-        count: so that no more results wait in memory.
+    A pool runs up to `count` of them ahead, so that no more results wait in memory. Without one, a task runs when its
+    result is taken.
     """
 
     def __init__(self, pool: ThreadPoolExecutor | None, count: int) -> None:
@@ -43,12 +41,11 @@ class InOrder(Generic[T]):
         self._begun: deque[Future[T]] = deque()
 
     def add(self, task: Callable[[], T]) -> None:
-        """Add a task."""
         self._waiting.append(task)
         self._begin()
 
     def take(self) -> T:
-        """The result of the first task whose result was not taken yet, or what it raised."""
+        """The next result; raises what the task raised."""
         if self._pool is None:
             return self._waiting.popleft()()
         first = self._begun.popleft()

@@ -1,7 +1,7 @@
 """The workers of a Dask cluster as an executor. The only module that imports Dask.
 
-The process that the user started finds the files, keeps the manifest and names failures; the work on pixels goes to the
-workers. A call that was lost with its worker is made again on another one.
+The process that the user started finds the files, writes the manifest and reports failures; the workers process
+pixels. A call that was lost with its worker is made again on another one.
 """
 
 from __future__ import annotations
@@ -35,25 +35,20 @@ _LEAVE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Cluster:
-    """The executor whose calls are made by workers, which see the same files. A context manager.
+    """An executor whose workers see the same files. A context manager.
 
     Paths among the arguments are sent as absolute ones; errors name them as they were given.
-
-    Attributes:
-        slots: see `prn_cli.execution.executor.Executor`.
-        at_once: see there.
-        split: see there.
     """
 
     def __init__(self, where: str, *, split: float, cores: int, stop: threading.Event, watch: Watch = SILENT) -> None:
-        """Start workers here, or meet those of a scheduler.
+        """Start workers here, or connect to a scheduler.
 
         Args:
-            where: `local`, a worker a core; `local:N`, N workers; else the address of a scheduler.
-            split: pixels above which a map is shared out among several calls.
+            where: `local`, one worker per core; `local:N`, N workers; or the address of a scheduler.
+            split: see `prn_cli.execution.executor.Executor`.
             cores: of this machine, for local workers to share.
-            stop: when it is set, calls that wait raise `CancelledError`.
-            watch: hears what was found.
+            stop: when it is set, waiting calls raise `CancelledError`.
+            watch: is told how many workers there are.
 
         Raises:
             MissingExtraError: Dask is not installed.
@@ -100,16 +95,14 @@ class Cluster:
             self._client.cancel(futures, force=force)
 
     def call(self, function: Callable[..., R], *arguments: object) -> R:
-        """See `prn_cli.execution.executor.Executor.call`."""
         return next(self._results(function, [arguments]))
 
     def calls(self, function: Callable[..., Iterable[R]], arguments: Iterable[tuple[object, ...]]) -> Iterator[R]:
-        """See `prn_cli.execution.executor.Executor.calls`."""
         for result in self._results(function, arguments):
             yield from result
 
     def _results(self, function: Callable[..., R], arguments: Iterable[tuple[object, ...]]) -> Iterator[R]:
-        """What the calls return, in order; some are made in advance."""
+        """The results in order; some calls are made ahead."""
         queue: deque[Any] = deque()
         try:
             for each in arguments:
@@ -179,7 +172,7 @@ class Cluster:
 
 
 def check_cluster(where: str) -> None:
-    """Check what `--dask` asks for as far as that is possible without any worker.
+    """Check the value of `--dask` as far as possible without a worker.
 
     Raises:
         MissingExtraError: Dask is not installed.
@@ -190,7 +183,7 @@ def check_cluster(where: str) -> None:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles paths as absolute ones, which hold in any working folder, and keeps what they were."""
+    """Pickles paths as absolute ones, valid in any working folder, and remembers the given ones."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -223,14 +216,14 @@ def _distributed() -> Any:
 
 
 def _quieten(level: int) -> None:
-    """Let Dask log from this level on. What matters comes back with the calls; the rest is for a cluster's own logs."""
+    """Let Dask log from this level on. Errors come back with the calls; the rest is for the cluster's own logs."""
     for name in (*_LOGGERS, *logging.root.manager.loggerDict):
         if name.partition(".")[0] in _LOGGERS:  # some of their children have levels of their own
             logging.getLogger(name).setLevel(level)
 
 
 def _local_workers(where: str, cores: int) -> int:
-    """How many workers are to be started here; 0 for the address of a scheduler."""
+    """How many workers to start here; 0 for the address of a scheduler."""
     local = re.fullmatch(r"local(?::([1-9]\d*))?", where)
     if local:
         return int(local[1] or cores)
@@ -240,7 +233,7 @@ def _local_workers(where: str, cores: int) -> int:
 
 
 def _call(version: str, payload: bytes) -> Any:
-    """Make a call, on a worker. Its function comes as bytes, so that another prn is named before it is run."""
+    """Make a call, on a worker. Its function comes as bytes, so that the version is checked before it is unpickled."""
     worker = _distributed().get_worker()
     if version != __version__:
         raise PrnError(

@@ -1,4 +1,4 @@
-"""Who makes a workflow's calls: threads of this process, or the workers of a cluster. Workflows do not know which."""
+"""The executor protocol: threads of this process, or the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ R = TypeVar("R")
 
 
 class Executor(Protocol):
-    """Makes calls of functions of this package. Pickle can carry functions, arguments and results.
+    """Calls functions of this package. Functions, arguments and results can be pickled.
 
     Attributes:
-        slots: calls that are made at once, as far as that is known; 0 if it is not yet.
-        at_once: how many threads should ask for calls, to keep it busy.
-        split: pixels above which a map should be shared out among several calls.
+        slots: number of calls at once; 0 if it is not known yet.
+        at_once: number of threads that should ask for calls, to keep it busy.
+        split: pixels above which a map should be divided among several calls.
     """
 
     slots: int
@@ -22,14 +22,14 @@ class Executor(Protocol):
     split: float
 
     def call(self, function: Callable[..., R], *arguments: object) -> R:
-        """Call a function and wait for what it returns. Safe in threads.
+        """Call a function and wait for its result. Safe in threads.
 
         Raises:
-            PrnError: what the function raises, or a worker that was lost.
+            PrnError: the function raised it, or a worker was lost.
             CancelledError: the run has ended.
         """
         ...
 
     def calls(self, function: Callable[..., Iterable[R]], arguments: Iterable[tuple[object, ...]]) -> Iterator[R]:
-        """Call a function several times; gives, in order, what the results hold. Some calls are made in advance."""
+        """Call a function several times; yields the items of all results, in order. Some calls are made ahead."""
         ...

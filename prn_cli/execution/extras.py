@@ -11,11 +11,11 @@ from prn_cli.execution import interrupts
 
 @contextmanager
 def needs_extra(purpose: str, *, package: str = "torch", extra: str = "train") -> Iterator[None]:
-    """Import, within this block, what an extra installs. An interrupt waits until the block is through.
+    """A block for imports that need an extra. An interrupt waits until the block ends.
 
     Args:
         purpose: what needs it, such as `prn train`.
-        package: the module that is named where the error names none.
+        package: named if the import error names none.
         extra: of `prn-cli`.
 
     Raises:

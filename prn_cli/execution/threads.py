@@ -1,4 +1,4 @@
-"""Many items side by side in threads: one that fails never stops the rest."""
+"""Many items side by side in threads; one that fails never stops the rest."""
 
 from __future__ import annotations
 
@@ -23,25 +23,19 @@ NAP = 0.5  # seconds
 
 
 class Threads:
-    """The executor that makes each call in the thread that asks for it.
-
-    Args:
-        cores: of this process.
-    """
+    """The executor that makes each call in the calling thread, on a machine of `cores` cores."""
 
     split = math.inf
 
     def __init__(self, cores: int) -> None:
         self.slots = cores
-        # While some threads wait for the disk, the others keep the cores at work.
+        # While some threads wait for the disk, the others keep the cores busy.
         self.at_once = cores + 2
 
     def call(self, function: Callable[..., R], *arguments: object) -> R:
-        """See `prn_cli.execution.executor.Executor.call`."""
         return function(*arguments)
 
     def calls(self, function: Callable[..., Iterable[R]], arguments: Iterable[tuple[object, ...]]) -> Iterator[R]:
-        """See `prn_cli.execution.executor.Executor.calls`."""
         for each in arguments:
             yield from function(*each)
 
@@ -54,7 +48,7 @@ class Progress:
     Args:
         stop: is set when the work is no longer wanted.
         report: is told of each step.
-        steps: how many steps all the work on the item counts for.
+        steps: that all the work on the item counts for.
     """
 
     def __init__(
@@ -64,25 +58,21 @@ class Progress:
         self._report, self._steps, self._reported = report, steps, 0.0
         self._lock = threading.Lock()
 
-    def done(self, share: float) -> None:
-        """Report that a further share of the work is done, 0 to 1. Safe in threads."""
+    def done(self, part: float) -> None:
+        """Report that a further part of the work is done, 0 to 1. Safe in threads."""
         with self._lock:
-            steps = min(share * self._steps, self.rest)
+            steps = min(part * self._steps, self.rest)
             self._reported += steps
         if self._report is not None:
             self._report(steps)
 
     @property
     def rest(self) -> float:
-        """The steps that were not reported."""
+        """The steps that were not reported yet."""
         return self._steps - self._reported
 
     def check(self) -> None:
-        """Leave the work where it is if it is no longer wanted.
-
-        Raises:
-            CancelledError: it is not.
-        """
+        """Raise `CancelledError` if the work is no longer wanted."""
         if self.stop.is_set():
             raise CancelledError
 
@@ -96,11 +86,11 @@ class Batch(Generic[T, R]):
 
     Attributes:
         watch: is told of failures.
-        results: of the items that were done, in the order of the items.
-        failures: the names of those that failed, with the cause.
-        not_tried: how many were left when the first failure stopped the rest.
-        done: the names of the items that were done.
-        failed: the names of those that failed.
+        results: of the items that were done, in item order.
+        failures: name and cause of each failure.
+        not_tried: items left when the first failure stopped the rest.
+        done: names of the items that were done.
+        failed: names of those that failed.
     """
 
     watch: Watch = SILENT
@@ -111,7 +101,7 @@ class Batch(Generic[T, R]):
     failed: set[str] = field(default_factory=set)
 
     def fail(self, name: str, cause: str) -> None:
-        """Record a failure and tell of it; the first of a name says enough."""
+        """Record and report a failure; of each name, only the first."""
         if name in self.failed:
             return
         self.failed.add(name)
@@ -120,7 +110,7 @@ class Batch(Generic[T, R]):
 
     @property
     def verdict(self) -> str:
-        """How many failed, in a line; empty if none did."""
+        """How many failed, in one line; empty if none did."""
         if not self.failures:
             return ""
         total = len(self.done | self.failed) + self.not_tried
@@ -144,23 +134,20 @@ def run_batch(
     stop: threading.Event | None = None,
     fatal: type[PrnError] | tuple[()] = (),
 ) -> Batch[T, R]:
-    """Do `work` for every item.
+    """Do `work` for every item, and collect results and failures.
 
     Args:
         items: what to work on.
-        work: called once an item, in a worker thread if `threads` > 1. Its exceptions become failures.
-        name: how an item is called in messages, where those of one name are one.
+        work: called once per item, in a worker thread if `threads` > 1. Its exceptions become failures.
+        name: what messages call an item; see `Batch`.
         label: of the progress.
         watch: is told of progress and failures, in this thread.
-        steps: how many steps of the progress an item counts for; one each if None.
-        threads: how many items at once.
+        steps: of the progress that an item counts for; 1 each if None.
+        threads: items at once.
         fail_fast: stop at the first failure.
-        on_done: called in this thread after each success, in the order in which they finish.
+        on_done: called in this thread after each success, in the order in which items finish.
         stop: set when the batch ends, early or not, so that an interrupt need not wait for long work.
-        fatal: errors that are no item's own, and end the batch.
-
-    Returns:
-        The results and failures.
+        fatal: errors that end the batch.
     """
     batch: Batch[T, R] = Batch(watch)
     counts = [1.0 if steps is None else float(steps(item)) for item in items]
@@ -176,7 +163,7 @@ def run_batch(
             except (PrnError, OSError, MemoryError) as error:
                 cause = "not enough memory for this file" if isinstance(error, MemoryError) else str(error)
                 batch.fail(name(item), cause)
-            except Exception as error:  # a defect in one file's path must not cost the others
+            except Exception as error:  # a defect that one file shows must not cost the others
                 for line in traceback.format_exc().splitlines():
                     watch.detail(line)
                 batch.fail(name(item), f"unexpected {type(error).__name__}: {error}")
@@ -203,7 +190,7 @@ def _outcomes(
     advance: Advance,
     stop: threading.Event,
 ) -> Iterator[tuple[int, Progress, Callable[[], R]]]:
-    """Do the work. As each item ends: its number, its progress, and what gives its result or raises its error."""
+    """Do the work. As each item ends: its number, its progress, and a call that returns its result or raises."""
     if threads <= 1:
         for number, item in enumerate(items):
             progress = Progress(stop, advance, counts[number])
@@ -221,7 +208,7 @@ def _outcomes(
             future.add_done_callback(news.put)
 
         rest = iter(range(len(items)))
-        # A short queue, so that a stop or an interrupt does not wait for work that nobody needs any more.
+        # A short queue, so that a stop or an interrupt does not wait for work that is no longer wanted.
         for number in islice(rest, 2 * threads):
             begin(number)
         while pending:

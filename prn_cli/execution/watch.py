@@ -1,4 +1,4 @@
-"""What a workflow says while it works, to whoever listens."""
+"""What a workflow reports while it works."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Stage:
     """A network that is being trained.
 
     Attributes:
-        name: such as `fold 1 of 3`; empty where there is one stage only.
-        epochs: how many at most.
-        before: IoU of the base model, pooled over the held-out maps; None if none are held out.
-        keeps_best: whether the best epoch is kept; else the last.
+        name: such as `fold 1 of 3`; empty if there is only one stage.
+        epochs: at most.
+        before: IoU of the base model, pooled over the held-out maps; None without any.
+        keeps_best: whether the best epoch is kept, not the last.
     """
 
     name: str
@@ -41,14 +41,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What an epoch of training gave.
+    """The result of an epoch, counted from 0.
 
     Attributes:
-        number: from 0.
         loss: mean over its steps.
-        iou: pooled over the held-out maps, cut at 0.5; None if none are held out.
+        iou: pooled over the held-out maps, cut at 0.5; None without any.
         best: whether it is the best so far.
-        seconds: since the stage began.
+        seconds: since the start of the stage.
     """
 
     number: int
@@ -63,46 +62,45 @@ def _no_epoch(epoch: Epoch) -> None:
 
 
 class Watch:
-    """A listener that is silent; override what is to be heard. Methods are called from one thread at a time.
+    """A silent listener; override what you want to hear. Methods are called from one thread at a time.
 
-    Attributes:
-        verbose: whether `detail` is heard, for libraries that have a level of their own.
+    `verbose` says whether `detail` is heard, for libraries that have a log level of their own.
     """
 
     verbose = False
 
     def note(self, message: str) -> None:
-        """Something worth knowing, in one line."""
+        """A message in one line."""
 
     def detail(self, message: str) -> None:
-        """Something worth knowing when one looks closely."""
+        """A message for those who want all of them."""
 
     def warning(self, message: str) -> None:
-        """Something that may make the results worse than they look."""
+        """A message about results that may be worse than they look."""
 
     def failure(self, message: str) -> None:
-        """One map has failed; the others go on."""
+        """A map has failed; the others go on."""
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """One map is done; for machines."""
+        """A map is done: its record, for machines."""
 
     def progress(self, label: str, total: float | None) -> AbstractContextManager[Advance]:  # noqa: ARG002
-        """How far the work has come, of `total` steps; unknown if None. Gives the callback that moves it on."""
+        """Work of `total` steps, unknown if None, starts. Returns a context with the callback that advances it."""
         return nullcontext(_no_advance)
 
     def stage(self, stage: Stage, history: Sequence[Epoch]) -> AbstractContextManager[Callable[[Epoch], None]]:  # noqa: ARG002
-        """A stage of training begins, or goes on after some epochs. Gives the callback for the epochs to come."""
+        """A stage of training starts, or resumes after some epochs. Returns a context with the callback for epochs."""
         return nullcontext(_no_epoch)
 
     def mute(self) -> None:
-        """This process is one of several, and another speaks for all: say nothing but what ends this one."""
+        """This process is one of several and not the first: report only what ends it."""
 
     def note_files(self, files: Sequence[Path], what: str) -> None:
-        """One note that names the first of some files, if there are any."""
+        """A note that names the first of some files, if there are any."""
         if files:
             more = ", …" if len(files) > _EXAMPLES else ""
             self.note(f"{len(files)} {what}: {', '.join(path.name for path in files[:_EXAMPLES])}{more}")
 
 
 SILENT = Watch()
-"""Listens to nothing: the default of every workflow."""
+"""The default of every workflow."""

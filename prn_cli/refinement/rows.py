@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import UsageError
 from prn_cli.maps.blend import mix_rows
+from prn_cli.maps.classes import recombine
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.probabilities import sigmoid
 from prn_cli.maps.tiles import Span, Window, row_bands
@@ -48,12 +49,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Finished rows of a map, the whole width of it, or a stretch of its columns.
+    """Finished rows of a map: of its whole width, or of some columns.
+
+    Arrays are `(h, w)` float32, or `(C, h, w)` one-versus-rest of several classes; NaN where invalid.
 
     Attributes:
         y: first row.
-        logits: `(h, w)` float32, the base model's, NaN where invalid; perhaps the very array that was read.
-        refined: `(h, w)` float32, NaN where invalid.
+        logits: the base model's; may be the very array that was read.
+        refined: refined logits.
         x: first column.
         all_valid: whether it is known that no pixel is invalid.
     """
@@ -66,13 +69,13 @@ class Rows:
 
     @property
     def bias(self) -> FloatMap:
-        """`(h, w)` float32: what was added to the base model's logits, NaN where invalid."""
+        """What was added to the base model's logits."""
         return self.refined - self.logits
 
     @property
     def probabilities(self) -> FloatMap:
-        """`(h, w)` float32 in [0, 1]: the refined probabilities, NaN where invalid."""
-        return sigmoid(self.refined)
+        """The refined probabilities, in [0, 1]; those of several classes add up to 1."""
+        return recombine(self.refined) if self.refined.ndim == 3 else sigmoid(self.refined)
 
 
 def check_image(links: Sequence[Link], *, given: bool) -> None:

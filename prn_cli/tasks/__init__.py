@@ -1,6 +1,7 @@
 """What maps are of, behind one protocol: masks of one class, soft maps of saliency, several classes.
 
-Commands and workflows ask a task, and never which one it is. A new task is a subclass of `Task` and a row in `TASKS`.
+Commands and workflows ask the task; they never test which one it is. A new task is a subclass of `Task` and a row in
+`TASKS`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from prn_cli.metrics.score import ImageCounter, ImageScore, Metric, PredictionCounter, Summary
     from prn_cli.rasters import Kind, LabelMap, Palette, Reading, ScoreMap
     from prn_cli.refinement.rows import Link, Ramp, Rows
-    from prn_cli.tasks.multiclass import ClassRows
 
     Mask = NDArray[np.uint8]
     Prediction = LabelMap | ScoreMap
@@ -38,7 +38,7 @@ TASKS: dict[TaskName, str] = {
     "saliency": "prn_cli.tasks.saliency:Saliency",
     "multiclass": "prn_cli.tasks.multiclass:Multiclass",
 }
-"""Where each task is; imported when it is asked for."""
+"""Where each task is; imported on demand."""
 
 
 def find_task(name: TaskName) -> Task:
@@ -50,23 +50,20 @@ def find_task(name: TaskName) -> Task:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """What maps and labels of a set are of.
+    """What the maps and labels of a set are of.
 
-    A map falls into binary planes, one a class against the rest; training and pseudo-labels work on these. What has one
-    foreground is one plane.
+    A map consists of binary planes, one per class against the rest; training and pseudo-labels work on these. A map of
+    a single foreground is one plane. Methods that open files raise `InputError` for files that cannot be used.
 
     Attributes:
-        names: of the classes, in the order of the bands; one, which is empty, of a single foreground; none as long as
-            they are not known, see `with_classes`.
-        name: of the task.
+        names: of the classes, in band order; `("",)` for a single foreground; empty until `with_classes` knows them.
         cuts: whether soft maps are cut at a threshold, which may be chosen.
         several: whether maps have several classes.
-        aggregates: of a summary that there are, the more telling one first.
-        counts: names of the first counts of an image's record, for people to add up.
-        label_role: what a label is to its reader.
-        prediction_role: what a mask or score map is that is scored.
-        unused: by flag, why an option has no part in this task; a word before the flag names the one workflow of which
-            this is true.
+        aggregates: of a summary, the more telling one first.
+        counts: names of the first counts of an image's record.
+        label_role: role of a label, see `prn_cli.rasters.open_map`.
+        prediction_role: role of a mask or score map that is scored.
+        unused: by flag, why the task does not take an option; `"score --report"` is refused by `score` only.
     """
 
     names: tuple[str, ...] = ("",)
@@ -80,11 +77,11 @@ class Task(ABC):
     unused: ClassVar[Mapping[str, str]]
 
     def refuse(self, given: Iterable[str], workflow: str) -> None:
-        """Refuse options that have no part in this task.
+        """Refuse options that this task does not take.
 
         Args:
-            given: flags of the options that were given, such as `Options.given()`.
-            workflow: in which they were.
+            given: flags that were given, as in `Options.given()`.
+            workflow: that is to run.
 
         Raises:
             UsageError: naming the first of them.
@@ -110,17 +107,17 @@ class Task(ABC):
         given: str | None = None,
         palette: Palette | None = None,
     ) -> Task:
-        """This task with the names of the classes of a set of maps.
+        """This task with the class names of a set of maps.
 
         Args:
-            paths: score maps of the set; without any, the names given are believed.
+            paths: score maps of the set; if empty, the given names are taken without a check.
             reading: how the maps are read.
             given: names, separated by commas.
-            palette: that may have names.
+            palette: may have names.
 
         Raises:
             InputError: no map can be read.
-            UsageError: maps of one band, or names that do not suit.
+            UsageError: maps of one band, or names that do not fit.
         """
         return self
 
@@ -142,41 +139,29 @@ class Task(ABC):
         valid_mask: Path | None = None,
         plane: int | None = None,
     ) -> ScoreMap:
-        """Open a score map: all of it, or one plane.
-
-        Raises:
-            InputError: the file cannot be used, or has other classes than the set.
-        """
+        """Open a score map: all of it, or one plane. It must have the classes of the set."""
         from prn_cli.rasters import open_map
 
         return open_map("scores", path, reading, valid_mask=valid_mask)
 
     def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
-        """Open a label: all of it, or one plane.
-
-        Raises:
-            InputError: the file cannot be used, or has numbers that are no class's.
-        """
+        """Open a label: all of it, or one plane. Its numbers must be those of classes."""
         from prn_cli.rasters import open_map
 
         return open_map(self.label_role, path, reading)
 
     def detect(self, paths: Sequence[Path], reading: Reading) -> Kind:
-        """What the numbers of masks or score maps mean that are to be scored.
+        """What the numbers of masks or score maps to be scored mean.
 
         Raises:
-            InputError: that cannot be told.
+            InputError: they are ambiguous.
         """
         from prn_cli.rasters import resolve
 
         return resolve(reading, paths, self.prediction_role).kind if paths else reading.kind
 
     def open_prediction(self, path: Path, reading: Reading, *, valid_mask: Path | None = None) -> Prediction:
-        """Open a mask or score map that is to be scored; its kind is known, see `detect`.
-
-        Raises:
-            InputError: the file cannot be used.
-        """
+        """Open a mask or score map to be scored; its kind is known, see `detect`."""
         from prn_cli.rasters import open_map
 
         return open_map(self.prediction_role, path, reading, valid_mask=valid_mask)
@@ -197,7 +182,7 @@ class Task(ABC):
         buffer: float = 3.0,
         pool: Executor | None = None,
     ) -> ImageCounter:
-        """Counts an image of this size, and perhaps a baseline."""
+        """Counts an image of this size, and its baseline if there is one."""
         from prn_cli.metrics.score import ImageCounter
 
         own, other = (
@@ -207,13 +192,13 @@ class Task(ABC):
         return ImageCounter(height, width, own, other)
 
     def rows(self, opened: Prediction, window: Window) -> NDArray[Any]:
-        """Rows of what `open_prediction` gave, as `counter` takes them: uint8 of masks, float32 of soft maps."""
+        """Rows of an open prediction, as `counter` takes them: uint8 for masks, float32 for soft maps."""
         from prn_cli.rasters import LabelMap
 
         return opened.read(window) if isinstance(opened, LabelMap) else opened.probabilities(window)
 
     def check_same_classes(self, label: LabelMap, predictions: Sequence[Prediction]) -> None:
-        """Check that a label and its predictions have the same classes, as far as they tell.
+        """Check that a label and its predictions have the same classes, as far as files tell.
 
         Raises:
             InputError: they do not.
@@ -231,19 +216,17 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
-        """The figures, in the order of tables."""
+        """The metrics, in table order."""
 
     def summarise(self, scores: Sequence[ImageScore], *, resamples: int, seed: int) -> Summary:
-        """From the records of a set to its figures, see `prn_cli.metrics.score.summarise`."""
+        """The figures of a set, see `prn_cli.metrics.score.summarise`."""
         from prn_cli.metrics.score import summarise
 
         return summarise(scores, metrics=self.metrics(scores), resamples=resamples, seed=seed)
 
     # Refining.
 
-    def refine(
-        self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine
-    ) -> Generator[Rows | ClassRows | Ramp]:
+    def refine(self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine) -> Generator[Rows | Ramp]:
         """Refine a map, or a section of it.
 
         Args:
@@ -253,14 +236,14 @@ class Task(ABC):
         """
         return refine(read, read_image)
 
-    def finish_ramp(self, ramp: Ramp, logits: NDArray[np.float32], links: Sequence[Link]) -> Rows | ClassRows:
+    def finish_ramp(self, ramp: Ramp, logits: NDArray[np.float32], links: Sequence[Link]) -> Rows:
         """Refine rows that two sections share, see `prn_cli.refinement.rows.finish_ramp`."""
         from prn_cli.refinement.rows import finish_ramp
 
         return finish_ramp(ramp, logits, links)
 
-    def masks(self, rows: Any, threshold: float) -> tuple[Mask, Mask]:
-        """The masks of finished rows and of the base model, `(h, w)` uint8, 255 invalid."""
+    def masks(self, rows: Rows, threshold: float) -> tuple[Mask, Mask]:
+        """The refined mask and the base model's, `(h, w)` uint8, 255 invalid."""
         from prn_cli.refinement.rows import cut
 
         all_valid = rows.all_valid
@@ -268,7 +251,7 @@ class Task(ABC):
 
     @abstractmethod
     def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:
-        """What the files of masks hold, for `prn_cli.rasters.create_raster`.
+        """What mask files hold, for `prn_cli.rasters.create_raster`.
 
         Args:
             values: of background and foreground.
@@ -276,9 +259,9 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def written(self, mask: Mask, rows: Any, values: tuple[int, int]) -> NDArray[Any]:
-        """What is written of finished rows, and of the mask that `masks` made of them."""
+    def written(self, mask: Mask, rows: Rows | None, values: tuple[int, int]) -> NDArray[Any]:
+        """What a file gets of finished rows and the mask that `masks` made of them."""
 
     def can_tell_invalid(self, path: Path, values: tuple[int, int]) -> bool:
-        """Whether a reader can tell the invalid pixels of a mask in this file."""
+        """Whether a reader of this mask file can tell which pixels are invalid."""
         return True

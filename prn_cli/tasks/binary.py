@@ -16,6 +16,8 @@ from prn_cli.tasks import Task
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from prn_cli.refinement.rows import Rows
+
 
 class Binary(Task):
     """Masks of one class."""
@@ -37,7 +39,7 @@ class Binary(Task):
     def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:
         return {"dtype": "uint8", "nodata": mask_nodata(values)}
 
-    def written(self, mask: NDArray[np.uint8], rows: Any, values: tuple[int, int]) -> NDArray[Any]:
+    def written(self, mask: NDArray[np.uint8], rows: Rows | None, values: tuple[int, int]) -> NDArray[Any]:
         result: NDArray[np.uint8] = mask * np.uint8(values[1])  # background is 0 in all of them
         if rows is None or not rows.all_valid:
             invalid = mask == IGNORE

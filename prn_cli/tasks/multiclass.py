@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-from prn_cli.maps.classes import FloatMaps, choose, recombine
+from prn_cli.maps.classes import FloatMaps, choose
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import Window
 from prn_cli.metrics import classes as counting
@@ -39,47 +39,8 @@ if TYPE_CHECKING:
 ReadWindow = Callable[[Window], FloatMaps]
 
 
-@dataclass(frozen=True, slots=True)
-class ClassRows:
-    """Finished rows of a map of several classes, the whole width of it, or a stretch of its columns.
-
-    Attributes:
-        y: first row.
-        x: first column.
-        logits: `(C, h, w)` float32, the base model's one-versus-rest logits, NaN where invalid.
-        refined: the same, refined.
-        all_valid: see `Rows`.
-    """
-
-    y: int
-    x: int
-    logits: FloatMaps
-    refined: FloatMaps
-    all_valid: ClassVar[bool] = False
-
-    @property
-    def bias(self) -> FloatMaps:
-        """`(C, h, w)` float32: what was added to the one-versus-rest logits, NaN where invalid."""
-        return self.refined - self.logits
-
-    @property
-    def probabilities(self) -> FloatMaps:
-        """`(C, h, w)` float32: the refined probabilities, which add up to 1; NaN where invalid."""
-        return recombine(self.refined)
-
-    @property
-    def mask(self) -> NDArray[np.uint8]:
-        """`(h, w)` uint8: refined class numbers, 255 where invalid."""
-        return choose(self.refined)
-
-    @property
-    def base(self) -> NDArray[np.uint8]:
-        """`(h, w)` uint8: the base model's class numbers, 255 where invalid."""
-        return choose(self.logits)
-
-
 def hold(read: ReadWindow, times: int) -> ReadWindow:
-    """A reader that keeps each window until it was asked for so many times, by one class after the other."""
+    """A reader that keeps each window until it was asked for `times` times, once by each class."""
     held: dict[Window, tuple[FloatMaps, int]] = {}
 
     def read_or_remember(window: Window) -> FloatMaps:
@@ -91,9 +52,9 @@ def hold(read: ReadWindow, times: int) -> ReadWindow:
     return read_or_remember
 
 
-def refine_class_rows(
+def refine_classes(
     read: ReadWindow, classes: int, refine: Callable[[ReadWindow], Iterator[Rows | Ramp]]
-) -> Generator[ClassRows | Ramp]:
+) -> Generator[Rows | Ramp]:
     """Refine all classes of a map, or of a section of it, side by side, so that each window is read once.
 
     C bands of rows are in memory.
@@ -101,9 +62,8 @@ def refine_class_rows(
     Args:
         read: gives the one-versus-rest logits of a window, `(C, h, w)` float32, NaN where invalid.
         classes: how many there are.
-        refine: from a reader of one class's logits to its refined rows, see `refine.refine_rows`, or those of a
-            section, see `refine.refine_section`. It must ask for the same windows, and give the same rows, whatever
-            the logits are.
+        refine: refines one class, given a reader of its logits; see `refine_rows` and `refine_section`. It must ask for
+            the same windows, and give the same rows, whatever the logits are.
 
     Yields:
         What `refine` gives, for all classes.
@@ -121,30 +81,21 @@ def refine_class_rows(
             base = None if first.base is None else _stack(pieces, "base")
             yield Ramp(first.y, first.x, _stack(pieces, "field"), base)
         else:
-            yield ClassRows(first.y, first.x, _stack(pieces, "logits"), _stack(pieces, "refined"))
+            yield Rows(first.y, _stack(pieces, "logits"), _stack(pieces, "refined"), first.x)
 
 
 def _stack(pieces: Sequence[Rows | Ramp], part: str) -> FloatMaps:
     return np.stack([getattr(piece, part) for piece in pieces])
 
 
-def finish_class_ramp(ramp: Ramp, logits: FloatMaps, links: Sequence[Link]) -> ClassRows:
-    """Refine rows that two sections share, class by class.
-
-    Args:
-        ramp: with the field of both, `(C, ramp, w)`; its memory may be taken.
-        logits: of its window, `(C, ramp, w)` float32 one-versus-rest, NaN where invalid.
-        links: as in `refine_section`.
-
-    Raises:
-        PrnError: the network gave numbers that are not finite.
-    """
+def finish_class_ramp(ramp: Ramp, logits: FloatMaps, links: Sequence[Link]) -> Rows:
+    """Refine rows that two sections share, see `finish_ramp`; arrays are `(C, ramp, w)`."""
     bases = [None] * len(logits) if ramp.base is None else ramp.base
     rows = [
         finish_ramp(Ramp(ramp.y, ramp.x, field, base), one, links)
         for field, base, one in zip(ramp.field, bases, logits, strict=True)
     ]
-    return ClassRows(ramp.y, ramp.x, logits, _stack(rows, "refined"))
+    return Rows(ramp.y, logits, _stack(rows, "refined"), ramp.x)
 
 
 def class_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
@@ -273,18 +224,18 @@ class Multiclass(Task):
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         return class_metrics(self.names or [str(number) for number in range(classes_of(scores))])
 
-    def refine(self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine) -> Generator[ClassRows | Ramp]:
+    def refine(self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine) -> Generator[Rows | Ramp]:
         held = None if read_image is None else hold(read_image, len(self.names))  # all classes ask for the same windows
-        return refine_class_rows(read, len(self.names), lambda plane: refine(plane, held))
+        return refine_classes(read, len(self.names), lambda plane: refine(plane, held))
 
-    def finish_ramp(self, ramp: Ramp, logits: FloatMaps, links: Sequence[Link]) -> ClassRows:
+    def finish_ramp(self, ramp: Ramp, logits: FloatMaps, links: Sequence[Link]) -> Rows:
         return finish_class_ramp(ramp, logits, links)
 
-    def masks(self, rows: ClassRows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return rows.mask, rows.base
+    def masks(self, rows: Rows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return choose(rows.refined), choose(rows.logits)
 
     def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:
         return {"dtype": "uint8", "nodata": IGNORE, "palette": palette}
 
-    def written(self, mask: NDArray[np.uint8], rows: Any, values: tuple[int, int]) -> NDArray[Any]:
+    def written(self, mask: NDArray[np.uint8], rows: Rows | None, values: tuple[int, int]) -> NDArray[Any]:
         return mask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from prn_cli.metrics import saliency
 from prn_cli.metrics.regions import FloatArray
 from prn_cli.metrics.score import ImageScore, Metric, Summary
 from prn_cli.tasks import Task
+
+if TYPE_CHECKING:
+    from prn_cli.refinement.rows import Rows
 
 _ALL = slice(0, saliency.SUMS)
 
@@ -79,6 +82,6 @@ class Saliency(Task):
     def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:
         return {"dtype": "float32", "nodata": float("nan"), "soft": True}
 
-    def written(self, mask: NDArray[np.uint8], rows: Any, values: tuple[int, int]) -> NDArray[Any]:
-        probabilities: NDArray[np.float32] = rows.probabilities
-        return probabilities
+    def written(self, mask: NDArray[np.uint8], rows: Rows | None, values: tuple[int, int]) -> NDArray[Any]:
+        assert rows is not None  # objects are of masks
+        return rows.probabilities

@@ -1,4 +1,4 @@
-"""What is counted of refined maps: pixels of each value, what has changed, and how far logits are from training's."""
+"""Counts of refined maps: pixels of each value, changed pixels, and the drift from the logits of training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prn_cli.maps.pixels import IGNORE
 
 @dataclass(slots=True)
 class Figures:
-    """Counts of pixels over the finished rows; `pixels` by class."""
+    """Counts of pixels; `pixels` by class."""
 
     height: int
     width: int
@@ -31,7 +31,7 @@ class Figures:
         mask: NDArray[np.uint8], base: NDArray[np.uint8], classes: Sequence[str], *, all_valid: bool = False
     ) -> Figures:
         """Counts of rows of a refined and a base mask, uint8, 255 invalid."""
-        # Comparing is so much faster than numpy.bincount that it is so for two dozen classes, too.
+        # Faster than numpy.bincount, even for two dozen classes.
         found = [int(np.count_nonzero(mask == number)) for number in range(1, max(len(classes), 2))]
         valid = mask.size if all_valid else int(np.count_nonzero(mask != IGNORE))
         height, width = mask.shape
@@ -39,12 +39,12 @@ class Figures:
 
     @property
     def valid(self) -> int:
-        """How many pixels are valid."""
+        """Number of valid pixels."""
         return sum(self.pixels)
 
     @property
     def size(self) -> int:
-        """How many pixels there are."""
+        """Number of pixels."""
         return self.height * self.width
 
     def add(self, more: Figures) -> None:
@@ -68,12 +68,7 @@ class Figures:
 
 
 class Sample:
-    """Some of a map's logits, from every so many rows and columns, to compare with those of training.
-
-    Args:
-        reference: of the logits of training, if the weights have one.
-        pixels: of the map.
-    """
+    """A regular sample of a map's logits, to compare with the weights' reference of training, if there is one."""
 
     PIXELS = 1 << 12
 
@@ -82,7 +77,7 @@ class Sample:
         self.parts: list[NDArray[np.float32]] = []
 
     def of(self, logits: NDArray[np.float32], y: int, x: int) -> NDArray[np.float32]:
-        """What falls into rows, `(…, h, w)`, whose first pixel lies at `y` and `x`."""
+        """The sample of rows, `(…, h, w)`, whose first pixel lies at `y` and `x`."""
         if self.reference is None:
             return np.empty(0, np.float32)
         # A copy even where it is empty: an empty view would keep all the rows in memory.

@@ -1,30 +1,28 @@
-"""The maps of a run: what is read and written for each, what was done before, and what a run would do."""
+"""The maps of a run, and what its result says of them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from prn_cli.errors import OutputError, PrnError
-
-if TYPE_CHECKING:
-    from prn_cli.files.manifest import Job, Manifest
-
+from typing import Any
 
 PART = "polygons"
-"""Role of an output that is no raster: the polygons of a map, of which a layer is made."""
+"""Role of an output that is no raster: a map's polygons, from which the layer is made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One map: what is read and what is written, by role."""
+    """One map, or one class of it: what is read and what is written, by role.
+
+    `plane` is the number of the class from 0, `name` its name; empty for a single foreground.
+    """
 
     path: Path
     inputs: Mapping[str, Path]
     outputs: Mapping[str, Path]
+    plane: int = 0
+    name: str = ""
 
     @property
     def rasters(self) -> dict[str, Path]:
@@ -32,18 +30,9 @@ class Item:
         return {role: path for role, path in self.outputs.items() if role != PART}
 
 
-ItemT = TypeVar("ItemT", bound=Item)
-
-
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What a run would do with a map.
-
-    Attributes:
-        item: the map.
-        action: what the command does to maps, such as `refine`; or `keep`, or `fail`.
-        why: the reason.
-    """
+    """What a run would do with a map: `action` is the workflow's verb, such as `refine`, or `keep`, or `fail`."""
 
     item: Item
     action: str
@@ -55,67 +44,31 @@ class Planned:
         return {"input": str(self.item.path), "status": self.action, **outputs, "why": self.why}
 
 
-def plan_items(items: Sequence[ItemT], why: Callable[[ItemT], str], *, verb: str) -> Iterator[Planned]:
-    """What a run would do, map by map. No pixel is read: a damaged file shows only when its turn comes.
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of a run.
 
-    Args:
-        items: the maps.
-        why: the reason to work on a map, empty if its outputs are current; see `reason`.
-        verb: what the command does to maps.
+    Attributes:
+        failures: name and cause of each failure.
+        verdict: how many failed, in one line; empty if none did.
     """
-    from prn_cli.rasters import check_file
 
-    for item in items:
-        try:
-            for path in item.inputs.values():
-                check_file(path)
-            found = why(item)
-        except PrnError as error:
-            yield Planned(item, "fail", error.message)
-        else:
-            yield Planned(item, verb if found else "keep", found or "made from the same inputs with the same settings")
+    failures: Sequence[tuple[str, str]] = ()
+    verdict: str = ""
+
+    def failure_records(self) -> list[dict[str, str]]:
+        """The failures for JSON."""
+        return [{"file": name, "error": cause} for name, cause in self.failures]
 
 
-def summary_of(planned: Iterable[Planned], *, verb: str) -> str:
-    """How many maps a run would work on, keep, and fail on, in a line."""
-    counts = Counter(each.action for each in planned)
-    return (
-        f"dry run, nothing written: {', '.join(f'{counts[action]} to {action}' for action in (verb, 'keep', 'fail'))}"
-    )
+@dataclass(frozen=True, kw_only=True)
+class WrittenResult(Result):
+    """What became of a run that writes files for every map.
 
-
-def finished(manifest: Manifest, job: Job, *, overwrite: bool) -> dict[str, Any] | None:
-    """The manifest's entry of a job whose outputs are current; None if they are to be made.
-
-    Raises:
-        OutputError: an output was replaced by another whole raster.
+    Attributes:
+        summary: what was done, where and how fast, in one line; or, with `dry_run`, what would be done.
+        plan: with `dry_run`, what would be done with each map.
     """
-    if overwrite:
-        return None
-    entry = manifest.finished(job)
-    if entry is None:
-        _refuse_edited(manifest, job)
-    return entry
 
-
-def reason(manifest: Manifest, job: Job, *, overwrite: bool) -> str:
-    """Why the outputs of a job are to be made, in a few words; empty if they are current.
-
-    Raises:
-        OutputError: as `finished`.
-    """
-    found = manifest.why(job)
-    if overwrite:
-        return found or "--overwrite"
-    if found:
-        _refuse_edited(manifest, job)
-    return found
-
-
-def _refuse_edited(manifest: Manifest, job: Job) -> None:
-    """Check that no output was replaced by another whole raster; one that is cut off may be written anew."""
-    from prn_cli.rasters import is_whole
-
-    for path in manifest.changed(job):
-        if is_whole(path):
-            raise OutputError("was changed since prn wrote it", hint="move it away, or --overwrite", path=path)
+    summary: str = ""
+    plan: Sequence[Planned] = ()

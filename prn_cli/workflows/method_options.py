@@ -1,4 +1,4 @@
-"""The options of all methods and objectives in one class, and those of one of them picked out again."""
+"""The options of all methods and objectives in one class, and those of one method picked from it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ _OBJECTIVE = Option("Add this objective to the method's own; may be repeated.", 
 
 
 def composed(base: type[OptionsT]) -> type[OptionsT]:
-    """A class with the options of `base` and of everything that is registered; what `base` has already stays its own.
-
-    Options of methods are None where they are not given.
-    """
+    """A class with the options of `base` and of all registered methods and objectives; the latter default to None."""
     own = {parameter.name for parameter in parameters(base)}
     found: dict[str, list[tuple[str, Parameter]]] = {}
     for owner in (*METHODS, *OBJECTIVES):
@@ -36,7 +33,7 @@ def composed(base: type[OptionsT]) -> type[OptionsT]:
 
 
 def _merged(same: Sequence[tuple[str, Parameter]]) -> tuple[Any, Any]:
-    """Type and default of an option that methods share: None, which stands for their own defaults."""
+    """Annotation and default of an option that methods may share; None stands for their own defaults."""
     option, owners = same[0][1].option, [owner for owner, _ in same]
     if not set(METHODS) <= set(owners):
         option = replace(option, help=f"{option.help} Only with {_named(owners)}.")
@@ -48,7 +45,7 @@ def _merged(same: Sequence[tuple[str, Parameter]]) -> tuple[Any, Any]:
 
 
 def given_for(owner: str, options: Options) -> dict[str, Any]:
-    """By name, the options of a method or an objective that were given."""
+    """The options of a method or objective that were given, by name."""
     theirs = {parameter.name for parameter in parameters(options_of(owner))}
     return {
         parameter.name: getattr(options, parameter.name)
@@ -58,7 +55,7 @@ def given_for(owner: str, options: Options) -> dict[str, Any]:
 
 
 def options_for(owner: str, options: Options, **more: Any) -> Options:
-    """The options of a method or an objective, as its own class."""
+    """The options of a method or objective, as its own class."""
     kind = options_of(owner)
     values = {parameter.name: getattr(options, parameter.name, None) for parameter in parameters(kind)}
     return kind(**({name: value for name, value in values.items() if value is not None} | more))

@@ -1,4 +1,4 @@
-"""Objects of masks: small ones dropped, small holes filled, and polygons of them in a layer."""
+"""Objects of masks: drop small ones, fill small holes, and write polygons into a layer."""
 
 from __future__ import annotations
 
@@ -24,13 +24,7 @@ _PARTS = ".polygons"
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What is done with the objects of the masks.
-
-    Attributes:
-        layer: the file of polygons; None if there is none.
-        min_area: area below which objects are dropped.
-        fill_holes: area below which holes are filled.
-    """
+    """What is done with the objects of masks: the file of polygons, and the areas below which to drop and to fill."""
 
     layer: Path | None = None
     min_area: float = 0
@@ -46,22 +40,22 @@ class Objects:
         return self.layer is not None or self.min_area > 0 or self.fill_holes > 0
 
     def settings(self) -> dict[str, Any]:
-        """What the masks depend on, for the manifest."""
+        """For the manifest."""
         areas = {"min_area": self.min_area, "fill_holes": self.fill_holes}
         return {name: area for name, area in areas.items() if area > 0}
 
     def part(self, mask: Path) -> dict[str, Path]:
-        """By role, the file of a map's polygons, beside its mask; none if there is no layer."""
+        """The file of a map's polygons, by role; none without a layer."""
         if self.layer is None:
             return {}
-        # In the folder of the masks, whatever the layer is called: the tasks of an array share it.
+        # In the folder of the masks, which the tasks of a job array share.
         return {PART: mask.parent / _PARTS / f"{mask.name}.npz"}
 
     def grid(self, geo: GeoTags | None, source: Path) -> Grid | None:
-        """The grid of a map, before the work on it begins; None if nothing is to be done.
+        """The grid of a map; None if nothing is done with objects.
 
         Raises:
-            InputError: the map has a georeference that gives no areas, or no polygons.
+            InputError: areas or polygons cannot be computed from the map's georeference.
         """
         from prn_cli.rasters.grid import grid_of
         from prn_cli.rasters.polygons import check_system
@@ -77,7 +71,7 @@ class Objects:
         return grid
 
     def clean(self, parts: Sequence[Runs], grid: Grid) -> tuple[Runs, NDArray[np.float64]]:
-        """Drop and fill what is too small in a mask that came in parts; gives it, and the area of each of its runs."""
+        """Join the parts of a mask, drop and fill what is too small; returns the mask and the areas of its runs."""
         from prn_cli.maps.components import join
 
         runs = join(parts)
@@ -86,7 +80,7 @@ class Objects:
         return runs.cleaned(areas, min_area=self.min_area, fill_holes=self.fill_holes), areas
 
     def write_layer(self, parts: Mapping[str, Path], manifest: Manifest) -> int:
-        """Write the layer from the files of the maps that are done; gives the number of polygons.
+        """Write the layer from the files of the maps that are done; returns the number of polygons.
 
         Raises:
             PrnError: the layer cannot be made.

@@ -5,8 +5,9 @@ Single options are annotations (`labels: Labels`); those that belong together ar
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -18,6 +19,7 @@ from prn_cli.tasks import Task, TaskName, find_task
 
 if TYPE_CHECKING:
     from prn_cli.rasters import Reading
+    from prn_cli.rasters.pairs import Paths
 
 ScoreKind: TypeAlias = Literal["auto", "logits", "probabilities", "percent", "byte"]
 
@@ -78,17 +80,18 @@ class MapOptions(Options):
         ),
     ] = None
 
+    def find_inputs(self, names: Sequence[str]) -> Paths:
+        """The files behind names, folders and globs; `-` reads paths from stdin."""
+        from prn_cli.rasters import find_inputs
+
+        return find_inputs(names, stdin=sys.stdin, null=self.null)
+
     def reading(self) -> Reading:
-        """These options for openers."""
+        """How files are read, for openers."""
         from prn_cli.rasters import Reading
 
-        return Reading(
-            kind=self.input_kind,
-            nodata=self.nodata,
-            band=self.band,
-            key=self.key,
-            max_pixels=self.max_pixels,
-        )
+        names = ("nodata", "band", "key", "max_pixels", "label_nodata")
+        return Reading(kind=self.input_kind, **{name: getattr(self, name, None) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +99,6 @@ class ReadOptions(MapOptions):
     """How score maps and labels are read."""
 
     label_nodata: Annotated[float | None, Option("Label value to ignore.", "Input")] = None
-
-    def reading(self) -> Reading:
-        """See `MapOptions.reading`."""
-        return replace(super().reading(), label_nodata=self.label_nodata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +125,8 @@ class TaskOptions(Options):
     def find_task(self, workflow: str) -> Task:
         """The task, whose classes are not known yet.
 
-        Args:
-            workflow: that is to run.
-
         Raises:
-            UsageError: an option was given that has no part in it.
+            UsageError: an option was given that the task does not take in this workflow.
         """
         task = find_task(self.task)
         task.refuse(self.given(), workflow)
@@ -149,11 +145,16 @@ class MaskOptions(Options):
         ),
     ] = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.mask_values()
+        self.creation_options()
+
     def mask_values(self) -> tuple[int, int]:
         """The values of background and foreground.
 
         Raises:
-            UsageError: others than 0,255 and 0,1.
+            UsageError: they are neither 0,255 nor 0,1.
         """
         expected = {"0,255": (0, 255), "0,1": (0, 1)}
         found = expected.get(self.values.replace(" ", ""))
@@ -162,10 +163,10 @@ class MaskOptions(Options):
         return found
 
     def creation_options(self) -> dict[str, str]:
-        """The words after `--co` as a mapping; the case of keys and values is kept.
+        """The values of `--co` as a mapping.
 
         Raises:
-            UsageError: a word without `=`, or without a key.
+            UsageError: one has no `=` or no key.
         """
         found = {}
         for word in self.co or ():
@@ -207,10 +208,10 @@ class RunOptions(Options):
 
 
 def with_kind(reading: Reading, paths: Sequence[Path], watch: Watch) -> Reading:
-    """The reading of a set of score maps with the kind of their numbers, found out, and said, if it is `auto`.
+    """The reading of a set of score maps, with its kind resolved, and noted, if it is `auto`.
 
     Raises:
-        InputError: it cannot be told.
+        InputError: the kind is ambiguous.
     """
     from prn_cli.rasters import resolve
 
@@ -222,13 +223,9 @@ def with_kind(reading: Reading, paths: Sequence[Path], watch: Watch) -> Reading:
 
 
 def recorded(reading: Reading) -> dict[str, Any]:
-    """What a reading of score maps adds to the settings in a manifest; numbers as text, since JSON has no NaN."""
-    return {
-        "input_kind": reading.kind,
-        "nodata": as_json(reading.nodata),
-        "bidx": reading.band,
-        "key": reading.key,
-    }
+    """What a reading of score maps adds to the settings in a manifest."""
+    nodata = as_json(reading.nodata)
+    return {"input_kind": reading.kind, "nodata": nodata, "bidx": reading.band, "key": reading.key}
 
 
 def as_json(number: float | None) -> str | None:

@@ -9,10 +9,7 @@ from prn_cli.errors import UsageError
 
 
 def part_of(name: str, count: int) -> int:
-    """The part, 0 to `count` - 1, to which a name belongs.
-
-    By a hash of the name alone, so that tasks that start hours apart agree although files have come since.
-    """
+    """The part of a name, 0 to `count` - 1. It depends on the name alone, so that tasks agree if files are added."""
     return _digest(name) % count
 
 
@@ -36,9 +33,9 @@ def check_part(count: int | None, number: int | None) -> None:
 
 
 def select_part(names: Iterable[str], count: int | None, number: int | None) -> tuple[list[int], list[int]]:
-    """The positions of the names of one part, all if there are no parts; and of those of any that occur again.
+    """The positions of the names of one part, all if there are no parts; and of all names that occur more than once.
 
-    Each task sees all names, and there may be millions: of each, no more than a hash is kept.
+    Each task sees all names, perhaps millions, so only their hashes are kept.
     """
     import numpy as np
 

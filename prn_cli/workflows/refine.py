@@ -1,19 +1,17 @@
-"""Logit maps to better masks: many files, by one refiner or several in a row."""
+"""Logit maps to better masks, with one set of weights or several in a row."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from prn_cli.errors import PrnError, UsageError
+from prn_cli.errors import UsageError
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.options import Option
+from prn_cli.workflows.items import WrittenResult
 from prn_cli.workflows.options import (
     Device,
     DryRun,
@@ -24,12 +22,6 @@ from prn_cli.workflows.options import (
     RunOptions,
     TaskOptions,
 )
-
-if TYPE_CHECKING:
-    from prn_cli.execution.executor import Executor
-    from prn_cli.execution.threads import Batch, Progress
-    from prn_cli.workflows.items import Item, Planned
-    from prn_cli.workflows.refine_plan import Plan
 
 
 def _shipped_names(incomplete: str) -> list[str]:
@@ -168,14 +160,14 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
 
 @dataclass(frozen=True, slots=True)
 class RefinedMap:
-    """What became of a map.
+    """A map that was refined or kept.
 
     Attributes:
         input: the map.
         outputs: the files written, by role: `mask`, `probabilities`, `bias`.
-        status: `refined`, or `kept` if that was done before.
+        status: `refined`, or `kept` if an earlier run refined it.
         figures: counts of pixels, as in the manifest.
-        seconds: that it took.
+        seconds: spent on it.
     """
 
     input: Path
@@ -191,165 +183,22 @@ class RefinedMap:
         return {**head, **self.figures, "seconds": round(self.seconds, 4)}
 
 
-@dataclass(frozen=True, slots=True)
-class RefineResult:
-    """What became of a run.
-
-    Attributes:
-        maps: those that were refined or kept, in the order of the inputs.
-        failures: name and cause of what failed.
-        summary: how many maps, how fast, how much changed, in a line.
-        verdict: how many failed, in a line; empty if none did.
-        plan: with `dry_run`, what would be done, map by map.
-    """
+@dataclass(frozen=True, kw_only=True)
+class RefineResult(WrittenResult):
+    """What became of a run; `maps` are in input order."""
 
     maps: Sequence[RefinedMap] = ()
-    failures: Sequence[tuple[str, str]] = ()
-    summary: str = ""
-    verdict: str = ""
-    plan: Sequence[Planned] = ()
 
 
 def refine(options: RefineOptions, watch: Watch = SILENT) -> RefineResult:
     """Refine logit maps into masks.
 
-    A map whose outputs are there already is kept if they were made from the same inputs with the same settings. A map
-    that fails does not stop the others; the result names it.
-
-    Args:
-        options: as on the command line.
-        watch: is told what happens.
+    A map whose outputs are current is kept: they were made from the same inputs with the same settings. A map that
+    fails does not stop the others; the result names it.
 
     Raises:
-        PrnError: nothing could be begun.
+        PrnError: nothing could be started.
     """
-    from prn_cli.files.temporaries import check_place
-    from prn_cli.workflows.refine_plan import prepare
+    from prn_cli.workflows import refine_maps
 
-    plan = prepare(options, watch)
-    if options.dry_run:
-        return _planned(plan)
-    if options.polygons is not None and options.num_parts is None:
-        check_place(options.polygons)
-    started = time.perf_counter()
-    batch = _refine_all(plan, watch)
-    maps = [found for _, found in batch.results]
-    summary = _summary(maps, options.out, time.perf_counter() - started)
-    if summary:
-        watch.note(summary)
-    if any(link.applied > 0 for link in plan.run.links):
-        _warn_of_drift(maps, watch)
-    _write_layer(batch, plan, watch)
-    return RefineResult(maps, batch.failures, summary, batch.verdict)
-
-
-def _planned(plan: Plan) -> RefineResult:
-    """What a run would do."""
-    from prn_cli.workflows.items import plan_items, reason, summary_of
-
-    overwrite = plan.options.overwrite
-    planned = [
-        *plan_items(plan.items, lambda item: reason(plan.manifest, plan.job(item), overwrite=overwrite), verb="refine")
-    ]
-    return RefineResult(summary=summary_of(planned, verb="refine"), plan=planned)
-
-
-def _refine_all(plan: Plan, watch: Watch) -> Batch[Item, RefinedMap]:
-    """Refine all maps, by threads or on a cluster."""
-    from prn_cli.execution.cores import keep_freed_memory
-    from prn_cli.execution.threads import run_batch
-    from prn_cli.files.temporaries import remove_stale
-    from prn_cli.workflows.refine_map import steps_of
-
-    stop = threading.Event()
-    with _executor(plan.options, watch, stop) as executor:
-        plan.manifest.start()
-        remove_stale(output.parent for item in plan.items for output in item.outputs.values())
-        keep_freed_memory()
-        return run_batch(
-            plan.items,
-            partial(_refine_item, plan=plan, executor=executor),
-            name=lambda item: str(item.path),
-            label="Refining",
-            watch=watch,
-            steps=partial(steps_of, run=plan.run),
-            fail_fast=plan.options.fail_fast,
-            threads=executor.at_once,  # more than one, so that an interrupt is seen at once even in a single large map
-            stop=stop,
-            on_done=lambda _, found: watch.record(found.record()),
-        )
-
-
-def _executor(options: RefineOptions, watch: Watch, stop: threading.Event) -> AbstractContextManager[Executor]:
-    cores = options.thread_count()
-    if options.dask is None:
-        from prn_cli.execution.threads import Threads
-
-        return nullcontext(Threads(cores))
-    from prn_cli.execution.cluster import Cluster
-
-    return Cluster(options.dask, split=options.dask_split * 1e6, cores=cores, stop=stop, watch=watch)
-
-
-def _refine_item(item: Item, progress: Progress, *, plan: Plan, executor: Executor) -> RefinedMap:
-    """Refine one map, unless that was done before."""
-    from prn_cli.workflows.items import finished
-    from prn_cli.workflows.refine_map import refine_item
-
-    started = time.perf_counter()
-    job = plan.job(item)
-    entry = finished(plan.manifest, job, overwrite=plan.options.overwrite)
-    if entry is not None:
-        return RefinedMap(item.path, item.rasters, "kept", entry["figures"])
-    figures = refine_item(item, plan.run_of(item), executor, partial(plan.manifest.begin, job), progress).as_dict()
-    seconds = time.perf_counter() - started
-    plan.manifest.record(job, seconds=seconds, figures=figures)
-    return RefinedMap(item.path, item.rasters, "refined", figures, seconds)
-
-
-def _summary(maps: Sequence[RefinedMap], out: Path, seconds: float) -> str:
-    """How many maps, how fast, how much changed, in a line; empty if none is done."""
-    if not maps:
-        return ""
-    refined = [found.figures for found in maps if found.status == "refined"]
-    kept = len(maps) - len(refined)
-    parts = [f"{len(refined)} refined" + (f", {kept} kept" if kept else "") + f" → {out}"]
-    pixels = sum(figures["height"] * figures["width"] for figures in refined)
-    if pixels:
-        valid, changed = (sum(figures[name] for figures in refined) for name in ("valid", "changed"))
-        parts.append(f"{changed / max(valid, 1):.2%} of the pixels changed")
-        parts.append(f"{pixels / 1e6 / seconds:.3g} Mpx/s")
-    return "; ".join(parts)
-
-
-def _warn_of_drift(maps: Sequence[RefinedMap], watch: Watch) -> None:
-    """Name maps unlike those that the weights were trained on: there, nothing is known of the correction."""
-    from prn_cli.maps.drift import FAR
-
-    drifts = [(found.figures.get("drift"), found.input.name) for found in maps]
-    far = [(drift, name) for drift, name in drifts if isinstance(drift, float) and drift > FAR]
-    if far:
-        distance, name = max(far)
-        watch.warning(
-            f"{len(far)} of {len(maps)} maps have logits unlike those that the weights were trained on "
-            f"(furthest: {name}, {distance:.1f} standard deviations outside): check a few by 'prn score', train on "
-            "such maps, or weaken the correction by --strength"
-        )
-
-
-def _write_layer(batch: Batch[Item, RefinedMap], plan: Plan, watch: Watch) -> None:
-    """Write the layer of polygons from what the maps that are done have left for it."""
-    from prn_cli.workflows.items import PART
-
-    layer = plan.run.objects.layer
-    if layer is None:
-        return
-    if plan.options.num_parts is not None:
-        watch.note(f"run once without --num-parts to write {layer}")
-        return
-    files = {str(item.path): item.outputs[PART] for item, _ in batch.results}
-    try:
-        if files:
-            watch.note(f"{plan.run.objects.write_layer(files, plan.manifest)} polygons → {layer}")
-    except PrnError as error:
-        batch.fail(str(layer), str(error))
+    return refine_maps.run(options, watch)

@@ -1,4 +1,4 @@
-"""One map's work: read, refined and written, band by band, by any process that is told how."""
+"""The work on one map: read, refined and written band by band, in any process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ from prn_cli.refinement.rows import (
     window_rows,
 )
 from prn_cli.tasks import Task
-from prn_cli.tasks.multiclass import ClassRows
 from prn_cli.workflows.figures import Figures, Sample
 from prn_cli.workflows.items import PART, Item
 from prn_cli.workflows.objects import Objects
@@ -59,14 +58,7 @@ OnWritten = Callable[[], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Masks:
-    """How masks are written.
-
-    Attributes:
-        values: of background and foreground.
-        palette: colours of the classes, `(N, 3)` uint8.
-        cog: as cloud-optimised GeoTIFF.
-        creation: options of TIFF files.
-    """
+    """How masks are written: values of background and foreground, class colours `(N, 3)` uint8, and TIFF options."""
 
     values: tuple[int, int] = (0, 255)
     palette: NDArray[np.uint8] | None = None
@@ -98,7 +90,7 @@ class Run:
     objects: Objects
 
     def sample(self, height: int, width: int) -> Sample:
-        """A sample of the logits of a map of this size, which the first refiner sees."""
+        """An empty sample of the logits of a map of this size."""
         return Sample(self.links[0].refiner.reference, height * width)
 
     def how(self, scores: ScoreMap, order: Order) -> How:
@@ -113,11 +105,11 @@ class Run:
 
     @property
     def looks_over(self) -> bool:
-        """Whether the links are told of the whole map before its sections. Of several classes, each section looks."""
+        """Whether the links need a pass over the whole map first; with several classes, each section makes its own."""
         return not self.task.several and any(link.refiner.needs.overview for link in self.links)
 
     def windows(self, scores: ScoreMap) -> int:
-        """How many windows a map has, those of all links and classes; 1 if nothing is refined."""
+        """Number of windows of a map, over all links and classes; 1 if nothing is refined."""
         return max(count_windows(scores.height, scores.width, self.links) * len(self.task.names), 1)
 
     @property
@@ -128,28 +120,28 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class OpenMap:
-    """An open map, and its image, if a refiner takes one."""
+    """An open map, and its image if a refiner takes one."""
 
     scores: ScoreMap
     image: MapImage | None
 
     @property
     def read_image(self) -> ReadWindow | None:
-        """Reads the image by windows, if there is one."""
+        """Reads windows of the image, if there is one."""
         return None if self.image is None else self.image.read
 
     @property
     def by_columns(self) -> bool:
-        """Whether all that is read can be read some columns at a time."""
+        """Whether map and image can be read some columns at a time."""
         return self.scores.by_columns and (self.image is None or self.image.by_columns)
 
     @property
     def is_large(self) -> bool:
-        """Whether the map is so large that few are worked on at once."""
+        """Whether the map is so large that only few are refined at once."""
         return self.scores.height * self.scores.width > _LARGE_MAP
 
     def order(self, *, any_order: bool) -> Order:
-        """The order that takes the least memory, where outputs are written in any order, or by rows alone."""
+        """The order that takes the least memory, given whether outputs can be written in any order."""
         if not self.by_columns:
             return Order.ROWS
         # What waits for the next stretch grows with the height, and what waits for the next windows with the width.
@@ -158,15 +150,15 @@ class OpenMap:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Finished rows of the whole map or some of its columns, as they are written, by role; and what is known of them.
+    """Finished rows of the whole map, or of some of its columns.
 
     Attributes:
         y: first row.
         x: first column.
-        outputs: by role, `(h, w)`.
-        figures: what the rows count.
+        outputs: what is written, by role, `(h, w)`.
+        figures: counts of these rows.
         sample: some of their logits.
-        runs: where objects are asked for, the mask, which is not written yet.
+        runs: with object options, the mask, which is written later.
     """
 
     y: int
@@ -178,7 +170,7 @@ class Band:
 
 
 def steps_of(item: Item, *, run: Run) -> int:
-    """How many windows a large map has, for the progress. A small one, or one that cannot be read, counts as one."""
+    """Number of windows of a large map, for the progress; 1 for a small one, or one that cannot be read."""
     try:
         if item.path.stat().st_size < 4 * _LARGE_MAP:  # of float32
             return 1
@@ -189,7 +181,7 @@ def steps_of(item: Item, *, run: Run) -> int:
 
 
 def refine_item(item: Item, run: Run, executor: Executor, on_written: OnWritten, progress: Progress) -> Figures:
-    """Refine a map by the calls of an executor: a small one in one call, a large one in sections."""
+    """Refine a map by calls of an executor: a small one in one call, a large one in sections."""
     sections = _sections(item, run, executor)
     if len(sections) < 2:
         return executor.call(refine_whole, item, run, on_written, progress)
@@ -214,7 +206,7 @@ def refine_whole(item: Item, run: Run, on_written: OnWritten, progress: Progress
             on_run=progress.check,
             on_windows=lambda count: progress.done(count / windows),
         )
-        pieces: Generator[Rows | ClassRows | Ramp] = _refine(run, opened, how)
+        pieces: Generator[Rows | Ramp] = _refine(run, opened, how)
         if opened.is_large:
             # While these rows are cut, counted and written, the next ones are refined.
             pieces = ahead(pieces, _BANDS_AHEAD)
@@ -227,7 +219,7 @@ def refine_whole(item: Item, run: Run, on_written: OnWritten, progress: Progress
 
 
 def _sections(item: Item, run: Run, executor: Executor) -> list[slice]:
-    """The rows of windows of a map that each call refines; few enough to balance, small enough to send."""
+    """The rows of windows that each call refines: small enough to balance the load, and to send."""
     if executor.split == float("inf") or item.path.suffix.lower() not in _READ_BY_WINDOW:
         return []
     with _open(item, run) as opened:
@@ -243,7 +235,6 @@ def _sections(item: Item, run: Run, executor: Executor) -> list[slice]:
 
 
 def _look_over(item: Item, run: Run) -> Sequence[Any]:
-    """What the links must know of the whole map."""
     with _open(item, run) as opened:
         scores, how = opened.scores, run.how(opened.scores, Order.ROWS)
         size = scores.height, scores.width
@@ -253,7 +244,6 @@ def _look_over(item: Item, run: Run) -> Sequence[Any]:
 def _refine_section(
     item: Item, run: Run, order: Order, section: slice, known: Sequence[Any] | None
 ) -> Iterator[Band | Ramp]:
-    """Refine some rows of windows of a map."""
     with _open(item, run) as opened:
         for piece in _refine(run, opened, run.how(opened.scores, order), section=section, known=known):
             yield piece if isinstance(piece, Ramp) else _band(piece, item, run, opened)
@@ -261,7 +251,6 @@ def _refine_section(
 
 @contextmanager
 def _open(item: Item, run: Run) -> Iterator[OpenMap]:
-    """Open a map and its partners."""
     with ExitStack() as stack:
         scores = run.task.open_scores(item.path, run.reading, valid_mask=item.inputs.get("valid_mask"))
         stack.enter_context(scores)
@@ -277,8 +266,7 @@ def _open(item: Item, run: Run) -> Iterator[OpenMap]:
 
 def _refine(
     run: Run, opened: OpenMap, how: How, *, section: slice = slice(None), known: Sequence[Any] | None = None
-) -> Generator[Rows | ClassRows | Ramp]:
-    """Refine an open map, or a section of it."""
+) -> Generator[Rows | Ramp]:
     size = opened.scores.height, opened.scores.width
 
     def refine(read: ReadWindow, read_image: ReadWindow | None) -> Generator[Rows | Ramp]:
@@ -288,13 +276,12 @@ def _refine(
 
 
 def _finish(ramp: Ramp, item: Item, run: Run, opened: OpenMap) -> Band:
-    """Refine rows of an open map that two sections share, from the field of both."""
+    """Refine rows that two sections share."""
     rows = run.task.finish_ramp(ramp, opened.scores.logits(ramp.window), run.links)
     return _band(rows, item, run, opened)
 
 
-def _band(rows: Rows | ClassRows, item: Item, run: Run, opened: OpenMap) -> Band:
-    """What is written of finished rows; of several classes, one map each beside the mask."""
+def _band(rows: Rows, item: Item, run: Run, opened: OpenMap) -> Band:
     mask, base = run.task.masks(rows, run.threshold)
     runs = runs_of(mask, base, rows.probabilities) if run.objects else None
     outputs: dict[str, NDArray[Any]] = {}
@@ -318,7 +305,7 @@ def _refine_map(
     on_written: OnWritten,
     progress: Progress,
 ) -> Figures:
-    """Write what is refined of a map. Its outputs take their names when all of it is done. Large maps take turns."""
+    """Write the bands of a map. Outputs take their names when all of it is done. Large maps take turns."""
     with _open(item, run) as opened, ExitStack() as stack:
         scores = opened.scores
         if opened.is_large:
@@ -354,7 +341,7 @@ def _refine_map(
 def _write(
     bands: Iterator[Band], item: Item, run: Run, writers: Mapping[str, RasterWriter], progress: Progress
 ) -> tuple[Figures, list[Runs]]:
-    """Write and count bands; gives the counts, and, where there are objects, the mask, which is not written yet."""
+    """Write and count bands; returns the counts and, with object options, the mask, which is not written yet."""
     height, width = writers["mask"].height, writers["mask"].width
     may_be_invalid = run.task.can_tell_invalid(item.outputs["mask"], run.masks.values)
     figures, sample = Figures(height, width, run.classes), run.sample(height, width)

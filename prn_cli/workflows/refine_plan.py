@@ -1,18 +1,17 @@
-"""Before the first map is refined: what is read, where it is written, by which weights, and whether that can be."""
+"""What `refine` finds and checks before the first map: inputs, outputs, weights."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from prn_cli import rasters
 from prn_cli.errors import UsageError
 from prn_cli.execution.watch import Watch
-from prn_cli.files.manifest import Job, Manifest, check_outputs, manifest_beside
+from prn_cli.files.manifest import Manifest, check_outputs, manifest_beside
 from prn_cli.methods import load_refiner
 from prn_cli.methods.weights import Weights, find_weights
 from prn_cli.rasters.pairs import Paths
@@ -23,10 +22,9 @@ from prn_cli.workflows.items import Item
 from prn_cli.workflows.objects import Objects
 from prn_cli.workflows.options import recorded, with_kind
 from prn_cli.workflows.parts import check_part, select_part
+from prn_cli.workflows.refine import RefineOptions
 from prn_cli.workflows.refine_map import Masks, Run
-
-if TYPE_CHECKING:
-    from prn_cli.workflows.refine import RefineOptions
+from prn_cli.workflows.work import Work
 
 T = TypeVar("T")
 
@@ -38,24 +36,11 @@ _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A run that is ready to begin.
-
-    Attributes:
-        options: of the run.
-        run: what is the same for all maps.
-        items: the maps.
-        partners: of the maps; a map that lacks one fails.
-        manifest: of the outputs.
-        settings: on which the outputs depend, for the manifest.
-        choice: of the threshold, where it was chosen without labels.
-    """
+    """A run that is ready to start: its maps, and what is the same for all of them."""
 
     options: RefineOptions
     run: Run
-    items: Sequence[Item]
-    partners: Sequence[rasters.Partners]
-    manifest: Manifest
-    settings: Mapping[str, Any]
+    work: Work
     choice: SetDecision | None = None
 
     def run_of(self, item: Item) -> Run:
@@ -69,22 +54,12 @@ class Plan:
         decision = self.choice.of_map(item.path, self.run.reading, item.inputs.get("valid_mask"))
         return replace(self.run, threshold=decision.threshold)
 
-    def job(self, item: Item) -> Job:
-        """The manifest's note of a map's work.
-
-        Raises:
-            InputError: an input is missing.
-        """
-        for partners in self.partners:
-            partners.of(item.path)
-        return self.manifest.job(inputs=item.inputs, settings=self.settings, outputs=item.outputs)
-
 
 def prepare(options: RefineOptions, watch: Watch) -> Plan:
     """Find and check everything, and load the weights.
 
     Raises:
-        PrnError: something is missing or does not suit.
+        PrnError: something is missing or does not fit.
     """
     check_part(options.num_parts, options.part_id)
     task = options.find_task("refine")
@@ -95,7 +70,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
 
         check_cluster(options.dask)
     reading = options.reading()
-    inputs = rasters.find_inputs(options.logits, stdin=sys.stdin, null=options.null)
+    inputs = options.find_inputs(options.logits)
     weights = [find_weights(str(name)) for name in options.weights]
     links = _load(weights, options, inputs, watch)
     palette = None
@@ -110,7 +85,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     items, partners = _find_maps(options, inputs, images, outputs, watch)
     _check_tiff_options(items, options)
     for role, path in items[0].rasters.items() if items else ():
-        masks.create(role, path, task, (1, 1))  # unknown creation options show now, and not in every file
+        masks.create(role, path, task, (1, 1))  # unknown creation options show before the work
     manifest = _manifest(options, items, single=single)
     reading = with_kind(reading, inputs, watch)
     choice = _choice(options, inputs, reading, weights[-1], task, watch)
@@ -120,15 +95,16 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     run = Run(
         links=links, threshold=threshold, tta=options.tta, task=task, reading=reading, masks=masks, objects=objects
     )
-    return Plan(
-        options=options,
-        run=run,
+    settings = _settings(options, run, weights, choice)
+    work = Work(
         items=items,
         partners=partners,
         manifest=manifest,
-        settings=_settings(options, run, weights, choice),
-        choice=choice,
+        settings=lambda _: settings,
+        overwrite=options.overwrite,
+        verb="refine",
     )
+    return Plan(options=options, run=run, work=work, choice=choice)
 
 
 # Weights.
@@ -211,7 +187,6 @@ def _tell(
 
 
 def _expected(card: Mapping[str, Any]) -> list[str]:
-    """What training expects of the correction, if the weights' card says so."""
     choice = card.get("choice")
     gain = choice.get("gain") if isinstance(choice, dict) else None
     return [f"{100 * gain:+.2f} points of IoU on the held-out maps of training"] if isinstance(gain, float) else []
@@ -229,7 +204,7 @@ def _find_maps(
 ) -> tuple[list[Item], list[rasters.Partners]]:
     """The maps of this part of the run, with what is read and written for each."""
     chosen, twins = select_part(inputs.stems(), options.num_parts, options.part_id)
-    # Outputs are named by stems, so only inputs of one stem may share them: all parts compare these, and see the same.
+    # Only inputs of one stem can share an output. Every part compares all of these, so that all parts agree.
     seen = sorted({*chosen, *twins})
     partners = [
         rasters.find_images(inputs, images, seen),
@@ -250,7 +225,6 @@ def _find_maps(
 
 
 def _images(options: RefineOptions, links: Sequence[Link], watch: Watch) -> Path | None:
-    """The folder of the images, if a refiner takes them."""
     images = options.images
     if images is not None and not any(link.refiner.needs.bands for link in links):
         watch.note("the weights take no image: --images is left aside")
@@ -300,7 +274,6 @@ def _one_or_all(values: Iterable[T]) -> T | list[T]:
 
 
 def _outputs(path: Path, options: RefineOptions, task: Task, objects: Objects, *, single: bool) -> dict[str, Path]:
-    """The files that are written for one map, by role."""
     suffix = _suffix(options) or (path.suffix.lower() if path.suffix.lower() in _TIFF_SUFFIXES else ".png")
     mask = options.out if single else options.out / (path.stem + suffix)
     outputs = {"mask": mask}
@@ -315,7 +288,6 @@ def _outputs(path: Path, options: RefineOptions, task: Task, objects: Objects, *
 
 
 def _float_file(role: str, place: Path, stem: str, mask: Path, *, single: bool) -> Path:
-    """The file of a float32 map, in a folder or as it is named."""
     if place.is_dir() or not place.suffix:
         return place / (stem + (mask.suffix.lower() if mask.suffix.lower() in _TIFF_SUFFIXES else ".npy"))
     if not single or place.suffix.lower() not in _FLOAT_SUFFIXES:
@@ -325,7 +297,7 @@ def _float_file(role: str, place: Path, stem: str, mask: Path, *, single: bool) 
 
 
 def _suffix(options: RefineOptions) -> str:
-    """Of masks in a folder; empty if it depends on the input's."""
+    """The suffix of masks in a folder; empty if it depends on the input's."""
     if options.format == "auto":
         return "" if options.like is None else ".tif"
     return ".tif" if options.format == "cog" else f".{options.format}"
@@ -349,7 +321,7 @@ def _is_single_file(options: RefineOptions, count: int) -> bool:
 
 
 def _check_tiff_options(items: Sequence[Item], options: RefineOptions) -> None:
-    """Check that what is for TIFF alone is given only where one is written."""
+    """Check that a TIFF is written if options for TIFF are given."""
     flag = "--like" if options.like is not None else "--co" if options.co else ""
     if not flag or not items:
         return

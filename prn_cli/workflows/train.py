@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from prn_cli.errors import UsageError
 from prn_cli.execution.extras import needs_extra
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.options import Option, Options
+from prn_cli.workflows.items import Result
 from prn_cli.workflows.method_options import composed, given_for, options_for, refuse_strangers
 from prn_cli.workflows.options import (
     Device,
@@ -179,19 +180,11 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         return value
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """What came of training.
-
-    Attributes:
-        card: of the weights, as in `model.json`; None in a process for which another one speaks.
-        failures: files that could not be used, each with the cause.
-        verdict: how many could not be used, in a line; empty if all could.
-    """
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(Result):
+    """What came of training: the card of the weights, as in `model.json`; None in all processes but the first."""
 
     card: Mapping[str, Any] | None = None
-    failures: Sequence[tuple[str, str]] = ()
-    verdict: str = ""
 
     def document(self) -> dict[str, Any]:
         """For JSON: the card."""
@@ -206,14 +199,11 @@ def train_options() -> type[TrainOptions]:
 def train(options: TrainOptions, watch: Watch = SILENT) -> TrainResult:
     """Learn the correction from labelled logit maps, and measure it on held-out ones.
 
-    Files that cannot be used are left out, and named in the result.
-
-    Args:
-        options: of a class that `train_options` has made.
-        watch: hears of files that are left out, of stages and epochs.
+    Files that cannot be used are left out, and named in the result. `options` is of the class that `train_options`
+    returns.
 
     Raises:
-        DivergedError: training came to nothing.
+        DivergedError: training diverged.
         InputError: no map can be used, or too few can.
         MissingExtraError: PyTorch, or ONNX, is not installed.
         OutputError: the folder cannot be written to.

@@ -1,8 +1,7 @@
-"""Weights: published checkpoints brought in, trained ones exported anew or quantised."""
+"""Weights: import published checkpoints, export trained ones, quantise."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,12 +53,9 @@ class QuantizeOptions(MapOptions):
 
 
 def import_weights(options: ImportOptions) -> tuple[Path, dict[str, Any]]:
-    """Turn a published checkpoint into safetensors and ONNX.
+    """Convert a published checkpoint to safetensors and ONNX; returns the folder and the card.
 
-    The only workflow that reads a pickle, and it reads tensors alone: no code in the file can run.
-
-    Returns:
-        The folder, and the card as written.
+    The only workflow that reads a pickle. It reads only tensors: no code in the file can run.
 
     Raises:
         InputError: not a checkpoint that prn knows.
@@ -74,10 +70,7 @@ def import_weights(options: ImportOptions) -> tuple[Path, dict[str, Any]]:
 
 
 def export_weights(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
-    """Write model.onnx anew from model.safetensors.
-
-    Returns:
-        The folder, and the card as written.
+    """Write model.onnx again from model.safetensors; returns the folder and the card.
 
     Raises:
         InputError: not weights of a network that prn knows.
@@ -94,10 +87,7 @@ def export_weights(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
 
 
 def quantize_weights(options: QuantizeOptions, watch: Watch = SILENT) -> tuple[Path, int]:
-    """Write weights of `fast` whose convolutions run in 8-bit integers.
-
-    Returns:
-        The ONNX file, and how many maps it was calibrated on.
+    """Write weights of `fast` with 8-bit convolutions; returns the ONNX file and the number of calibration maps.
 
     Raises:
         InputError: a map cannot be used.
@@ -109,12 +99,12 @@ def quantize_weights(options: QuantizeOptions, watch: Watch = SILENT) -> tuple[P
     from prn_cli.maps.tiles import Window
     from prn_cli.methods import load_refiner
     from prn_cli.methods.weights import find_weights
-    from prn_cli.rasters import find_inputs, find_valid_masks, open_map
+    from prn_cli.rasters import find_valid_masks, open_map
 
     found = find_weights(options.name)
     multiple = load_refiner(found, device="cpu").needs.multiple
     _make_folder(options.out, ("model.json", "model.onnx"))
-    paths = find_inputs(options.logits, stdin=sys.stdin, null=options.null)
+    paths = options.find_inputs(options.logits)
     reading = with_kind(options.reading(), paths, watch)
     chosen = paths[:: max(len(paths) // MOST_MAPS, 1)][:MOST_MAPS]
     masks = find_valid_masks(chosen, options.valid_mask)

@@ -148,7 +148,7 @@ def test_table_shows_the_figures_of_the_document(prn):
 
 def test_bands_of_rows_change_nothing(prn, folder, monkeypatch):
     assert prn("-p", "16", "-o", "whole", "-q")[0] == 0
-    monkeypatch.setattr("prn_cli.workflows.pseudolabel._BAND_PIXELS", 1)
+    monkeypatch.setattr("prn_cli.workflows.pseudolabel_maps._BAND_PIXELS", 1)
     _, banded, _ = prn("-p", "16", "-o", "banded", "--json", "-q")
     _, whole, _ = prn("-p", "16", "-o", "whole", "--json", "-q")
     assert json.loads(banded) | {"out": ""} == json.loads(whole) | {"out": ""}

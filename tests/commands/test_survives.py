@@ -23,8 +23,8 @@ from prn_cli.files.manifest import MANIFEST_NAME
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks are a matter of POSIX")
 
 # Runs command lines in forks of one interpreter that has imported all they need, and kills them at random moments:
-# after so many calls of functions, in all threads together. After each it prints what was recorded as finished, so that the
-# test can see that nothing of that is done again.
+# after so many calls of functions, in all threads together. After each it prints what was recorded as finished, so that
+# the test can see that nothing of that is done again.
 KILLER = """
 import importlib, itertools, json, os, random, shutil, signal, sys, threading, time
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What held-out maps say of a training: strength and threshold, figures before and after, and a verdict in words."""
+"""What held-out maps say of a training: strength and threshold, figures before and after, and a verdict."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Figures = dict[str, dict[str, list[float | None]]]
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What is chosen, what it gains on the held-out maps, and what that says."""
+    """The chosen strength and threshold, their figures on the held-out maps, and a verdict in words."""
 
     choice: Choice
     figures: Figures
@@ -45,16 +45,16 @@ def conclude(
     any_threshold: bool = True,
     seed: int = 0,
 ) -> Conclusion:
-    """Choose strength and threshold on held-out maps, and say what they gain there.
+    """Choose strength and threshold on held-out maps, and compute what they gain there.
 
     Args:
         counts: `(maps, S, T, 4)` int64, see `prn_cli.thresholding.strength.tally`. With several classes, each class
-            against the rest: the maps of an image follow each other, in the order of the classes.
-        maps: their names.
+            against the rest: the maps of an image follow each other, in class order.
+        maps: names.
         classes: names.
-        scenes: of the maps, by name.
-        parts_of: of how many maps these are parts; 0 if they are whole.
-        any_threshold: whether the threshold may leave 0.5.
+        scenes: by map name.
+        parts_of: the number of maps of which these are parts; 0 if they are whole.
+        any_threshold: whether the threshold may differ from 0.5.
         seed: of the bootstrap.
     """
     groups = [
@@ -85,11 +85,8 @@ def conclude(
 def verdict(choice: Choice, difference: Sequence[float | None], noun: str, parts_of: int) -> str:
     """What the held-out maps say, in one line.
 
-    Args:
-        choice: strength and threshold.
-        difference: of the pooled IoU, and its 95 % interval.
-        noun: what the groups of the choice are.
-        parts_of: of how many maps the held-out ones are parts; 0 if they are whole.
+    `difference` is that of the pooled IoU with its 95 % interval, `noun` names the groups of the choice, and `parts_of`
+    is the number of maps of which the held-out ones are parts; 0 if they are whole.
     """
     change, low, high = difference
     held_out = "parts of maps" if parts_of else "images"

@@ -33,13 +33,13 @@ class Dataset:
     """The labelled maps of a set.
 
     Attributes:
-        maps: of each class against the rest; those of one image follow each other, under one name, so that they are
+        maps: of each class against the rest; those of one image follow each other and share a name, so that they are
             held out together.
         paths: of the score maps, by name.
-        classes: names; one, which is empty, of a single foreground.
+        classes: names; `("",)` for a single foreground.
         kind: of the numbers in the score maps.
-        failures: files that could not be used, each with the cause.
-        unused: how many maps were not drawn.
+        failures: files that could not be used, with the cause.
+        unused: maps that `--shots` did not draw.
     """
 
     maps: list[TrainingMap]
@@ -51,7 +51,7 @@ class Dataset:
 
     @property
     def names(self) -> list[str]:
-        """Of the images, each once."""
+        """Names of the images, each once."""
         return names_of(self.maps)
 
 
@@ -66,15 +66,15 @@ def read_dataset(
     """Read labelled maps. Files that cannot be used are named and left out.
 
     Args:
-        run: how to read them.
+        run: the run, which says how to read them.
         inputs: score maps.
         labels: folder of their labels.
         images: folder of their images, if any.
-        shots: how many of the maps to draw; all if None.
+        shots: number of maps to draw; all if None.
 
     Raises:
-        InputError: none can be used, or labels differ in what stands for foreground.
-        OutputError: there is no room for them.
+        InputError: none can be used, or labels differ in the value of the foreground.
+        OutputError: the disk is full.
         PrnError: one cannot be used, with `fail_fast`.
         UsageError: fewer maps than are to be drawn.
     """
@@ -119,7 +119,7 @@ def read_dataset(
 
 
 def _drawn(pairs: Sequence[Pair], count: int, seed: int, watch: Watch) -> Sequence[Pair]:
-    """This many of the pairs, in their order; with one seed, fewer are always among more."""
+    """Some pairs, in their order. With one seed, a smaller draw is part of a larger one."""
     if count > len(pairs):
         raise UsageError(f"--shots {count}, but there are {len(pairs)} labelled maps")
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
@@ -129,8 +129,6 @@ def _drawn(pairs: Sequence[Pair], count: int, seed: int, watch: Watch) -> Sequen
 
 
 class _Reader:
-    """Reads score maps and their labels into a store."""
-
     def __init__(self, run: Run, task: Task, reading: Reading, paths: Sequence[Path], images: Path | None) -> None:
         self.run, self.task, self.reading = run, task, reading
         self.masks, self.images = find_valid_masks(paths, run.options.valid_mask), find_images(paths, images)
@@ -138,7 +136,7 @@ class _Reader:
         self.foregrounds: dict[Path, int | None] = {}
 
     def read(self, pair: Pair, _: Progress) -> list[list[Place]]:
-        """Logits, label, pseudo-label and perhaps the image of every plane."""
+        """Logits, label, pseudo-label and the image, if there is one, of every plane."""
         (path, label_path), task, reading = pair, self.task, self.reading
         valid_mask, image_path = self.masks.of(path), self.images.of(path)
         image: list[Place] = []
@@ -163,7 +161,7 @@ class _Reader:
     def _plane(
         self, path: Path, logits: NDArray[np.float32], probabilities: NDArray[np.float32], label: NDArray[np.uint8]
     ) -> list[Place]:
-        label[np.isnan(logits)] = IGNORE  # no network is to answer for what no base model scored
+        label[np.isnan(logits)] = IGNORE  # the base model scored nothing there
         if np.all(label == IGNORE):
             raise InputError("no pixel is valid in both the logit map and its label", path=path)
         patch = self.run.options.patch

@@ -1,4 +1,4 @@
-"""The folder of a training run: what it may hold, and whose turn it is."""
+"""The folder of a training run: what it may hold, and the lock that keeps other runs out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Check that a run may use the folder. Nothing is deleted before the inputs have been read.
 
     Raises:
-        UsageError: it holds what the run would replace unasked, or nothing to resume.
+        UsageError: it holds files that the run must not replace, or nothing to resume.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError("is a file, expected a folder", hint="give another --out", path=folder)
@@ -39,7 +39,7 @@ def claimed(folder: Path) -> Iterator[None]:
     """Make the folder and keep other runs out of it. Folders made here that stay empty are removed at the end.
 
     Raises:
-        UsageError: another run is at work in it.
+        UsageError: another run uses it.
         OutputError: it cannot be made.
     """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]

@@ -1,4 +1,4 @@
-"""Which maps are held out: given ones, a part of the set, folds that keep scenes together, or quarters of the maps."""
+"""Which maps are held out: given ones, a part of the set, folds that keep scenes together, or quarters of maps."""
 
 from __future__ import annotations
 
@@ -26,12 +26,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Fold:
-    """One part of a cross-validation.
-
-    Attributes:
-        name: for people.
-        held_out: names of the maps that this fold does not learn from.
-    """
+    """One part of a cross-validation, with the names of the maps that it holds out."""
 
     name: str
     held_out: frozenset[str]
@@ -39,15 +34,15 @@ class Fold:
 
 @dataclass(frozen=True)
 class Holdout:
-    """What is learned from, and what is held out to measure it.
+    """Which maps to learn from, and which to hold out.
 
     Attributes:
-        learn: maps to learn from in the end.
+        learn: maps that the final network learns from.
         how: how the held-out maps were chosen, in words.
         hold: maps held out of a single training; empty if there are folds.
         folds: held out in turn; empty if `hold` is not.
-        parts: of the maps, which the folds hold out where there are too few whole maps; empty elsewhere.
-        scenes: of the maps, by name; empty if none were asked for.
+        parts: of the maps, for folds of too few whole maps; else empty.
+        scenes: by map name; empty if none were asked for.
     """
 
     learn: Sequence[TrainingMap]
@@ -58,7 +53,7 @@ class Holdout:
     scenes: Mapping[str, str] = field(default_factory=dict)
 
     def of_fold(self, fold: Fold) -> tuple[list[TrainingMap], list[TrainingMap]]:
-        """The maps, or their parts, that a fold learns from, and those that it holds out."""
+        """The maps, or parts of maps, that a fold learns from, and those that it holds out."""
         return _divided(self.parts or self.learn, fold.held_out)
 
 
@@ -69,12 +64,12 @@ def hold_out(
 
     Args:
         found: the labelled maps.
-        options: what was asked for.
+        options: of the run.
         given: the maps of `options.validation_logits`.
-        cross_validate: hold out all maps in turn where they are few and nothing else was asked for.
+        cross_validate: hold out all maps in turn if they are few and the options do not say otherwise.
 
     Raises:
-        InputError: too few maps, or maps whose place is not known.
+        InputError: too few maps, or maps without a georeference where one is needed.
         UsageError: scenes or stems that do not fit the maps.
     """
     names, seed = found.names, options.seed
@@ -109,18 +104,15 @@ def hold_out(
 
 
 def make_folds(groups: Mapping[str, str], count: int, *, seed: int = 0) -> list[Fold]:
-    """Spread groups of maps over folds of about equal size.
+    """Distribute groups of maps over folds of about equal size; there are two folds or more.
 
     Args:
-        groups: of each map, by its name; a group is never divided.
+        groups: the group of each map, by map name; a group is never divided.
         count: of folds; with no more groups than that, each group is a fold: leave-one-group-out.
-        seed: decides which groups come together.
-
-    Returns:
-        Two folds or more.
+        seed: of the draw.
 
     Raises:
-        UsageError: there is one group only, so nothing can be held out.
+        UsageError: there is only one group, so nothing can be held out.
     """
     members: dict[str, list[str]] = {}
     for name, group in groups.items():
@@ -149,14 +141,9 @@ def make_folds(groups: Mapping[str, str], count: int, *, seed: int = 0) -> list[
 
 
 def quarters(source: TrainingMap) -> dict[str, TrainingMap]:
-    """Cut a map into four, so that one part can be held out where there is no other map.
+    """The quarters of a map by position, such as `north-west`, so that one can be held out if there is no other map.
 
-    Args:
-        source: the map.
-
-    Returns:
-        Its quarters by where they lie, without those that have no labelled pixel; empty if a side would be less than
-        `LEAST_PART`.
+    Quarters without a labelled pixel are left out. Empty if a side would be less than `LEAST_PART`.
     """
     height, width = (side // 2 for side in source.label.shape)
     if min(height, width) < LEAST_PART:
@@ -178,10 +165,7 @@ def quarters(source: TrainingMap) -> dict[str, TrainingMap]:
 
 
 def _pieces(maps: Sequence[TrainingMap]) -> list[tuple[TrainingMap, str]]:
-    """Quarters of a few maps, each with its place; none if a map is too small to be cut.
-
-    Those of several classes follow each other under one name, as their maps do.
-    """
+    """Quarters of a few maps, each with its position, sorted by name; none if a map is too small to be cut."""
     cut = [quarters(m) for m in maps] if len(names_of(maps)) <= FEWEST_MAPS else []
     places = {where for quarter in cut for where in quarter}
     if not all(cut) or len(places) < 2:
@@ -218,7 +202,6 @@ def _check_given(found: Dataset, given: Dataset, place: Path | None) -> None:
 
 
 def _fold_count(options: TrainOptions, maps: int, scenes: Mapping[str, str], cross_validate: bool) -> int:
-    """As asked for; each of few scenes; else by the number of maps."""
     if options.folds is not None:
         return options.folds
     count = len(set(scenes.values()))
@@ -228,7 +211,7 @@ def _fold_count(options: TrainOptions, maps: int, scenes: Mapping[str, str], cro
 
 
 def _one_part(names: Sequence[str], scenes: Mapping[str, str], options: TrainOptions) -> tuple[frozenset[str], str]:
-    """Names of the maps of one part, and how they were chosen."""
+    """Names of the maps to hold out, and how they were chosen."""
     fraction, stems, seed = options.validation_fraction, options.validation_stems, options.seed
     if stems is not None:
         try:
@@ -251,9 +234,7 @@ def _one_part(names: Sequence[str], scenes: Mapping[str, str], options: TrainOpt
 def groups_by_pattern(names: Sequence[str], pattern: str) -> dict[str, str]:
     r"""Group maps by a regular expression on their stems: `(tile\d+)_` puts tile1_part001 and tile1_part002 together.
 
-    Args:
-        names: stems of the maps.
-        pattern: searched in each; a scene is named by its first group, or by all that it matches.
+    A scene is named by the pattern's first group, or by the whole match.
 
     Raises:
         UsageError: not a regular expression, or a stem that it does not match.
@@ -273,7 +254,7 @@ def groups_by_distance(boxes: Mapping[str, Box], distance: float) -> dict[str, s
     """Group maps that lie within a distance of each other, directly or through other maps.
 
     Args:
-        boxes: where each map lies, all in one reference system.
+        boxes: of the maps, by name, all in one reference system.
         distance: largest gap between the boxes of neighbours, in its units; 0 joins maps that touch.
 
     Returns:
@@ -292,7 +273,6 @@ def groups_by_distance(boxes: Mapping[str, Box], distance: float) -> dict[str, s
 
 
 def _boxes(paths: Mapping[str, Path]) -> dict[str, Box]:
-    """Where georeferenced maps lie, all in one reference system."""
     boxes: dict[str, Box] = {}
     systems: dict[object, Path] = {}
     for name, path in paths.items():
@@ -314,7 +294,7 @@ def _boxes(paths: Mapping[str, Path]) -> dict[str, Box]:
 
 
 def hint_at_scenes(names: Sequence[str]) -> str:
-    """A note where stems look like tiles of a few scenes, which a random split would tear apart; empty elsewhere."""
+    """A note if stems look like tiles of a few scenes, which a random split would tear apart; else empty."""
     heads: dict[str, int] = {}
     for name in names:
         head = re.split(r"[_-](?=[^_-]*$)", name)[0]

@@ -1,4 +1,4 @@
-"""A run of training, as the value that its steps share."""
+"""A run of training: the value that its steps share."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """What was asked for, and what is known of it.
+    """What was asked for, and what follows from it.
 
     Attributes:
         options: of the workflow.
-        settings: of the training; those that depend on the number of maps are settled once that is known.
-        start: weights to go on from, if any.
+        settings: of the training; final once the number of maps is known.
+        start: weights to start from, if any.
         bands: of the images; 0 without images.
         device: where to train.
         threads: of the CPU.
-        watch: hears of progress.
-        fingerprint: of all that the result depends on; empty until it is known.
+        watch: is told of progress.
+        fingerprint: of all that the result depends on; empty until the maps are known.
     """
 
     options: TrainOptions
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def recipe(self) -> Any:
-        """Of the method."""
+        """The method's recipe."""
         return recipe_of(self.options.network)
 
     def network(self, maps: Sequence[TrainingMap] = ()) -> Any:

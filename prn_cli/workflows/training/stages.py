@@ -1,4 +1,4 @@
-"""The stages of a training run: each fold, then all maps; with a log, and a state to resume from."""
+"""The stages of a training run: each fold, then all maps, with a log and a state to resume from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ History = Sequence[tuple[str, Epoch]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trained network, and what it, or its likes, gave on held-out maps.
+    """A trained network, and its counts on held-out maps, or those of the folds' networks.
 
     Attributes:
         network: with the weights to keep.
@@ -48,10 +48,10 @@ class Outcome:
 
 
 def train(run: Run, holdout: Holdout) -> Outcome:
-    """Train a network, and measure it on maps that it, or its likes, have not seen.
+    """Train a network, and measure it on held-out maps.
 
     Raises:
-        DivergedError: nothing came of it.
+        DivergedError: training diverged.
         OutputError: the folder cannot be written to.
     """
     if parallel.rank() == 0:
@@ -60,14 +60,13 @@ def train(run: Run, holdout: Holdout) -> Outcome:
 
 
 def _held_out(run: Run, holdout: Holdout) -> Outcome:
-    """Learn from some maps, and keep the epoch that is best on others."""
     network, state = _stage(run, "", holdout.learn, holdout.hold)
     counts = tallies(network, holdout.hold, run.device)
     return Outcome(network, state, state.seconds, tuple(m.name for m in holdout.hold), counts)
 
 
 def _cross_validated(run: Run, holdout: Holdout) -> Outcome:
-    """Learn from all maps. What to expect is counted on each fold, by a network that has not seen it."""
+    """Learn from all maps; count on each fold with a network that has not seen it."""
     budget = run.settings.time_budget
     run = replace(run, settings=replace(run.settings, time_budget=budget and budget / (len(holdout.folds) + 1)))
     path, first = run.options.out / FOLDS, parallel.rank() == 0
@@ -97,7 +96,7 @@ def _history(finished: Sequence[FinishedFold]) -> History:
 def _stage(
     run: Run, name: str, learn: Sequence[TrainingMap], hold: Sequence[TrainingMap], earlier: History = ()
 ) -> tuple[Any, State]:
-    """Train one network to its end, or from where a killed run left it."""
+    """Train one network to the end, from where a killed run left it if there is a state."""
     first, path = parallel.rank() == 0, run.options.out / STATE
     network = run.network(learn)
     state = load_state(path, fingerprint=run.fingerprint, stage=name) if first and run.options.resume else None

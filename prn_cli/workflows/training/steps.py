@@ -1,9 +1,8 @@
-"""The steps of `train` in their order: from options to maps, to what is held out, to a network and its card."""
+"""The steps of `train` in order: options, maps, what is held out, the network and its card."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -17,7 +16,7 @@ from prn_cli.maps.drift import describe, reference
 from prn_cli.methods import METHODS, recipe_of
 from prn_cli.methods.weights import find_tensors
 from prn_cli.options import Options
-from prn_cli.rasters import common_bands, find_inputs, image_files
+from prn_cli.rasters import common_bands, image_files
 from prn_cli.tasks import find_task
 from prn_cli.training import parallel
 from prn_cli.training.adapt import load_start, schedule
@@ -55,11 +54,12 @@ def run(options: TrainOptions, watch: Watch) -> TrainResult:
         about = {"left_out": [name for name, _ in failures], "unused": found.unused}
         card = _export(ready, found.classes, holdout, outcome, {"conditions": conditions, "data": about})
     images = len(names_of([*holdout.learn, *holdout.hold])) + len(failures)
-    return TrainResult(card, failures, f"{len(failures)} of {images} maps could not be used" if failures else "")
+    verdict = f"{len(failures)} of {images} maps could not be used" if failures else ""
+    return TrainResult(card=card, failures=failures, verdict=verdict)
 
 
 def _begin(options: TrainOptions, watch: Watch) -> Run:
-    """Check options against the method, set up what torch runs on, and look at the folder."""
+    """Check the options against the method and the folder, and set up torch."""
     start, method = None, options.for_method()
     if options.start_from is not None:
         start = load_start(find_tensors(options.start_from), options.network)
@@ -96,26 +96,20 @@ def _bands(count: int) -> str:
 
 
 def _settings(options: TrainOptions, method: Options) -> Settings:
+    same = ("network", "crop", "batch", "steps", "weight_decay", "average", "patience", "seed")
     return Settings(
-        network=options.network,
         options=method,
         objectives={name: options_for(name, options) for name in options.objective},
-        crop=options.crop,
-        batch=options.batch,
         epochs=options.epochs or 20,
-        steps=options.steps,
         rate=1e-3 if options.rate is None else options.rate,
-        weight_decay=options.weight_decay,
-        average=options.average,
-        patience=options.patience,
-        seed=options.seed,
         time_budget=options.seconds(),
         jitter=Jitter(scale=options.jitter_scale, shift=options.jitter_shift),
+        **{name: getattr(options, name) for name in same},
     )
 
 
 def _settled(run: Run, maps: int, *, choose_epoch: bool) -> Settings:
-    """The settings for this many maps: weights that are gone on from are trained briefly, and gently."""
+    """The settings for this many maps; training that starts from weights is short and gentle."""
     settings, options = replace(run.settings, choose_epoch=choose_epoch), run.options
     if run.start is None:
         return settings
@@ -132,11 +126,11 @@ def _settled(run: Run, maps: int, *, choose_epoch: bool) -> Settings:
 def _read(run: Run) -> tuple[Dataset, Dataset | None]:
     """The labelled maps, and those of `--validation-logits`."""
     options = run.options
-    inputs = find_inputs(options.logits, stdin=sys.stdin, null=options.null)
+    inputs = options.find_inputs(options.logits)
     found = read_dataset(run, inputs, options.labels, options.images, shots=options.shots)
     if options.validation_logits is None:
         return found, None
-    inputs = find_inputs([str(options.validation_logits)])
+    inputs = options.find_inputs([str(options.validation_logits)])
     labels, images = options.validation_labels or options.labels, options.validation_images or options.images
     return found, read_dataset(run, inputs, labels, images)
 
@@ -153,7 +147,7 @@ def _note(run: Run, found: Dataset, holdout: Holdout) -> None:
 
 
 def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
-    """What the result depends on besides settings and maps."""
+    """What the result depends on, besides settings and maps."""
     options = run.options
     names = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "shots")
     given = {name: getattr(options, name) for name in names}
@@ -172,7 +166,7 @@ def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
 
 
 def _fingerprint(run: Run, holdout: Holdout, conditions: dict[str, Any]) -> str:
-    """Of all that decides the result, so that `--resume` never mixes two runs."""
+    """A hash of all that the result depends on, so that `--resume` never mixes two runs."""
     # What a run has learned fits the layers that it had, and another prn may build others.
     layers = [(name, *tensor.shape) for name, tensor in run.network().state_dict().items()]
     digest = hashlib.sha256(repr((layers, sorted(asdict(run.settings).items()), sorted(conditions.items()))).encode())
@@ -187,7 +181,7 @@ def _fingerprint(run: Run, holdout: Holdout, conditions: dict[str, Any]) -> str:
 
 @contextmanager
 def _folder(options: TrainOptions) -> Iterator[None]:
-    """Have the folder to oneself, as the first process of a run. Training that diverges leaves nothing behind."""
+    """Lock the folder, in the first process of a run. Training that diverges leaves nothing behind."""
     if parallel.rank() > 0:
         yield
         return

@@ -1,0 +1,234 @@
+"""The work of `score`, image by image."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Generator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from prn_cli.errors import PrnError, UsageError
+from prn_cli.execution.ahead import ahead
+from prn_cli.execution.threads import Batch, Progress, run_batch
+from prn_cli.execution.watch import Watch
+from prn_cli.files.manifest import unchanged
+from prn_cli.files.remote import without_secrets
+from prn_cli.files.temporaries import refuse_strangers, write_whole
+from prn_cli.maps.tiles import row_bands
+from prn_cli.metrics.score import ImageCounter, ImageScore
+from prn_cli.rasters import LabelMap, Partners, Reading, ScoreMap, find_valid_masks, pair_by_stem
+from prn_cli.rasters.guards import check_same_size
+from prn_cli.report import Scored, ScoreReport
+from prn_cli.tasks import Task
+from prn_cli.workflows.items import Item
+from prn_cli.workflows.score import HEADING, ScoredImage, ScoreOptions, ScoreResult
+from prn_cli.workflows.work import check_foregrounds, name_of, pair_labels
+
+_PIXELS_AT_ONCE = 1 << 20  # are read, while as many are counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    options: ScoreOptions
+    task: Task
+    images: Sequence[Item]
+    partners: Sequence[Partners]  # of the images; one that lacks a partner fails
+    reading: Reading
+    base_reading: Reading
+    page: ScoreReport | None
+    foregrounds: dict[Path, int | None] = field(default_factory=dict)  # of the labels that were read
+    pool: Executor | None = None  # counts parts of an image side by side
+
+    def settings(self) -> dict[str, Any]:
+        """For JSON."""
+        options, kind, base_kind = self.options, self.reading.kind, self.base_reading.kind
+        found: dict[str, Any] = {"input_kind": kind}
+        if self.task.cuts:
+            found |= {"threshold": None if kind == "mask" else options.threshold, "buffer": options.buffer}
+        else:
+            found["task"] = self.task.name
+        if options.baseline is not None:
+            found["baseline_input_kind"] = base_kind
+            if self.task.cuts:
+                found["baseline_threshold"] = None if base_kind == "mask" else options.baseline_threshold
+        return found
+
+    def described(self, reading: Reading, threshold: float) -> str:
+        """How masks are read, in words."""
+        words = {"mask": "masks", "numbers": "class numbers"}.get(reading.kind)
+        return words or (f"{reading.kind} cut at {threshold:g}" if self.task.cuts else reading.kind)
+
+
+def run(options: ScoreOptions, watch: Watch) -> ScoreResult:
+    """See `prn_cli.workflows.score.score`."""
+    run = _prepare(options, watch)
+    batch = _score_all(run, watch)
+    scores = [score for _, score in batch.results]
+    result = ScoreResult(
+        task=run.task,
+        images=[ScoredImage(image.path, image.inputs["label"], score) for image, score in batch.results],
+        summary=run.task.summarise(scores, resamples=options.resamples, seed=options.seed) if scores else None,
+        settings=run.settings(),
+        masks_read=run.described(run.reading, options.threshold),
+        baseline_read=run.described(run.base_reading, options.baseline_threshold) if options.baseline else None,
+    )
+    if options.csv_file is not None and scores:
+        try:
+            write_whole(options.csv_file, result.csv().encode("utf-8", sys.getfilesystemencodeerrors()))
+        except PrnError as error:
+            batch.fail(str(options.csv_file), str(error))
+    order = {name_of(image): position for position, image in enumerate(run.images)}
+    failures = sorted(batch.failures, key=lambda failure: order.get(failure[0], -1))  # threads end in any order
+    result = replace(result, failures=failures, verdict=batch.verdict)
+    if run.page is not None and result.summary is not None:
+        what = Scored(
+            masks=" ".join(map(without_secrets, options.masks)),
+            labels=str(options.labels),
+            baseline=None if options.baseline is None else str(options.baseline),
+            masks_cut=result.masks_read,
+            baseline_cut=result.baseline_read,
+            cut=run.page.cut,
+        )
+        run.page.finish(result.summary, what, failures)
+    return result
+
+
+def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
+    """Find and check everything before the first file is scored."""
+    task = options.find_task("score").with_classes([], given=options.classes)
+    if options.report is None and (options.bias is not None or options.images is not None):
+        raise UsageError("--images and --bias are for the report, and there is none", hint="add --report FILE")
+    if not math.isfinite(options.buffer):
+        raise UsageError(f"a buffer of {options.buffer} pixels is no distance", hint="give a number")
+    reading = options.reading()
+    inputs = options.find_inputs(options.masks)
+    partners = [_baselines(inputs, options), find_valid_masks(inputs, options.valid_mask)]
+    images = [
+        Item(path, {"masks": path, "label": label} | partners[0].role(path) | partners[1].role(path), {})
+        for path, label in pair_labels(inputs, options.labels, watch, noun="mask")
+    ]
+    if options.csv_file is not None:
+        refuse_strangers(
+            options.csv_file,
+            [*inputs, *partners[1].found.values(), *(path for image in images for path in image.inputs.values())],
+            option="--csv",
+            what="table",
+            example="rows.csv",
+            is_ours=lambda head: not head or head.startswith(",".join(HEADING).encode()),
+        )
+    base_reading = replace(
+        reading,
+        kind=options.baseline_input_kind,
+        nodata=reading.nodata if options.baseline_nodata is None else options.baseline_nodata,
+        band=reading.band if options.baseline_band is None else options.baseline_band,
+    )
+    base_files = [image.inputs["baseline"] for image in images if "baseline" in image.inputs]
+    reading = replace(reading, kind=task.detect([image.path for image in images], reading))
+    base_reading = replace(base_reading, kind=task.detect(base_files, base_reading))
+    watch.detail(f"masks read as {reading.kind}" + (f", baseline as {base_reading.kind}" if base_files else ""))
+    page = None
+    if options.report is not None:
+        page = ScoreReport(
+            options.report,
+            inputs,
+            [path for image in images for path in (image.inputs["label"], image.inputs.get("baseline"))],
+            images=options.images,
+            bias=options.bias,
+            threshold=options.threshold,
+            baseline_threshold=None if options.baseline is None else options.baseline_threshold,
+            watch=watch,
+        )
+    return _Run(
+        options=options,
+        task=task,
+        images=images,
+        partners=partners,
+        reading=reading,
+        base_reading=base_reading,
+        page=page,
+    )
+
+
+def _baselines(inputs: Sequence[Path], options: ScoreOptions) -> Partners:
+    if options.baseline is None:
+        return Partners("baseline", "baseline")
+    pairs = pair_by_stem(inputs, options.baseline, same_allowed=True)
+    return Partners("baseline", "baseline", options.baseline, dict(pairs.matched))
+
+
+def _score_all(run: _Run, watch: Watch) -> Batch[Item, ImageScore]:
+    cores = run.options.thread_count()
+    # As many images as cores keep these busy by themselves.
+    few = len(run.images) < cores
+    with ThreadPoolExecutor(cores, thread_name_prefix="count") if few else nullcontext() as pool:
+        run = replace(run, pool=pool)
+        batch = run_batch(
+            run.images,
+            lambda image, progress: _score_image(image, run, progress),
+            name=name_of,
+            label="Scoring",
+            watch=watch,
+            fail_fast=run.options.fail_fast,
+            threads=cores,
+        )
+    check_foregrounds(batch, run.foregrounds)
+    return batch
+
+
+def _score_image(image: Item, run: _Run, progress: Progress) -> ImageScore:
+    options, task, baseline = run.options, run.task, image.inputs.get("baseline")
+    for partners in run.partners:
+        partners.of(image.path)
+    valid_mask = image.inputs.get("valid_mask")
+    with unchanged(*image.inputs.values()), ExitStack() as stack:
+        label = stack.enter_context(task.open_label(image.inputs["label"], run.reading))
+        run.foregrounds[label.path] = label.foreground
+        opened = [task.open_prediction(image.path, run.reading, valid_mask=valid_mask)]
+        stack.enter_context(opened[0])
+        if baseline is not None:
+            opened.append(task.open_prediction(baseline, run.base_reading, valid_mask=valid_mask))
+            stack.enter_context(opened[1])
+        for each in opened:
+            check_same_size(each.raster, label.raster)
+        task.check_same_classes(label, opened)
+        names = ("threshold", "baseline_threshold", "buffer")
+        thresholds = {name: getattr(options, name) for name in names}
+        counter = task.counter(label.height, label.width, pool=run.pool, **thresholds)
+        part = 1 if run.page is None else 0.5  # of the work on the image; the report looks at it again
+        _count(counter, task, (label, *opened), progress, part=part)
+        result = counter.score()
+        if run.page is not None:
+            run.page.look(image.path, label, opened, progress.stop)
+    return result
+
+
+def _count(
+    counter: ImageCounter,
+    task: Task,
+    opened: tuple[LabelMap | ScoreMap, ...],
+    progress: Progress,
+    *,
+    part: float,
+) -> None:
+    """Count a mask, and its baseline if there is one, against their label, some rows at a time."""
+    label, mask, *baseline = opened
+    assert isinstance(label, LabelMap)
+    windows = list(row_bands(label.height, label.width, pixels=_PIXELS_AT_ONCE))
+
+    def read() -> Generator[list[Any]]:
+        for window in windows:
+            progress.check()
+            yield [task.rows(mask, window), label.read(window), *(task.rows(each, window) for each in baseline)]
+
+    # While the rows of one band are counted, those of the next are read.
+    with closing(ahead(read()) if len(windows) > 1 else read()) as bands:
+        for rows in bands:
+            counter.add(*rows)
+            progress.done(part / len(windows))
+    for each in (mask, *baseline):
+        if isinstance(each, ScoreMap):
+            each.check_valid()

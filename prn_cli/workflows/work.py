@@ -1,0 +1,132 @@
+"""The work of a run on its maps: what was done before, what would be done, and doing it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prn_cli.errors import OutputError, PrnError
+from prn_cli.execution.threads import Batch, Progress, run_batch
+from prn_cli.execution.watch import Watch
+from prn_cli.files.manifest import Job, Manifest
+from prn_cli.files.temporaries import remove_stale
+from prn_cli.rasters import check_file, is_whole, pair_by_stem, two_kinds_of_labels
+from prn_cli.rasters.pairs import Partners
+from prn_cli.workflows.items import Item, Planned
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """The maps of a run, and what their outputs depend on.
+
+    Attributes:
+        items: the maps.
+        partners: their partner files; a map that lacks one fails.
+        manifest: of the outputs.
+        settings: of an item: everything but its files that its outputs depend on, as JSON.
+        overwrite: redo outputs that are current.
+        verb: what the workflow does to a map, such as `refine`.
+    """
+
+    items: Sequence[Item]
+    partners: Sequence[Partners]
+    manifest: Manifest
+    settings: Callable[[Item], Mapping[str, Any]]
+    overwrite: bool
+    verb: str
+
+    def job(self, item: Item) -> Job:
+        """The manifest's job for a map.
+
+        Raises:
+            InputError: an input is missing.
+        """
+        for partners in self.partners:
+            partners.of(item.path)
+        return self.manifest.job(inputs=item.inputs, settings=self.settings(item), outputs=item.outputs)
+
+    def finished(self, job: Job) -> dict[str, Any] | None:
+        """The manifest's entry of a job whose outputs are current; None if they must be made.
+
+        Raises:
+            OutputError: an output was replaced by another whole raster.
+        """
+        if self.overwrite:
+            return None
+        entry = self.manifest.finished(job)
+        if entry is None:
+            self._refuse_edited(job)
+        return entry
+
+    def plan(self) -> tuple[list[Planned], str]:
+        """What the run would do with each map, and a summary in one line.
+
+        No pixel is read, so a damaged file shows only when the run reaches it.
+        """
+        plan = []
+        for item in self.items:
+            try:
+                for path in item.inputs.values():
+                    check_file(path)
+                why = self._why(self.job(item))
+            except PrnError as error:
+                plan.append(Planned(item, "fail", error.message))
+            else:
+                kept = "made from the same inputs with the same settings"
+                plan.append(Planned(item, self.verb if why else "keep", why or kept))
+        counts = Counter(each.action for each in plan)
+        what = ", ".join(f"{counts[action]} to {action}" for action in (self.verb, "keep", "fail"))
+        return plan, f"dry run, nothing written: {what}"
+
+    def _why(self, job: Job) -> str:
+        """Why the outputs of a job must be made; empty if they are current."""
+        why = self.manifest.why(job)
+        if self.overwrite:
+            return why or "--overwrite"
+        if why:
+            self._refuse_edited(job)
+        return why
+
+    def _refuse_edited(self, job: Job) -> None:
+        for path in self.manifest.changed(job):
+            if is_whole(path):  # one that is cut off may be written again
+                raise OutputError("was changed since prn wrote it", hint="move it away, or --overwrite", path=path)
+
+    def run(
+        self, do: Callable[[Item, Progress], R], *, label: str, watch: Watch, threads: int, **options: Any
+    ) -> Batch[Item, R]:
+        """Do the work on every map; see `prn_cli.execution.threads.run_batch`."""
+        self.manifest.start()
+        remove_stale(output.parent for item in self.items for output in item.outputs.values())
+        return run_batch(self.items, do, name=name_of, label=label, watch=watch, threads=threads, **options)
+
+
+def name_of(item: Item) -> str:
+    """What messages call an item."""
+    return str(item.path)
+
+
+def pair_labels(inputs: Sequence[Path], labels: Path, watch: Watch, *, noun: str) -> Sequence[tuple[Path, Path]]:
+    """Maps with their labels, by stem. A note names files without a partner."""
+    pairs = pair_by_stem(inputs, labels)
+    watch.note_files(pairs.unmatched_inputs, f"{noun}s have no label in {labels} and are left out")
+    watch.note_files(pairs.unmatched_partners, f"files in {labels} have no {noun}")
+    return pairs.matched
+
+
+def check_foregrounds(batch: Batch[Any, Any], foregrounds: Mapping[Path, int | None]) -> None:
+    """Record a failure if the labels of a set differ in the value of the foreground."""
+    two_kinds = two_kinds_of_labels(foregrounds)
+    if two_kinds is not None:
+        batch.fail(str(two_kinds.path), str(two_kinds))
+
+
+def done_line(statuses: Sequence[str], done: str, out: Path) -> str:
+    """How many maps were done and kept, and where they are."""
+    kept = statuses.count("kept")
+    return f"{len(statuses) - kept} {done}" + (f", {kept} kept" if kept else "") + f" → {out}"
