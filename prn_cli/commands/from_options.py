@@ -95,6 +95,7 @@ def _annotation(parameter: Parameter) -> Any:
     kind = int if parameter.type is int else float
     more: dict[str, Any] = {
         "help": option.help,
+        "show_envvar": False,  # docs/commands.md says how they are named
         "metavar": option.metavar or (parameter.flag if option.argument else None),
         "min": None if option.least is None else kind(option.least),
         "max": None if option.most is None else kind(option.most),

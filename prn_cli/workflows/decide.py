@@ -59,7 +59,7 @@ class SetDecision:
         if self.decision.threshold == 0.5:
             return "cut at 0.5: nothing in the scores says that another threshold is better"
         return (
-            f"cut at {self.decision.threshold:g}, chosen without labels from {self.maps} maps: "
+            f"cut at {self.decision.threshold:g}, chosen without labels from {self.maps} map{'s' if self.maps > 1 else ''}: "
             f"{100 * self.decision.gain:+.1f} points of {'IoU' if self.score == 'iou' else 'Dice'} expected, "
             f"no loss with a probability of {self.decision.confidence:.0%}"
         )

@@ -27,7 +27,7 @@ Logits: TypeAlias = Annotated[
     tuple[str, ...],
     Option(
         "Files, folders or globs of logit maps (.npy .npz .tif .png); '-' reads paths from stdin.",
-        metavar="LOGITS...",
+        metavar="LOGITS",
         argument=True,
     ),
 ]
@@ -35,7 +35,7 @@ LogitsHere: TypeAlias = Annotated[
     tuple[str, ...],
     Option(
         "Files, folders or globs of logit maps; '-' reads paths from stdin. Default: logits/",
-        metavar="[LOGITS]...",
+        metavar="LOGITS",
         default="",
         argument=True,
     ),

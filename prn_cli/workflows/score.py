@@ -35,7 +35,7 @@ class ScoreOptions(ReadOptions, TaskOptions, ReportOptions, RunOptions):
         tuple[str, ...],
         Option(
             "Files, folders or globs of masks or probability maps; '-' reads paths from stdin.",
-            metavar="MASKS...",
+            metavar="MASKS",
             argument=True,
         ),
     ] = field(kw_only=False)
