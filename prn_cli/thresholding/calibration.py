@@ -1,0 +1,186 @@
+"""How a model's logits z turn into probabilities, σ(slope · z + shift), and how sure that is.
+
+Slope and shift are Platt's (1999). What is known of them is a normal distribution over (log slope, shift): without
+labels, what three features of the logits say (`expect`, fitted over many sets and base models by
+`bench/first_call.py --fit`); with a few labels, its update (`learn`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.thresholding.logit_statistics import BINS, CENTRES, EDGES, LEVELS, LogitStatistics
+
+FloatArray = NDArray[np.float64]
+
+FEATURES = ("steepest logit", "Otsu's threshold", "typical background")
+_NODES = 9
+_TAIL = 0.15
+"""Weight of a second normal distribution, twice as wide: some base models are like no other."""
+_SLOPES = (-1.5, 2.0)
+"""Log slopes are held between these."""
+_SMALL = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The regression behind `expect`, over standardised features; see `FEATURES`."""
+
+    centre: tuple[float, ...]
+    spread: tuple[float, ...]
+    weights: tuple[tuple[float, ...], tuple[float, ...]]
+    mean: tuple[float, float]
+    covariance: tuple[tuple[float, float], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A normal distribution over (log slope, shift).
+
+    Attributes:
+        mean: `(2,)` float64.
+        covariance: `(2, 2)` float64.
+    """
+
+    mean: FloatArray
+    covariance: FloatArray
+
+    def samples(self) -> tuple[FloatArray, FloatArray]:
+        """Points `(K, 2)` of slope and shift, and their weights `(K,)`, by Gauss-Hermite quadrature."""
+        nodes, weight = np.polynomial.hermite_e.hermegauss(_NODES)
+        grid = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1).reshape(-1, 2)
+        weights = np.outer(weight, weight).ravel() / weight.sum() ** 2
+        grid, weights = grid[weights > _LEAST], weights[weights > _LEAST]
+        root = np.linalg.cholesky(self.covariance + _SMALL * np.eye(2))
+        points = self.mean + np.concatenate([grid, 2 * grid]) @ root.T
+        points[:, 0] = np.exp(np.clip(points[:, 0], *_SLOPES))
+        weights = np.concatenate([(1 - _TAIL) * weights, _TAIL * weights])
+        return points, weights / weights.sum()
+
+    def to_json(self) -> str:
+        """As the weights' metadata hold it."""
+        return json.dumps(
+            {"mean": np.round(self.mean, 4).tolist(), "covariance": np.round(self.covariance, 6).tolist()}
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Calibration:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it is not that.
+        """
+        try:
+            parts = json.loads(text)
+            mean, covariance = (np.array(parts[key], np.float64) for key in ("mean", "covariance"))
+        except (KeyError, TypeError) as error:
+            raise ValueError("not a calibration") from error
+        if mean.shape != (2,) or covariance.shape != (2, 2) or not np.isfinite([*mean, *covariance.ravel()]).all():
+            raise ValueError("not a calibration")
+        if np.linalg.eigvalsh(covariance).min() < 0:
+            raise ValueError("not a calibration")
+        return cls(mean, covariance)
+
+
+_LEAST = 1e-5
+"""Quadrature points of less weight are left out."""
+
+
+def describe(statistics: LogitStatistics) -> FloatArray:
+    """What tells without labels whether a base model predicts too much: `(3,)` float64, see `FEATURES`.
+
+    - The logit at which maps are steepest (between 4 px cells, mean over logits weighted by their mean gradient):
+      boundaries lie where a model changes its mind. If that is above 0, the mask at 0.5 is too large.
+    - Otsu's threshold (1979) of the logits, held to ±6.
+    - The median logit of the background, pixels weighted by 1 - p: how far training has come.
+    """
+    counts = statistics.counts.astype(np.float64)
+    return np.array([_steepest(statistics), _otsu(counts), _background(counts)])
+
+
+def expect(statistics: LogitStatistics, fit: Fit | None = None) -> Calibration:
+    """The calibration that a set's logits make likely, without labels."""
+    fit = fit or FIT
+    standard = np.clip((describe(statistics) - fit.centre) / fit.spread, -3, 3)
+    return Calibration(np.array(fit.mean) + np.array(fit.weights) @ standard, np.array(fit.covariance))
+
+
+def learn(prior: Calibration, maps: Sequence[NDArray[np.int64]], *, weight: float | None = None) -> Calibration:
+    """Update a calibration by labelled maps (Laplace's approximation).
+
+    Pixels of a map are anything but independent: all of a map count as `weight` pixels.
+
+    Args:
+        prior: what is known without labels.
+        maps: of each map, `(2, BINS)` int64: background and foreground by their logit.
+        weight: what a map counts for; `MAP_WEIGHT` if None.
+
+    Returns:
+        The posterior: the mode, and the inverse of the curvature there.
+    """
+    weight = MAP_WEIGHT if weight is None else weight
+    total = np.zeros((2, BINS))
+    for counts in maps:
+        total += counts * (weight / max(int(counts.sum()), 1))
+    precision = np.linalg.inv(prior.covariance + _SMALL * np.eye(2))
+    found = prior.mean.copy()
+    for _ in range(_STEPS):
+        gradient, curvature = _log_likelihood(total, found)
+        step = np.linalg.solve(curvature + precision, gradient - precision @ (found - prior.mean))
+        found += np.clip(step, -0.5, 0.5)
+        if np.abs(step).max() < 1e-8:
+            break
+    return Calibration(found, np.linalg.inv(_log_likelihood(total, found)[1] + precision))
+
+
+_STEPS = 100
+MAP_WEIGHT = 200.0
+"""Independent pixels that a labelled map is worth."""
+
+
+def _log_likelihood(counts: FloatArray, at: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Gradient `(2,)` and expected curvature `(2, 2)` of the labels' log-likelihood over (log slope, shift)."""
+    slope = np.exp(at[0])
+    pixels = counts.sum(axis=0)
+    p = 1 / (1 + np.exp(-np.clip(slope * CENTRES + at[1], -40, 40)))
+    surplus, spread = counts[1] - pixels * p, pixels * p * (1 - p)
+    directions = np.stack([slope * CENTRES, np.ones(BINS)])
+    return directions @ surplus, (directions * spread) @ directions.T
+
+
+def _steepest(statistics: LogitStatistics) -> float:
+    """Mean logit within ±5, weighted by the mean steepness there; 0 if nothing is known."""
+    levels = (np.arange(LEVELS) + 0.5) / 2 - LEVELS / 4
+    cells, steepness = statistics.cells.astype(np.float64), statistics.steepness.astype(np.float64)
+    enough = (np.abs(levels) < 5) & (cells > 2e-4 * cells.sum())
+    mean = np.divide(steepness, cells, out=np.zeros(LEVELS), where=enough)
+    return float(mean @ levels / mean.sum()) if mean.sum() > 0 else 0.0
+
+
+def _otsu(counts: FloatArray) -> float:
+    """The cut that separates two classes of logits best."""
+    below = counts.cumsum() / max(counts.sum(), 1)
+    mean = (counts * np.clip(CENTRES, -6, 6)).cumsum() / max(counts.sum(), 1)
+    within = below * (1 - below)
+    between = np.divide((mean[-1] * below - mean) ** 2, within, out=np.zeros(BINS), where=within > _SMALL)
+    return float(EDGES[between.argmax() + 1]) if between.max() > 0 else 0.0
+
+
+def _background(counts: FloatArray) -> float:
+    """The median logit, with pixels weighted by 1 - p."""
+    weights = (counts / (1 + np.exp(CENTRES))).cumsum()
+    return float(np.clip(CENTRES[min(int(np.searchsorted(weights, weights[-1] / 2)), BINS - 1)], -10, 10))
+
+
+FIT = Fit(
+    centre=(0.0, 0.0, 0.0),
+    spread=(1.0, 1.0, 1.0),
+    weights=((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+    mean=(0.0, 0.0),
+    covariance=((1.0, 0.0), (0.0, 1.0)),
+)

@@ -1,0 +1,42 @@
+"""A bounded sample of a set of maps that depends on nothing but names and sizes: the same in any order, on any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from heapq import nsmallest
+
+from prn_cli.maps.tiles import Window
+
+MAPS = 256
+WINDOWS = 16
+SIDE = 512
+"""A sample is 256 maps at most, and of each 16 windows of 512×512 px at most: a thousand Mpx."""
+
+
+def sample_maps(names: Iterable[str], most: int = MAPS) -> list[str]:
+    """Draw maps by a hash of their names.
+
+    Args:
+        names: of all maps of a set, as they pair with labels; from folders of another place, the same.
+        most: how many are drawn.
+
+    Returns:
+        Names in the order of the hash; all of them if there are no more than `most`.
+    """
+    return nsmallest(most, set(names), key=_place)
+
+
+def sample_windows(name: str, height: int, width: int, most: int = WINDOWS) -> list[Window]:
+    """Draw windows of a map from a grid of 512 px, by a hash of its name and their place.
+
+    Returns:
+        Windows from the top left; the whole map, cut by the grid, if that has no more than `most`.
+    """
+    corners = ((y, x) for y in range(0, height, SIDE) for x in range(0, width, SIDE))
+    drawn = sorted(nsmallest(most, corners, key=lambda corner: _place(f"{name} {corner[0]} {corner[1]}")))
+    return [Window(y, x, min(SIDE, height - y), min(SIDE, width - x)) for y, x in drawn]
+
+
+def _place(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
