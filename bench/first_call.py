@@ -27,8 +27,8 @@ from PIL import Image
 from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.metrics.intervals import bootstrap
 from prn_cli.thresholding.calibration import Calibration, Fit, describe, expect, learn
-from prn_cli.thresholding.decision import decide, expected_scores
-from prn_cli.thresholding.logit_statistics import BINS, CENTRES, EDGES, LogitStatistics, count_logits, measure_steepness
+from prn_cli.thresholding.decision import cut_of, decide, decide_by_labels, expected_scores
+from prn_cli.thresholding.logit_statistics import BINS, CENTRES, LogitStatistics, count_logits, measure_steepness
 
 HALF = BINS // 2
 AS_THEY_ARE = Calibration(np.zeros(2), np.zeros((2, 2)))
@@ -188,25 +188,15 @@ class Scorer:
         return int((self.true.sum(0) / np.maximum(self.true[:, 0].sum() + self.false.sum(0), 1)).argmax())
 
 
-def bin_of(threshold: float) -> int:
-    """The bin that a threshold cuts below."""
-    return int(np.rint(np.interp(np.log(threshold) - np.log1p(-threshold), EDGES, np.arange(BINS + 1))))
-
-
 def half_way(*cuts: int) -> int:
     """Between the mean of the cuts and 0.5."""
     return round((float(np.mean(cuts)) + HALF) / 2)
 
 
-def drawn(pair: Pair, shots: int, seed: int) -> NDArray[np.int64]:
-    """Counts of labelled maps of the training split."""
-    order = np.random.default_rng(seed).permutation(len(pair.train.counts))
-    return pair.train.counts[order[:shots]]
-
-
-def tuned(counts: NDArray[np.int64]) -> int:
-    """The cut of the greatest IoU on labelled maps."""
-    return Scorer(Split(counts, *[np.zeros((len(counts), 1), np.int64)] * 3)).best()
+def drawn(split: Split, shots: int, seed: int) -> Split:
+    """Some of the maps."""
+    order = np.random.default_rng(seed).permutation(len(split.counts))[:shots]
+    return Split(**{name: values[order] for name, values in vars(split).items()})
 
 
 def changes(pair: Pair, fit: Fit, seeds: int) -> dict[str, NDArray[np.float64]]:
@@ -216,23 +206,22 @@ def changes(pair: Pair, fit: Fit, seeds: int) -> dict[str, NDArray[np.float64]]:
     of_set = int(expected_scores(statistics.counts, PROBABILITIES).argmax())
     of_images = [int(expected_scores(counts, PROBABILITIES).argmax()) for counts in images]
     prior = expect(statistics, fit)
-    single = [bin_of(decide(counts, prior, of_set=statistics.counts).threshold) for counts in images]
+    single = [cut_of(decide(counts, prior, of_set=statistics.counts).threshold) for counts in images]
     rows = {
         "0.5": np.zeros(2),
         "RankSEG, as it comes": scorer.of_counts(*pair.test.ranked.T),
         "expected IoU: set": scorer.change(of_set),
         "expected IoU: image": scorer.change(np.array(of_images)),
         "expected IoU: mixed, half way": scorer.change(np.array([half_way(of_set, cut) for cut in of_images])),
-        "`--threshold auto`": scorer.change(bin_of(decide(statistics.counts, prior).threshold)),
+        "`--threshold auto`": scorer.change(cut_of(decide(statistics.counts, prior).threshold)),
         "`--threshold auto --per image`": scorer.change(np.array(single)),
     }
     for shots in (*SHOTS, EVERYTHING):
         what = "all labelled maps" if shots == EVERYTHING else f"{shots} labelled map{'s' * (shots > 1)}"
-        draws = [drawn(pair, shots, seed) for seed in range(1 if shots == EVERYTHING else seeds)]
-        rows[f"tuned on {what}"] = np.array([scorer.change(tuned(draw)) for draw in draws])
-        posteriors = [learn(prior, list(draw)) for draw in draws]
-        cuts = [bin_of(decide(statistics.counts, posterior).threshold) for posterior in posteriors]
-        rows[f"calibrated on {what}"] = np.array([scorer.change(cut) for cut in cuts])
+        draws = [drawn(pair.train, shots, seed) for seed in range(1 if shots == EVERYTHING else seeds)]
+        rows[f"tuned on {what}"] = np.array([scorer.change(Scorer(draw).best()) for draw in draws])
+        decisions = [decide_by_labels(draw.counts, draw.statistics(), fit=fit) for draw in draws]
+        rows[f"calibrated on {what}"] = np.array([scorer.change(cut_of(d.threshold)) for d in decisions])
     return rows | {"oracle: best threshold": scorer.change(scorer.best())}
 
 

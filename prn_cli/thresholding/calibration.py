@@ -19,12 +19,17 @@ from prn_cli.thresholding.logit_statistics import BINS, CENTRES, EDGES, LEVELS, 
 FloatArray = NDArray[np.float64]
 
 FEATURES = ("steepest logit", "Otsu's threshold", "typical background")
+MAP_WEIGHT = 10.0
+"""Independent pixels that a labelled map is worth: more trusts a few maps too much (bench/first_call.py)."""
 _NODES = 9
+_LEAST = 1e-5
+"""Quadrature points of less weight are left out."""
 _TAIL = 0.15
 """Weight of a second normal distribution, twice as wide: some base models are like no other."""
 _SLOPES = (-1.5, 2.0)
 """Log slopes are held between these."""
 _SMALL = 1e-9
+_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,16 @@ class Fit:
     weights: tuple[tuple[float, ...], tuple[float, ...]]
     mean: tuple[float, float]
     covariance: tuple[tuple[float, float], tuple[float, float]]
+
+
+FIT = Fit(
+    centre=(-0.694, -1.312, -3.109),
+    spread=(1.185, 1.112, 1.9),
+    weights=((-0.009, -0.036, 0.199), (-0.136, -0.311, -0.051)),
+    mean=(0.144, -0.563),
+    covariance=((0.173, 0.144), (0.144, 0.613)),
+)
+"""Fitted to the training splits of all pairs of `bench/first_call.py`."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +102,6 @@ class Calibration:
         return cls(mean, covariance)
 
 
-_LEAST = 1e-5
-"""Quadrature points of less weight are left out."""
-
-
 def describe(statistics: LogitStatistics) -> FloatArray:
     """What tells without labels whether a base model predicts too much: `(3,)` float64, see `FEATURES`.
 
@@ -103,14 +114,13 @@ def describe(statistics: LogitStatistics) -> FloatArray:
     return np.array([_steepest(statistics), _otsu(counts), _background(counts)])
 
 
-def expect(statistics: LogitStatistics, fit: Fit | None = None) -> Calibration:
+def expect(statistics: LogitStatistics, fit: Fit = FIT) -> Calibration:
     """The calibration that a set's logits make likely, without labels."""
-    fit = fit or FIT
     standard = np.clip((describe(statistics) - fit.centre) / fit.spread, -3, 3)
     return Calibration(np.array(fit.mean) + np.array(fit.weights) @ standard, np.array(fit.covariance))
 
 
-def learn(prior: Calibration, maps: Sequence[NDArray[np.int64]], *, weight: float | None = None) -> Calibration:
+def learn(prior: Calibration, maps: Sequence[NDArray[np.int64]], *, weight: float = MAP_WEIGHT) -> Calibration:
     """Update a calibration by labelled maps (Laplace's approximation).
 
     Pixels of a map are anything but independent: all of a map count as `weight` pixels.
@@ -118,12 +128,11 @@ def learn(prior: Calibration, maps: Sequence[NDArray[np.int64]], *, weight: floa
     Args:
         prior: what is known without labels.
         maps: of each map, `(2, BINS)` int64: background and foreground by their logit.
-        weight: what a map counts for; `MAP_WEIGHT` if None.
+        weight: pixels that a map counts for.
 
     Returns:
         The posterior: the mode, and the inverse of the curvature there.
     """
-    weight = MAP_WEIGHT if weight is None else weight
     total = np.zeros((2, BINS))
     for counts in maps:
         total += counts * (weight / max(int(counts.sum()), 1))
@@ -136,11 +145,6 @@ def learn(prior: Calibration, maps: Sequence[NDArray[np.int64]], *, weight: floa
         if np.abs(step).max() < 1e-8:
             break
     return Calibration(found, np.linalg.inv(_log_likelihood(total, found)[1] + precision))
-
-
-_STEPS = 100
-MAP_WEIGHT = 200.0
-"""Independent pixels that a labelled map is worth."""
 
 
 def _log_likelihood(counts: FloatArray, at: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -175,12 +179,3 @@ def _background(counts: FloatArray) -> float:
     """The median logit, with pixels weighted by 1 - p."""
     weights = (counts / (1 + np.exp(CENTRES))).cumsum()
     return float(np.clip(CENTRES[min(int(np.searchsorted(weights, weights[-1] / 2)), BINS - 1)], -10, 10))
-
-
-FIT = Fit(
-    centre=(0.0, 0.0, 0.0),
-    spread=(1.0, 1.0, 1.0),
-    weights=((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
-    mean=(0.0, 0.0),
-    covariance=((1.0, 0.0), (0.0, 1.0)),
-)

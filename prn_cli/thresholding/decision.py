@@ -11,14 +11,16 @@ what it may be (`calibration`), and a loss counts more than a gain.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.thresholding.calibration import Calibration
-from prn_cli.thresholding.logit_statistics import BINS, CENTRES, EDGES, PER_LOGIT
+from prn_cli.thresholding.calibration import FIT, Calibration, Fit, expect, learn
+from prn_cli.thresholding.logit_statistics import BINS, CENTRES, EDGES, PER_LOGIT, LogitStatistics
 
 FloatArray = NDArray[np.float64]
 Score = Literal["iou", "dice"]
@@ -83,9 +85,9 @@ def decide(
     """
     if of_set is not None:
         counts = counts / max(counts.sum(), 1) + of_set / max(of_set.sum(), 1)
-    points, weights = calibration.samples()
-    probabilities = 1 / (1 + np.exp(-np.clip(points[:, :1] * CENTRES + points[:, 1:], -40, 40)))
-    scores = expected_scores(counts, probabilities, score)
+    belief = _Belief.of(calibration, counts)
+    weights = belief.weights
+    scores = expected_scores(counts, belief.probabilities, score)
     gains = scores[:, _FIRST : _LAST + 1] - scores[:, _HALF, None]
     worth = weights @ _utility(gains)
     best = int(worth.argmax())
@@ -96,6 +98,125 @@ def decide(
 
 
 _WORTHWHILE = 1e-6
+
+
+def decide_by_labels(
+    maps: Sequence[NDArray[np.int64]], statistics: LogitStatistics, score: Score = "iou", *, fit: Fit = FIT
+) -> Decision:
+    """Choose a threshold by a few labelled maps: calibrate, then decide; 0.5 if these maps themselves lose by it.
+
+    Args:
+        maps: of each map, `(2, BINS)` int64: background and foreground by logit.
+        statistics: of the same maps together.
+        score: what is to be high.
+        fit: what is known of other base models.
+    """
+    decision = decide(statistics.counts, learn(expect(statistics, fit), maps), score)
+    cut = cut_of(decision.threshold)
+    above = np.stack([_from_above(counts.astype(np.float64)) for counts in maps])[..., [_HALF, cut]]
+    foreground = np.array([counts[1].sum() for counts in maps])
+    single = _scores(above, foreground[:, None], score)
+    pooled = _scores(above.sum(axis=0), foreground.sum(), score)
+    if pooled[1] < pooled[0] or single[:, 1].mean() < single[:, 0].mean():
+        return Decision(0.5, 0.0, 1.0)
+    return decision
+
+
+def cut_of(threshold: float) -> int:
+    """The first bin above a threshold."""
+    return round((math.log(threshold) - math.log1p(-threshold)) * PER_LOGIT) + _HALF
+
+
+def _scores(above: FloatArray, foreground: NDArray[np.number], score: Score) -> FloatArray:
+    """IoU or Dice of false and true positives `(..., 2, cuts)`; 1 with nothing to find and nothing found."""
+    false, true = above[..., 0, :], above[..., 1, :]
+    union = false + foreground
+    right, whole = (true, union) if score == "iou" else (2 * true, union + true)
+    return np.divide(right, whole, out=np.ones_like(true), where=whole > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassDecision:
+    """Offsets of several classes: the class of a pixel is that of the greatest logit less its offset.
+
+    Attributes:
+        offsets: `(C,)` float64, in logits; 0 leaves the classes as they are.
+        gains: `(C,)` float64, expected change of every class's score.
+        confidence: probability that the mean over classes is no loss, by the least sure class that changes.
+    """
+
+    offsets: FloatArray
+    gains: FloatArray
+    confidence: float
+
+
+def decide_classes(
+    logits: NDArray[np.float32], calibrations: Sequence[Calibration], score: Score = "iou"
+) -> ClassDecision:
+    """Choose offsets of all classes together, by coordinate ascent on the mean over classes.
+
+    Args:
+        logits: `(n, C)` float32, one-versus-rest logits of a sample of pixels, without NaN.
+        calibrations: of every class.
+        score: what is to be high.
+    """
+    bins = np.clip(np.floor(logits * PER_LOGIT) + _HALF, 0, BINS - 1).astype(np.intp)
+    beliefs = [
+        _Belief.of(calibration, np.bincount(column, minlength=BINS))
+        for calibration, column in zip(calibrations, bins.T, strict=True)
+    ]
+
+    def scores(offsets: FloatArray) -> list[FloatArray]:
+        winner = (logits - offsets).argmax(axis=1)
+        return [belief.score(bins[winner == c, c], score) for c, belief in enumerate(beliefs)]
+
+    def worth(found: list[FloatArray]) -> float:
+        return sum(float(b.weights @ _utility(new - old)) for b, new, old in zip(beliefs, found, base, strict=True))
+
+    offsets = np.zeros(len(calibrations))
+    base = found = scores(offsets)
+    best = _WORTHWHILE
+    for _ in range(_ROUNDS):
+        before = best
+        for c in range(len(offsets)):
+            for step in _STEPS:
+                tried = offsets.copy()
+                tried[c] += step
+                if abs(tried[c]) <= _FARTHEST and worth(new := scores(tried)) > best:
+                    best, offsets, found = worth(new), tried, new
+        if best == before:
+            break
+    changes = [new - old for new, old in zip(found, base, strict=True)]
+    sure = [float(b.weights @ (change >= 0)) for b, change in zip(beliefs, changes, strict=True)]
+    return ClassDecision(
+        offsets, np.array([float(b.weights @ d) for b, d in zip(beliefs, changes, strict=True)]), min(sure)
+    )
+
+
+_ROUNDS = 20
+_STEPS = (-1.0, -0.25, -0.0625, 0.0625, 0.25, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Belief:
+    """What the probabilities of a class may be: by bin `(K, BINS)`, how likely each is `(K,)`, foreground `(K,)`."""
+
+    probabilities: FloatArray
+    weights: FloatArray
+    foreground: FloatArray
+
+    @classmethod
+    def of(cls, calibration: Calibration, counts: NDArray[np.number]) -> _Belief:
+        points, weights = calibration.samples()
+        probabilities = 1 / (1 + np.exp(-np.clip(points[:, :1] * CENTRES + points[:, 1:], -40, 40)))
+        return cls(probabilities, weights, probabilities @ counts)
+
+    def score(self, bins: NDArray[np.intp], score: Score) -> FloatArray:
+        """`(K,)` expected score of a mask, given the bins of its pixels."""
+        hits = self.probabilities @ np.bincount(bins, minlength=BINS)
+        both = len(bins) + self.foreground
+        above, below = (hits, both - hits) if score == "iou" else (2 * hits, both)
+        return np.divide(above, below, out=np.ones_like(hits), where=below > 0)
 
 
 def _utility(gains: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""A bounded sample of a set of maps that depends on nothing but names and sizes: the same in any order, on any machine."""
+"""A bounded sample of a set of maps that depends on names and sizes alone: the same in any order, on any machine."""
 
 from __future__ import annotations
 
