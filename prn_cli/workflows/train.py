@@ -46,11 +46,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     labels: Labels = Path("labels")
     images: Annotated[
         Path | None,
-        Option(
-            "Folder of the images that the maps were made from, paired by stem: the refiner sees them, too.",
-            "Input",
-            metavar="DIR",
-        ),
+        Option("Folder of the images, paired by stem: the refiner sees them, too.", "Input", metavar="DIR"),
     ] = None
     out: Annotated[Path, Option("Folder of the run.", "Output", flags=("-o",), output=True)] = Path("run")
     resume: Annotated[bool, Option("Go on with the run in the output folder.", "Output")] = False
