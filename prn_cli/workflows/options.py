@@ -47,7 +47,7 @@ Labels: TypeAlias = Annotated[Path, _input("Folder of labels, paired with the in
 Overwrite: TypeAlias = Annotated[bool, _output("Redo outputs that are current; replace any other file.")]
 Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], _run("Where the network runs.")]
 DryRun: TypeAlias = Annotated[bool, _run("List what would be done, and why; write nothing.")]
-Seed: TypeAlias = Annotated[int, _run("Seed of all random draws.", least=0)]
+Seed: TypeAlias = Annotated[int, _run("Random seed.", least=0)]
 PatchSide: TypeAlias = Annotated[int, _method("Side of a patch, px.", flags=("-p",), least=16, most=1024)]
 GridName: TypeAlias = Annotated[
     Literal["paper", "exact"], _method("Thresholds a patch may take: the paper's 20, or all its values.")
