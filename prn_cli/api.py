@@ -1,4 +1,4 @@
-"""What `import prn_cli as prn` offers: the workflows by name, for files, and the same for arrays in memory.
+"""The Python interface, `import prn_cli as prn`: the workflows for files, and the same for arrays in memory.
 
 Arrays hold maps of one class as `(H, W)`, and maps of several as `(C, H, W)`. Scores are float32 with NaN where
 invalid; labels and masks are uint8: 0 background, 1 foreground, or class numbers; 255 where ignored or invalid.
@@ -87,8 +87,8 @@ class RefinedArrays:
 
     Attributes:
         mask: `(H, W)` uint8: 0, 1, or class numbers; 255 where invalid.
-        probabilities: refined, float32 of the map's shape; those of several classes add up to 1. NaN where invalid.
-        bias: what was added to the logits, float32 of the map's shape; of several classes, each against the rest.
+        probabilities: refined, float32, shaped as the map; those of several classes add up to 1. NaN where invalid.
+        bias: what was added to the logits, float32, shaped as the map; of several classes, each against the rest.
     """
 
     mask: NDArray[np.uint8]
@@ -112,10 +112,10 @@ def refine_map(
 
     Args:
         scores: `(H, W)` float32 of one class, or `(C, H, W)` of a softmax.
-        weights: as `prn refine --weights`; of several, one refines after the other.
-        image: `(bands, H, W)` float32, the file's own numbers, for weights that were trained with images.
+        weights: as `prn refine --weights`; several are applied one after the other.
+        image: `(bands, H, W)` float32, values as in the file, for weights that were trained with images.
         input_kind: what the scores are.
-        strength: how much of the correction is applied, 0 to 1; as the weights say if None.
+        strength: of the correction, 0 to 1; as the weights say if None.
         threshold: refined probability above which a pixel is foreground; as the weights say if None.
         tile: side of a window, px; as the weights say if None.
         tta: average over flips and quarter turns.
@@ -224,8 +224,8 @@ def score_map(
         buffer: of relaxed precision and recall, px.
 
     Returns:
-        Figures by the names of `prn score --csv`; those of the baseline begin with `baseline_`. NaN where a figure does
-        not exist.
+        Figures by name, as in `prn score --csv`; names of the baseline's begin with `baseline_`. NaN where a figure
+        does not exist.
 
     Raises:
         InputError: the shapes differ, values are out of range, or no pixel counts.

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def _pseudolabel(options: PseudolabelOptions, *, json: bool) -> None:
     """Find the best threshold of every patch, and what a set of maps could gain by them.
 
-    In a folder that holds logits/ and labels/, no argument is needed. Writes each map cut at its patches' thresholds,
-    and a map of these thresholds; prints the IoU at 0.5, at the best single threshold, and of the pseudo-labels (the
-    oracle). The distance between the last two is the headroom for a refiner.
+    In a folder that holds logits/ and labels/, no argument is needed. Writes each map cut at the thresholds of its
+    patches, and a map of these thresholds; prints the IoU at 0.5, at the best single threshold, and of the
+    pseudo-labels (the oracle). The difference between the last two is the headroom for a refiner.
     """
     result = run(options, console.Terminal())
     if options.dry_run:

@@ -10,8 +10,8 @@ from prn_cli.workflows.refine import RefineOptions
 def _refine(options: RefineOptions, *, json: bool) -> None:
     """Refine logit maps into better masks.
 
-    Maps may have any size. A mask that is there already is kept if it was made from the same input with the same
-    settings, so a run that was stopped goes on where it stopped. Files that prn did not write are not written over.
+    Maps may have any size. A mask is kept if it was made from the same input with the same settings, so a stopped run
+    continues where it stopped. Files that prn did not write are never overwritten.
     """
     from prn_cli.workflows.refine import refine
 

@@ -16,10 +16,10 @@ def _run(options: TrainOptions, *, json: bool) -> None:
     """Learn where a base model's scores run too high or too low, from a few labelled logit maps.
 
     In a folder that holds logits/ and labels/, no argument is needed. Every part of a small set is held out in turn; of
-    a large one, some images are. The strength of the correction, down to none, is chosen on what was held out, and so
-    are the figures before and after, with their interval. Writes model.onnx, model.safetensors and model.json into the
-    run's folder: `prn refine LOGITS -o MASKS --weights run`. With a handful of maps, --from fast goes on from the
-    shipped weights.
+    a large one, some images are. The strength of the correction (perhaps none) and the figures before and after, with
+    their interval, come from the held-out images. Writes model.onnx, model.safetensors and model.json into the run's
+    folder: `prn refine LOGITS -o MASKS --weights run`. With a handful of maps, --from fast starts from the shipped
+    weights.
     """
     result = workflow.train(options, console.Terminal())
     if result.card is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -20,6 +21,8 @@ from prn_cli.tasks import Task, TaskName, find_task
 if TYPE_CHECKING:
     from prn_cli.rasters import Reading
     from prn_cli.rasters.pairs import Paths
+
+_input, _output, _method, _run = (partial(Option, panel=name) for name in ("Input", "Output", "Method", "Run"))
 
 ScoreKind: TypeAlias = Literal["auto", "logits", "probabilities", "percent", "byte"]
 
@@ -40,14 +43,14 @@ LogitsHere: TypeAlias = Annotated[
         argument=True,
     ),
 ]
-Labels: TypeAlias = Annotated[Path, Option("Folder of labels, paired with the inputs by stem.", "Input", flags=("-l",))]
-Overwrite: TypeAlias = Annotated[bool, Option("Redo outputs that are current; replace any other file.", "Output")]
-Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], Option("Where the network runs.", "Run")]
-DryRun: TypeAlias = Annotated[bool, Option("List what would be done, and why; write nothing.", "Run")]
-Seed: TypeAlias = Annotated[int, Option("Seed of all random draws.", "Run", least=0)]
-PatchSide: TypeAlias = Annotated[int, Option("Side of a patch, px.", "Method", flags=("-p",), least=16, most=1024)]
+Labels: TypeAlias = Annotated[Path, _input("Folder of labels, paired with the inputs by stem.", flags=("-l",))]
+Overwrite: TypeAlias = Annotated[bool, _output("Redo outputs that are current; replace any other file.")]
+Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], _run("Where the network runs.")]
+DryRun: TypeAlias = Annotated[bool, _run("List what would be done, and why; write nothing.")]
+Seed: TypeAlias = Annotated[int, _run("Random seed.", least=0)]
+PatchSide: TypeAlias = Annotated[int, _method("Side of a patch, px.", flags=("-p",), least=16, most=1024)]
 GridName: TypeAlias = Annotated[
-    Literal["paper", "exact"], Option("Thresholds a patch may take: the paper's 20, or all its values.", "Method")
+    Literal["paper", "exact"], _method("Thresholds a patch may take: the paper's 20, or all its values.")
 ]
 
 
@@ -55,26 +58,21 @@ GridName: TypeAlias = Annotated[
 class MapOptions(Options):
     """How score maps are read."""
 
-    null: Annotated[bool, Option("Paths on stdin end in NUL.", "Input", flags=("-0",))] = False
+    null: Annotated[bool, _input("Paths on stdin end in NUL.", flags=("-0",))] = False
     input_kind: Annotated[
         ScoreKind,
-        Option("What the numbers mean; auto looks at type and range, and refuses what is ambiguous.", "Input"),
+        _input("What the numbers mean; auto looks at type and range, and refuses what is ambiguous."),
     ] = "auto"
-    nodata: Annotated[
-        float | None, Option("Value of invalid pixels, besides NaN, infinity and the TIFF tag.", "Input")
-    ] = None
-    valid_mask: Annotated[
-        Path | None, Option("Folder of validity masks, paired by stem: zero is invalid.", "Input")
-    ] = None
+    nodata: Annotated[float | None, _input("Value of invalid pixels, besides NaN, infinity and the TIFF tag.")] = None
+    valid_mask: Annotated[Path | None, _input("Folder of validity masks, paired by stem: zero is invalid.")] = None
     band: Annotated[
-        int | None, Option("Band (class) of a multi-band map, counted from 1.", "Input", flags=("--bidx",), least=1)
+        int | None, _input("Band (class) of a multi-band map, counted from 1.", flags=("--bidx",), least=1)
     ] = None
-    key: Annotated[str | None, Option("Name of the array in .npz files.", "Input")] = None
+    key: Annotated[str | None, _input("Name of the array in .npz files.")] = None
     max_pixels: Annotated[
         int | None,
-        Option(
+        _input(
             "Largest map to accept, in pixels of all bands together; files up to this size are trusted.",
-            "Input",
             least=1,
             default="what a file's bytes can plausibly hold",
         ),
@@ -98,7 +96,7 @@ class MapOptions(Options):
 class ReadOptions(MapOptions):
     """How score maps and labels are read."""
 
-    label_nodata: Annotated[float | None, Option("Label value to ignore.", "Input")] = None
+    label_nodata: Annotated[float | None, _input("Label value to ignore.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,19 +105,11 @@ class TaskOptions(Options):
 
     task: Annotated[
         TaskName,
-        Option(
-            "binary: masks; saliency: soft maps, and labels that may be grey; multiclass: maps of class numbers.",
-            "Method",
-        ),
+        _method("binary: masks; saliency: soft maps, and labels that may be grey; multiclass: maps of class numbers."),
     ] = "binary"
     classes: Annotated[
         str | None,
-        Option(
-            "Names of the classes of --task multiclass, separated by commas.",
-            "Method",
-            metavar="NAMES",
-            default="their numbers",
-        ),
+        _method("Class names of --task multiclass, separated by commas.", metavar="NAMES", default="their numbers"),
     ] = None
 
     def find_task(self, workflow: str) -> Task:
@@ -137,12 +127,10 @@ class TaskOptions(Options):
 class MaskOptions(Options):
     """How masks are written."""
 
-    values: Annotated[str, Option("Values of the masks written: 0,255 or 0,1.", "Output", metavar="BG,FG")] = "0,255"
+    values: Annotated[str, _output("Values of the masks written: 0,255 or 0,1.", metavar="BG,FG")] = "0,255"
     co: Annotated[
         tuple[str, ...] | None,
-        Option(
-            "TIFF creation option as in GDAL, such as COMPRESS=ZSTD; may be repeated.", "Output", metavar="KEY=VALUE"
-        ),
+        _output("TIFF creation option as in GDAL, such as COMPRESS=ZSTD; may be repeated.", metavar="KEY=VALUE"),
     ] = None
 
     def __post_init__(self) -> None:
@@ -183,15 +171,10 @@ class ReportOptions(Options):
 
     report: Annotated[
         Path | None,
-        Option(
-            "Write one HTML page: figures, pictures of the images, maps and curves. Readable offline.",
-            "Output",
-            metavar="FILE",
-            output=True,
-        ),
+        _output("Write one HTML page, readable offline: figures, pictures, maps, curves.", metavar="FILE", output=True),
     ] = None
     images: Annotated[
-        Path | None, Option("Folder of the images, shown in the report, paired by stem.", "Output", metavar="DIR")
+        Path | None, _output("Folder of the images, shown in the report, paired by stem.", metavar="DIR")
     ] = None
 
 
@@ -199,8 +182,8 @@ class ReportOptions(Options):
 class RunOptions(Options):
     """How a run uses the machine."""
 
-    threads: Annotated[int, Option("Threads to use; 0: as many as cores.", "Run", flags=("-j",), least=0)] = 0
-    fail_fast: Annotated[bool, Option("Stop at the first failure.", "Run")] = False
+    threads: Annotated[int, _run("Threads to use; 0: as many as cores.", flags=("-j",), least=0)] = 0
+    fail_fast: Annotated[bool, _run("Stop at the first failure.")] = False
 
     def thread_count(self) -> int:
         """How many threads to use."""

@@ -37,13 +37,7 @@ class PseudolabelOptions(ReadOptions, TaskOptions, MaskOptions, ReportOptions, R
     labels: Labels = Path("labels")
     out: Annotated[
         Path,
-        Option(
-            "Folder of the results: pseudo-labels in labels/, threshold maps in thresholds/.",
-            "Output",
-            flags=("-o",),
-            metavar="DIR",
-            output=True,
-        ),
+        Option("Folder for labels/ and thresholds/.", "Output", flags=("-o",), metavar="DIR", output=True),
     ] = Path("pseudolabels")
     patch: PatchSide = 64
     grid: GridName = "paper"

@@ -31,7 +31,8 @@ def _shipped_names(incomplete: str) -> list[str]:
 
 
 _read = partial(Option, panel="Input")
-_written = partial(Option, panel="Output", output=True)
+_output = partial(Option, panel="Output")
+_written = partial(_output, output=True)
 _objects = partial(Option, panel="Objects")
 _method = partial(Option, panel="Method")
 _by_weights = partial(_method, default="as the weights say")
@@ -61,26 +62,18 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     bias: Annotated[Path | None, _written("Write what was added to the logits too, as float32.", metavar="DIR")] = None
     format: Annotated[
         Literal["auto", "tif", "png", "npy", "cog"],
-        Option(
-            "Format of the masks; auto: TIFF for TIFF and with --like, PNG for others; cog: cloud-optimised GeoTIFF.",
-            panel="Output",
-        ),
+        _output("Format of the masks; auto: TIFF for TIFF and with --like, else PNG; cog: cloud-optimised GeoTIFF."),
     ] = "auto"
     like: Annotated[
         Path | None,
-        Option(
-            "GeoTIFF of the same size that gives the georeference, or a folder of them, paired by stem.",
-            metavar="FILE|DIR",
-            panel="Output",
-        ),
+        _output("GeoTIFF that gives the georeference, or a folder of them, paired by stem.", metavar="FILE|DIR"),
     ] = None
     palette_file: Annotated[
         Path | None,
-        Option(
+        _output(
             "Colours of the classes: a PNG or TIFF with a palette, or a text file of NUMBER RED GREEN BLUE NAME.",
             flags=("--palette",),
             metavar="FILE",
-            panel="Output",
         ),
     ] = None
     overwrite: Overwrite = False

@@ -88,10 +88,16 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
         masks.create(role, path, task, (1, 1))  # unknown creation options show before the work
     manifest = _manifest(options, items, single=single)
     reading = with_kind(reading, inputs, watch)
-    choice = _choice(options, inputs, reading, weights[-1], task, watch)
+    choice = None
+    if _chooses(options, weights[-1], task):
+        valid_masks = rasters.find_valid_masks(inputs, options.valid_mask)
+        threads = options.thread_count()
+        choice = decide_threshold(
+            inputs, reading, options.score, valid_mask=valid_masks.of, threads=threads, watch=watch
+        )
     threshold = choice.decision.threshold if choice is not None else options.fixed_threshold()
     threshold = links[-1].refiner.threshold if threshold is None else threshold
-    _tell(options, weights, links, threshold, choice, watch)
+    _tell(options, weights, links, threshold, choice=choice, watch=watch)
     run = Run(
         links=links, threshold=threshold, tta=options.tta, task=task, reading=reading, masks=masks, objects=objects
     )
@@ -138,16 +144,10 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _choice(
-    options: RefineOptions, inputs: Paths, reading: rasters.Reading, weights: Weights, task: Task, watch: Watch
-) -> SetDecision | None:
-    """The threshold of the set, if it is to be chosen without labels."""
+def _chooses(options: RefineOptions, weights: Weights, task: Task) -> bool:
+    """Whether the threshold of the set is chosen without labels."""
     chosen_before = options.threshold is None and not weights.card.get("learned_without_labels")
-    if options.fixed_threshold() is not None or not task.cuts or (chosen_before and not options.per_image):
-        return None
-    valid_masks = rasters.find_valid_masks(inputs, options.valid_mask)
-    threads = options.thread_count()
-    return decide_threshold(inputs, reading, options.score, valid_mask=valid_masks.of, threads=threads, watch=watch)
+    return options.fixed_threshold() is None and task.cuts and (options.per_image or not chosen_before)
 
 
 def _tell(
@@ -155,10 +155,11 @@ def _tell(
     weights: Sequence[Weights],
     links: Sequence[Link],
     threshold: float,
+    *,
     choice: SetDecision | None,
     watch: Watch,
 ) -> None:
-    """Say which weights are applied, how strongly, where masks are cut, and what that is expected to gain."""
+    """Note which weights are applied, their strength, the threshold, and the gain that training expects."""
     for found, link in zip(weights, links, strict=True):
         refiner = link.refiner
         where = f"on {refiner.device} by {refiner.library}"

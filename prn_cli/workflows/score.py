@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,9 @@ HEADING = ("file", "label", "height", "width", "pixels")
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "?")
 
 
+_baseline, _method, _output = (partial(Option, panel=name) for name in ("Baseline", "Method", "Output"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions(ReadOptions, TaskOptions, ReportOptions, RunOptions):
     """Options of `score`."""
@@ -42,36 +46,32 @@ class ScoreOptions(ReadOptions, TaskOptions, ReportOptions, RunOptions):
     labels: Labels
     baseline: Annotated[
         Path | None,
-        Option(
-            "Folder of the base model's logit maps (or masks), paired by stem: adds its figures and the difference.",
-            "Baseline",
-            metavar="LOGITS",
+        _baseline(
+            "Folder of the base model's logit maps or masks, paired by stem: adds its figures.", metavar="LOGITS"
         ),
     ] = None
-    baseline_input_kind: Annotated[ScoreKind, Option("What the baseline's numbers mean.", "Baseline")] = "auto"
+    baseline_input_kind: Annotated[ScoreKind, _baseline("What the baseline's numbers mean.")] = "auto"
     baseline_threshold: Annotated[
-        float, Option("Probability above which the baseline is foreground.", "Baseline", least=0, most=1)
+        float, _baseline("Probability above which the baseline is foreground.", least=0, most=1)
     ] = 0.5
-    baseline_nodata: Annotated[
-        float | None, Option("As --nodata, for the baseline.", "Baseline", default="as --nodata")
-    ] = None
+    baseline_nodata: Annotated[float | None, _baseline("As --nodata, for the baseline.", default="as --nodata")] = None
     baseline_band: Annotated[
         int | None,
-        Option("As --bidx, for the baseline.", "Baseline", flags=("--baseline-bidx",), least=1, default="as --bidx"),
+        _baseline("As --bidx, for the baseline.", flags=("--baseline-bidx",), least=1, default="as --bidx"),
     ] = None
     threshold: Annotated[
-        float, Option("Probability above which a soft map is foreground.", "Method", flags=("-t",), least=0, most=1)
+        float, _method("Probability above which a soft map is foreground.", flags=("-t",), least=0, most=1)
     ] = 0.5
-    buffer: Annotated[float, Option("Buffer of relaxed precision and recall, px.", "Method", least=0)] = 3.0
-    resamples: Annotated[int, Option("Bootstrap resamples of the intervals.", "Method", least=100)] = 2000
+    buffer: Annotated[float, _method("Buffer of relaxed precision and recall, px.", least=0)] = 3.0
+    resamples: Annotated[int, _method("Bootstrap resamples of the intervals.", least=100)] = 2000
     seed: Seed = 0
     csv: Annotated[
         str | None,
-        Option("Write a row per image; '-': on stdout instead of the table.", "Output", metavar="FILE", output=True),
+        _output("Write a row per image; '-': on stdout instead of the table.", metavar="FILE", output=True),
     ] = None
     bias: Annotated[
         Path | None,
-        Option("Folder of bias maps, shown in the report, as prn refine --bias writes them.", "Output", metavar="DIR"),
+        _output("Folder of bias maps, shown in the report, as prn refine --bias writes them.", metavar="DIR"),
     ] = None
 
     @property

@@ -46,16 +46,12 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     labels: Labels = Path("labels")
     images: Annotated[
         Path | None,
-        Option(
-            "Folder of the images that the maps were made from, paired by stem: the refiner sees them, too.",
-            "Input",
-            metavar="DIR",
-        ),
+        Option("Folder of the images, paired by stem: the refiner sees them too.", "Input", metavar="DIR"),
     ] = None
     out: Annotated[Path, Option("Folder of the run.", "Output", flags=("-o",), output=True)] = Path("run")
-    resume: Annotated[bool, Option("Go on with the run in the output folder.", "Output")] = False
+    resume: Annotated[bool, Option("Resume the run in the output folder.", "Output")] = False
     overwrite: Overwrite = False
-    tensorboard: Annotated[bool, Option("Write a TensorBoard log, too.", "Output")] = False
+    tensorboard: Annotated[bool, Option("Also write a TensorBoard log.", "Output")] = False
     device: Device = "auto"
     seed: Seed = 0
     patch: PatchSide = 64
@@ -90,7 +86,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     validation_fraction: Annotated[
         float, _held_out("Fraction of the images to hold out, with --folds 1.", least=0.01, most=0.9)
     ] = 0.2
-    validation_stems: Annotated[Path | None, _held_out("Text file of the stems to hold out, one a line.")] = None
+    validation_stems: Annotated[Path | None, _held_out("Text file of the stems to hold out, one per line.")] = None
     validation_logits: Annotated[Path | None, _held_out("Folder of logit maps to hold out.")] = None
     validation_labels: Annotated[Path | None, _held_out("Folder of their labels. Default: --labels")] = None
     validation_images: Annotated[Path | None, _held_out("Folder of their images. Default: --images")] = None
@@ -99,7 +95,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     start_from: Annotated[
         str | None,
         _method(
-            "Go on from these weights, in a short schedule: a shipped name, a run's folder or a model.safetensors.",
+            "Start from these weights, with a short schedule: a shipped name, a run's folder or a model.safetensors.",
             flags=("--from",),
             metavar="NAME|PATH",
         ),
@@ -108,20 +104,20 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     crop: Annotated[int, _method("Side of the training crops, px.", least=64)] = 256
     jitter_scale: Annotated[float, _method("Spread of the random scaling of logits, e^(x·N).", least=0)] = 0.2
     jitter_shift: Annotated[float, _method("Spread of the random shift of logits.", least=0)] = 0.5
-    ground_truth_only: Annotated[bool, Option("Leave the pseudo-labels out, with --network paper too.", "Loss")] = False
+    ground_truth_only: Annotated[bool, Option("No pseudo-labels, even with --network paper.", "Loss")] = False
     epochs: Annotated[
         int | None, _schedule("Epochs at most. Default: 20; with --from 7, or 4 of few maps.", least=1)
     ] = None
     steps: Annotated[
-        int | None, _schedule("Steps an epoch. Default: half the maps' area, 100 to 250; 25 with --from.", least=1)
+        int | None, _schedule("Steps per epoch. Default: half the maps' area, 100 to 250; 25 with --from.", least=1)
     ] = None
-    batch: Annotated[int, _schedule("Crops a step.", least=1)] = 8
+    batch: Annotated[int, _schedule("Crops per step.", least=1)] = 8
     rate: Annotated[
         float | None, _schedule("Peak learning rate. Default: 0.001; 0.0002 with --from and few maps.", least=0)
     ] = None
-    weight_decay: Annotated[float, _schedule("Decay of the weights.", least=0)] = 0.05
+    weight_decay: Annotated[float, _schedule("Weight decay.", least=0)] = 0.05
     average: Annotated[float, _schedule("Decay of the moving average of the weights.", least=0, most=0.9999)] = 0.995
-    patience: Annotated[int, _schedule("Epochs without gain after which to stop.", least=1)] = 8
+    patience: Annotated[int, _schedule("Stop after this many epochs without gain.", least=1)] = 8
     time_budget: Annotated[str | None, _schedule("Stop after this time: 90, 90s, 10m or 2h.", metavar="TIME")] = None
 
     def __post_init__(self) -> None:

@@ -111,7 +111,7 @@ def _stage(
         show = stack.enter_context(run.watch.stage(stage, list(state.history) if state else []))
         folder = run.options.out / TENSORBOARD / name.replace(" ", "-")
         board = stack.enter_context(tensorboard_log(folder)) if first and run.options.tensorboard else None
-        run.watch.detail(f"{steps_per_epoch(learn, run.settings)} steps an epoch")
+        run.watch.detail(f"{steps_per_epoch(learn, run.settings)} steps per epoch")
         epochs = fit(network, learn, hold, run.settings, device=run.device, state=state, trained=run.start is not None)
         for epoch, reached in _until_interrupted(run, epochs):
             state = reached
