@@ -134,7 +134,8 @@ def _bins_of_keys() -> NDArray[np.intp]:
     smallest = bits.view(np.float32)  # in magnitude
     with np.errstate(invalid="ignore"):
         middle = np.clip((bits | 0x8000).view(np.float32), -LIMIT, LIMIT).astype(np.float64)
-    bins: NDArray[np.intp] = np.minimum(np.floor(np.nan_to_num(middle) * PER_LOGIT) + BINS // 2, BINS - 1).astype(np.intp)
+    place = np.floor(np.nan_to_num(middle) * PER_LOGIT) + BINS // 2
+    bins: NDArray[np.intp] = np.minimum(place, BINS - 1).astype(np.intp)
     bins[smallest == 0] = BINS // 2 - 1  # a logit of 0 is not above a threshold of 0.5
     bins[smallest == np.inf], bins[smallest == -np.inf] = BINS - 1, 0
     bins[np.isnan(smallest)] = BINS
