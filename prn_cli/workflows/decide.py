@@ -58,8 +58,9 @@ class SetDecision:
         """For people, in a line."""
         if self.decision.threshold == 0.5:
             return "cut at 0.5: nothing in the scores says that another threshold is better"
+        maps = f"{self.maps} map{'s' if self.maps > 1 else ''}"
         return (
-            f"cut at {self.decision.threshold:g}, chosen without labels from {self.maps} map{'s' if self.maps > 1 else ''}: "
+            f"cut at {self.decision.threshold:g}, chosen without labels from {maps}: "
             f"{100 * self.decision.gain:+.1f} points of {'IoU' if self.score == 'iou' else 'Dice'} expected, "
             f"no loss with a probability of {self.decision.confidence:.0%}"
         )
