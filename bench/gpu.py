@@ -36,10 +36,10 @@ from roofline import Peaks, network_cost, peaks
 ROOT = Path(__file__).resolve().parent.parent
 BUILDINGS = ROOT / "examples" / "buildings"
 PRN = [sys.executable, "-m", "prn_cli"]
-SIDE = 512
+SIDE = 128 if "--quick" in sys.argv else 512
 PUBLISHED = (
-    *("--pseudo-weight", "0.7", "--iou-weight", "0", "--jitter-scale", "0", "--jitter-shift", "0"),
-    *("--weight-decay", "0", "--average", "0", "--rate", "0.0008", "--patience", "300"),
+    *("--iou-weight", "0", "--jitter-scale", "0", "--jitter-shift", "0", "--weight-decay", "0", "--average", "0"),
+    *("--rate", "0.0008", "--patience", "300"),
 )
 CORRECTED = ("--average", "0.98")
 
@@ -69,6 +69,10 @@ class Bench:
         with self.rows.open("a") as file:
             file.write(json.dumps({"part": part, "what": what, **found}) + "\n")
         print(f"  {what}: {found}", file=sys.stderr, flush=True)
+
+    @property
+    def threads(self) -> int:
+        return self.count(os.cpu_count() or 1, 1)
 
     def count(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -114,7 +118,7 @@ def write_maps(folder: Path, count: int, dtype: str) -> Path:
     return folder
 
 
-def timed(line: Sequence[str | Path], limit: float) -> tuple[float, float, str]:
+def timed(line: Sequence[Any], limit: float) -> tuple[float, float, str]:
     """Seconds of a command, processor seconds, and what it says to stderr.
 
     Raises:
@@ -173,7 +177,13 @@ def paper_weights(bench: Bench) -> Path:
         network = build("paper", seed=0)
         steps = bench.count(150, 2)
         settings = Settings(
-            network="paper", epochs=1, steps=steps, batch=bench.count(4, 1), crop=128, average=0.9, choose_epoch=False
+            network="paper",
+            epochs=1,
+            steps=steps,
+            batch=bench.count(4, 1),
+            crop=bench.count(128, 64),
+            average=0.9,
+            choose_epoch=False,
         )
         for _, state in fit(network, training_maps(), [], settings, device=torch.device(bench.device)):
             network.load_state_dict(state.best)
@@ -198,19 +208,8 @@ def training_maps() -> list[Any]:
 
 def tests(bench: Bench) -> None:
     """Tests marked `cuda`."""
-    line = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "0",
-        "-m",
-        "cuda",
-        "-p",
-        "no:cacheprovider",
-        str(ROOT / "tests"),
-    ]
+    where = ("-m", "cuda", "-p", "no:cacheprovider", "--durations=5", "tests/methods/test_cuda.py")
+    line = [sys.executable, "-m", "pytest", "-q", "-n", "0", *where]
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     print(done.stdout[-6000:], done.stderr[-2000:], file=sys.stderr)
     lines = done.stdout.strip().splitlines() or ["nothing"]
@@ -220,12 +219,12 @@ def tests(bench: Bench) -> None:
 def card(bench: Bench) -> None:
     """The card's own speeds, and the network's cost."""
     for precision in ("fp32", "tf32", "bf16", "fp16") if bench.device == "cuda" else ("fp32",):
-        found = peaks(bench.device, os.cpu_count() or 1, precision=precision)
+        found = peaks(bench.device, bench.threads, precision=precision)
         bench.row(
             "card",
             f"peak in {precision}",
-            tflops=round(found.operations / 1e12, 2),
-            gb_s=round(found.traffic / 1e9),
+            tflops=round(found.operations / 1e12, 4),
+            gb_s=round(found.traffic / 1e9, 1),
         )
 
 
@@ -291,24 +290,22 @@ def forward(bench: Bench, compiled: bool = False) -> None:
                 )
             if compiled:
                 continue
-            refiner.runner = _Given(refiner.runner, run if not cuda else work["CUDA graph"], name, given, len(some))
+            refiner.runner = _Given(refiner.runner, work["CUDA graph"] if cuda else run, len(some))
             differ = (_masks(refiner, some) != expected).mean()
             refiner.runner = refiner.runner.real
-            bench.row("masks", f"{name}, {precision}: pixels unlike the CPU's", per_million=round(1e6 * differ, 1))
+            bench.row("masks", f"{name}, {precision}: pixels unlike the CPU", per_million=round(1e6 * float(differ), 1))
 
 
 class _Given:
-    """A runner whose outputs were computed beforehand, on the batch of which the first maps are asked for."""
+    """A runner whose outputs were computed beforehand, for the first maps of a batch."""
 
-    def __init__(self, real: Any, run: Callable[[], Any], name: str, given: Any, count: int) -> None:
+    def __init__(self, real: Any, run: Callable[[], Any], count: int) -> None:
         self.real, self.outputs = real, real.outputs
         outputs = run()
-        outputs = [outputs] if name == "fast" else list(outputs)
-        self.found = {
-            key: value[:count].float().cpu().numpy() for key, value in zip(real.outputs, outputs, strict=True)
-        }
+        arrays = [each[:count].float().cpu().numpy() for each in ([outputs] if hasattr(outputs, "cpu") else outputs)]
+        self.found = dict(zip(real.outputs, arrays, strict=True))
 
-    def run(self, outputs: Sequence[str], inputs: Any) -> list[np.ndarray]:
+    def run(self, outputs: Sequence[str], _: Any) -> list[np.ndarray]:
         return [self.found[name].copy() for name in outputs]
 
 
@@ -344,19 +341,18 @@ def compiled(bench: Bench) -> None:
 
 
 def runner(bench: Bench) -> None:
-    """The runner of `prn refine`, from NumPy to NumPy: threads that ask for a map each, and batches of large windows."""
+    """The runner of `prn refine`, from NumPy to NumPy: threads that ask for a map each, and large windows."""
     for name, weights in (("fast", "fast"), ("paper", str(paper_weights(bench)))):
         for how, make in _runners(bench, weights).items():
             one = make()
             for what, shape, threads in (
                 ("1×512×512 from 16 threads", (1, 1, SIDE, SIDE), bench.count(16, 2)),
-                ("4×1024×2048 from 2", bench.count(1, 0) * (4, 1, 1024, 2048) or (1, 1, SIDE, SIDE), 2),
+                ("4×1024×2048 from 2", bench.count(1, 0) * (4, 1, 1024, 2048) or (1, 1, 2 * SIDE, SIDE), 2),
             ):
                 if name == "paper" and "from 2" in what:
                     continue
-                windows = tiles(shape[0] * 8)[:, np.newaxis] if shape[2] == SIDE else None
-                batch = np.resize(tiles(8), shape) if windows is None else windows[: shape[0]]
-                speed = _throughput(one, np.ascontiguousarray(batch), threads, bench.count(3, 1) / 2)
+                batch = np.resize(tiles(8), shape)
+                speed = _throughput(one, batch, threads, bench.count(3, 1) / 2)
                 bench.row("runner", f"{name}, {how}, {what}", mpx_s=round(speed / 1e6, 1))
 
 
@@ -451,10 +447,8 @@ def _command(
     bench: Bench, what: str, inputs: Path, pixels: int, weights: str, device: str, strength: float = 1
 ) -> None:
     out = bench.work / ("mask.tif" if inputs.is_file() else "masks")
-    one = write_maps(bench.work / "one", 1, "float16")
-    limit = max(bench.seconds, 30)
-    start, _, _ = timed(_line(one, bench.work / "start", weights, device, strength), limit)
-    taken, processor, said = timed(_line(inputs, out, weights, device, strength), limit)
+    start = _start(bench, weights, device)
+    taken, processor, said = timed(_line(inputs, out, weights, device, strength), bench.seconds)
     told = [line for line in said.splitlines() if " by " in line]
     bench.row(
         "refine" if inputs.is_dir() else "mosaic",
@@ -466,6 +460,13 @@ def _command(
         by=told[0].split(" by ")[1].split(", tile")[0] if told else "",
     )
     shutil.rmtree(out, ignore_errors=True)
+
+
+@cache
+def _start(bench: Bench, weights: str, device: str) -> float:
+    """Seconds of the command on one map."""
+    one = write_maps(bench.work / "one", 1, "float16")
+    return timed(_line(one, bench.work / "start", weights, device, 1), bench.seconds)[0]
 
 
 def _in_parts(bench: Bench, maps: Path, count: int, parts: int) -> None:
@@ -489,21 +490,20 @@ def steps(bench: Bench) -> None:
     """A training step on this device and on the CPU."""
     import torch
 
+    from prn_cli.methods.recipe import build
     from prn_cli.training.loop import Settings, fit
 
     maps = training_maps()
     for device in dict.fromkeys((bench.device, "cpu")):
-        torch.set_num_threads(os.cpu_count() or 1)
-        for name, batch, crop in (("fast", 8, 256), ("fast", 64, 256), ("paper", 1, 256), ("paper", 8, 256)):
+        torch.set_num_threads(bench.threads)
+        shapes = ("fast", 8, 256), ("fast", 64, 256), ("paper", 1, 256), ("paper", 8, 256)
+        for name, batch, crop in shapes if not bench.quick else (("fast", 1, 64), ("paper", 1, 64)):
             if device == "cpu" and (batch > 8 or (name, batch) == ("paper", 8)):
                 continue
-            from prn_cli.methods.recipe import build
-
             count = bench.count(60 if device == "cuda" else 10 if name == "fast" else 3, 2)
             settings = Settings(network=name, epochs=2, steps=count, batch=batch, crop=crop, choose_epoch=False)
-            times = [
-                epoch.seconds for epoch, _ in fit(build(name, seed=0), maps, [], settings, device=torch.device(device))
-            ]
+            epochs = fit(build(name, seed=0), maps, [], settings, device=torch.device(device))
+            times = [epoch.seconds for epoch, _ in epochs]
             taken = (times[1] - times[0]) / count
             bench.row(
                 "steps",
@@ -516,9 +516,9 @@ def steps(bench: Bench) -> None:
 def train(bench: Bench) -> None:
     """The whole `prn train` on the examples, on this device and on the CPU."""
     for device in dict.fromkeys((bench.device, "cpu")):
-        more = ("--epochs", "1", "--steps", "2") if bench.quick else ("--epochs", "10")
+        more = ("--epochs", "1", "--steps", "2", "--crop", "64", "--batch", "1") if bench.quick else ("--epochs", "10")
         line = _train(bench, device, f"run-{device}", "--folds", "1", *more)
-        taken, processor, said = timed(line, bench.seconds)
+        taken, processor, _ = timed(line, bench.seconds)
         card = json.loads((bench.work / f"run-{device}" / "model.json").read_text())
         bench.row(
             "train",
@@ -529,9 +529,21 @@ def train(bench: Bench) -> None:
         )
 
 
-def _train(bench: Bench, device: str, run: str, *more: str) -> list[str | Path]:
-    where: list[str | Path] = [BUILDINGS / "logits", "--labels", BUILDINGS / "labels", "-o", bench.work / run]
-    return [*PRN, "train", *where, "--overwrite", "--input-kind", "logits", "--device", device, *more]
+def _train(bench: Bench, device: str, run: str, *more: str) -> list[Any]:
+    where = [BUILDINGS / "logits", "--labels", BUILDINGS / "labels", "-o", bench.work / run]
+    return [
+        *PRN,
+        "train",
+        *where,
+        "--overwrite",
+        "--input-kind",
+        "logits",
+        "--device",
+        device,
+        *more,
+        "-j",
+        bench.threads,
+    ]
 
 
 def memory(bench: Bench) -> None:
@@ -539,14 +551,14 @@ def memory(bench: Bench) -> None:
     import torch
 
     path = bench.work / "large.npy"
-    side = bench.count(6144, 600)
+    side = bench.count(6144, 192)
     np.save(path, np.resize(tiles(8), (side, side)).astype(np.float16))
     held = None
     if bench.device == "cuda":
         torch.zeros(1, device="cuda")
         free, _ = torch.cuda.mem_get_info()
         held = torch.empty(max(free - (4 << 30), 0), dtype=torch.uint8, device="cuda")
-    tile = str(bench.count(3072, 512))
+    tile = str(bench.count(3072, 128))
     line = _line(path, bench.work / "large.png", str(paper_weights(bench)), bench.device, 1)
     done = subprocess.run([*map(str, line), "--tile", tile], capture_output=True, text=True, timeout=bench.seconds)
     said = [text for text in done.stderr.splitlines() if text.strip()]
@@ -557,12 +569,13 @@ def memory(bench: Bench) -> None:
 def ddp(bench: Bench) -> None:
     """`prn train` under torchrun with one process, by NCCL, and the same without."""
     more = ("--folds", "1", "--epochs", "2", "--steps", str(bench.count(50, 2)))
+    more += ("--crop", "64", "--batch", "1") if bench.quick else ()
     found = {}
     for how in ("alone", "torchrun"):
         line = _train(bench, bench.device, f"run-{how}", *more)
         if how == "torchrun":
             line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", *line[1:]]
-        taken, _, said = timed(line, bench.seconds)
+        taken, _, _ = timed(line, bench.seconds)
         card = json.loads((bench.work / f"run-{how}" / "model.json").read_text())
         found[how] = card.get("choice", {})
         bench.row("ddp", f"prn train, {how}, --device {bench.device}", seconds=round(taken, 1), choice=found[how])

@@ -52,6 +52,9 @@ def network_cost(path: Path, height: int, width: int) -> Cost:
     kernels |= {
         node.output[0]: to_array(node.attribute[0].t).shape for node in graph.node if node.op_type == "Constant"
     }
+    for node in graph.node:  # weights that several convolutions share
+        if node.op_type == "Identity" and node.input[0] in kernels:
+            kernels[node.output[0]] = kernels[node.input[0]]
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     # Sizes that the network computes are known when it runs.
     maps = {name for node in convolutions for name in (node.input[0], node.output[0])}
