@@ -70,6 +70,10 @@ class Bench:
             file.write(json.dumps({"part": part, "what": what, **found}) + "\n")
         print(f"  {what}: {found}", file=sys.stderr, flush=True)
 
+    @property
+    def threads(self) -> int:
+        return self.count(os.cpu_count() or 1, 1)
+
     def count(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
@@ -114,7 +118,7 @@ def write_maps(folder: Path, count: int, dtype: str) -> Path:
     return folder
 
 
-def timed(line: Sequence[str | Path], limit: float) -> tuple[float, float, str]:
+def timed(line: Sequence[Any], limit: float) -> tuple[float, float, str]:
     """Seconds of a command, processor seconds, and what it says to stderr.
 
     Raises:
@@ -215,7 +219,7 @@ def tests(bench: Bench) -> None:
 def card(bench: Bench) -> None:
     """The card's own speeds, and the network's cost."""
     for precision in ("fp32", "tf32", "bf16", "fp16") if bench.device == "cuda" else ("fp32",):
-        found = peaks(bench.device, os.cpu_count() or 1, precision=precision)
+        found = peaks(bench.device, bench.threads, precision=precision)
         bench.row(
             "card",
             f"peak in {precision}",
@@ -491,7 +495,7 @@ def steps(bench: Bench) -> None:
 
     maps = training_maps()
     for device in dict.fromkeys((bench.device, "cpu")):
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(bench.threads)
         shapes = ("fast", 8, 256), ("fast", 64, 256), ("paper", 1, 256), ("paper", 8, 256)
         for name, batch, crop in shapes if not bench.quick else (("fast", 1, 64), ("paper", 1, 64)):
             if device == "cpu" and (batch > 8 or (name, batch) == ("paper", 8)):
@@ -525,9 +529,21 @@ def train(bench: Bench) -> None:
         )
 
 
-def _train(bench: Bench, device: str, run: str, *more: str) -> list[str | Path]:
-    where: list[str | Path] = [BUILDINGS / "logits", "--labels", BUILDINGS / "labels", "-o", bench.work / run]
-    return [*PRN, "train", *where, "--overwrite", "--input-kind", "logits", "--device", device, *more]
+def _train(bench: Bench, device: str, run: str, *more: str) -> list[Any]:
+    where = [BUILDINGS / "logits", "--labels", BUILDINGS / "labels", "-o", bench.work / run]
+    return [
+        *PRN,
+        "train",
+        *where,
+        "--overwrite",
+        "--input-kind",
+        "logits",
+        "--device",
+        device,
+        *more,
+        "-j",
+        bench.threads,
+    ]
 
 
 def memory(bench: Bench) -> None:
