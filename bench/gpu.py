@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -175,7 +174,7 @@ def paper_weights(bench: Bench) -> Path:
 
         folder.mkdir(parents=True, exist_ok=True)
         network = build("paper", seed=0)
-        steps = bench.count(150, 2)
+        steps = bench.count(60, 2)
         settings = Settings(
             network="paper",
             epochs=1,
@@ -247,7 +246,8 @@ def forward(bench: Bench, compiled: bool = False) -> None:
 
     cuda, known = bench.device == "cuda", _peaks(bench)
     windows = tiles(bench.count(16, 1))
-    for name, weights in (("fast", "fast"), ("paper", str(paper_weights(bench)))):
+    networks = {"fast": "fast"} if compiled else {"paper": str(paper_weights(bench)), "fast": "fast"}
+    for name, weights in networks.items():
         found = find_weights(weights)
         cost = network_cost(found.path, SIDE, SIDE)
         refiner = load_refiner(found, device="cpu")
@@ -400,20 +400,50 @@ def _throughput(one: Any, batch: np.ndarray, threads: int, least: float) -> floa
 
 
 def refine(bench: Bench) -> None:
-    """The whole command on many small maps, and what it could do without a network."""
-    count = bench.count(2000, 6)
-    for dtype in ("float16", "float32"):
-        maps = write_maps(bench.work / dtype, count, dtype)
-        _command(bench, f"fast, {count} × {SIDE}², {dtype}", maps, count * SIDE**2, "fast", bench.device)
-        if dtype == "float16":
-            _command(bench, f"without a network, {count} × {SIDE}²", maps, count * SIDE**2, "fast", "cpu", strength=0)
-            if bench.device == "cuda":
-                _command(bench, f"fast, {count} × {SIDE}², {dtype}", maps, count * SIDE**2, "fast", "cpu")
-                _in_parts(bench, maps, count, 4)
-    few = write_maps(bench.work / "few", bench.count(400, 2), "float16")
-    number = len(list(few.iterdir()))
+    """The whole command on many small maps, what it could do without a network, and whether masks are the CPU's."""
+    count, few = bench.count(2000, 6), bench.count(400, 2)
+    maps, pixels = write_maps(bench.work / "float16", count, "float16"), count * SIDE**2
+    what = f"fast, {count} × {SIDE}², float16"
+    masks = _command(bench, what, maps, pixels, "fast", bench.device)
+    _command(bench, f"without a network, {count} × {SIDE}²", maps, pixels, "fast", "cpu", strength=0)
+    if bench.device == "cuda":
+        expected = _command(bench, what, maps, pixels, "fast", "cpu")
+        _compare(bench, "masks of 'fast' by the command", masks, expected)
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+        masks = _command(bench, f"{what}, NVIDIA_TF32_OVERRIDE=0", maps, pixels, "fast", "cuda")
+        _compare(bench, "masks of 'fast' by the command, NVIDIA_TF32_OVERRIDE=0", masks, expected)
+        del os.environ["NVIDIA_TF32_OVERRIDE"]
+        _in_parts(bench, maps, count, 4)
+    some = write_maps(bench.work / "few", few, "float16")
     weights = str(paper_weights(bench))
-    _command(bench, f"paper, {number} × {SIDE}², float16", few, number * SIDE**2, weights, bench.device)
+    masks = _command(bench, f"paper, {few} × {SIDE}², float16", some, few * SIDE**2, weights, bench.device)
+    if bench.device == "cuda":
+        some = write_maps(bench.work / "fewer", 32, "float16")
+        _compare(
+            bench,
+            "masks of 'paper' by the command",
+            masks,
+            _command(bench, f"paper, 32 × {SIDE}², float16", some, 32 * SIDE**2, weights, "cpu"),
+        )
+    maps = write_maps(bench.work / "float32", count, "float32")
+    _command(bench, f"fast, {count} × {SIDE}², float32", maps, pixels, "fast", bench.device)
+
+
+def _compare(bench: Bench, what: str, masks: Path, expected: Path) -> None:
+    from PIL import Image
+
+    def unlike(path: Path) -> float:
+        found, other = (np.asarray(Image.open(folder / path.name)) for folder in (masks, expected))
+        return float((found != other).mean())
+
+    with ThreadPoolExecutor(8) as pool:
+        shares = list(pool.map(unlike, expected.glob("*.png")))
+    bench.row(
+        "refine",
+        f"{what}: pixels unlike the CPU's",
+        per_million=round(1e6 * float(np.mean(shares)), 1),
+        worst_map_per_million=round(1e6 * max(shares), 1),
+    )
 
 
 def mosaic(bench: Bench) -> None:
@@ -427,10 +457,12 @@ def mosaic(bench: Bench) -> None:
     path = bench.work / "mosaic.tif"
     if not path.exists():
         tile = np.concatenate(list(tiles(8)), axis=1)
-        with create_raster(path, height=side, width=side, dtype="float32", nodata=float("nan")) as writer:
+        with create_raster(
+            path, height=side, width=side, dtype="float32", nodata=float("nan"), creation_options={"COMPRESS": "NONE"}
+        ) as writer:
             for band in row_bands(side, side):
                 writer.write(mirror_rows(tile, band.y, band.height, side))
-    what = f"{side}², TIFF"
+    what = f"{side}², uncompressed TIFF, float32"
     _command(bench, f"fast, {what}", path, side**2, "fast", bench.device)
     _command(bench, f"without a network, {what}", path, side**2, "fast", "cpu", strength=0)
     if bench.device == "cuda":
@@ -445,8 +477,9 @@ def _line(inputs: Path, out: Path, weights: str, device: str, strength: float) -
 
 def _command(
     bench: Bench, what: str, inputs: Path, pixels: int, weights: str, device: str, strength: float = 1
-) -> None:
-    out = bench.work / ("mask.tif" if inputs.is_file() else "masks")
+) -> Path:
+    """Time the command; gives where its masks are."""
+    out = bench.work / (f"{what} {device}".replace("/", "-") + (".tif" if inputs.is_file() else ""))
     start = _start(bench, weights, device)
     taken, processor, said = timed(_line(inputs, out, weights, device, strength), bench.seconds)
     told = [line for line in said.splitlines() if " by " in line]
@@ -459,7 +492,7 @@ def _command(
         cores=round(processor / taken, 1),
         by=told[0].split(" by ")[1].split(", tile")[0] if told else "",
     )
-    shutil.rmtree(out, ignore_errors=True)
+    return out
 
 
 @cache
@@ -516,7 +549,7 @@ def steps(bench: Bench) -> None:
 def train(bench: Bench) -> None:
     """The whole `prn train` on the examples, on this device and on the CPU."""
     for device in dict.fromkeys((bench.device, "cpu")):
-        more = ("--epochs", "1", "--steps", "2", "--crop", "64", "--batch", "1") if bench.quick else ("--epochs", "10")
+        more = ("--epochs", "1", "--steps", "2", "--crop", "64", "--batch", "1") if bench.quick else ("--epochs", "5")
         line = _train(bench, device, f"run-{device}", "--folds", "1", *more)
         taken, processor, _ = timed(line, bench.seconds)
         card = json.loads((bench.work / f"run-{device}" / "model.json").read_text())
@@ -655,13 +688,13 @@ def _whole(folder: Path) -> int:
 PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
     "tests": (tests, 90),
     "card": (card, 40),
-    "forward": (forward, 60),
-    "runner": (runner, 60),
-    "refine": (refine, 90),
-    "mosaic": (mosaic, 90),
+    "refine": (refine, 120),
+    "mosaic": (mosaic, 70),
+    "forward": (forward, 50),
+    "steps": (steps, 50),
+    "train": (train, 60),
+    "runner": (runner, 40),
     "memory": (memory, 40),
-    "steps": (steps, 60),
-    "train": (train, 90),
     "ddp": (ddp, 60),
     "compile": (compiled, 60),
     "paper": (paper, 200),
