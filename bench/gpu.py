@@ -634,7 +634,7 @@ def paper(bench: Bench) -> None:
         except Exception as error:
             bench.row("paper", " ".join(map(str, job)), failed=str(error)[-600:])
 
-    with ThreadPoolExecutor(bench.count(6, 1)) as pool:
+    with ThreadPoolExecutor(bench.count(12 if bench.seconds > 110 else 4, 1)) as pool:
         list(pool.map(work, jobs))
 
 
@@ -643,7 +643,7 @@ def _paper(bench: Bench, name: str, recipe: str, seed: int, left: float) -> None
     split = bench.sets / name
     run = bench.work / "paper-runs" / f"{name}-{recipe}-{seed}"
     side = _whole(split / "train" / "logits")
-    epochs, count = (10, 100) if not bench.quick else (1, 1)
+    epochs, count = (5, 100) if not bench.quick else (1, 1)
     line = [
         *(*PRN, "train", split / "train" / "logits", "--labels", split / "train" / "labels", "-o", run, "--overwrite"),
         *("-q", "--network", "paper", "--batch", "1", "--crop", str(side), "--folds", "1", "--seed", str(seed)),
@@ -694,7 +694,7 @@ PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
     "steps": (steps, 50),
     "train": (train, 60),
     "runner": (runner, 40),
-    "memory": (memory, 40),
+    "memory": (memory, 30),
     "ddp": (ddp, 60),
     "compile": (compiled, 60),
     "paper": (paper, 200),
