@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -76,11 +77,12 @@ class _Lane:
         self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # the waiting thread sleeps
         self._recordings: OrderedDict[Any, _Recording | None] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()  # for all of them: one runs after the other
+        self._pinned: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def run(self, graph: Graph, outputs: Sequence[str], batches: Sequence[Arrays]) -> list[FloatMap]:
         """The outputs of a graph for some batches, one after the other in one run."""
-        given = [_pinned([batch[name] for batch in batches]) for name in graph.inputs]
+        given = [self._gather(name, [batch[name] for batch in batches]) for name in graph.inputs]
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             recording = self._recording_of(graph, [tensor.shape for tensor in given])
             if recording is None:
@@ -90,12 +92,27 @@ class _Lane:
                     place.copy_(tensor, non_blocking=True)
                 recording.graph.replay()
                 found = recording.outputs
-            results = [torch.empty(found[name].shape, pin_memory=True) for name in outputs]
-            for result, name in zip(results, outputs, strict=True):
-                result.copy_(found[name], non_blocking=True)
+            results = [self._place(name, found[name].shape).copy_(found[name], non_blocking=True) for name in outputs]
             self._done.record(self._stream)
         self._done.synchronize()
-        return [result.numpy() for result in results]
+        return [result.numpy().copy() for result in results]
+
+    def _gather(self, name: str, parts: Sequence[FloatMap]) -> Tensor:
+        """Arrays, joined along their first axis, in memory that the card reads by itself."""
+        joined = self._place(name, (sum(map(len, parts)), *parts[0].shape[1:]))
+        np.concatenate(parts, out=joined.numpy())
+        return joined
+
+    def _place(self, name: str, shape: Sequence[int]) -> Tensor:
+        """The lane's own pinned memory for an input or output.
+
+        Handed out, it would be freed in another thread, and torch would then ask this stream, which may be recording.
+        """
+        count = math.prod(shape)
+        if name not in self._pinned or len(self._pinned[name]) < count:
+            with _recording:
+                self._pinned[name] = torch.empty(count, pin_memory=True)
+        return self._pinned[name][:count].view(*shape)
 
     def _compute(self, graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         with torch.autocast("cuda", dtype=self._precision, enabled=self._precision is not None, cache_enabled=False):
@@ -135,13 +152,6 @@ class _Lane:
             torch.cuda.empty_cache()
             return None
         return _Recording(recorded, inputs, outputs)
-
-
-def _pinned(parts: Sequence[FloatMap]) -> Tensor:
-    """Arrays, joined along their first axis, in memory that the card reads by itself."""
-    joined = torch.empty((sum(map(len, parts)), *parts[0].shape[1:]), pin_memory=True)
-    np.concatenate(parts, out=joined.numpy())
-    return joined
 
 
 def fold_norms(network: nn.Module) -> None:

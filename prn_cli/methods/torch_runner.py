@@ -52,12 +52,15 @@ class TorchRunner:
         """Run the graph that gives these outputs.
 
         Raises:
-            PrnError: there is not enough memory.
+            PrnError: the network failed, or there is not enough memory.
         """
+        shape = "×".join(map(str, next(iter(inputs.values())).shape))
         try:
             return self._run(tuple(outputs), inputs)
-        except torch.OutOfMemoryError as error:
-            shape = "×".join(map(str, next(iter(inputs.values())).shape))
+        except RuntimeError as error:
+            cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in cause.lower():
+                raise PrnError(f"the network failed on {self.device} on {shape} pixels: {cause}") from error
             raise PrnError(
                 f"not enough memory on {self.device} for a run on {shape} pixels", hint="use a smaller --tile"
             ) from error

@@ -49,36 +49,38 @@ def draw_batch(
     """
     roots = np.sqrt([m.label.size for m in maps])
     chosen = random.choice(len(maps), size=count, p=roots / roots.sum())
-    logits, label, pseudo, *image = zip(*(_draw_crop(maps[index], side, random) for index in chosen), strict=True)
+    first = maps[chosen[0]]
+    found = [np.empty((count, len(planes), side, side), planes.dtype) for planes, _ in _planes(first)]
+    for number, index in enumerate(chosen):
+        _draw_crop(maps[index], [array[number] for array in found], random)
+    logits, label, pseudo, *image = found
     shape = (count, 1, 1, 1)
     scale = np.exp(jitter.scale * random.standard_normal(shape))
     shift = jitter.shift * random.standard_normal(shape)
-    return Batch(
-        logits=(np.stack(logits) * scale + shift).astype(np.float32),
-        label=np.stack(label),
-        pseudo=np.stack(pseudo),
-        image=np.stack(image[0]) if image else None,
-    )
+    for crop, factor, offset in zip(logits, scale, shift, strict=True):
+        crop[:] = crop * factor + offset
+    return Batch(logits=logits, label=label, pseudo=pseudo, image=image[0] if image else None)
 
 
-def _draw_crop(source: TrainingMap, side: int, random: np.random.Generator) -> list[NDArray[Any]]:
-    """Logits, label, pseudo-label and perhaps the image of a crop, `(channels, side, side)` each."""
-    height, width = source.label.shape
-    y = int(random.integers(0, max(height - side, 0) + 1))
-    x = int(random.integers(0, max(width - side, 0) + 1))
-    turns, flip = int(random.integers(4)), bool(random.integers(2))
-
-    def cut(planes: NDArray[Any], fill: float) -> NDArray[Any]:
-        window = planes[:, y : y + side, x : x + side]
-        missing = ((0, 0), (0, side - window.shape[1]), (0, side - window.shape[2]))
-        window = np.rot90(np.pad(window, missing, constant_values=fill), turns, axes=(1, 2))
-        return window[..., ::-1] if flip else window
-
-    planes: list[tuple[NDArray[Any], float]] = [
+def _planes(source: TrainingMap) -> list[tuple[NDArray[Any], float]]:
+    """What a crop is cut from, `(channels, H, W)` each, and what lies beyond the map."""
+    found: list[tuple[NDArray[Any], float]] = [
         (source.logits[np.newaxis], np.nan),
         (source.label[np.newaxis], IGNORE),
         (source.pseudo[np.newaxis], IGNORE),
     ]
-    if source.image is not None:
-        planes.append((source.image, np.nan))
-    return [cut(*plane) for plane in planes]
+    return found if source.image is None else [*found, (source.image, np.nan)]
+
+
+def _draw_crop(source: TrainingMap, crops: Sequence[NDArray[Any]], random: np.random.Generator) -> None:
+    """Fill the planes of a crop, `(channels, side, side)` each, by a place of the map that is turned and flipped."""
+    (height, width), side = source.label.shape, crops[0].shape[-1]
+    y = int(random.integers(0, max(height - side, 0) + 1))
+    x = int(random.integers(0, max(width - side, 0) + 1))
+    turns, flip = int(random.integers(4)), bool(random.integers(2))
+    for crop, (planes, beyond) in zip(crops, _planes(source), strict=True):
+        upright = np.rot90(crop[..., ::-1] if flip else crop, -turns, axes=(1, 2))  # a view
+        window = planes[:, y : y + side, x : x + side]
+        if window.shape != upright.shape:
+            upright[:] = beyond
+        upright[:, : window.shape[1], : window.shape[2]] = window

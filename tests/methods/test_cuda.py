@@ -131,6 +131,17 @@ def test_the_command_says_what_runs_the_network(tmp_path):
     assert np.mean(unlike) <= MOST_UNLIKE
 
 
+def test_a_mosaic_in_many_windows_is_that_of_the_cpu(tmp_path):
+    np.save(tmp_path / "mosaic.npy", np.tile(smooth_logits(1100, 1700), (4, 6)))
+    masks = []
+    for device in ("cuda", "cpu"):
+        out = tmp_path / f"{device}.npy"
+        done = prn("refine", tmp_path / "mosaic.npy", "-o", out, "--device", device, "--input-kind", "logits")
+        assert done.returncode == 0, done.stderr
+        masks.append(np.load(out))
+    assert (masks[0] != masks[1]).mean() <= MOST_UNLIKE
+
+
 @pytest.mark.parametrize("torchrun", [False, True])
 def test_training_on_cuda_alone_and_under_torchrun(tmp_path, torchrun):
     for folder in ("logits", "labels"):
