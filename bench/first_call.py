@@ -214,7 +214,7 @@ def changes(pair: Pair, fit: Fit, seeds: int) -> dict[str, NDArray[np.float64]]:
         "expected IoU: image": scorer.change(np.array(of_images)),
         "expected IoU: mixed, half way": scorer.change(np.array([half_way(of_set, cut) for cut in of_images])),
         "`--threshold auto`": scorer.change(cut_of(decide(statistics.counts, prior).threshold)),
-        "`--threshold auto --per image`": scorer.change(np.array(single)),
+        "`--threshold auto --per-image`": scorer.change(np.array(single)),
     }
     for shots in (*SHOTS, EVERYTHING):
         what = "all labelled maps" if shots == EVERYTHING else f"{shots} labelled map{'s' * (shots > 1)}"

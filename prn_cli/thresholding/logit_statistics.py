@@ -121,10 +121,15 @@ def measure_steepness(logits: FloatMap) -> tuple[NDArray[np.int64], NDArray[np.i
 
 def _cell_gradients(logits: FloatMap, height: int, width: int) -> tuple[FloatMap, FloatMap]:
     """Mean logits of all cells, `(h, w)`, and the gradients between them, `(h - 2, w - 2)`."""
-    rows = np.add.reduce(logits[:height, :width].reshape(height // CELL, CELL, width), axis=1)
-    means = np.add.reduce(rows.reshape(len(rows), -1, CELL), axis=2)
+    rows = logits[0:height:CELL, :width] + logits[1:height:CELL, :width]
+    rows += logits[2:height:CELL, :width]
+    rows += logits[3:height:CELL, :width]
+    means = rows[:, 0::CELL] + rows[:, 1::CELL]  # far faster than a sum over an axis of four
+    means += rows[:, 2::CELL]
+    means += rows[:, 3::CELL]
     means *= np.float32(1 / CELL**2)
-    gradient = np.hypot(means[1:-1, 2:] - means[1:-1, :-2], means[2:, 1:-1] - means[:-2, 1:-1]) / 2
+    across, down = means[1:-1, 2:] - means[1:-1, :-2], means[2:, 1:-1] - means[:-2, 1:-1]
+    gradient = np.sqrt(across * across + down * down) / np.float32(2)
     return means, gradient
 
 

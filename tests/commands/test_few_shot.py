@@ -188,6 +188,27 @@ def test_a_map_too_small_to_be_cut_is_refused(folder: Path, prn: Prn) -> None:
     assert "256 px" in error
 
 
+@pytest.mark.parametrize("shots", [1, 4])
+def test_of_a_few_maps_without_weights_the_threshold_alone_is_learned(folder: Path, prn: Prn, shots: int) -> None:
+    random = np.random.default_rng(0)
+    for index in range(6):  # labels that are foreground above a logit of -1.5, more or less
+        logits = np.load(folder / "logits" / f"tile{index}.npy")
+        label = logits + random.logistic(size=logits.shape) > -1.5
+        Image.fromarray((label * 255).astype(np.uint8)).save(folder / "labels" / f"tile{index}.png")
+    card = card_of(prn("train", "--shots", shots, "--threads", 1, "--json"))
+    assert (card["strength"], card["epochs"], len(card["data"]["learned_from"])) == ("0", 0, shots)
+    assert 0 < float(card["threshold"]) < 0.5
+    assert "the threshold alone is learned" in card["verdict"]
+    assert card["held_out_figures"]["pooled_iou"]["difference"][0] > 0
+
+    code, _, error = prn("refine", "logits", "-o", "masks", "--weights", "run", "--quiet", "--format", "png")
+    assert code == 0, error
+    logits = np.load(folder / "logits" / "tile0.npy")
+    least = np.log(float(card["threshold"])) - np.log1p(-float(card["threshold"]))
+    mask = np.asarray(Image.open(next((folder / "masks").glob("tile0.*"))))
+    assert np.array_equal(mask > 0, logits > np.float32(least))
+
+
 def test_weights_that_cannot_help_are_switched_off(folder: Path, prn: Prn) -> None:
     for index in range(6):  # labels that no correction can better
         logits = np.load(folder / "logits" / f"tile{index}.npy")

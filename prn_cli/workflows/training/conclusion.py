@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics.classes import mean_of_present
 from prn_cli.metrics.intervals import compare
-from prn_cli.metrics.regions import FloatArray, iou
+from prn_cli.metrics.regions import FloatArray, count_regions, iou
+from prn_cli.refinement.rows import cut
+from prn_cli.thresholding.decision import Decision, decide_by_labels
+from prn_cli.thresholding.logit_statistics import count_logits, measure, no_statistics
 from prn_cli.thresholding.strength import STRENGTHS, THRESHOLDS, Choice, choose
+from prn_cli.training.augment import TrainingMap
 
 Figures = dict[str, dict[str, list[float | None]]]
 """By metric, `before`, `after` and `difference`: each the figure and the bounds of its 95 % interval."""
@@ -74,12 +79,50 @@ def conclude(
         right, false, missed, _ = np.moveaxis(by_class, -1, 0)
         return mean_of_present(right, false, missed)
 
-    figures: Figures = {}
-    for name, pool in (("pooled_iou", True), ("mean_iou", False)):
-        found = compare(before, after, mean_iou, pool=pool, seed=seed)
-        figures[name] = {part: [_number(value) for value in estimate] for part, estimate in found._asdict().items()}
+    figures = _figures(before, after, mean_iou, seed)
     noun = "classes" if len(classes) > 1 else "scenes"
     return Conclusion(choice, figures, verdict(choice, figures["pooled_iou"]["difference"], noun, parts_of))
+
+
+def conclude_few(maps: Sequence[TrainingMap], *, seed: int = 0) -> Conclusion:
+    """Choose the threshold alone, of so few labelled maps that no network can be trusted: calibrate, then decide.
+
+    The figures are of each map cut at the threshold that the others choose; of a single map, at its own.
+
+    Args:
+        maps: of one class.
+        seed: of the bootstrap.
+    """
+    counts = [np.stack([count_logits(m.logits[m.label == side]) for side in (0, 1)]) for m in maps]
+    statistics = [measure(np.where(m.label == IGNORE, np.float32(np.nan), m.logits)) for m in maps]
+
+    def decided(of: Sequence[int]) -> Decision:
+        return decide_by_labels([counts[i] for i in of], sum((statistics[i] for i in of), no_statistics()))
+
+    every = range(len(maps))
+    decision = decided(every)
+    others = [decided([i for i in every if i != one] or [one]) for one in every]
+
+    def cut_at(thresholds: Sequence[float]) -> FloatArray:
+        pairs = zip(maps, thresholds, strict=True)
+        return np.array([count_regions(cut(m.logits, threshold), m.label).array() for m, threshold in pairs])
+
+    before, after = cut_at([0.5] * len(maps)), cut_at([other.threshold for other in others])
+    figures = _figures(before, after, iou, seed)
+    choice = Choice(0.0, decision.threshold, decision.gain, {"": decision.gain}, {"0": 0.0})
+    if decision.threshold == 0.5:
+        return Conclusion(choice, figures, "so few maps bear no correction, and no threshold but 0.5; label more maps")
+    sure = f"{100 * decision.gain:+.1f} points expected, no loss with a probability of {decision.confidence:.0%}"
+    return Conclusion(choice, figures, f"of so few maps, the threshold alone is learned: {sure}")
+
+
+def _figures(before: FloatArray, after: FloatArray, figure: Callable[[FloatArray], FloatArray], seed: int) -> Figures:
+    """Pooled and mean IoU before and after, with intervals, from counts by image."""
+    figures: Figures = {}
+    for name, pool in (("pooled_iou", True), ("mean_iou", False)):
+        found = compare(before, after, figure, pool=pool, seed=seed)
+        figures[name] = {part: [_number(value) for value in estimate] for part, estimate in found._asdict().items()}
+    return figures
 
 
 def verdict(choice: Choice, difference: Sequence[float | None], noun: str, parts_of: int) -> str:

@@ -59,6 +59,14 @@ def train(run: Run, holdout: Holdout) -> Outcome:
     return _cross_validated(run, holdout) if holdout.folds else _held_out(run, holdout)
 
 
+def untrained(run: Run, holdout: Holdout) -> Outcome:
+    """A network as it is built, whose correction is not applied: there are too few maps to train one."""
+    network = run.network(holdout.learn)
+    tensors = network.state_dict()
+    names = tuple(m.name for m in holdout.learn)
+    return Outcome(network, State(tensors, tensors, tensors), 0.0, names, np.zeros((0, 0, 0, 4), np.int64))
+
+
 def _held_out(run: Run, holdout: Holdout) -> Outcome:
     network, state = _stage(run, "", holdout.learn, holdout.hold)
     counts = tallies(network, holdout.hold, run.device)

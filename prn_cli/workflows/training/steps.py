@@ -18,6 +18,7 @@ from prn_cli.methods.weights import find_tensors
 from prn_cli.options import Options
 from prn_cli.rasters import common_bands, image_files
 from prn_cli.tasks import find_task
+from prn_cli.thresholding.strength import TELLING_MAPS
 from prn_cli.training import parallel
 from prn_cli.training.adapt import load_start, schedule
 from prn_cli.training.augment import Jitter
@@ -27,25 +28,29 @@ from prn_cli.training.runtime import reduced_precision, set_up
 from prn_cli.workflows.method_options import given_for, options_for
 from prn_cli.workflows.train import TrainOptions, TrainResult
 from prn_cli.workflows.training import folder
-from prn_cli.workflows.training.conclusion import conclude
+from prn_cli.workflows.training.conclusion import conclude, conclude_few
 from prn_cli.workflows.training.dataset import Dataset, names_of, read_dataset
 from prn_cli.workflows.training.holdout import Holdout, hint_at_scenes, hold_out
 from prn_cli.workflows.training.run import Run
-from prn_cli.workflows.training.stages import Outcome, train
+from prn_cli.workflows.training.stages import Outcome, train, untrained
 
 
 def run(options: TrainOptions, watch: Watch) -> TrainResult:
     """See `prn_cli.workflows.train.train`."""
     begun = _begin(options, watch)
     found, given = _read(begun)
-    holdout = hold_out(found, options, given=given, cross_validate=begun.recipe.cross_validates)
+    calibrates = _calibrates(begun)
+    if calibrates:
+        holdout = Holdout(found.maps, "each map in turn, to choose the threshold; no network is trained on so few")
+    else:
+        holdout = hold_out(found, options, given=given, cross_validate=begun.recipe.cross_validates)
     settled = replace(begun, settings=_settled(begun, len(found.names), choose_epoch=not holdout.folds))
     _note(settled, found, holdout)
     conditions = _conditions(settled, found, holdout)
     ready = replace(settled, fingerprint=_fingerprint(settled, holdout, conditions))
     parallel.check_same(ready.fingerprint, "maps or options")
     with _folder(options):
-        outcome = train(ready, holdout)
+        outcome = untrained(ready, holdout) if calibrates else train(ready, holdout)
         first = parallel.rank() == 0
         parallel.leave()
         if not first:
@@ -89,6 +94,13 @@ def _begin(options: TrainOptions, watch: Watch) -> Run:
         raise UsageError(f"--crop {options.crop}, expected a multiple of {multiple} for --network {options.network}")
     folder.check(options.out, resume=options.resume, overwrite=options.overwrite)
     return begun
+
+
+def _calibrates(run: Run) -> bool:
+    """Whether so few maps were asked for, and nothing to start from, that the threshold alone is chosen."""
+    options = run.options
+    few = options.shots is not None and options.shots < TELLING_MAPS
+    return few and run.start is None and not options.ways and find_task(options.task).cuts
 
 
 def _bands(count: int) -> str:
@@ -207,9 +219,18 @@ def _export(
     start, scenes, settings = run.start, holdout.scenes, asdict(run.settings)
     parts_of = len(names_of(holdout.learn)) if holdout.parts else 0
     cuts, seed = find_task(run.options.task).cuts, run.options.seed
-    conclusion = conclude(
-        outcome.counts, outcome.maps, classes=classes, scenes=scenes, parts_of=parts_of, any_threshold=cuts, seed=seed
-    )
+    if _calibrates(run):
+        conclusion = conclude_few(holdout.learn, seed=seed)
+    else:
+        conclusion = conclude(
+            outcome.counts,
+            outcome.maps,
+            classes=classes,
+            scenes=scenes,
+            parts_of=parts_of,
+            any_threshold=cuts,
+            seed=seed,
+        )
     known = reference([describe(m.logits) for m in holdout.learn])
     if start is not None and start.reference is not None:
         known = known.joined(start.reference)
