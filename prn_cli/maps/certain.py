@@ -1,4 +1,4 @@
-"""Infinite logits are certain, not missing: probabilities of 1 and 0, as logit(1) and the log of an underflow give them.
+"""Infinite logits are certain, not missing: logit(1) is +inf, and the log of an underflowed probability -inf.
 
 Arithmetic needs finite numbers, so ±inf becomes ±`STAND_IN` when a map is read. Everything from ±`CERTAIN` on counts as
 certain: its probability is exactly 1 or 0 in float32, and no correction changes it.
@@ -31,10 +31,8 @@ def find_certain(scores: NDArray[Any]) -> NDArray[np.bool_]:
     Returns:
         `(C, h, w)` booleans.
     """
-    with np.errstate(invalid="ignore"):
-        certain = np.isinf(scores)
-        below = scores < -CERTAIN
-    return certain | (below & ~below.all(axis=0))
+    below = scores < -CERTAIN
+    return np.asarray(np.isinf(scores) | (below & ~below.all(axis=0)))
 
 
 def settle(scores: NDArray[Any], certain: NDArray[np.bool_]) -> FloatMaps:

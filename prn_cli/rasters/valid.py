@@ -74,8 +74,8 @@ def valid_pixels(
 ) -> NDArray[np.bool_]:
     """Which pixels of a raster are valid.
 
-    Invalid are pixels that are NaN in a band, or infinite unless these are logits, have the nodata value, or are excluded by the alpha band or
-    mask of the file.
+    Invalid are pixels that are NaN in a band, or infinite unless these are logits, have the nodata value, or are
+    excluded by the alpha band or mask of the file.
 
     Args:
         raster: where the values come from.
