@@ -127,12 +127,16 @@ def refine_map(
     """
     import numpy as np
 
+    from prn_cli.maps.certain import find_certain, settle
     from prn_cli.maps.classes import one_versus_rest, one_versus_rest_of
     from prn_cli.maps.probabilities import logit
     from prn_cli.refinement.rows import How, Link, refine_rows
     from prn_cli.tasks import find_task
 
     scores = np.asarray(scores, np.float32)
+    if input_kind == "logits":
+        layers = scores if scores.ndim == 3 else scores[np.newaxis]
+        scores = settle(layers, find_certain(layers)).reshape(scores.shape)
     if scores.ndim == 3:
         task = replace(find_task("multiclass"), names=tuple(map(str, range(len(scores)))))
         logits = one_versus_rest(scores) if input_kind == "logits" else one_versus_rest_of(scores)

@@ -237,6 +237,12 @@ class Manifest:
                     path=path,
                 )
 
+    def made(self, paths: Iterable[Path]) -> set[Path]:
+        """Those of the paths that are outputs of prn."""
+        asked = list(paths)
+        self._want(map(self._name, asked))
+        return {path for path in asked if self._knows(path)}
+
     def _knows(self, path: Path) -> bool:
         name = self._name(path)
         return name in self._entries or name in self._begun

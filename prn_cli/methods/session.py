@@ -197,6 +197,7 @@ def _cuda_obstacle(runtime: Any) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    """The cause that onnxruntime gives, whole, without its preamble: code, source file and C++ signature."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # Without onnxruntime's own preamble, "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : ".
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])[:300] if lines else type(error).__name__
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0]) if lines else type(error).__name__
+    return re.sub(r"^(.*failed: ?)?/?\S+\.(cc|h|cpp):\d+ .*?\w\(.*?\)( const)? (?=\w)", "", text)

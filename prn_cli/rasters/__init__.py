@@ -15,6 +15,7 @@ from prn_cli.rasters.labels import ClassNumbers, LabelMap, two_kinds_of_labels
 from prn_cli.rasters.mask_values import can_tell_invalid, mask_nodata
 from prn_cli.rasters.pairs import (
     Partners,
+    check_stems,
     find_images,
     find_inputs,
     find_references,
@@ -47,6 +48,7 @@ __all__ = [
     "ScoreMap",
     "can_tell_invalid",
     "check_file",
+    "check_stems",
     "class_names",
     "common_bands",
     "count_bands",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.files.remote import as_path
+from prn_cli.maps.certain import CERTAIN, find_certain
 from prn_cli.maps.tiles import Window
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.mask_values import MASK_NUMBERS
@@ -22,9 +23,6 @@ from prn_cli.rasters.valid import no_valid_pixel, valid_pixels
 
 ROUNDING = 2e-3
 """How far rounding (float16, resampling) may carry a probability beyond 0 or 1. It is clipped."""
-
-LARGEST_LOGIT = 5000.0
-"""Values beyond this are no logits but stand for missing data, such as -9999 and -3.4e38."""
 
 _MOST_FILES = 16
 _SMALL_MAP = 1 << 20  # pixels
@@ -170,7 +168,7 @@ class _Sample:
             InputError: some stand for missing data, and nothing says so.
         """
         for value in (self.low, self.high):
-            if self.dtype.kind in "fi" and abs(value) > LARGEST_LOGIT:
+            if self.dtype.kind in "fi" and abs(value) > CERTAIN:
                 raise unlikely_logit(value, self.path)
 
     def kind(self) -> InputKind:
@@ -238,12 +236,17 @@ def _sample(paths: Sequence[str | os.PathLike[str]], reading: Reading) -> _Sampl
 
 def _sample_of(raster: Raster, nodata: float | None) -> _Sample:
     sample = _Sample(raster.dtype, raster.path)
+    certain_alone = False
     for window in _sample_windows(raster.height, raster.width, sample):
         values = raster.read(window)
-        usable = valid_pixels(raster, values, window, nodata, full=None)
-        sample.add(values if usable.all() else values[:, usable])
+        usable = valid_pixels(raster, values, window, nodata, full=None, infinite=True)
+        uncertain = ~find_certain(values)
+        certain_alone |= bool(usable.any())
+        sample.add(values if usable.all() and uncertain.all() else values[usable & uncertain])
         if raster.dtype.kind == "f" and sample.low < -ROUNDING:
             break  # logits, whatever else is in it
+    if sample.high < sample.low and certain_alone:
+        sample.low, sample.high = -CERTAIN, CERTAIN  # infinite throughout: logits of a hard mask
     if sample.high < sample.low:
         raise no_valid_pixel(raster.path)
     return sample
@@ -270,7 +273,7 @@ def _sample_windows(height: int, width: int, sample: _Sample) -> Iterator[Window
 def unlikely_logit(value: float, path: Path) -> InputError:
     """The error of a value that is no logit."""
     return InputError(
-        f"a value of {value:g}, expected logits within ±{LARGEST_LOGIT:g}, or probabilities",
+        f"a value of {value:g}, expected logits within ±{CERTAIN:g}, or probabilities",
         hint=f"say --nodata {value:g} if it means invalid",
         path=path,
     )

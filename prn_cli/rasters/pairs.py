@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO, overload
@@ -181,6 +182,9 @@ def pair_by_stem(
 ) -> Pairs:
     """Pair each input with the raster file of a folder that has the same stem: the name without its last suffix.
 
+    Names in composed and decomposed Unicode are the same. Where no stem is equal, one that differs in case alone will
+    do, if there is only one.
+
     Args:
         inputs: the files.
         folder: where their partners are; with a single input, it may be the partner itself.
@@ -199,22 +203,33 @@ def pair_by_stem(
         found = "is a file, expected a folder" if folder.exists() else "no such folder"
         raise InputError(found, hint="check the path", path=folder)
     partners = _raster_names(folder, suffixes)
-    wanted = _by_stem((path.stem, path) for path in chosen)
+    wanted = _by_stem((_composed(path.stem), path) for path in chosen)
     stems = [_stem(name) for name in partners]
     offered = _by_stem((stem, Path(name)) for stem, name in zip(stems, partners, strict=True) if stem in wanted)
+    offered |= _by_case(wanted.keys() - offered.keys(), inputs, dict(zip(stems, partners, strict=True)))
     matched = tuple((path, offered[stem]) for stem, path in wanted.items() if stem in offered)
     for path, partner in () if same_allowed else matched:
         if path == partner or (path.exists() and partner.exists() and path.samefile(partner)):
             raise InputError("pairs with itself", hint="keep inputs and their partners in two folders", path=path)
-    if not matched and set(stems).isdisjoint(path.stem for path in inputs):
+    if not matched and set(stems).isdisjoint(_composed(path.stem) for path in inputs):
         raise InputError(
             f"nothing in it pairs with the inputs by stem: inputs {_examples(inputs)}; "
             f"folder {_examples(Paths(partners))}",
             hint="give partners the same name, but for the suffix",
             path=folder,
         )
-    others = [name for stem, name in zip(stems, partners, strict=True) if stem not in wanted]
+    used = {str(partner) for _, partner in matched}
+    others = [n for stem, n in zip(stems, partners, strict=True) if stem not in wanted and str(Path(n)) not in used]
     return Pairs(matched, tuple(path for stem, path in wanted.items() if stem not in offered), Paths(others))
+
+
+def check_stems(paths: Iterable[Path]) -> None:
+    """Refuse files of one stem: their outputs could not be paired with anything.
+
+    Raises:
+        InputError: naming two of them.
+    """
+    _by_stem((_composed(path.stem), path) for path in paths)
 
 
 def _part_of(inputs: Sequence[Path], part: Sequence[int] | None) -> Sequence[Path]:
@@ -225,8 +240,25 @@ def _stem(name: str) -> str:
     last = os.path.basename(name)  # noqa: PTH119
     dot = last.rfind(".")
     if ":/" in name or name.startswith("/vsi") or last.startswith(".") or not 0 < dot < len(last) - 1:
-        return as_path(name).stem
-    return last[:dot]
+        return _composed(as_path(name).stem)
+    return _composed(last[:dot])
+
+
+def _composed(stem: str) -> str:
+    """The stem in composed Unicode: macOS and some archives write it decomposed."""
+    return stem if stem.isascii() else unicodedata.normalize("NFC", stem)
+
+
+def _by_case(missing: Set[str], inputs: Sequence[Path], partners: Mapping[str, str]) -> dict[str, Path]:
+    """The partners of stems that have none, where a single one of those left differs in case alone."""
+    if not missing:
+        return {}
+    owned = {_composed(path.stem) for path in inputs}
+    left: dict[str, list[str]] = {}
+    for stem in [*missing, *(partners.keys() - owned)]:
+        left.setdefault(stem.casefold(), []).append(stem)
+    pairs = (stems for stems in left.values() if len(stems) == 2 and stems[0] in missing and stems[1] not in missing)
+    return {mine: Path(partners[other]) for mine, other in pairs}
 
 
 def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[str]:

@@ -7,11 +7,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.maps.certain import CERTAIN, find_certain, settle
 from prn_cli.maps.classes import one_versus_rest, one_versus_rest_of
 from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.maps.tiles import Window
 from prn_cli.rasters.base import Raster
-from prn_cli.rasters.kinds import LARGEST_LOGIT, ROUNDING, full_scale, unlikely_logit
+from prn_cli.rasters.kinds import ROUNDING, full_scale, unlikely_logit
 from prn_cli.rasters.roles import InputKind, Reading, Role
 from prn_cli.rasters.valid import ValidMap, no_valid_pixel
 
@@ -59,9 +60,11 @@ class ScoreMap(ValidMap):
         values = self.raster.read(window)
         full = None if self.kind == "logits" else full_scale(self.kind, self.raster.dtype)
         # Nearly always so, and soon known; not where a value is NaN.
-        in_range = full is None and bool(values.min() >= -LARGEST_LOGIT and values.max() <= LARGEST_LOGIT)
-        valid = self._valid(values, window, full, all_finite=in_range)
-        if not in_range:
+        in_range = full is None and bool(values.min() >= -CERTAIN and values.max() <= CERTAIN)
+        valid = self._valid(values, window, full, all_finite=in_range, infinite=full is None)
+        if full is None and not in_range:
+            values = self._settled(values, valid)
+        elif not in_range:
             self._check_range(values, valid, full)
         with np.errstate(over="ignore", invalid="ignore"):  # of invalid pixels
             scores = self._logits_of(values) if full is None else self._probabilities_of(values, valid, full)
@@ -84,8 +87,16 @@ class ScoreMap(ValidMap):
         if not self._seen_valid:
             raise no_valid_pixel(self.path)
 
+    def _settled(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Finite logits, see `prn_cli.maps.certain`; where a softmax is undefined is invalid."""
+        certain = find_certain(values)
+        self._check_range(np.where(certain, 0, values), valid, None)
+        numbers = settle(values, certain)
+        valid &= ~np.isnan(numbers).any(axis=0)
+        return numbers
+
     def _check_range(self, values: NDArray[Any], valid: NDArray[np.bool_], full: float | None) -> None:
-        low, high = (-LARGEST_LOGIT, LARGEST_LOGIT) if full is None else (-ROUNDING * full, (1 + ROUNDING) * full)
+        low, high = (-CERTAIN, CERTAIN) if full is None else (-ROUNDING * full, (1 + ROUNDING) * full)
         beyond = (values < low) | (values > high)
         beyond &= valid
         if not beyond.any():

@@ -40,10 +40,16 @@ class ValidMap(Closing):
         return self.raster.by_columns and (self._valid_mask is None or self._valid_mask.by_columns)
 
     def _valid(
-        self, values: NDArray[Any], window: Window | None, full: float | None = None, *, all_finite: bool = False
+        self,
+        values: NDArray[Any],
+        window: Window | None,
+        full: float | None = None,
+        *,
+        all_finite: bool = False,
+        infinite: bool = False,
     ) -> NDArray[np.bool_]:
         """See `valid_pixels`; the validity mask counts, too."""
-        valid = valid_pixels(self.raster, values, window, self._nodata, full, all_finite=all_finite)
+        valid = valid_pixels(self.raster, values, window, self._nodata, full, all_finite=all_finite, infinite=infinite)
         if self._valid_mask is not None:
             mask = self._valid_mask.read(window)
             valid &= valid_pixels(self._valid_mask, mask, window, None, None) & (mask != 0).any(axis=0)
@@ -64,11 +70,12 @@ def valid_pixels(
     full: float | None,
     *,
     all_finite: bool = False,
+    infinite: bool = False,
 ) -> NDArray[np.bool_]:
     """Which pixels of a raster are valid.
 
-    Invalid are pixels that are NaN or infinite in a band, have the nodata value, or are excluded by the alpha band or
-    mask of the file.
+    Invalid are pixels that are NaN in a band, or infinite unless these are logits, have the nodata value, or are
+    excluded by the alpha band or mask of the file.
 
     Args:
         raster: where the values come from.
@@ -78,6 +85,7 @@ def valid_pixels(
         full: the value of probability 1, if the values are probabilities. A nodata value from 0 to `full` may be a real
             value in one band, and so counts only where all bands have it.
         all_finite: no value is NaN or infinite, so that none needs to be looked for.
+        infinite: infinite values are valid, as logits are; see `prn_cli.maps.certain`.
 
     Returns:
         `(h, w)` booleans.
@@ -85,7 +93,7 @@ def valid_pixels(
     if values.dtype.kind != "f" or all_finite:
         result = np.ones(values.shape[1:], np.bool_)
     else:
-        finite = np.isfinite(values)
+        finite = ~np.isnan(values) if infinite else np.isfinite(values)
         result = finite[0] if len(finite) == 1 else finite.all(axis=0)
     own = raster.valid(window)
     if own is not None:
@@ -93,7 +101,7 @@ def valid_pixels(
     declared = None if nodata is not None and np.isnan(nodata) else raster.nodata
     for value in {declared, nodata} - {None}:
         assert value is not None
-        if np.isfinite(value):
+        if not np.isnan(value):
             equal = _equals_nodata(values, value)
             result &= ~(equal.all(axis=0) if full is not None and 0 <= value <= full else equal.any(axis=0))
     return result
@@ -102,16 +110,20 @@ def valid_pixels(
 def _equals_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     """Where values are the nodata value, rounded as their type rounds it."""
     if values.dtype.kind != "f":
-        return np.asarray(values == int(nodata)) if holds(values.dtype, nodata) else np.zeros(values.shape, np.bool_)
+        return (
+            np.asarray(values == int(nodata))
+            if np.isfinite(nodata) and holds(values.dtype, nodata)
+            else np.zeros(values.shape, np.bool_)
+        )
     with np.errstate(over="ignore"):
         rounded = values.dtype.type(nodata)
     return np.asarray(values == rounded)
 
 
 def no_valid_pixel(path: Path) -> InputError:
-    """The error of a map in which every pixel is NaN, infinite, nodata or masked."""
+    """The error of a map in which every pixel is NaN, nodata or masked."""
     return InputError(
-        "no valid pixel: all are NaN, infinite, nodata or masked",
+        "no valid pixel: all are NaN, nodata or masked",
         hint="leave this file out, or check --nodata",
         path=path,
     )

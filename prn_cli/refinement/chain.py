@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from prn_cli.maps.certain import hold
 from prn_cli.maps.tiles import AxisPlan, WholeRows, Window, row_bands
 from prn_cli.methods.refiner import FloatMap, Windows
 from prn_cli.refinement.links import How, Link, Order, Piece, Ramp
@@ -176,6 +177,7 @@ def reduce_map(read: ReadPlanes, planes: int, size: tuple[int, int], side: int) 
     total = np.zeros((2, planes, rows, columns))
     for band in row_bands(height, width):
         found = np.stack(read(band)[:planes])
+        found[0] = hold(found[0])
         valid = np.isfinite(found)
         cells = np.arange(band.y, band.bottom) * rows // height
         for sums, values in zip(total, (np.where(valid, found, 0), valid), strict=True):

@@ -14,6 +14,7 @@ import numpy as np
 from prn_cli.errors import PrnError
 from prn_cli.execution.ahead import InOrder, ahead
 from prn_cli.maps.blend import RowBlender
+from prn_cli.maps.certain import keep_certain
 from prn_cli.maps.tiles import Span, Stretch, Window, row_bands
 from prn_cli.methods.refiner import FloatMap, Refiner
 from prn_cli.refinement.links import How, Link, Order, Piece, Ramp
@@ -208,6 +209,7 @@ def finished(link: Link, y: int, x: int, base: FloatMap, field: FloatMap) -> tup
     refined = link.refiner.refined(base, field, link.applied)
     finite = np.isfinite(refined)
     if finite.all():
+        keep_certain(base, refined)
         return refined, True
     broken = ~finite & ~np.isnan(base)
     if broken.any():
@@ -217,4 +219,5 @@ def finished(link: Link, y: int, x: int, base: FloatMap, field: FloatMap) -> tup
             f"for a logit of {base[row, column]:g}",
             hint="check the input's range and the weights",
         )
+    keep_certain(base, refined)
     return refined, False

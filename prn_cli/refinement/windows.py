@@ -12,6 +12,7 @@ import numpy as np
 
 from prn_cli.execution.ahead import InOrder
 from prn_cli.maps.blend import ColumnBlender
+from prn_cli.maps.certain import hold
 from prn_cli.maps.tiles import Span, Stretch
 from prn_cli.methods.refiner import FloatMap, Refiner, Windows
 from prn_cli.refinement.links import How
@@ -113,7 +114,7 @@ class StripRefiner:
         cut = [pad(planes[:, :, c.start - first : c.end - first], *shape, mode=needs.padding) for c in columns]
         batch = np.stack(cut) if len(cut) > 1 else cut[0][np.newaxis]
         windows = Windows(
-            batch[:, 0],
+            hold(batch[:, 0]),
             batch[:, 1:] if needs.bands else None,
             [(strip.span.start, column.start) for column in columns],
             self.size,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.maps.certain import hold
 from prn_cli.thresholding.thresholds import scratch
 
 FloatMap = NDArray[np.float32]
@@ -108,8 +109,7 @@ def measure_steepness(logits: FloatMap) -> tuple[NDArray[np.int64], NDArray[np.i
     cells, steepness = np.zeros(LEVELS, np.int64), np.zeros(LEVELS, np.int64)
     if min(height, width) < 3 * CELL:
         return cells, steepness
-    with np.errstate(invalid="ignore"):  # infinite logits
-        means, gradient = _cell_gradients(logits, height, width)
+    means, gradient = _cell_gradients(hold(logits), height, width)
     inner = means[1:-1, 1:-1]
     valid = np.isfinite(gradient) & np.isfinite(inner)
     level = np.clip(np.floor(inner[valid] * 2) + LEVELS // 2, 0, LEVELS - 1).astype(np.intp)

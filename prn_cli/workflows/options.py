@@ -63,7 +63,7 @@ class MapOptions(Options):
         ScoreKind,
         _input("What the numbers mean; auto looks at type and range, and refuses what is ambiguous."),
     ] = "auto"
-    nodata: Annotated[float | None, _input("Value of invalid pixels, besides NaN, infinity and the TIFF tag.")] = None
+    nodata: Annotated[float | None, _input("Value of invalid pixels, besides NaN and the TIFF tag.")] = None
     valid_mask: Annotated[Path | None, _input("Folder of validity masks, paired by stem: zero is invalid.")] = None
     band: Annotated[
         int | None, _input("Band (class) of a multi-band map, counted from 1.", flags=("--bidx",), least=1)

@@ -24,7 +24,7 @@ from prn_cli.workflows.options import recorded, with_kind
 from prn_cli.workflows.parts import check_part, select_part
 from prn_cli.workflows.refine import RefineOptions
 from prn_cli.workflows.refine_map import Masks, Run
-from prn_cli.workflows.work import Work
+from prn_cli.workflows.work import Work, pass_over_outputs
 
 T = TypeVar("T")
 
@@ -71,6 +71,8 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
         check_cluster(options.dask)
     reading = options.reading()
     inputs = options.find_inputs(options.logits)
+    if not options.out.suffix or options.out.is_dir():
+        inputs = pass_over_outputs(inputs, options.out, [options.probabilities, options.bias], watch)
     weights = [find_weights(str(name)) for name in options.weights]
     links = _load(weights, options, inputs, watch)
     palette = None
@@ -220,6 +222,7 @@ def _find_maps(
             read |= kind.role(path)
         items[number] = Item(path, read, outputs(path))
     check_outputs((item.inputs.values(), item.outputs.values()) for item in items.values())
+    rasters.check_stems(items[number].path for number in twins)
     if options.num_parts is not None:
         watch.note(f"part {options.part_id} of {options.num_parts}: {len(chosen)} of {len(inputs)} inputs")
     return [items[number] for number in chosen], partners

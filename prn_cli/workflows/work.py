@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prn_cli.errors import OutputError, PrnError
+from prn_cli.errors import OutputError, PrnError, UsageError
 from prn_cli.execution.threads import Batch, Progress, run_batch
 from prn_cli.execution.watch import Watch
-from prn_cli.files.manifest import Job, Manifest
+from prn_cli.files.manifest import MANIFEST_NAME, Job, Manifest
 from prn_cli.files.temporaries import remove_stale
 from prn_cli.rasters import check_file, is_whole, pair_by_stem, two_kinds_of_labels
-from prn_cli.rasters.pairs import Partners
+from prn_cli.rasters.pairs import Partners, Paths
 from prn_cli.workflows.items import Item, Planned
 
 R = TypeVar("R")
+
+
+def pass_over_outputs(inputs: Paths, out: Path, folders: Sequence[Path | None], watch: Watch) -> Paths:
+    """The inputs without what prn itself wrote, which a pattern finds when the same command runs again.
+
+    Args:
+        inputs: as the command line names them.
+        out: the folder whose manifest knows prn's outputs.
+        folders: where outputs may lie; other inputs need not be looked up.
+
+    Raises:
+        UsageError: nothing is left.
+    """
+    places = tuple(os.path.join(os.path.abspath(place), "") for place in (out, *folders) if place is not None)  # noqa: PTH100, PTH118
+    inside = [path for path in inputs if os.path.abspath(path).startswith(places)]  # noqa: PTH100
+    made = Manifest(out).made(inside) if inside else set()
+    if not made:
+        return inputs
+    manifest = out / MANIFEST_NAME
+    if len(made) == len(inputs):
+        raise UsageError(f"all inputs were made by prn, says {manifest}", hint="name other maps, or another --out")
+    watch.note(f"{len(made)} of {len(inputs)} inputs passed over: prn made them, says {manifest}")
+    return Paths([str(path) for path in inputs if path not in made])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

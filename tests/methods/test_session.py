@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from prn_cli.errors import PrnError, WeightsError
-from prn_cli.methods import load_refiner, loading
+from prn_cli.methods import load_refiner, loading, session
 from prn_cli.methods.session import Session
 from prn_cli.methods.weights import Weights, find_weights
 
@@ -137,3 +137,19 @@ def test_a_pickled_session_is_the_same_in_another_place_or_an_error(make_onnx, m
     elsewhere.unlink()
     with pytest.raises(WeightsError, match=r"sha256 is .*, expected sha256"):
         pickle.loads(packed)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "[ONNXRuntimeError] : 1 : FAIL : ",
+        "[ONNXRuntimeError] : 1 : FAIL : /src/core/graph/model.cc:181 onnxruntime::Model::Model(onnx::ModelProto&&, "
+        "const PathString&, const ModelOptions&) ",
+        "[ONNXRuntimeError] : 1 : FAIL : Load model from a.onnx failed:/src/core/graph/model.cc:46 void "
+        "onnxruntime::CheckOpset(const std::unordered_map<std::string, int>&, int) const ",
+    ],
+)
+def test_the_cause_comes_first_and_whole(before: str) -> None:
+    cause = "Unsupported model IR version: 99, max supported IR version: 13" + " and so on" * 50
+    assert session._first_line(RuntimeError(before + cause + "\nmore")) == cause

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,33 @@ def test_valid_masks(tmp_path):
     nothing = find_valid_masks(paths, None)
     assert nothing.of(paths[1]) is None
     assert nothing.role(paths[1]) == {}
+
+
+NAMES = ["Köln", "São_Paulo", "Ångström", "plain"]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_composed_and_decomposed_names_are_the_same(tmp_path: Path, forms: tuple[str, str]) -> None:
+    inputs = touch(tmp_path / "in", *(f"{unicodedata.normalize(forms[0], name)}.npy" for name in NAMES))
+    partners = touch(tmp_path / "to", *(f"{unicodedata.normalize(forms[1], name)}.png" for name in NAMES))
+    pairs = pair_by_stem(inputs, tmp_path / "to")
+    assert pairs.matched == tuple(zip(inputs, partners, strict=True))
+    assert not [*pairs.unmatched_inputs, *pairs.unmatched_partners]
+
+
+def test_case_may_differ_where_one_partner_is_left(tmp_path: Path) -> None:
+    inputs = touch(tmp_path / "in", "Tile_1.npy", "tile_2.npy", "B.npy")
+    one, two, *rest = touch(tmp_path / "to", "tile_1.png", "tile_2.png", "TILE_2.png", "b.png")
+    pairs = pair_by_stem(inputs, tmp_path / "to")
+    assert pairs.matched == ((inputs[0], one), (inputs[1], two), (inputs[2], rest[1]))
+    assert [path.name for path in pairs.unmatched_partners] == ["TILE_2.png"]
+    # Another part of the inputs owns a partner whose stem is its own.
+    inputs = touch(tmp_path / "in", "Tile_1.npy", "tile_1.npy")
+    assert pair_by_stem(inputs, tmp_path / "to", part=[0]).matched == ()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_and_windows_lines_on_stdin_are_taken(tmp_path: Path, end: str) -> None:
+    files = touch(tmp_path, "a.npy", "b.npy")
+    text = "\ufeff" + end.join(map(str, files)) + end
+    assert list(find_inputs(["-"], stdin=io.StringIO(text, newline=""))) == files

@@ -165,7 +165,7 @@ def test_invalid_pixels_are_nan(tmp_path: Path) -> None:
     np.save(tmp_path / "mask.npy", mask)
     with open_map("scores", save(tmp_path, array), Reading(nodata=-9999), valid_mask=tmp_path / "mask.npy") as scores:
         expected = np.zeros(array.shape, bool)
-        expected[0, :3] = expected[1, 1] = expected[2, :5] = True
+        expected[0, 0] = expected[1, 1] = expected[2, :5] = True
         np.testing.assert_array_equal(np.isnan(scores.logits()), expected)
         np.testing.assert_array_equal(np.isnan(scores.probabilities()), expected)
         np.testing.assert_array_equal(np.isnan(scores.logits(Window(1, 0, 3, 9))), expected[1:4, :9])

@@ -15,6 +15,7 @@ from prn_cli.execution.threads import Progress, run_batch
 from prn_cli.execution.watch import Watch
 from prn_cli.files.manifest import unchanged
 from prn_cli.files.store import Place, Store
+from prn_cli.maps.certain import hold
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.rasters import find_images, find_valid_masks, pair_by_stem, two_kinds_of_labels
 from prn_cli.rasters.reading import Kind, Reading, open_map
@@ -144,7 +145,7 @@ class _Reader:
             unchanged(path, label_path, valid_mask, image_path),
             task.open_scores(path, reading, valid_mask=valid_mask) as scores,
         ):
-            logits, probabilities = scores.logits(), scores.probabilities()
+            logits, probabilities = hold(scores.logits()), scores.probabilities()
             with task.open_label(label_path, reading) as opened:
                 self.foregrounds[label_path] = getattr(opened, "foreground", None)
                 label = opened.read()

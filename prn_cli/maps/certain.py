@@ -1,0 +1,68 @@
+"""Infinite logits are certain, not missing: logit(1) is +inf, and the log of an underflowed probability -inf.
+
+Arithmetic needs finite numbers, so ±inf becomes ±`STAND_IN` when a map is read. Everything from ±`CERTAIN` on counts as
+certain: its probability is exactly 1 or 0 in float32, and no correction changes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatMaps = NDArray[np.float32]
+
+CERTAIN = 5000.0
+"""Logits of models lie within ±5000. Finite values beyond stand for missing data, such as -9999 and -3.4e38."""
+STAND_IN = 2 * CERTAIN
+"""Taken for infinity: so large that its difference from any logit is still certain."""
+_HELD = 16.0  # a probability of 1e-7
+
+
+def find_certain(scores: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which scores are certain: infinite ones, and classes that were masked out by a finite value such as -1e9.
+
+    A value below all logits masks a class if another class of the pixel has a logit. If none has, it means no data.
+
+    Args:
+        scores: `(C, h, w)` logits, or those of one class, C = 1.
+
+    Returns:
+        `(C, h, w)` booleans.
+    """
+    below = scores < -CERTAIN
+    return np.asarray(np.isinf(scores) | (below & ~below.all(axis=0)))
+
+
+def settle(scores: NDArray[Any], certain: NDArray[np.bool_]) -> FloatMaps:
+    """Scores with `STAND_IN` for infinity.
+
+    Args:
+        scores: `(C, h, w)` logits.
+        certain: see `find_certain`.
+
+    Returns:
+        `(C, h, w)` float32; NaN in all classes where a softmax is undefined: several are +inf, or all are -inf.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.where(certain, np.where(scores > 0, STAND_IN, -STAND_IN), scores).astype(np.float32)
+    if len(scores) > 1:
+        undefined = (np.isposinf(scores).sum(axis=0) > 1) | np.isneginf(scores).all(axis=0)
+        result[:, undefined] = np.nan
+    return result
+
+
+def keep_certain(base: FloatMaps, refined: FloatMaps) -> None:
+    """Put the base model's certain logits, of any shape, in the place of the refined ones."""
+    certain = np.abs(base) >= CERTAIN
+    if certain.any():
+        refined[certain] = base[certain]
+
+
+def hold(logits: FloatMaps) -> FloatMaps:
+    """Logits as networks and statistics see them: certain ones are ±16. The same array if there are none."""
+    certain = np.abs(logits) >= CERTAIN
+    if not certain.any():
+        return logits
+    return np.where(certain, np.copysign(np.float32(_HELD), logits), logits)
