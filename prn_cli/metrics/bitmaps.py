@@ -49,6 +49,26 @@ def dilate_disk(bits: Bitmap, radius: float) -> Bitmap:
     return result
 
 
+def fill(first: Bitmap, second: Bitmap, gaps: Bitmap, distance: int) -> tuple[Bitmap, Bitmap]:
+    """Extend two disjoint classes into gaps: each pixel joins the nearer class, or none if both are equally near.
+
+    Args:
+        first: a class.
+        second: another.
+        gaps: pixels of neither.
+        distance: the greatest chessboard distance at which a pixel joins a class.
+    """
+    near_first, near_second = first, second
+    for _ in range(distance):
+        if not gaps.any():
+            break
+        near_first, near_second = dilate_square(near_first, 1), dilate_square(near_second, 1)
+        first = first | gaps & near_first & ~near_second
+        second = second | gaps & near_second & ~near_first
+        gaps = gaps & ~(near_first | near_second)
+    return first, second
+
+
 def frame(height: int, width: int, thickness: int, rows: slice = slice(None)) -> Bitmap:
     """The outermost `thickness` rows and columns of an image, or those of some of its rows."""
     patterns = np.ones((2, width), dtype=np.bool_)  # a row of the frame, and one between its sides

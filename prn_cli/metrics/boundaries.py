@@ -1,7 +1,9 @@
 """Boundary metrics: how well a mask follows the outline of an object.
 
 Predictions and labels are uint8 `(H, W)`: 0 background, 1 foreground, 255 invalid. A pixel that is invalid in either
-counts in no figure and is treated as if it lay outside the image.
+counts in no figure. Where outlines are sought, it has the class of the nearest valid pixel (chessboard distance), of
+prediction and label each, and no class if both are equally near. So gaps have no outlines of their own, and an outline
+within a gap runs through its middle.
 
 - **Boundary IoU** (Cheng et al. 2021, "Boundary IoU", section 4): IoU of the two boundary regions. The boundary region
   of a mask is what d erosions by a 3×3 square remove from it; d is 2 % of the image's diagonal, rounded, at least
@@ -92,6 +94,8 @@ class BoundaryCounter:
         self._erosions = erosions(height, width)
         self._radii = radii(height, width)
         self._reach = math.floor(max(self._erosions, *self._radii, buffer))
+        self._around = 2 * self._reach  # a gap within reach of a pixel is filled from as far again
+        self._columns = bitmaps.pack(np.ones((1, width), np.bool_))
         words = -(-width // 64)
         self._map = map if pool is None or words <= _MOST_WORDS else pool.map
         self._bits = np.empty((3, 0, words), np.uint64)  # predicted, true and false; rows `_top` to `_bottom`
@@ -115,7 +119,7 @@ class BoundaryCounter:
         band = [bitmaps.pack(valid & part) for part in (prediction == 1, label == 1, label == 0)]
         self._bits = np.concatenate((self._bits, band), axis=1)
         self._bottom += len(label)
-        ready = self._bottom if self._bottom == self._height else self._bottom - self._reach
+        ready = self._bottom if self._bottom == self._height else self._bottom - self._around
         if ready - self._done >= self._block or self._bottom == self._height:
             self._count_rows(ready)
 
@@ -133,26 +137,36 @@ class BoundaryCounter:
             stop = ready if ready - self._done < 2 * self._block else self._done + self._block
             self._sums += sum(self._map(partial(self._count_block, slice(self._done, stop)), blocks))
             self._done = stop
-        top = max(self._done - self._reach, 0)
+        top = max(self._done - self._around, 0)
         self._bits = self._bits[:, top - self._top :].copy()
         self._top = top
 
     def _count_block(self, rows: slice, words: slice) -> NDArray[np.int64]:
         """The counts of a block of rows and words. The rows and words around it are in `_bits`."""
 
-        def grown(bits: bitmaps.Bitmap, reach: float, *, square: bool = False) -> bitmaps.Bitmap:
-            """The block, dilated together with what lies around it: by a square where bits are 0, or by a disk."""
-            around = math.floor(reach)
-            y, x = max(rows.start - around, 0), max(words.start - -(-around // 64), 0)
-            part = bits[y - self._top : rows.stop + around - self._top, x : words.stop + -(-around // 64)]
-            part = bitmaps.dilate_square(~part, around) if square else bitmaps.dilate_disk(part, reach)
-            return part[rows.start - y : rows.stop - y, words.start - x : words.stop - x]
+        side = -(-self._around // 64)
+        y, x = max(rows.start - self._around, 0), max(words.start - side, 0)
+        around = self._bits[:, y - self._top : rows.stop + self._around - self._top, x : words.stop + side]
+        predicted_bits, true_bits, false_bits = around
+        known = true_bits | false_bits
+        own = slice(rows.start - y, rows.stop - y), slice(words.start - x, words.stop - x)
+        positive, true, false = around[:, *own]
+        if not known[own].any():
+            return np.zeros(len(self._sums), np.int64)
+        gaps = self._columns[:, x : words.stop + side] & ~known
+        predicted_bits, rejected_bits = bitmaps.fill(predicted_bits, known & ~predicted_bits, gaps, self._reach)
+        true_bits, false_bits = bitmaps.fill(true_bits, false_bits, gaps, self._reach)
 
-        predicted_bits, true_bits, false_bits = self._bits
-        positive, true, false = self._bits[:, rows.start - self._top : rows.stop - self._top, words]
+        def grown(bits: bitmaps.Bitmap, reach: float, *, square: bool = False) -> bitmaps.Bitmap:
+            """The block, dilated by a square or a disk together with what lies around it."""
+            top, left = max(own[0].start - math.floor(reach), 0), max(own[1].start - -(-math.floor(reach) // 64), 0)
+            part = bits[top : own[0].stop + math.floor(reach), left : own[1].stop + -(-math.floor(reach) // 64)]
+            part = bitmaps.dilate_square(part, math.floor(reach)) if square else bitmaps.dilate_disk(part, reach)
+            return part[own[0].start - top : own[0].stop - top, own[1].start - left : own[1].stop - left]
+
         edge = bitmaps.frame(self._height, self._width, self._erosions, rows)[:, words]
-        predicted_region = positive & (grown(predicted_bits, self._erosions, square=True) | edge)
-        true_region = true & (grown(true_bits, self._erosions, square=True) | edge)
+        predicted_region = positive & (grown(rejected_bits, self._erosions, square=True) | edge)
+        true_region = true & (grown(false_bits, self._erosions, square=True) | edge)
         right = (true | false) & ~(positive ^ true)
         rings = [(true & grown(false_bits, radius)) | (false & grown(true_bits, radius)) for radius in self._radii]
         counted = (

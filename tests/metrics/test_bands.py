@@ -91,7 +91,7 @@ def test_memory_of_the_boundaries_is_flat_in_the_height():
         counter.add(rows, rows)
     assert counter.counts()[boundaries.TRUE] == 0
     assert len(held) >= 5
-    assert max(held) <= 2048 + 2 * 254 + 500  # a block, 2 % of the diagonal above and below it, and a band
+    assert max(held) <= 2048 + 4 * 254 + 500  # a block, twice 2 % of the diagonal above and below it, and a band
 
 
 @given(st.integers(1, 40), st.integers(1, 150), st.integers(1, 30), st.data())

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.morphology import dilation, disk, erosion
 
 from prn_cli.errors import InputError, UsageError
+from prn_cli.metrics import boundaries
 from prn_cli.metrics.boundaries import (
     INTERSECTION,
     NEAR,
@@ -53,22 +56,112 @@ def split(prediction, label):
     return valid, valid & (prediction == 1), valid & (label == 1), valid & (label == 0)
 
 
+def filled(first, second):
+    """Both classes, with each pixel of neither added to the nearer."""
+    nearer = chessboard_to(first).astype(np.int64) - chessboard_to(second)
+    return nearer < 0, nearer > 0
+
+
+def chessboard_to(mask):
+    far = np.full(mask.shape, sum(mask.shape))
+    return ndimage.distance_transform_cdt(~mask, "chessboard") if mask.any() else far
+
+
+def region(first, second, times):
+    """What erosion takes from a class: the other class and the outside erode it, gaps do not."""
+    kept = ndimage.binary_erosion(np.pad(~filled(first, second)[1], 1), np.ones((3, 3)), iterations=times)[1:-1, 1:-1]
+    return first & ~kept
+
+
+def expected_counts(prediction, label, buffer):
+    """All counts by SciPy, as the module says."""
+    valid, positive, true, false = split(prediction, label)
+    rejected = valid & ~positive
+    times = max(1, round(0.02 * np.hypot(*label.shape)))
+    first, second = region(positive, rejected, times), region(true, false, times)
+    (all_positive, _), (all_true, all_false) = filled(positive, rejected), filled(true, false)
+    near = [
+        (true & (distance_to(all_false) <= radius)) | (false & (distance_to(all_true) <= radius))
+        for radius in np.linspace(1, max(1, sum(label.shape) / 300), 5)
+    ]
+    counted = (
+        first & second,
+        first | second,
+        positive,
+        positive & (distance_to(all_true) <= buffer),
+        true,
+        true & (distance_to(all_positive) <= buffer),
+        *(ring & (positive == true) for ring in near),
+        *near,
+    )
+    return [mask.sum() for mask in counted]
+
+
+def with_gaps(label, kind, seed):
+    random = np.random.default_rng(seed)
+    gaps = {
+        "stray": random.random(label.shape) < 0.03,
+        "stripes": np.broadcast_to(np.arange(len(label))[:, None] % 16 < 2, label.shape),
+        "holes": blobs(label.shape, seed, 5, 0.3) == 1,
+        "void band": ndimage.binary_dilation(label, iterations=3) & ~ndimage.binary_erosion(label, iterations=3),
+        "half": np.broadcast_to(np.arange(label.shape[1]) < label.shape[1] // 2, label.shape),
+    }
+    return np.where(gaps[kind], 255, label).astype(np.uint8)
+
+
+GAPS = ("stray", "stripes", "holes", "void band", "half")
+
+
 def distance_to(mask):
     return ndimage.distance_transform_edt(~mask) if mask.any() else np.full(mask.shape, np.inf)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    st.sampled_from(GAPS),
+    st.sampled_from((*GAPS, None)),
+    st.integers(0, 99),
+    st.floats(0, 9),
+)
+def test_counts_beside_gaps_equal_scipy_whole_and_in_bands(shape, gaps_of_label, gaps_of_prediction, seed, buffer):
+    prediction, label = blobs(shape, seed, 5), with_gaps(blobs(shape, seed + 1, 5), gaps_of_label, seed)
+    if gaps_of_prediction:
+        prediction = with_gaps(prediction, gaps_of_prediction, seed + 2)
+    expected = expected_counts(prediction, label, buffer)
+    np.testing.assert_array_equal(count_boundaries(prediction, label, buffer=buffer), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boundaries, "_BLOCK_WORDS", 1)
+        patch.setattr(boundaries, "_MOST_WORDS", 1)
+        counter = boundaries.BoundaryCounter(*shape, buffer=buffer)
+        for top in range(0, shape[0], 7):
+            counter.add(prediction[top : top + 7], label[top : top + 7])
+        np.testing.assert_array_equal(counter.counts(), expected)
+
+
+@pytest.mark.parametrize("kind", ["stray", "stripes", "void band"])
+def test_gaps_hardly_move_the_figures(kind):
+    random = np.random.default_rng(0)
+    smooth, rough = (ndimage.gaussian_filter(random.standard_normal((256, 256)), sigma) for sigma in (12, 3))
+    smooth, rough = smooth / smooth.std(), rough / rough.std()
+    label, prediction = ((scores > 0.5).astype(np.uint8) for scores in (smooth, smooth + 0.3 * rough))
+    whole, beside_gaps = count_boundaries(prediction, label), count_boundaries(prediction, with_gaps(label, kind, 0))
+    assert boundary_iou(beside_gaps) == pytest.approx(boundary_iou(whole), abs=0.05)
+
+
 @cases
 def test_boundary_iou_equals_repeated_erosion(prediction, label):
-    _, positive, true, _ = split(prediction, label)
-    times = max(1, round(0.02 * np.sqrt(label.shape[0] ** 2 + label.shape[1] ** 2)))
+    if (label == 255).any():
+        pytest.skip("erosion knows no gaps")
+    times = max(1, round(0.02 * np.hypot(*label.shape)))
 
-    def region(mask):
+    def eroded_away(mask):
         eroded = np.pad(mask, 1).astype(np.uint8)
         for _ in range(times):
             eroded = erosion(eroded, np.ones((3, 3), np.uint8))
         return mask & (eroded[1:-1, 1:-1] == 0)
 
-    first, second = region(positive), region(true)
+    first, second = eroded_away(prediction == 1), eroded_away(label == 1)
     counts = count_boundaries(prediction, label)
     assert (counts[INTERSECTION], counts[UNION]) == ((first & second).sum(), (first | second).sum())
     assert boundary_iou(counts) == pytest.approx((first & second).sum() / (first | second).sum())
@@ -77,9 +170,10 @@ def test_boundary_iou_equals_repeated_erosion(prediction, label):
 @cases
 def test_mba_equals_the_distance_transform(prediction, label):
     _, positive, true, false = split(prediction, label)
+    all_true, all_false = filled(true, false)
     accuracies = []
     for radius in np.linspace(1, max(1, sum(label.shape) / 300), 5):
-        near = (true & (distance_to(false) <= radius)) | (false & (distance_to(true) <= radius))
+        near = (true & (distance_to(all_false) <= radius)) | (false & (distance_to(all_true) <= radius))
         accuracies.append((positive == true)[near].mean())
     assert mean_boundary_accuracy(count_boundaries(prediction, label)) == pytest.approx(np.mean(accuracies))
 
@@ -97,12 +191,13 @@ def test_mba_rings_are_morphological_gradients_where_the_radius_is_whole():
 @cases
 @pytest.mark.parametrize("buffer", [0, 1, 3, 4.5])
 def test_relaxed_counts_equal_the_distance_transform(prediction, label, buffer):
-    _, positive, true, _ = split(prediction, label)
+    valid, positive, true, false = split(prediction, label)
+    (all_positive, _), (all_true, _) = filled(positive, valid & ~positive), filled(true, false)
     counts = count_boundaries(prediction, label, buffer=buffer)
     assert counts[PREDICTED] == positive.sum()
     assert counts[TRUE] == true.sum()
-    assert counts[PREDICTED_NEAR_TRUE] == (positive & (distance_to(true) <= buffer)).sum()
-    assert counts[TRUE_NEAR_PREDICTED] == (true & (distance_to(positive) <= buffer)).sum()
+    assert counts[PREDICTED_NEAR_TRUE] == (positive & (distance_to(all_true) <= buffer)).sum()
+    assert counts[TRUE_NEAR_PREDICTED] == (true & (distance_to(all_positive) <= buffer)).sum()
 
 
 def test_a_road_two_pixels_off_is_right_within_three():
