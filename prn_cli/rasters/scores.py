@@ -33,6 +33,9 @@ class ScoreMap(ValidMap):
         super().__init__(raster, role, reading, valid)
         self.kind = cast("InputKind", reading.kind)
         self._band = reading.band
+        self._scale = reading.scale
+        scale = self._scale or 1.0
+        self._full = None if self.kind == "logits" else scale * full_scale(self.kind, raster)
         self._seen_valid = False
 
     def logits(self, window: Window | None = None) -> NDArray[np.float32]:
@@ -58,10 +61,13 @@ class ScoreMap(ValidMap):
     def scores(self, window: Window | None = None) -> NDArray[np.float32]:
         """Read logits if the file holds logits, else probabilities. Otherwise as `logits`."""
         values = self.raster.read(window)
-        full = None if self.kind == "logits" else full_scale(self.kind, self.raster.dtype)
+        full = self._full
         # Nearly always so, and soon known; not where a value is NaN.
-        in_range = full is None and bool(values.min() >= -CERTAIN and values.max() <= CERTAIN)
+        reach = CERTAIN * (self._scale or 1)
+        in_range = full is None and bool(values.min() >= -reach and values.max() <= reach)
         valid = self._valid(values, window, full, all_finite=in_range, infinite=full is None)
+        if full is None and self._scale is not None:
+            values = values / np.float32(self._scale)
         if full is None and not in_range:
             values = self._settled(values, valid)
         elif not in_range:

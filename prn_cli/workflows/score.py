@@ -59,6 +59,7 @@ class ScoreOptions(ReadOptions, TaskOptions, ReportOptions, RunOptions):
         int | None,
         _baseline("As --bidx, for the baseline.", flags=("--baseline-bidx",), least=1, default="as --bidx"),
     ] = None
+    baseline_scale: Annotated[float | None, _baseline("As --scale, for the baseline.", least=1e-6)] = None
     threshold: Annotated[
         float, _method("Probability above which a soft map is foreground.", flags=("-t",), least=0, most=1)
     ] = 0.5

@@ -20,7 +20,7 @@ from prn_cli.files.remote import without_secrets
 from prn_cli.files.temporaries import refuse_strangers, write_whole
 from prn_cli.maps.tiles import row_bands
 from prn_cli.metrics.score import ImageCounter, ImageScore
-from prn_cli.rasters import LabelMap, Partners, Reading, ScoreMap, find_valid_masks, pair_by_stem
+from prn_cli.rasters import LabelMap, Partners, Reading, ScoreMap, find_valid_masks, is_pair, pair_by_stem
 from prn_cli.rasters.guards import check_same_size
 from prn_cli.report import Scored, ScoreReport
 from prn_cli.tasks import Task
@@ -125,11 +125,14 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
         kind=options.baseline_input_kind,
         nodata=reading.nodata if options.baseline_nodata is None else options.baseline_nodata,
         band=reading.band if options.baseline_band is None else options.baseline_band,
+        scale=options.baseline_scale,
     )
     base_files = [image.inputs["baseline"] for image in images if "baseline" in image.inputs]
     reading = replace(reading, kind=task.detect([image.path for image in images], reading))
     base_reading = replace(base_reading, kind=task.detect(base_files, base_reading))
-    watch.detail(f"masks read as {reading.kind}" + (f", baseline as {base_reading.kind}" if base_files else ""))
+    pair = any([is_pair([image.path for image in images], reading), is_pair(base_files, base_reading)])
+    said = f"masks read as {reading.kind}" + (f", baseline as {base_reading.kind}" if base_files else "")
+    (watch.note if pair else watch.detail)(f"{said}; 2 bands are a softmax pair, background first" if pair else said)
     page = None
     if options.report is not None:
         page = ScoreReport(

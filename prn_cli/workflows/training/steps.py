@@ -163,6 +163,7 @@ def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
     options = run.options
     names = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "shots")
     given = {name: getattr(options, name) for name in names}
+    given |= {} if options.scale is None else {"scale": str(options.scale)}
     return {
         # As text where JSON has nothing of the kind: paths, and numbers that may be NaN.
         **{name: value if isinstance(value, str | int | None) else str(value) for name, value in given.items()},
