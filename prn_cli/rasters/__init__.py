@@ -28,6 +28,7 @@ from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, 
 from prn_cli.rasters.reading import lay_like, open_map, read_label, resolve
 from prn_cli.rasters.roles import InputKind, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
+from prn_cli.rasters.valid import count_reasons
 from prn_cli.rasters.writing import RasterWriter
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "common_bands",
     "count_bands",
     "count_classes",
+    "count_reasons",
     "create_raster",
     "find_images",
     "find_inputs",

@@ -17,8 +17,8 @@ from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.guards import too_many_bands
 from prn_cli.rasters.mask_values import undeclared_nodata
-from prn_cli.rasters.roles import Reading, Role, nodata_option
-from prn_cli.rasters.valid import ValidMap, no_valid_pixel
+from prn_cli.rasters.roles import LABELS, Reading, Role, nodata_option
+from prn_cli.rasters.valid import IGNORED, NODATA, Reasons, ValidMap, no_valid_pixel
 
 _MOST_CLASSES_OF_LABELS = 32  # that are believed to be classes where binary labels are expected
 _EXAMPLES = 16  # of values that are no label's: a map of floats by mistake has billions
@@ -90,6 +90,20 @@ class LabelMap(ValidMap):
             result[values == number] = IGNORE
         result[~valid] = IGNORE
         return result
+
+    @property
+    def ignored_values(self) -> set[float]:
+        """The values that do not count, but for NaN."""
+        declared = None if self._nodata is not None and np.isnan(self._nodata) else self.raster.nodata
+        return {value for value in (declared, self._nodata, *self._ignored) if value is not None and value == value}
+
+    def reasons(self, window: Window | None = None) -> Reasons:
+        ignored = self.read(window) == IGNORE
+        if self.role in LABELS:
+            return np.where(ignored, np.uint8(IGNORED), np.uint8(0))
+        found = super().reasons(window)
+        found[ignored & (found == 0)] = NODATA
+        return found
 
     def probabilities(self, window: Window | None = None) -> NDArray[np.float32]:
         """As `read`, but float32, NaN where ignored or invalid."""

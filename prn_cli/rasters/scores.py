@@ -14,7 +14,7 @@ from prn_cli.maps.tiles import Window
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.kinds import ROUNDING, full_scale, unlikely_logit
 from prn_cli.rasters.roles import InputKind, Reading, Role
-from prn_cli.rasters.valid import ValidMap, no_valid_pixel
+from prn_cli.rasters.valid import INFINITE, Reasons, ValidMap, no_valid_pixel
 
 _SUM_TOLERANCE = 0.02  # how far from 1 a softmax may add up, after rounding to float16, or of a pair to bytes
 
@@ -83,6 +83,13 @@ class ScoreMap(ValidMap):
         elif window is None:
             raise no_valid_pixel(self.path)
         return scores
+
+    def reasons(self, window: Window | None = None) -> Reasons:
+        found = self._reasons(window, self._full)
+        if self._full is None and self.raster.bands > 1:  # a softmax that is infinite in several classes, or in all
+            undefined = np.isnan(self.scores(window)).reshape(-1, *found.shape).any(axis=0)
+            found[undefined & (found == 0)] = INFINITE
+        return found
 
     def check_valid(self) -> None:
         """Check, after a map was read by windows, that one of them had a valid pixel.

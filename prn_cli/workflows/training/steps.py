@@ -57,6 +57,7 @@ def run(options: TrainOptions, watch: Watch) -> TrainResult:
             return TrainResult()
         failures = [*found.failures, *(given.failures if given else ())]
         about = {"left_out": [name for name, _ in failures], "unused": found.unused}
+        about["not_counted"] = dict(found.account.not_counted)
         card = _export(ready, found.classes, holdout, outcome, {"conditions": conditions, "data": about})
     images = len(names_of([*holdout.learn, *holdout.hold])) + len(failures)
     verdict = f"{len(failures)} of {images} maps could not be used" if failures else ""
