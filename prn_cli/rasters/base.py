@@ -129,7 +129,8 @@ class Raster(Closing):
     @property
     def greatest(self) -> int:
         """The greatest number that an integer can be here."""
-        return 2 ** ((self.bits or 8 * self.dtype.itemsize) - (self.dtype.kind == "i")) - 1
+        bits = self.bits or 8 * self.dtype.itemsize
+        return (1 << (bits - 1 if self.dtype.kind == "i" else bits)) - 1
 
     def valid(self, window: Window | None = None) -> NDArray[np.bool_] | None:
         """Valid pixels by the alpha band or mask of the file, `(h, w)`; None if it has neither. See `read`."""

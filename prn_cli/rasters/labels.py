@@ -98,6 +98,7 @@ class LabelMap(ValidMap):
         return {value for value in (declared, self._nodata, *self._ignored) if value is not None and value == value}
 
     def reasons(self, window: Window | None = None) -> Reasons:
+        """See `ValidMap.reasons`."""
         ignored = self.read(window) == IGNORE
         if self.role in LABELS:
             return np.where(ignored, np.uint8(IGNORED), np.uint8(0))
@@ -215,8 +216,7 @@ class GreyLabel(LabelMap):
     def _understand(self, numbers: set[float]) -> None:
         least, most = min(numbers), max(numbers)
         integers = self.raster.dtype.kind in "ui" and most > 1
-        full = 255 if self._greys is not None else self.raster.greatest
-        full = float(full) if integers else 1.0
+        full = (255.0 if self._greys is not None else float(self.raster.greatest)) if integers else 1.0
         if least < 0 or most > full:
             raise self.raster.error(
                 f"a label from {least:g} to {most:g}, expected 0 to {full:g}",

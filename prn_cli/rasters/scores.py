@@ -85,6 +85,7 @@ class ScoreMap(ValidMap):
         return scores
 
     def reasons(self, window: Window | None = None) -> Reasons:
+        """See `ValidMap.reasons`."""
         found = self._reasons(window, self._full)
         if self._full is None and self.raster.bands > 1:  # a softmax that is infinite in several classes, or in all
             undefined = np.isnan(self.scores(window)).reshape(-1, *found.shape).any(axis=0)

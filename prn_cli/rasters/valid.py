@@ -134,7 +134,8 @@ def _excluded(
         assert value is not None
         if not np.isnan(value):
             equal = _equals_nodata(values, value)
-            yield NODATA, equal.all(axis=0) if full is not None and 0 <= value <= full else equal.any(axis=0)
+            in_all = full is not None and 0 <= value <= full
+            yield NODATA, np.asarray(equal.all(axis=0) if in_all else equal.any(axis=0))
     own = raster.valid(window)
     if own is not None:
         yield MASK, ~own

@@ -34,7 +34,7 @@ class Binary(Task):
         return MaskCounter(height, width, **options)
 
     def label_pixels(self, scores: Sequence[ImageScore]) -> dict[str, int]:
-        right, false, missed, rest = sum(score.counts[:4] for score in scores)
+        right, false, missed, rest = np.sum([score.counts[:4] for score in scores], axis=0)
         return {"background": int(false + rest), "foreground": int(right + missed)}
 
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:

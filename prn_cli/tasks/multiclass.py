@@ -222,7 +222,7 @@ class Multiclass(Task):
                 )
 
     def label_pixels(self, scores: Sequence[ImageScore]) -> dict[str, int]:
-        right, _, missed = sum(score.counts for score in scores).reshape(3, IGNORE)  # type: ignore[union-attr]
+        right, _, missed = np.sum([score.counts for score in scores], axis=0).reshape(3, IGNORE)
         names = self.names or [str(number) for number in range(classes_of(scores))]
         return {name: int(right[number] + missed[number]) for number, name in enumerate(names)}
 

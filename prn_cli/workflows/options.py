@@ -82,11 +82,15 @@ class MapOptions(Options):
         ),
     ] = None
 
-    def find_inputs(self, names: Sequence[str]) -> Paths:
-        """The files behind names, folders and globs; `-` reads paths from stdin."""
+    def find_inputs(self, names: Sequence[str], watch: Watch) -> Paths:
+        """The files behind names, folders and globs; `-` reads paths from stdin. Others are named by their suffix."""
         from prn_cli.rasters import find_inputs
+        from prn_cli.rasters.pairs import count_suffixes
 
-        return find_inputs(names, stdin=sys.stdin, null=self.null)
+        found = find_inputs(names, stdin=sys.stdin, null=self.null)
+        if found.passed_over:
+            watch.note(f"files passed over by their suffix: {count_suffixes(found.passed_over)}")
+        return found
 
     def reading(self) -> Reading:
         """How files are read, for openers.

@@ -85,7 +85,7 @@ class PseudolabelResult(WrittenResult):
 
     options: PseudolabelOptions
     input_kind: str
-    account: Account = Account()
+    account: Account = field(default_factory=Account)
     maps: Sequence[PseudolabelledMap] = ()
     headrooms: Mapping[str, Headroom] = field(default_factory=dict)
 

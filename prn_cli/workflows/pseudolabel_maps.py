@@ -38,7 +38,7 @@ from prn_cli.workflows.account import Account, warn_of_absent
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.options import as_json, recorded, with_kind
 from prn_cli.workflows.pseudolabel import PseudolabelledMap, PseudolabelOptions, PseudolabelResult
-from prn_cli.workflows.work import Work, check_foregrounds, done_line, pair_labels
+from prn_cli.workflows.work import Work, check_foregrounds, done_line, pair_labels, pass_over_outputs
 
 _LABELS, _THRESHOLDS = "labels", "thresholds"
 _TIFF = (".tif", ".tiff")
@@ -118,7 +118,8 @@ def _prepare(options: PseudolabelOptions, watch: Watch) -> _Run:
     if options.report is None and options.images is not None:
         raise UsageError("--images are for the report, and there is none", hint="add --report FILE")
     reading, labels, out = options.reading(), options.labels, options.out
-    pairs = pair_labels(options.find_inputs(options.logits), labels, watch, noun="map")
+    inputs = pass_over_outputs(options.find_inputs(options.logits, watch), Manifest(out), [out], watch)
+    pairs = pair_labels(inputs, labels, watch, noun="map")
     paths = [path for path, _ in pairs]
     valid_masks = find_valid_masks(paths, options.valid_mask)
     task = task.with_classes(paths, reading, given=options.classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -60,7 +60,7 @@ class Dataset:
     kind: Kind = "logits"
     failures: Sequence[tuple[str, str]] = ()
     unused: int = 0
-    account: Account = Account()
+    account: Account = field(default_factory=Account)
 
     @property
     def names(self) -> list[str]:
@@ -94,6 +94,7 @@ def read_dataset(
     options, watch = run.options, run.watch
     pairs = pair_by_stem(inputs, labels)
     watch.note_files(pairs.unmatched_inputs, f"maps have no label in {labels} and are left out")
+    watch.note_files(pairs.passed_over, f"files in {labels} are passed over by their suffix")
     paths = [path for path, _ in pairs.matched]
     reading = with_kind(options.reading(), paths, watch)
     task = find_task(options.task).with_classes(paths, reading, given=options.classes)

@@ -139,11 +139,11 @@ def _settled(run: Run, maps: int, *, choose_epoch: bool) -> Settings:
 def _read(run: Run) -> tuple[Dataset, Dataset | None]:
     """The labelled maps, and those of `--validation-logits`."""
     options = run.options
-    inputs = options.find_inputs(options.logits)
+    inputs = options.find_inputs(options.logits, run.watch)
     found = read_dataset(run, inputs, options.labels, options.images, shots=options.shots)
     if options.validation_logits is None:
         return found, None
-    inputs = options.find_inputs([str(options.validation_logits)])
+    inputs = options.find_inputs([str(options.validation_logits)], run.watch)
     labels, images = options.validation_labels or options.labels, options.validation_images or options.images
     return found, read_dataset(run, inputs, labels, images)
 
