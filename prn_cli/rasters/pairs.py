@@ -19,8 +19,8 @@ from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES
 _EXAMPLES = 3
 _MOST_LOOKED_FOR = 1000  # stems, among files of other suffixes
 _FORMATS = (
-    "jpg jpeg jp2 j2k jxl img vrt nc h5 hdf5 hdf bmp gif webp avif heic asc bil bip bsq dat grd ecw sid pgm ppm pbm pfm "
-    "exr tga mat pt pth pkl nii gz dcm gtiff geotiff btf"
+    "jpg jpeg jp2 j2k jxl img vrt nc h5 hdf5 hdf bmp gif webp avif heic asc bil bip bsq dat grd ecw sid pgm ppm pbm "
+    "pfm exr tga mat pt pth pkl nii gz dcm gtiff geotiff btf"
 )
 _OTHERS = tuple(f".{name}" for name in _FORMATS.split())
 """Suffixes of rasters that are not read. Others, such as those of world files, are passed over without a word."""
