@@ -28,14 +28,20 @@ _MOST_FILES = 16
 _SMALL_MAP = 1 << 20  # pixels
 _SAMPLE_SIDE = 256  # px
 _SAMPLES_ACROSS = 4
+_MOST_PAIRS = 1 << 12  # pixels a window, of two bands that are compared
+_SCALES = (200, 250, 1000, 1023, 2047, 4095, 10_000, 16_383, 32_767)
+_SCALES_OF_BYTES = ((0, 201), (249, 250))  # greatest numbers of maps that were multiplied by 200 or 250
+_LEAST_SHARE = 0.503  # of the greatest number of a longer type: 10,000, 4095 and 32,767 are scales of their own
+_LEAST_ANTICORRELATION = -0.2
+_BOTH_SIGNS = 0.02  # of the pixels, at least
 
 
-def full_scale(kind: InputKind, dtype: np.dtype[Any]) -> float:
+def full_scale(kind: InputKind, raster: Raster) -> float:
     """The value of probability 1."""
     if kind == "percent":
         return 100.0
     if kind == "byte":
-        return float(np.iinfo(dtype).max) if dtype.kind == "u" else 255.0
+        return float(raster.greatest) if raster.dtype.kind == "u" else 255.0
     return 1.0
 
 
@@ -66,6 +72,23 @@ def resolve(
         return replace(reading, kind="numbers")
     sample = _sample(paths, reading)
     return replace(reading, kind="mask" if role == "prediction" and sample.is_mask() else sample.kind())
+
+
+def is_pair(paths: Sequence[str | os.PathLike[str]], reading: Reading) -> bool:
+    """Whether the files of a set, whose kind is known, have two bands that are read as a softmax pair.
+
+    Raises:
+        InputError: they have, but their logits can be none.
+    """
+    try:
+        if reading.band is not None or count_bands(paths, reading) != 2:
+            return False
+        sample = _sample(paths, reading)
+    except (InputError, UsageError):  # they fail when their turn comes
+        return False
+    if reading.kind == "logits":
+        sample.check_pair()
+    return True
 
 
 def count_bands(paths: Sequence[str | os.PathLike[str]], reading: Reading = AS_DECLARED) -> int:
@@ -109,29 +132,37 @@ class _Sample:
         low: the least value.
         high: the greatest value.
         two_values: whether all values are 0 or the greatest.
+        most: the greatest value that the files can hold, if they hold unsigned integers.
+        scale: see `Reading`.
         sets: of uint8, the values of each file.
+        pairs: of two bands, some values, `(2, n)` a window.
     """
 
     dtype: np.dtype[Any]
     path: Path
+    most: int
+    scale: float | None
     files: int = 1
     low: float = np.inf
     high: float = -np.inf
     two_values: bool = True
     sets: list[set[int]] = field(default_factory=lambda: [set()])
+    pairs: list[NDArray[Any]] = field(default_factory=list)
 
     def add(self, values: NDArray[Any]) -> None:
         if not values.size:
             return
         if values.dtype == np.uint8:
             self.sets[0] |= set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
-        high = float(values.max())
-        two_values = values.dtype.kind != "f" and bool(((values == 0) | (values == high)).all())
-        self._join(float(values.min()), high, two_values)
+        low, high = float(values.min()), float(values.max())
+        possible = values.dtype.kind != "f" or (low >= 0 and high in (0, 1))
+        self._join(low, high, possible and bool(((values == 0) | (values == high)).all()))
 
     def join(self, other: _Sample) -> None:
         self.files += other.files
         self.sets += other.sets
+        self.pairs += other.pairs
+        self.most = max(self.most, other.most)
         self._join(other.low, other.high, other.two_values)
 
     def _join(self, low: float, high: float, two_values: bool) -> None:
@@ -150,6 +181,8 @@ class _Sample:
         Raises:
             InputError: they are, but some of 0 and 1 and others of 0 and 255, so that 255 could mean two things.
         """
+        if self.dtype.kind == "f":
+            return self.two_values and (self.low, self.high) == (0, 1)
         found = set().union(*self.sets)
         if self.dtype != np.uint8 or not found <= MASK_NUMBERS:
             return self.dtype.kind in "bui" and self.two_values and self.low >= 0 and self.high in (0, 1, 255)
@@ -168,7 +201,7 @@ class _Sample:
             InputError: some stand for missing data, and nothing says so.
         """
         for value in (self.low, self.high):
-            if self.dtype.kind in "fi" and abs(value) > CERTAIN:
+            if self.dtype.kind in "fi" and abs(value) > CERTAIN * (self.scale or 1):
                 raise unlikely_logit(value, self.path)
 
     def kind(self) -> InputKind:
@@ -177,22 +210,72 @@ class _Sample:
         Raises:
             InputError: the values could mean more than one thing, or are a mask.
         """
-        if self.dtype.kind == "f":
-            if self.low < -ROUNDING:
+        floats = self.dtype.kind == "f"
+        if self.scale is None and self.is_mask():
+            kinds = "probabilities" if floats else "byte or percent"
+            raise self._ambiguous("a mask of two values and not a score map", f"{kinds}, to use it all the same")
+        if floats or self.scale is not None:
+            low, high = self.low / (self.scale or 1), self.high / (self.scale or 1)
+            if low < -ROUNDING:
                 return "logits"
-            if self.high == 0:
+            if high == 0:
                 raise self._ambiguous("logits or probabilities", "logits or --input-kind probabilities")
-            if self.high <= 1 + ROUNDING:
+            if high <= 1 + ROUNDING:
                 return "probabilities"
-            scale = "percent" if self.high <= 100 * (1 + ROUNDING) else "byte"
-            raise self._ambiguous(f"{scale} or logits", f"{scale} or --input-kind logits")
-        if self.is_mask():
-            raise self._ambiguous("a mask of two values and not a score map", "byte or percent, to use it all the same")
+            if self.scale is not None:
+                raise self._ambiguous(f"logits, and no probabilities times {self.scale:g}", "logits")
+            kind = "percent" if high <= 100 * (1 + ROUNDING) else "byte"
+            raise self._ambiguous(f"{kind} or logits", f"{kind} or --input-kind logits{self._or_scale()}")
+        third = self._third_value()
+        if third is not None:
+            raise self._ambiguous(
+                "a mask of three values and not a score map", f"byte, or --nodata {third} if it means undecided"
+            )
         if self.dtype.kind == "u" and self.dtype.itemsize <= 2:
-            if self.high > (100 if self.dtype.itemsize == 1 else 255):
+            if self.high <= (100 if self.dtype.itemsize == 1 else 255):
+                raise self._ambiguous("percent or byte", "percent or --input-kind byte")
+            if not self._looks_scaled():
                 return "byte"
-            raise self._ambiguous("percent or byte", "percent or --input-kind byte")
-        raise self._ambiguous("logits, percent or byte", "logits, percent or byte")
+            raise self._ambiguous(f"byte, which ends at {self.most}, or another scale", f"byte{self._or_scale()}")
+        raise self._ambiguous("logits, percent or byte", f"logits, percent or byte{self._or_scale()}")
+
+    def _third_value(self) -> int | None:
+        """The value between 0 and 255, if there is only one, which often means undecided."""
+        found = set().union(*self.sets) - {0, 255}
+        return found.pop() if len(found) == 1 and self.high == 255 and self.low == 0 else None
+
+    def _looks_scaled(self) -> bool:
+        """Whether the greatest value is that of another scale than the type's."""
+        if self.most == np.iinfo(np.uint8).max:
+            return any(low <= self.high <= high for low, high in _SCALES_OF_BYTES)
+        return self.high <= _LEAST_SHARE * self.most
+
+    def _or_scale(self) -> str:
+        """The end of a hint: the usual scale that the greatest value fits."""
+        scale = next((scale for scale in _SCALES if self.high <= scale and self.low >= 0), None)
+        return "" if scale is None else f"; or --scale {scale} for probabilities times {scale}"
+
+    def check_pair(self) -> None:
+        """Check that two bands can be the logits of a softmax pair: as one rises, the other falls.
+
+        Raises:
+            InputError: they cannot.
+        """
+        first, second = np.concatenate(self.pairs or [np.zeros((2, 0))], axis=1).astype(np.float64)
+        if not first.any() or np.abs(np.logaddexp(first, second)).max() < ROUNDING:  # background of 0; log-softmax
+            return
+        constant = min(np.ptp(first), np.ptp(second)) == 0
+        correlation = 0.0 if constant else float(np.corrcoef(first, second)[0, 1])
+        for one, other in ((first, second), (second, first)):
+            if one.min() >= 0 and min(np.mean(other < 0), np.mean(other > 0)) > _BOTH_SIGNS:
+                correlation = max(correlation, 0.0)  # a band that is never negative is no logit
+        if correlation > _LEAST_ANTICORRELATION:
+            raise InputError(
+                f"2 bands, {np.min(first):g} to {np.max(first):g} and {np.min(second):g} to {np.max(second):g}, that "
+                "do not rise and fall against each other as the logits of a softmax pair do",
+                hint="save the band of the scores alone; if they are a pair, say --bidx 2, the foreground",
+                path=self.path,
+            )
 
     def _ambiguous(self, meanings: str, choices: str) -> InputError:
         where = f" in the {self.files} files looked at" if self.files > 1 else ""
@@ -213,7 +296,7 @@ def _sample(paths: Sequence[str | os.PathLike[str]], reading: Reading) -> _Sampl
         path = as_path(paths[round(number * (len(paths) - 1) / max(count - 1, 1))])
         try:
             with open_raster(path, key=reading.key, max_pixels=reading.max_pixels) as raster:
-                one = _sample_of(raster, reading.nodata)
+                one = _sample_of(raster, reading)
             one.check()
         except (InputError, UsageError) as error:  # usage: several arrays in an archive, an extra that is missing
             failure = failure or error
@@ -234,16 +317,19 @@ def _sample(paths: Sequence[str | os.PathLike[str]], reading: Reading) -> _Sampl
     return sample
 
 
-def _sample_of(raster: Raster, nodata: float | None) -> _Sample:
-    sample = _Sample(raster.dtype, raster.path)
-    certain_alone = False
+def _sample_of(raster: Raster, reading: Reading) -> _Sample:
+    sample = _Sample(raster.dtype, raster.path, raster.greatest, reading.scale)
+    certain_alone, paired = False, raster.bands == 2 and reading.band is None
     for window in _sample_windows(raster.height, raster.width, sample):
         values = raster.read(window)
-        usable = valid_pixels(raster, values, window, nodata, full=None, infinite=True)
-        uncertain = ~find_certain(values)
+        usable = valid_pixels(raster, values, window, reading.nodata, full=None, infinite=True)
+        uncertain = ~find_certain(values if reading.scale is None else values / reading.scale)
         certain_alone |= bool(usable.any())
         sample.add(values if usable.all() and uncertain.all() else values[usable & uncertain])
-        if raster.dtype.kind == "f" and sample.low < -ROUNDING:
+        if paired:
+            both = values[:, usable & uncertain.all(axis=0)]
+            sample.pairs.append(both[:, :: both.shape[1] // _MOST_PAIRS + 1])
+        elif raster.dtype.kind == "f" and sample.low < -ROUNDING:
             break  # logits, whatever else is in it
     if sample.high < sample.low and certain_alone:
         sample.low, sample.high = -CERTAIN, CERTAIN  # infinite throughout: logits of a hard mask

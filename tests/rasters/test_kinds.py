@@ -32,7 +32,9 @@ def ramp(low: float, high: float, dtype: str) -> np.ndarray:
         (0, 1.0005, "float16", "probabilities"),
         (-0.0005, 0.9, "float32", "probabilities"),
         (0, 255, "uint8", "byte"),
-        (3, 101, "uint8", "byte"),
+        (3, 202, "uint8", "byte"),
+        (3, 239, "uint8", "byte"),
+        (0, 33000, "uint16", "byte"),
         (0, 65535, "uint16", "byte"),
     ],
 )
@@ -113,13 +115,13 @@ def test_empty_masks_among_others(tmp_path: Path) -> None:
     assert (
         resolve(Reading(), save(tmp_path, np.zeros_like(some), some, np.zeros_like(some)), "prediction").kind == "mask"
     )
-    assert resolve(Reading(), save(tmp_path, some, np.array([[0, 80]], np.uint8)), "prediction").kind == "byte"
+    assert resolve(Reading(), save(tmp_path, some, np.array([[0, 80, 90]], np.uint8)), "prediction").kind == "byte"
 
 
 def test_the_joint_range_counts(tmp_path: Path) -> None:
     paths = save(tmp_path, ramp(0, 0.9, "float32"), ramp(-3, 4, "float16"), np.zeros((2, 2), np.float64))
     assert resolve(Reading(), paths).kind == "logits"
-    assert resolve(Reading(), save(tmp_path, ramp(0, 30, "uint8"), ramp(0, 200, "uint8"))).kind == "byte"
+    assert resolve(Reading(), save(tmp_path, ramp(0, 30, "uint8"), ramp(0, 220, "uint8"))).kind == "byte"
 
 
 def test_a_sample_of_sixteen_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
