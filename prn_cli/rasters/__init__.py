@@ -25,7 +25,7 @@ from prn_cli.rasters.pairs import (
 )
 from prn_cli.rasters.palettes import Palette, class_names, read_palette
 from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster
-from prn_cli.rasters.reading import lay_like, open_map, read_label, resolve
+from prn_cli.rasters.reading import open_map, read_label, resolve
 from prn_cli.rasters.roles import InputKind, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
 from prn_cli.rasters.valid import count_reasons
@@ -63,7 +63,6 @@ __all__ = [
     "image_files",
     "is_pair",
     "is_whole",
-    "lay_like",
     "logit",
     "mask_nodata",
     "open_map",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from prn_cli.maps.tiles import Window
     from prn_cli.metrics.score import ImageCounter, ImageScore, Metric, PredictionCounter, Summary
-    from prn_cli.rasters import Kind, LabelMap, Palette, Reading, ScoreMap
+    from prn_cli.rasters import Kind, LabelMap, Palette, Raster, Reading, ScoreMap
     from prn_cli.refinement.rows import Link, Ramp, Rows
 
     Mask = NDArray[np.uint8]
@@ -136,19 +136,24 @@ class Task(ABC):
         path: Path,
         reading: Reading,
         *,
-        valid_mask: Path | None = None,
         plane: int | None = None,
+        **beside: Any,
     ) -> ScoreMap:
-        """Open a score map: all of it, or one plane. It must have the classes of the set."""
+        """Open a score map: all of it, or one plane. It must have the classes of the set.
+
+        `beside` are the validity mask and the georeference, see `prn_cli.rasters.open_map`.
+        """
         from prn_cli.rasters import open_map
 
-        return open_map("scores", path, reading, valid_mask=valid_mask)
+        return open_map("scores", path, reading, **beside)
 
-    def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
-        """Open a label: all of it, or one plane. Its numbers must be those of classes."""
+    def open_label(
+        self, path: Path, reading: Reading, *, like: Raster | None = None, plane: int | None = None
+    ) -> LabelMap:
+        """Open a label of a map: all of it, or one plane. Its numbers must be those of classes."""
         from prn_cli.rasters import open_map
 
-        return open_map(self.label_role, path, reading)
+        return open_map(self.label_role, path, reading, like=like)
 
     def detect(self, paths: Sequence[Path], reading: Reading) -> Kind:
         """What the numbers of masks or score maps to be scored mean.
@@ -160,11 +165,13 @@ class Task(ABC):
 
         return resolve(reading, paths, self.prediction_role).kind if paths else reading.kind
 
-    def open_prediction(self, path: Path, reading: Reading, *, valid_mask: Path | None = None) -> Prediction:
+    def open_prediction(
+        self, path: Path, reading: Reading, *, valid_mask: Path | None = None, like: Raster | None = None
+    ) -> Prediction:
         """Open a mask or score map to be scored; its kind is known, see `detect`."""
         from prn_cli.rasters import open_map
 
-        return open_map(self.prediction_role, path, reading, valid_mask=valid_mask)
+        return open_map(self.prediction_role, path, reading, valid_mask=valid_mask, like=like)
 
     # Scoring.
 

@@ -22,6 +22,7 @@ from prn_cli.rasters import (
     ClassScoreMap,
     LabelMap,
     Palette,
+    Raster,
     Reading,
     ScoreMap,
     class_names,
@@ -179,14 +180,12 @@ class Multiclass(Task):
             np.where(ignored, np.uint8(IGNORE), (label == number).view(np.uint8)) for number in range(len(self.names))
         ]
 
-    def open_scores(
-        self, path: Path, reading: Reading, *, valid_mask: Path | None = None, plane: int | None = None
-    ) -> ScoreMap:
+    def open_scores(self, path: Path, reading: Reading, *, plane: int | None = None, **beside: Any) -> ScoreMap:
         scores: ScoreMap
         if plane is None:
-            scores = open_map("class scores", path, reading, valid_mask=valid_mask)
+            scores = open_map("class scores", path, reading, **beside)
         else:
-            scores = open_map("scores", path, replace(reading, band=plane + 1), valid_mask=valid_mask)
+            scores = open_map("scores", path, replace(reading, band=plane + 1), **beside)
         if scores.raster.bands != len(self.names):
             scores.close()
             raise InputError(
@@ -194,8 +193,10 @@ class Multiclass(Task):
             )
         return scores
 
-    def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
-        label = open_map("class label", path, reading, one=plane)
+    def open_label(
+        self, path: Path, reading: Reading, *, like: Raster | None = None, plane: int | None = None
+    ) -> LabelMap:
+        label = open_map("class label", path, reading, like=like, one=plane)
         try:
             if self.names:
                 label.check_below(len(self.names))

@@ -19,7 +19,7 @@ from prn_cli.execution.threads import Progress
 from prn_cli.maps.components import Runs, join_beside, runs_of
 from prn_cli.maps.noise import place_seed
 from prn_cli.maps.tiles import WholeRows, Window
-from prn_cli.rasters import MapImage, Raster, RasterWriter, ScoreMap, count_reasons, create_raster, lay_like
+from prn_cli.rasters import MapImage, Raster, RasterWriter, ScoreMap, count_reasons, create_raster
 from prn_cli.rasters.reading import Reading, open_map
 from prn_cli.refinement.rows import (
     How,
@@ -252,10 +252,9 @@ def _refine_section(
 @contextmanager
 def _open(item: Item, run: Run) -> Iterator[OpenMap]:
     with ExitStack() as stack:
-        scores = run.task.open_scores(item.path, run.reading, valid_mask=item.inputs.get("valid_mask"))
+        valid_mask, georeference = map(item.inputs.get, ("valid_mask", "like"))
+        scores = run.task.open_scores(item.path, run.reading, valid_mask=valid_mask, georeference=georeference)
         stack.enter_context(scores)
-        if "like" in item.inputs:
-            lay_like(scores.raster, item.inputs["like"])
         image = None
         if "image" in item.inputs:
             bands = max(link.refiner.needs.bands for link in run.links)
