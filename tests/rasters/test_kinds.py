@@ -115,7 +115,7 @@ def test_empty_masks_among_others(tmp_path: Path) -> None:
     assert (
         resolve(Reading(), save(tmp_path, np.zeros_like(some), some, np.zeros_like(some)), "prediction").kind == "mask"
     )
-    assert resolve(Reading(), save(tmp_path, some, np.array([[0, 80, 90]], np.uint8)), "prediction").kind == "byte"
+    assert resolve(Reading(), save(tmp_path, some, np.array([[0, 80, 220]], np.uint8)), "prediction").kind == "byte"
 
 
 def test_the_joint_range_counts(tmp_path: Path) -> None:
