@@ -136,6 +136,8 @@ class _Sample:
         high: the greatest value.
         two_values: whether all values are 0 or the greatest.
         whole: whether all values are whole numbers.
+        low_alone: whether all values but the least could be probabilities.
+        count: number of values.
         below: number of values below `most`, and the greatest of them.
         most: the greatest value that the files can hold, if they hold unsigned integers.
         scale: see `Reading`.
@@ -152,6 +154,8 @@ class _Sample:
     high: float = -np.inf
     two_values: bool = True
     whole: bool = True
+    low_alone: bool = True
+    count: int = 0
     below: tuple[int, float] = (0, 0.0)
     sets: list[set[int]] = field(default_factory=lambda: [set()])
     pairs: list[NDArray[Any]] = field(default_factory=list)
@@ -166,10 +170,20 @@ class _Sample:
             below = values < self.most
             self._join_below(int(np.count_nonzero(below)), float(values.max(initial=0, where=below)))
         self.whole = self.whole and bool((values == np.rint(values)).all())
+        if values.dtype.kind == "f":
+            among = (values >= -ROUNDING) & (values <= 1 + ROUNDING)
+            self._join_low_alone(low, alone=bool((among | (values == low)).all()))
+        self.count += values.size
         possible = values.dtype.kind != "f" or (low >= 0 and high in (0, 1))
         self._join(low, high, possible and bool(((values == 0) | (values == high)).all()))
 
+    def _join_low_alone(self, low: float, *, alone: bool) -> None:
+        negative = {value for value in (self.low, low) if value < -ROUNDING}
+        self.low_alone = self.low_alone and alone and len(negative) <= 1
+
     def join(self, other: _Sample) -> None:
+        self._join_low_alone(other.low, alone=other.low_alone)
+        self.count += other.count
         self.files += other.files
         self.sets += other.sets
         self.pairs += other.pairs
@@ -233,7 +247,13 @@ class _Sample:
         if floats or self.scale is not None:
             low, high = self.low / (self.scale or 1), self.high / (self.scale or 1)
             if low < -ROUNDING:
-                if self.whole and max(-low, high) > _LARGE_LOGIT:
+                tells = self.count >= _TELLING and high > 0
+                if tells and self.low_alone and floats:
+                    raise self._ambiguous(
+                        f"logits, or probabilities beside {self.low:g}",
+                        f"logits, or --input-kind probabilities --nodata {self.low:g}",
+                    )
+                if tells and self.whole and max(-low, high) > _LARGE_LOGIT:
                     raise self._ambiguous(
                         "logits, or logits times a number", "logits; or --scale 100 for logits times 100"
                     )
@@ -358,7 +378,7 @@ def _sample_of(raster: Raster, reading: Reading) -> _Sample:
         if paired:
             both = values[:, usable & uncertain.all(axis=0)]
             sample.pairs.append(both[:, :: both.shape[1] // _MOST_PAIRS + 1])
-        elif raster.dtype.kind == "f" and sample.low < -ROUNDING:
+        elif raster.dtype.kind == "f" and sample.low < -ROUNDING and not sample.low_alone:
             break  # logits, whatever else is in it
     if sample.high < sample.low and certain_alone:
         sample.low, sample.high = -CERTAIN, CERTAIN  # infinite throughout: logits of a hard mask
