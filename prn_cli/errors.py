@@ -48,7 +48,7 @@ def reason(error: BaseException, *, lines: int | None = None) -> str:
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    said = " ".join(line.strip() for line in str(error).strip().splitlines()[:lines])
+    said = " ".join(" ".join(str(error).strip().splitlines()[:lines]).split())
     if len(said) > _LONGEST_REASON:
         said = said[:_LONGEST_REASON].rpartition(" ")[0] + " …"
     return said.rstrip(".") or type(error).__name__

@@ -29,7 +29,10 @@ _SMALL_MAP = 1 << 20  # pixels
 _SAMPLE_SIDE = 256  # px
 _SAMPLES_ACROSS = 4
 _MOST_PAIRS = 1 << 12  # pixels a window, of two bands that are compared
-_SCALES = (200, 250, 1000, 1023, 2047, 4095, 10_000, 16_383, 32_767)
+_SCALES = (127, 200, 250, 255, 1000, 1023, 2047, 4095, 10_000, 16_383, 32_767, 65_535)
+_NEAR = 0.45  # of a scale, the least greatest value that it is suggested for
+_TELLING = 200  # values, whose greatest says something
+_LARGE_LOGIT = 100.0  # whole numbers beyond were multiplied
 _SCALES_OF_BYTES = ((0, 201), (249, 250))  # greatest numbers of maps that were multiplied by 200 or 250
 _LEAST_SHARE = 0.503  # of the greatest number of a longer type: 10,000, 4095 and 32,767 are scales of their own
 _LEAST_ANTICORRELATION = -0.2
@@ -132,6 +135,10 @@ class _Sample:
         low: the least value.
         high: the greatest value.
         two_values: whether all values are 0 or the greatest.
+        whole: whether all values are whole numbers.
+        low_alone: whether all values but the least could be probabilities.
+        count: number of values.
+        below: number of values below `most`, and the greatest of them.
         most: the greatest value that the files can hold, if they hold unsigned integers.
         scale: see `Reading`.
         sets: of uint8, the values of each file.
@@ -146,6 +153,10 @@ class _Sample:
     low: float = np.inf
     high: float = -np.inf
     two_values: bool = True
+    whole: bool = True
+    low_alone: bool = True
+    count: int = 0
+    below: tuple[int, float] = (0, 0.0)
     sets: list[set[int]] = field(default_factory=lambda: [set()])
     pairs: list[NDArray[Any]] = field(default_factory=list)
 
@@ -155,20 +166,39 @@ class _Sample:
         if values.dtype == np.uint8:
             self.sets[0] |= set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
         low, high = float(values.min()), float(values.max())
+        if values.dtype.kind == "u":
+            below = values < self.most
+            self._join_below(int(np.count_nonzero(below)), float(values.max(initial=0, where=below)))
+        self.whole = self.whole and bool((values == np.rint(values)).all())
+        if values.dtype.kind == "f":
+            among = (values >= -ROUNDING) & (values <= 1 + ROUNDING)
+            self._join_low_alone(low, alone=bool((among | (values == low)).all()))
+        self.count += values.size
         possible = values.dtype.kind != "f" or (low >= 0 and high in (0, 1))
         self._join(low, high, possible and bool(((values == 0) | (values == high)).all()))
 
+    def _join_low_alone(self, low: float, *, alone: bool) -> None:
+        negative = {value for value in (self.low, low) if value < -ROUNDING}
+        self.low_alone = self.low_alone and alone and len(negative) <= 1
+
     def join(self, other: _Sample) -> None:
+        self._join_low_alone(other.low, alone=other.low_alone)
+        self.count += other.count
         self.files += other.files
         self.sets += other.sets
         self.pairs += other.pairs
         self.most = max(self.most, other.most)
+        self._join_below(*other.below)
+        self.whole = self.whole and other.whole
         self._join(other.low, other.high, other.two_values)
 
     def _join(self, low: float, high: float, two_values: bool) -> None:
         highs = {self.high, high} - {0.0, -np.inf}
         self.two_values = self.two_values and two_values and len(highs) <= 1
         self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def _join_below(self, count: int, greatest: float) -> None:
+        self.below = self.below[0] + count, max(self.below[1], greatest)
 
     def is_alike(self, other: _Sample) -> bool:
         """Whether the types of the two can be of one kind."""
@@ -217,6 +247,16 @@ class _Sample:
         if floats or self.scale is not None:
             low, high = self.low / (self.scale or 1), self.high / (self.scale or 1)
             if low < -ROUNDING:
+                tells = self.count >= _TELLING and high > 0
+                if tells and self.low_alone and floats:
+                    raise self._ambiguous(
+                        f"logits, or probabilities beside {self.low:g}",
+                        f"logits, or --input-kind probabilities --nodata {self.low:g}",
+                    )
+                if tells and self.whole and max(-low, high) > _LARGE_LOGIT:
+                    raise self._ambiguous(
+                        "logits, or logits times a number", "logits; or --scale 100 for logits times 100"
+                    )
                 return "logits"
             if high == 0:
                 raise self._ambiguous("logits or probabilities", "logits or --input-kind probabilities")
@@ -225,34 +265,43 @@ class _Sample:
             if self.scale is not None:
                 raise self._ambiguous(f"logits, and no probabilities times {self.scale:g}", "logits")
             kind = "percent" if high <= 100 * (1 + ROUNDING) else "byte"
-            raise self._ambiguous(f"{kind} or logits", f"{kind} or --input-kind logits{self._or_scale()}")
+            raise self._ambiguous(f"{kind} or logits", f"{kind} or --input-kind logits{self._or_scale(self.high)}")
         third = self._third_value()
         if third is not None:
             raise self._ambiguous(
                 "a mask of three values and not a score map", f"byte, or --nodata {third} if it means undecided"
             )
         if self.dtype.kind == "u" and self.dtype.itemsize <= 2:
-            if self.high <= (100 if self.dtype.itemsize == 1 else 255):
-                raise self._ambiguous("percent or byte", "percent or --input-kind byte")
-            if not self._looks_scaled():
+            high = self._high_but_for_most()
+            beside = f"; --nodata {self.most}, if it means invalid" if high < self.high else ""
+            if high <= (100 if self.dtype.itemsize == 1 else 255):
+                raise self._ambiguous("percent or byte", f"percent or --input-kind byte{beside}")
+            if not self._ends_early(high):
                 return "byte"
-            raise self._ambiguous(f"byte, which ends at {self.most}, or another scale", f"byte{self._or_scale()}")
-        raise self._ambiguous("logits, percent or byte", f"logits, percent or byte{self._or_scale()}")
+            meanings = f"byte, which ends at {self.most}, or another scale"
+            raise self._ambiguous(meanings, f"byte{self._or_scale(high)}{beside}")
+        raise self._ambiguous("logits, percent or byte", f"logits, percent or byte{self._or_scale(self.high)}")
 
     def _third_value(self) -> int | None:
         """The value between 0 and 255, if there is only one, which often means undecided."""
         found = set().union(*self.sets) - {0, 255}
         return found.pop() if len(found) == 1 and self.high == 255 and self.low == 0 else None
 
-    def _looks_scaled(self) -> bool:
+    def _high_but_for_most(self) -> float:
+        """The greatest value; or the one below the type's own, if that stands far apart and so may mean invalid."""
+        count, second = self.below
+        apart = self.high == self.most and count >= _TELLING and self._ends_early(second)
+        return second if apart else self.high
+
+    def _ends_early(self, high: float) -> bool:
         """Whether the greatest value is that of another scale than the type's."""
         if self.most == np.iinfo(np.uint8).max:
-            return any(low <= self.high <= high for low, high in _SCALES_OF_BYTES)
-        return self.high <= _LEAST_SHARE * self.most
+            return any(low <= high <= most for low, most in _SCALES_OF_BYTES)
+        return high <= _LEAST_SHARE * self.most
 
-    def _or_scale(self) -> str:
+    def _or_scale(self, high: float) -> str:
         """The end of a hint: the usual scale that the greatest value fits."""
-        scale = next((scale for scale in _SCALES if self.high <= scale and self.low >= 0), None)
+        scale = next((scale for scale in _SCALES if _NEAR * scale <= high <= scale and self.low >= 0), None)
         return "" if scale is None else f"; or --scale {scale} for probabilities times {scale}"
 
     def check_pair(self) -> None:
@@ -329,7 +378,7 @@ def _sample_of(raster: Raster, reading: Reading) -> _Sample:
         if paired:
             both = values[:, usable & uncertain.all(axis=0)]
             sample.pairs.append(both[:, :: both.shape[1] // _MOST_PAIRS + 1])
-        elif raster.dtype.kind == "f" and sample.low < -ROUNDING:
+        elif raster.dtype.kind == "f" and sample.low < -ROUNDING and not sample.low_alone:
             break  # logits, whatever else is in it
     if sample.high < sample.low and certain_alone:
         sample.low, sample.high = -CERTAIN, CERTAIN  # infinite throughout: logits of a hard mask

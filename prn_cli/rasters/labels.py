@@ -187,6 +187,10 @@ def advice(numbers: set[float], option: str) -> str:
         return "cut soft labels at 0.5, or add --task saliency"
     if len(numbers) > _MOST_CLASSES_OF_LABELS and numbers & {0, 255}:
         return "they look blurred by compression or resampling: save them without loss, resampled to the nearest value"
+    if len(numbers) == 2 and 0 in numbers:
+        return f"write {max(numbers):g} as 255 if it means foreground"
+    if max(numbers) >= MOST_CLASSES:
+        return "write the foreground as 1 and the rest as 0"
     if min(numbers) < 0:
         return f"convert them to 0 and 1, and say with {option} which value to ignore, such as {min(numbers):g}"
     return "write the class as 1 and the others as 0; of several classes, add --task multiclass"

@@ -120,7 +120,7 @@ class ScoreMap(ValidMap):
             raise unlikely_logit(value, self.path)
         raise self.raster.error(
             f"{self.kind} with a value of {value:g}, expected 0 to {full:g}",
-            "give the right --input-kind, or --nodata if the value means invalid",
+            f"say --nodata {value:g} if it means invalid; else give the right --input-kind",
         )
 
     def _logits_of(self, values: NDArray[Any]) -> NDArray[np.float32]:
