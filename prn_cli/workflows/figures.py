@@ -17,7 +17,7 @@ from prn_cli.maps.pixels import IGNORE
 
 @dataclass(slots=True)
 class Figures:
-    """Counts of pixels; `pixels` by class."""
+    """Counts of pixels; `pixels` by class, `padding` those of `prn_cli.maps.certain.find_padding`."""
 
     height: int
     width: int
@@ -25,6 +25,7 @@ class Figures:
     changed: int = 0
     pixels: list[int] = field(default_factory=list)
     drift: float | None = None
+    padding: int = 0
 
     @staticmethod
     def of(
@@ -51,6 +52,7 @@ class Figures:
         """Add the counts of further rows."""
         self.pixels = [a + b for a, b in zip(self.pixels, more.pixels, strict=True)] if self.pixels else more.pixels
         self.changed += more.changed
+        self.padding += more.padding
 
     def take(self, runs: Runs) -> None:
         """Count a whole mask."""
@@ -64,7 +66,8 @@ class Figures:
             figures["classes"] = dict(zip(self.classes, self.pixels, strict=True))
         else:
             figures["foreground"] = self.pixels[1]
-        return figures | {"changed": self.changed, "drift": self.drift}
+        padding = {"padding": self.padding} if self.padding else {}
+        return figures | {"changed": self.changed, "drift": self.drift} | padding
 
 
 class Sample:
