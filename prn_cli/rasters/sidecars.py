@@ -54,7 +54,7 @@ def find_sidecars(path: Path) -> dict[str, Path]:
         "other": (f"{stem}.tab", f"{name}.aux", f"{stem}.aux") if suffix.lower().startswith(".tif") else (),
     }
     listed = _listing(path.parent)
-    found = {}
+    found: dict[str, Path] = {}
     for kind, names in known.items():
         for each in names:
             spelled = listed.get(each.lower()) if listed is not None else _spelled(path, each)
@@ -100,7 +100,7 @@ def describe(geo: GeoTags, *, has_tags: bool) -> bytes:
         listed = SubElement(root, "GCPList", Projection=geo.system, **_axes(geo))
         for number, (column, row, _, *place) in enumerate(points, 1):
             values = {"Pixel": column + half, "Line": row + half, **dict(zip("XYZ", place, strict=True))}
-            SubElement(listed, "GCP", Id=str(number), **{key: repr(float(value)) for key, value in values.items()})
+            SubElement(listed, "GCP", {"Id": str(number)} | {key: repr(float(value)) for key, value in values.items()})
     elif geo.system:
         SubElement(root, "SRS", **_axes(geo)).text = geo.system
     if affine is not None and not has_tags:

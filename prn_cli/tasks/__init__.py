@@ -253,8 +253,24 @@ class Task(ABC):
 
         return finish_ramp(ramp, logits, links)
 
-    def masks(self, rows: Rows, threshold: float) -> tuple[Mask, Mask]:
-        """The refined mask and the base model's, `(h, w)` uint8, 255 invalid."""
+    def masks(self, rows: Rows, threshold: float) -> tuple[Mask, Mask, int]:
+        """The refined mask and the base model's, `(h, w)` uint8, 255 invalid; and how many pixels are padding.
+
+        Padding stays as it was, in the rows and in the mask; see `prn_cli.maps.certain.find_padding`.
+        """
+        from prn_cli.maps.certain import find_padding
+
+        padding = find_padding(rows.logits)
+        if padding is None:
+            return *self.cut(rows, threshold), 0
+        if rows.refined is not rows.logits:
+            rows.refined[..., padding] = rows.logits[..., padding]
+        mask, base = self.cut(rows, threshold)
+        mask[padding] = base[padding]
+        return mask, base, int(padding.sum())
+
+    def cut(self, rows: Rows, threshold: float) -> tuple[Mask, Mask]:
+        """The refined mask and the base model's, as they are."""
         from prn_cli.refinement.rows import cut
 
         all_valid = rows.all_valid

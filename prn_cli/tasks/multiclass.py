@@ -237,7 +237,7 @@ class Multiclass(Task):
     def finish_ramp(self, ramp: Ramp, logits: FloatMaps, links: Sequence[Link]) -> Rows:
         return finish_class_ramp(ramp, logits, links)
 
-    def masks(self, rows: Rows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def cut(self, rows: Rows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         return choose(rows.refined), choose(rows.logits)
 
     def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:

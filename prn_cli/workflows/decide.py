@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from prn_cli.errors import PrnError
 from prn_cli.execution.watch import Watch
+from prn_cli.maps.certain import find_padding
 from prn_cli.rasters import Reading, open_map
 from prn_cli.rasters.pairs import Paths
 from prn_cli.thresholding.calibration import Calibration, expect
@@ -111,4 +115,12 @@ def decide_threshold(
 def _measure_file(path: Path, reading: Reading, valid_mask: Path | None) -> LogitStatistics:
     with open_map("scores", path, reading, valid_mask=valid_mask) as scores:
         windows = sample_windows(path.stem, scores.height, scores.width)
-        return sum((measure(scores.logits(window)) for window in windows), no_statistics())
+        return sum((measure(_scored(scores.logits(window))) for window in windows), no_statistics())
+
+
+def _scored(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits without areas that were rather filled than scored."""
+    padding = find_padding(logits)
+    if padding is not None:
+        logits[padding] = np.nan
+    return logits

@@ -281,7 +281,7 @@ def _finish(ramp: Ramp, item: Item, run: Run, opened: OpenMap) -> Band:
 
 
 def _band(rows: Rows, item: Item, run: Run, opened: OpenMap) -> Band:
-    mask, base = run.task.masks(rows, run.threshold)
+    mask, base, padding = run.task.masks(rows, run.threshold)
     runs = runs_of(mask, base, rows.probabilities) if run.objects else None
     outputs: dict[str, NDArray[Any]] = {}
     if runs is None:
@@ -295,6 +295,7 @@ def _band(rows: Rows, item: Item, run: Run, opened: OpenMap) -> Band:
     figures = Figures.of(mask, base, run.classes, all_valid=rows.all_valid)
     if figures.valid < figures.size:
         figures.not_counted = count_reasons(opened.scores.reasons(Window(rows.y, rows.x, *mask.shape)))
+    figures.padding = padding
     sample = run.sample(opened.scores.height, opened.scores.width).of(rows.logits, rows.y, rows.x)
     return Band(rows.y, rows.x, outputs, figures, sample, runs)
 
