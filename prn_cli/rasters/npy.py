@@ -190,9 +190,7 @@ def _choose(archive: zipfile.ZipFile, key: str | None, path: Path) -> str:
         key = _NNUNET_KEY if _NNUNET_KEY in members or len(members) > 1 else next(iter(members))
     if key not in members:
         raise UsageError(
-            f"{len(members)} arrays: {listed}",
-            hint="name one with --key, for score maps; else save one array a file",
-            path=path,
+            f"{len(members)} arrays: {listed}", hint="name one with --key; of labels, save one a file", path=path
         )
     return members[key]
 

@@ -120,6 +120,9 @@ def test_byte_order_marks(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("\ufeff0 1 2 3 land\n", "utf-8")
     assert read_palette(tmp_path / "classes.txt").names == {0: "land"}
     assert list(find_inputs(["-"], stdin=io.StringIO("\ufeffa.npy\r\n"))) == [Path("a.npy")]
+    utf_16 = "a.npy\r\n".encode("utf-16").decode("utf-8", "surrogateescape")
+    with pytest.raises(InputError, match="UTF-16"):
+        find_inputs(["-"], stdin=io.StringIO(utf_16))
     tifffile.imwrite(tmp_path / "a.tif", usable("scores"))
     (tmp_path / "a.tfw").write_text("\ufeff2\n0\n0\n-2\n11\n99\n", "utf-8")
     with open_raster(tmp_path / "a.tif") as raster:
