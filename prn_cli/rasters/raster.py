@@ -208,9 +208,7 @@ def create_raster(
     if geo is not None and not tiff and GEO_KEYS in geo.tags:  # which only TIFF holds
         geo = None
     name = _COG if tiff and cog else _SOFT_PNG if png and soft else _WRITERS[suffix]
-    writer: RasterWriter = _load(name)(
-        Target(path, height, width, kind, nodata, palette, geo, creation_options or {})
-    )
+    writer: RasterWriter = _load(name)(Target(path, height, width, kind, nodata, palette, geo, creation_options or {}))
     return writer
 
 

@@ -71,6 +71,7 @@ class TiffRaster(Raster):
     """A TIFF: the bands of its first page and of further pages of the same kind. Overviews are skipped."""
 
     noun, rewrite = "a TIFF", "write or copy it again"
+
     def _open(self) -> None:
         codes = check_directories(self.path)
         self._file = tifffile.TiffFile(self.path)
