@@ -60,7 +60,7 @@ def settle(scores: NDArray[Any], certain: NDArray[np.bool_]) -> FloatMaps:
 
 
 def keep_certain(base: FloatMaps, refined: FloatMaps) -> None:
-    """Put the base model's certain logits, of any shape, in the place of the refined ones; ties are background."""
+    """Put the base model's certain logits, of any shape, in the place of the refined ones; keep ties background."""
     certain = np.abs(base) >= CERTAIN
     if certain.any():
         refined[certain] = base[certain]
