@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _input, _output, _method, _run = (partial(Option, panel=name) for name in ("Input", "Output", "Method", "Run"))
 
-ScoreKind: TypeAlias = Literal["auto", "logits", "probabilities", "percent", "byte"]
+ScoreKind: TypeAlias = Literal["auto", "logits", "probabilities", "percent", "byte", "mask"]
 
 Logits: TypeAlias = Annotated[
     tuple[str, ...],
@@ -61,7 +61,10 @@ class MapOptions(Options):
     null: Annotated[bool, _input("Paths on stdin end in NUL.", flags=("-0",))] = False
     input_kind: Annotated[
         ScoreKind,
-        _input("What the numbers mean; auto looks at type and range, and refuses what is ambiguous."),
+        _input(
+            "What the numbers mean; auto looks at type and range, and refuses what is ambiguous; mask: no scores, but "
+            "hard masks."
+        ),
     ] = "auto"
     scale: Annotated[
         float | None,
