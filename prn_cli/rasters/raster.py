@@ -153,6 +153,7 @@ def create_raster(
     width: int,
     dtype: DTypeLike,
     like: Raster | None = None,
+    bands: int = 1,
     downscale: int = 1,
     nodata: float | None = None,
     soft: bool = False,
@@ -160,7 +161,7 @@ def create_raster(
     cog: bool = False,
     creation_options: Mapping[str, str] | None = None,
 ) -> RasterWriter:
-    """Create a single-band raster, in the format that the suffix of its path names.
+    """Create a raster of one band, or of several in npy, in the format that the suffix of its path names.
 
     Memory holds a few rows only, except for PNG of probabilities, which is held whole: a byte a pixel, two if some are
     invalid.
@@ -171,6 +172,8 @@ def create_raster(
         width: columns.
         dtype: type of the values; PNG takes uint8 and uint16.
         like: raster whose georeferencing a TIFF gets.
+        bands: for npy; the file is `(bands, height / bands, width)`, and its rows are those of the first band, then of
+            the second, and so on.
         downscale: side of one pixel in pixels of `like`, for maps with a value per patch.
         nodata: value of invalid pixels: tag 42113 in TIFF, the transparent grey value in PNG; npy cannot hold it.
         soft: the values are float32 probabilities, NaN invalid, and may be rounded as the format requires: PNG gets
@@ -201,10 +204,12 @@ def create_raster(
     tiff, png = suffix in _TIFF, suffix == ".png"
     if png and not soft and kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
         raise UsageError(f"PNG cannot hold {kind}, only uint8 and uint16", hint="write .tif or .npy", path=path)
+    if bands > 1 and suffix != ".npy":
+        raise ValueError(f"{bands} bands in '{suffix}'")
     geo = None if like is None or like.geo is None else like.geo.downscaled(downscale)
     name = _COG if tiff and cog else _SOFT_PNG if png and soft else _WRITERS[suffix]
     writer: RasterWriter = _load(name)(
-        Target(path, height, width, kind, nodata, palette, geo if tiff else None, creation_options or {})
+        Target(path, height, width, kind, bands, nodata, palette, geo if tiff else None, creation_options or {})
     )
     return writer
 
