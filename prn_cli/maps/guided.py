@@ -32,7 +32,7 @@ def guided(scores: FloatMaps, guide: FloatMaps, *, side: int, smoothness: float)
     Returns:
         `(C, h, w)` float32. Where the image is invalid, scores stay as they are; NaN stays NaN.
     """
-    seen = ~(np.isnan(guide).any(axis=0) | np.isnan(scores).any(axis=0))
+    seen: NDArray[np.bool_] = np.isfinite(guide).all(axis=0) & np.isfinite(scores).all(axis=0)
     if not seen.any():
         return scores
     image = np.where(seen, guide, 0).astype(np.float64)
@@ -82,7 +82,9 @@ def _box_sum(values: NDArray[np.float64], side: int) -> NDArray[np.float64]:
         shape[axis] = (1, 0)
         total = np.pad(values.cumsum(axis=axis), shape)
         places = np.arange(length)
-        values = total.take(np.minimum(places + half + 1, length), axis) - total.take(np.maximum(places - half, 0), axis)
+        values = total.take(np.minimum(places + half + 1, length), axis) - total.take(
+            np.maximum(places - half, 0), axis
+        )
     return values
 
 

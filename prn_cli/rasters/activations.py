@@ -16,6 +16,7 @@ from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.rasters.images import MapImage
 from prn_cli.rasters.reading import open_map
 from prn_cli.rasters.roles import AS_DECLARED, Reading
+from prn_cli.rasters.valid import ValidMap
 
 _TIFF = (".tif", ".tiff")
 
@@ -26,13 +27,14 @@ class Activations:
     Args:
         scales: of each scale, a file of all classes, or one file a class, None where a class has none.
         classes: how many there are.
-        grid: image on whose grid they are read; None for that of the first file. They cover the same ground, whatever
+        grid: map on whose grid they are read; None for that of the first file. They cover the same ground, whatever
             their shape, unless georeferences say otherwise.
         reading: how the files are read.
 
     Attributes:
         height: rows of the grid.
         width: columns of the grid.
+        like: the raster that has it.
 
     Raises:
         InputError: a file cannot be read, or has not as many bands as expected.
@@ -43,27 +45,31 @@ class Activations:
         scales: Sequence[Sequence[Path | None]],
         classes: int,
         *,
-        grid: MapImage | None = None,
+        grid: ValidMap | None = None,
         reading: Reading = AS_DECLARED,
     ) -> None:
         self._classes = classes
         with ExitStack() as stack:
             self._scales: list[list[MapImage | None]] = []
             shape = None if grid is None else (grid.height, grid.width)
+            like = None if grid is None else grid.raster
             for paths in scales:
                 opened: list[MapImage | None] = []
                 for path in paths:
                     one = None
                     if path is not None:
                         one = stack.enter_context(_open(path, grid, shape, reading))
-                        shape = shape or (one.height, one.width)
+                        shape, like = shape or (one.height, one.width), like or one.raster
                         expected = classes if len(paths) == 1 else 1
                         if one.bands != expected:
-                            raise InputError(f"{one.bands} bands, expected {expected}", hint="give one a class", path=path)
+                            raise InputError(
+                                f"{one.bands} bands, expected {expected}", hint="give one a class", path=path
+                            )
                     opened.append(one)
                 self._scales.append(opened)
             assert shape is not None
-            self.height, self.width = shape
+            assert like is not None
+            (self.height, self.width), self.like = shape, like
             self._stack = stack.pop_all()
 
     def read(self, window: Window, scales: int | None = None) -> NDArray[np.float32]:
@@ -97,7 +103,7 @@ class Activations:
         self._stack.close()
 
 
-def _open(path: Path, grid: MapImage | None, shape: tuple[int, int] | None, reading: Reading) -> MapImage:
+def _open(path: Path, grid: ValidMap | None, shape: tuple[int, int] | None, reading: Reading) -> MapImage:
     if grid is not None and {path.suffix.lower(), grid.path.suffix.lower()} <= set(_TIFF):
         return open_map("image", path, reading, like=grid.raster)
     return open_map("image", path, reading, shape=shape)

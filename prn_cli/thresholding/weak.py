@@ -32,7 +32,8 @@ def evidence(activations: FloatMaps, peaks: NDArray[np.floating]) -> FloatMaps:
         peaks: `(C,)`, what counts as 1 for each class; a class without one, at most 0, has no evidence.
     """
     scale = np.divide(1, peaks, out=np.zeros(len(peaks)), where=peaks > 0)
-    return np.clip(activations * scale[:, None, None].astype(np.float32), 0, 1)
+    found: FloatMaps = np.clip(activations * scale[:, None, None].astype(np.float32), 0, 1)
+    return found
 
 
 def class_scores(
@@ -62,7 +63,8 @@ def class_scores(
             rest = np.maximum(rest, 1 - saliency)
         scores = np.concatenate((rest[None], scores))
     total = scores.sum(axis=0)
-    return np.divide(scores, total, out=np.full_like(scores, np.nan), where=total > 0)
+    parts: FloatMaps = np.divide(scores, total, out=np.full_like(scores, np.nan), where=total > 0)
+    return parts
 
 
 @dataclass(frozen=True, slots=True)

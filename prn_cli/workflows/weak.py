@@ -40,19 +40,30 @@ class WeakOptions(Options):
         _weak("Folder of saliency maps, 0 to 1 or 0 to 255: what does not stand out is background.", metavar="DIR"),
     ] = None
     normalise: Annotated[
-        Literal["peak", "set", "none"],
-        _weak("What evidence of 1 is: a class's peak in its image, or in the set; none: activations are 0 to 1."),
-    ] = "peak"
+        Literal["set", "peak", "none"],
+        _weak(
+            "What evidence of 1 is: a class's usual peak in the set, or its peak in the image; none: activations are "
+            "0 to 1."
+        ),
+    ] = "set"
     background: Annotated[
         float | Literal["auto", "none"],
         _weak(
-            "Score of the background, 0.1 in FBR's paper; auto: parts the set's evidence best in two; none: every pixel "
-            "is of a class.",
+            "Score of the background, FBR's paper has 0.1; auto: what parts the set's evidence best, where much is "
+            "background; none: there is none.",
             metavar="SCORE",
             least=0,
             most=1,
         ),
-    ] = "auto"
+    ] = 0.4
+    scale_of: Annotated[
+        Path | None,
+        _weak(
+            "Take the set's peaks and its background score from the run in this folder, so that scores of new images "
+            "mean the same.",
+            metavar="DIR",
+        ),
+    ] = None
     undecided: Annotated[
         float,
         _weak("Ignore a pixel unless its greatest score is this many times the second; 1 decides all.", least=1),
@@ -79,6 +90,8 @@ class WeakOptions(Options):
                 if parameter.flag in given:
                     raise UsageError(f"{parameter.flag} is for --weak", hint="add it, or leave this out")
             return
+        if self.scale_of is not None and {"--background", "--normalise"} & given.keys():
+            raise UsageError("--scale-of says what --background and --normalise would", hint="leave them out")
         if logits:
             raise UsageError("LOGITS and --weak exclude each other")
         for flag in ("--patch", "--grid", "--report", "--bidx", "--input-kind", "--nodata", "--valid-mask", "--key"):

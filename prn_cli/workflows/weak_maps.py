@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,15 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, OutputError, PrnError, UsageError
+from prn_cli.errors import InputError, PrnError, UsageError
 from prn_cli.execution.threads import Progress
 from prn_cli.execution.watch import Watch
 from prn_cli.files.manifest import Manifest, check_outputs, check_unchanged
+from prn_cli.files.temporaries import write_whole
 from prn_cli.maps.bands import band_statistics
 from prn_cli.maps.guided import CELL, guided, reach
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import Window
 from prn_cli.metrics.classes import SUMS, count_classes
+from prn_cli.metrics.regions import FloatArray
 from prn_cli.rasters import (
     Activations,
     LabelMap,
@@ -59,6 +62,8 @@ _TIFF = (".tif", ".tiff")
 _STRIP_PIXELS = 1 << 18
 _SURVEYED = 400  # maps, evenly spread over the set
 _SAMPLE = 1024  # pixels of each
+_USUAL = 0.75  # quantile of the peaks, so that a few odd images do not count
+_SURVEY = "weak.json"
 _THUMB = 256  # px
 
 
@@ -84,7 +89,7 @@ class _Survey:
     """What a set says of its activations.
 
     Attributes:
-        peaks: `(C,)`, of every class in the set.
+        peaks: `(C,)`, the usual peak of every class: the upper quartile over the images that may have it.
         background: score of the background in masks, None without one.
         plain: the same in the scores, which know no tags.
     """
@@ -92,6 +97,15 @@ class _Survey:
     peaks: NDArray[np.float64]
     background: float | None
     plain: float | None
+
+    def record(self, names: Sequence[str]) -> dict[str, Any]:
+        """For the run's folder, as JSON."""
+        return {
+            "classes": list(names),
+            "peaks": self.peaks.tolist(),
+            "background": self.background,
+            "plain": self.plain,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +131,7 @@ def run(options: PseudolabelOptions, watch: Watch) -> WeakResult:
         plan, summary = run.work.plan()
         return replace(result, plan=plan, summary=summary)
     started = time.perf_counter()
+    write_whole(options.out / _SURVEY, json.dumps(run.survey.record(run.names)).encode())
     batch = run.work.run(
         lambda item, progress: _label_map(item, run, progress),
         label="Making masks",
@@ -163,20 +178,21 @@ def _prepare(options: PseudolabelOptions, watch: Watch) -> _Run:
     manifest = Manifest(options.out, every)
     if not options.overwrite:
         manifest.refuse_strangers(every)
-    survey = _survey(options, list(kept.values()), by_path, len(names) - first)
-    if options.background == "auto" and survey.background is not None:
+    if options.scale_of is not None:
+        survey = _scale_of(options.scale_of, names)
+    else:
+        survey = _survey(options, list(kept.values()), by_path, len(names) - first)
+    if options.background == "auto" and options.scale_of is None and survey.background is not None:
         watch.note(f"background score {survey.background:.3g}, chosen on the set")
     work = Work(
         items=items,
         partners=[images, saliency],
         manifest=manifest,
-        settings=partial(_settings, options, task, names, survey, by_path),
+        settings=partial(_settings, options=options, task=task, names=names, survey=survey, possible=by_path),
         overwrite=options.overwrite,
         verb="label",
     )
-    return _Run(
-        options=options, task=task, names=names, sources=kept, possible=by_path, survey=survey, work=work
-    )
+    return _Run(options=options, task=task, names=names, sources=kept, possible=by_path, survey=survey, work=work)
 
 
 def _find_sources(folders: Sequence[Path]) -> tuple[list[_Source], list[str]]:
@@ -284,12 +300,13 @@ def _outputs(stem: str, out: Path, *, tiff: bool, several: bool) -> dict[str, Pa
 
 
 def _settings(
+    item: Item,
+    *,
     options: PseudolabelOptions,
     task: Task,
     names: Sequence[str],
     survey: _Survey,
     possible: Mapping[Path, NDArray[np.bool_]],
-    item: Item,
 ) -> Mapping[str, Any]:
     tags = possible.get(item.path)
     return {
@@ -331,7 +348,10 @@ def _survey(
         except PrnError:
             continue  # it fails on its own when its turn comes
         tagged.append(possible.get(source.path, np.ones(classes, np.bool_)))
-    highest = np.max([np.where(there, peak, 0) for there, peak in zip(tagged, peaks, strict=True)], axis=0, initial=0)
+    highest = np.zeros(classes)
+    for number in range(classes):
+        there = [peak[number] for peak, may in zip(peaks, tagged, strict=True) if may[number]]
+        highest[number] = np.quantile(there, _USUAL) if there else 0.0
     if options.background == "none":
         return _Survey(highest, None, None)
     if options.background != "auto":
@@ -344,9 +364,21 @@ def _survey(
     return _Survey(highest, choose_background(counts), choose_background(plain))
 
 
-def _scale(
-    options: PseudolabelOptions, own: NDArray[np.float64], of_set: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _scale_of(folder: Path, names: Sequence[str]) -> _Survey:
+    """The survey of an earlier run with the same classes."""
+    path = folder / _SURVEY
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        survey = _Survey(np.array(record["peaks"], np.float64), record["background"], record["plain"])
+        classes = record["classes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError("not of a run with --weak", hint="name its output folder", path=path) from error
+    if classes != list(names):
+        raise UsageError(f"--scale-of {folder}: classes {', '.join(classes)}, expected {', '.join(names)}")
+    return survey
+
+
+def _scale(options: PseudolabelOptions, own: NDArray[np.float64], of_set: NDArray[np.float64]) -> NDArray[np.float64]:
     """The activations that are an evidence of 1."""
     return {"peak": own, "set": of_set, "none": np.ones(len(own))}[options.normalise]
 
@@ -354,19 +386,24 @@ def _scale(
 # A map.
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Opened:
-    """The open files of a map, and what its strips need."""
+    """The open files of a map, and what is counted of it.
+
+    Attributes:
+        spreads: centre and spread of the image's bands.
+        peaks: `(C,)`, of every class in this map.
+        plain_peaks: the same in the first scale alone.
+    """
 
     activations: Activations
-    grid: MapImage | Activations | LabelMap
     image: MapImage | None
+    spreads: tuple[FloatMaps, FloatMaps] | None
     saliency: MapImage | None
     label: LabelMap | None
-    statistics: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     peaks: NDArray[np.float64]
     plain_peaks: NDArray[np.float64]
-    counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, SUMS)))
+    counts: FloatArray = field(default_factory=lambda: np.zeros((3, SUMS)))
     pixels: int = 0
     decided: int = 0
 
@@ -383,25 +420,33 @@ def _open(item: Item, run: _Run, stack: ExitStack) -> _Opened:
     label = None
     if "label" in inputs:
         label = stack.enter_context(run.task.open_label(inputs["label"], reading))
-    grid = opened.get("image") or opened.get("saliency")
-    size = grid or label
-    activations = stack.enter_context(Activations(source.scales, run.classes, grid=size, reading=reading))
-    if label is not None and (label.height, label.width) != (activations.height, activations.width):
-        assert grid is not None
-        check_same_size(label.raster, grid.raster)
+    seen = opened.get("image") or opened.get("saliency")
+    grid = seen or label
+    if label is not None and seen is not None:
+        check_same_size(label.raster, seen.raster)
     saliency = opened.get("saliency")
     if saliency is not None and saliency.bands != 1:
         raise InputError(f"{saliency.bands} bands, expected 1", hint="save it as grey", path=saliency.path)
-    statistics = None
-    if "image" in inputs:
-        image = opened["image"]
+    with Activations(source.scales, run.classes, reading=reading) as own:
+        peaks, plain_peaks = own.peaks(), own.peaks(1)
+    return _Opened(
+        activations=stack.enter_context(Activations(source.scales, run.classes, grid=grid, reading=reading)),
+        image=opened.get("image"),
+        spreads=_spreads(inputs["image"]) if "image" in inputs else None,
+        saliency=saliency,
+        label=label,
+        peaks=peaks,
+        plain_peaks=plain_peaks,
+    )
+
+
+def _spreads(path: Path) -> tuple[FloatMaps, FloatMaps]:
+    """Centre and spread of an image's bands, `(bands, 1, 1)` each, by a small version of it."""
+    with open_map("image", path) as image:
         shape = min(image.height, _THUMB), min(image.width, _THUMB)
-        with open_map("image", inputs["image"], shape=shape) as small:
-            centre, spread = (np.array(v, np.float32)[:, None, None] for v in band_statistics([small.read()]))
-        statistics = centre, spread
-    with Activations(source.scales, run.classes, reading=reading) as small_maps:
-        peaks, plain_peaks = small_maps.peaks(), small_maps.peaks(1)
-    return _Opened(activations, size or activations, opened.get("image"), saliency, label, statistics, peaks, plain_peaks)
+    with open_map("image", path, shape=shape) as small:
+        centre, spread = (np.array(values, np.float32)[:, None, None] for values in band_statistics([small.read()]))
+    return centre, spread
 
 
 def _label_map(item: Item, run: _Run, progress: Progress) -> WeakMap:
@@ -431,8 +476,9 @@ def _label_map(item: Item, run: _Run, progress: Progress) -> WeakMap:
 def _create(item: Item, run: _Run, opened: _Opened) -> Sequence[RasterWriter]:
     """Writers of the mask, its confidence, and the scores of the classes."""
     height, width, options = opened.activations.height, opened.activations.width, run.options
-    like = getattr(opened.grid, "raster", None)
-    create = partial(create_raster, width=width, like=like, creation_options=options.creation_options())
+    create = partial(
+        create_raster, width=width, like=opened.activations.like, creation_options=options.creation_options()
+    )
     bands = len(run.names) if run.task.several else 1
     nan, scores = float("nan"), item.outputs[_SCORES]
     kind = "float16" if scores.suffix == ".npy" else "float32"
@@ -443,9 +489,7 @@ def _create(item: Item, run: _Run, opened: _Opened) -> Sequence[RasterWriter]:
     )
 
 
-def _fill(
-    run: _Run, opened: _Opened, item: Item, writers: Sequence[RasterWriter], progress: Progress
-) -> None:
+def _fill(run: _Run, opened: _Opened, item: Item, writers: Sequence[RasterWriter], progress: Progress) -> None:
     """Make, write and count a map, some rows at a time."""
     options, survey, height = run.options, run.survey, opened.activations.height
     possible, values = run.possible.get(item.path), options.mask_values()
@@ -479,16 +523,14 @@ def _fill(
 
 def _activations(run: _Run, opened: _Opened, window: Window) -> FloatMaps:
     """The activations of a window, filtered by the image if there is one."""
-    if opened.image is None or opened.statistics is None:
+    if opened.image is None or opened.spreads is None:
         return opened.activations.read(window)
-    options, (centre, spread) = run.options, opened.statistics
+    options, (centre, spread) = run.options, opened.spreads
     halo = reach(options.edge_box)
     top, bottom = max(window.y - halo, 0), min(window.bottom + halo, opened.image.height)
     padded = Window(top, 0, bottom - top, window.width)
     guide = (opened.image.read(padded) - centre) / spread
-    found = guided(
-        opened.activations.read(padded), guide, side=options.edge_box, smoothness=options.edge_smoothness
-    )
+    found = guided(opened.activations.read(padded), guide, side=options.edge_box, smoothness=options.edge_smoothness)
     return found[:, window.y - top : window.bottom - top]
 
 
@@ -496,4 +538,5 @@ def _unit(saliency: MapImage, window: Window) -> FloatMaps:
     """Saliency from 0 to 1; 0 where it is invalid."""
     kind = saliency.raster.dtype
     full = float(np.iinfo(kind).max) if kind.kind in "ui" else 1.0
-    return np.clip(np.nan_to_num(saliency.read(window)[0] / np.float32(full)), 0, 1)
+    values: FloatMaps = np.clip(np.nan_to_num(saliency.read(window)[0] / np.float32(full)), 0, 1)
+    return values

@@ -298,7 +298,10 @@ def test_exported_weights_hold_none_of_it(tmp_path: Path) -> None:
         graphs.append({name: tensor.shape for name, tensor in network.state_dict().items()})
     assert sizes[0] == sizes[1]
     assert graphs[0] == graphs[1]
-    assert any(not torch.equal(a, b) for a, b in zip(fitted(plain=True)[1].network.values(), state.network.values()))
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(fitted(plain=True)[1].network.values(), state.network.values(), strict=True)
+    )
 
 
 def test_it_is_for_networks_with_features(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class FbrObjective(Objective):
             return self._loss(outputs.features.float(), outputs.paths[-1].detach().float(), batch)
 
     def _loss(self, features: Tensor, logits: Tensor, batch: Batch[Tensor]) -> Tensor:
-        options, size = self.options, features.shape[-2:]
+        options, size = self.options, (features.shape[2], features.shape[3])
         finite = features.isfinite().all(1)
         clean = torch.where(finite[:, None], features, 0.0)
         front, back = (
@@ -81,9 +81,9 @@ class FbrObjective(Objective):
         for one, there in zip(back.detach(), rest, strict=True):
             self.remember(cluster(one[there], options.regions))
         planes = objects.new_zeros(len(objects), dtype=torch.int64) if batch.plane is None else batch.plane
-        least = max(int(options.prototype * size.numel()), 1)
+        least = max(int(options.prototype * size[0] * size[1]), 1)
         classes = []
-        for number in planes.unique().tolist():
+        for number in sorted(set(planes.tolist())):
             inside = objects & (planes == number)[:, None, None]
             if inside.any():
                 found, sure = front[inside], confidence[inside]
@@ -132,7 +132,7 @@ class FbrObjective(Objective):
 
 
 def contrast(queries: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """The mean loss of queries `(n, D)` with a positive `(D,)` and negatives `(n, K, D)`, see above; 0 without queries."""
+    """The mean loss of queries `(n, D)` with a positive `(D,)` and negatives `(n, K, D)`; 0 without queries."""
     towards = F.cosine_similarity(queries, positive[None], dim=-1)[:, None]
     unit = F.normalize(queries, dim=-1)[:, :, None]
     away = torch.bmm(F.normalize(negatives, dim=-1), unit)[..., 0]
@@ -155,7 +155,7 @@ def prototype(features: Tensor, confidence: Tensor, count: int) -> Tensor:
 
 
 def cluster(features: Tensor, count: int) -> Tensor:
-    """Centres of K-means, `(count, D)`, of features `(n, D)`; the features themselves if there are no more than that."""
+    """Centres of K-means, `(count, D)`, of features `(n, D)`; the features themselves if there are no more."""
     if len(features) <= count:
         return features
     features = features[torch.randperm(len(features), device=features.device)[:_CLUSTERED]]
@@ -168,6 +168,6 @@ def cluster(features: Tensor, count: int) -> Tensor:
     return centres
 
 
-def _share(there: Tensor, size: torch.Size) -> Tensor:
+def _share(there: Tensor, size: tuple[int, int]) -> Tensor:
     """(N, 1, H, W) booleans → (N, h, w), the share of each cell."""
     return F.adaptive_avg_pool2d(there.float(), size)[:, 0]
