@@ -18,10 +18,12 @@ FloatMaps = NDArray[np.float32]
 
 BACKGROUND = 0.10
 """Score of the background in FBR's paper."""
+SHARPNESS = 3
+"""Power of a score in its probability: of several classes, one that leads should have more than half."""
 BINS = 256
 """Of the histogram of evidence, 0 to 1."""
 
-_LEAST = np.float32(1e-6)
+_LEAST = np.float32(1e-4)
 
 
 def evidence(activations: FloatMaps, peaks: NDArray[np.floating]) -> FloatMaps:
@@ -43,7 +45,7 @@ def class_scores(
     possible: NDArray[np.bool_] | None = None,
     saliency: FloatMaps | None = None,
 ) -> FloatMaps:
-    """The scores of all classes as probabilities: each score's part of their sum.
+    """The scores of all classes as probabilities: the part of each in the sum of their powers, see `SHARPNESS`.
 
     Args:
         found: `(C, h, w)` evidence, NaN invalid.
@@ -62,6 +64,7 @@ def class_scores(
         if saliency is not None:
             rest = np.maximum(rest, 1 - saliency)
         scores = np.concatenate((rest[None], scores))
+    scores = scores**SHARPNESS
     total = scores.sum(axis=0)
     parts: FloatMaps = np.divide(scores, total, out=np.full_like(scores, np.nan), where=total > 0)
     return parts
@@ -95,7 +98,7 @@ def decide_labels(scores: FloatMaps, ratio: float = 1.0, *, saliency: FloatMaps 
     confidence = scores.max(axis=0)
     second = np.partition(scores, -2, axis=0)[-2] if len(scores) > 1 else np.zeros_like(confidence)
     with np.errstate(invalid="ignore"):
-        undecided = confidence < ratio * second
+        undecided = confidence < ratio**SHARPNESS * second
         if saliency is not None:
             undecided |= (chosen == 0) & (saliency > 0.5)
     classes = np.where(invalid, np.uint8(IGNORE), chosen)

@@ -36,12 +36,12 @@ def test_masks_are_those_of_the_formulas(seed: int, background: float, ratio: fl
     assert made.labels[0, 0] == 255
     assert np.isnan(made.confidence[0, 0])
     for y, x in np.argwhere(~np.isnan(maps[0])):
-        found = np.clip(maps[:, y, x] / peaks, 1e-6, 1) * possible
-        parts = np.array([background, *found]) / (background + found.sum())
+        each = np.array([background, *(np.clip(maps[:, y, x] / peaks, 1e-4, 1) * possible)])
+        parts = each**3 / (each**3).sum()
         np.testing.assert_allclose(scores[:, y, x], parts, rtol=1e-4, atol=1e-6)
-        first, second = np.sort(parts)[:-3:-1]
+        first, second = np.sort(each)[:-3:-1]
         assert made.classes[y, x] == parts.argmax()
-        assert made.confidence[y, x] == pytest.approx(first, rel=1e-4)
+        assert made.confidence[y, x] == pytest.approx(parts.max(), rel=1e-4)
         if abs(first / max(second, 1e-9) - ratio) > 1e-3:
             assert (made.labels[y, x] != 255) == (first >= ratio * second)
 
@@ -176,8 +176,8 @@ def test_scales_are_averaged(run: Prn) -> None:
     found = np.load("both/scores/a.npy").astype(np.float64)
     maps = np.maximum(np.load("maps/a.npy"), 0)
     other = np.maximum(-np.load("maps/a.npy")[::-1], 0)
-    mean = np.clip((maps + other) / 2, 1e-6, 1)
-    expected = np.concatenate((np.full((1, 8, 12), 0.3), mean))
+    mean = np.clip((maps + other) / 2, 1e-4, 1)
+    expected = np.concatenate((np.full((1, 8, 12), 0.3), mean)) ** 3
     np.testing.assert_allclose(found, expected / expected.sum(axis=0), atol=2e-3)
 
 

@@ -13,7 +13,7 @@ _contrast = partial(Option, panel="Contrast")
 
 @dataclass(frozen=True, kw_only=True)
 class FbrOptions(Options):
-    """See `FbrObjective`. The paper has no limit on queries."""
+    """See `FbrObjective`. The paper has no limit on queries; each costs as many cosines as it has negatives."""
 
     fb_weight: Annotated[float, _contrast("Weight of foreground against background; 0.01 to 0.05.", least=0)] = 0.05
     if_weight: Annotated[float, _contrast("Weight of a class against other classes.", least=0)] = 0.1
@@ -22,7 +22,7 @@ class FbrOptions(Options):
     temperature: Annotated[float, _contrast("Temperature τ of both contrasts.", least=1e-3)] = 0.5
     class_temperature: Annotated[float, _contrast("Temperature of the choice of another class.", least=1e-3)] = 0.5
     negatives: Annotated[int, _contrast("Negatives of a query.", least=1)] = 256
-    queries: Annotated[int, _contrast("Queries of a class in a step, at most.", least=1)] = 256
+    queries: Annotated[int, _contrast("Queries of a class in a step, at most.", least=1)] = 64
     regions: Annotated[int, _contrast("Clusters (K-means) of a crop's background.", least=1)] = 8
     bank: Annotated[int, _contrast("Clusters remembered, the oldest are replaced first.", least=1)] = 50_000
     confident: Annotated[
