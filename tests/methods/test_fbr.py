@@ -48,7 +48,8 @@ def test_the_loss_is_that_of_the_formula(seed: int, queries: int, negatives: int
     q, p = random.normal(size=(queries, 7)), random.normal(size=7)
     n = random.normal(size=(queries, negatives, 7))
     expected = np.mean([loss_by_formula(a, p, b, tau) for a, b in zip(q, n, strict=True)])
-    found = contrast(torch.tensor(q), torch.tensor(p), torch.tensor(n), tau)
+    drawn = torch.arange(queries * negatives).reshape(queries, negatives)
+    found = contrast(torch.tensor(q), torch.tensor(p), torch.tensor(n.reshape(-1, 7)), drawn, temperature=tau)
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
@@ -164,10 +165,10 @@ def test_the_gradient_reaches_the_features_and_lowers_the_loss() -> None:
 
 def test_cosines_along_the_wrong_axis_would_teach_nothing() -> None:
     """Over an axis of one, as in the published code, every cosine is 1 or -1 and has no slope; over features it has."""
-    q, p, n = (torch.randn(shape, requires_grad=True) for shape in ((5, 6), (6,), (5, 3, 6)))
+    q, p, n = (torch.randn(shape, requires_grad=True) for shape in ((5, 6), (6,), (9, 6)))
     wrong = F.cosine_similarity(q[:, None, :], p[None, None, :], dim=1).sum()
     assert torch.autograd.grad(wrong, q)[0].abs().max() < 1e-6
-    assert torch.autograd.grad(contrast(q, p, n, 0.5), q)[0].abs().max() > 1e-3
+    assert torch.autograd.grad(contrast(q, p, n, torch.randint(9, (5, 3)), temperature=0.5), q)[0].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 8])
@@ -233,6 +234,15 @@ def test_other_classes_count_from_two_classes_on() -> None:
 
     assert loss(None, 0) == loss(None, 5) == loss([2, 2], 5)
     assert loss([1, 2], 0) < loss([1, 2], 5)
+
+
+def test_a_class_may_have_no_hard_pixel() -> None:
+    """Of two, the less confident one may have the least entropy, too."""
+    features, logits, label = scene()
+    label[:] = 0
+    label[0, :, 0, :2] = label[1, :, 0, :2] = 1
+    logits[..., 0, 0], logits[..., 0, 1] = -6, 0
+    assert objective()(Outputs((logits,), features), batch(label, [0, 1])).isfinite()
 
 
 def test_features_may_be_coarser_than_labels() -> None:

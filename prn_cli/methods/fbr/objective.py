@@ -24,6 +24,7 @@ from prn_cli.methods.recipe import Batch, Outputs
 
 _STEPS = 10  # of K-means
 _CLUSTERED = 1024  # features of a crop, drawn at random
+_POOL = 4096  # of the bank in a step, drawn at random
 
 
 class Members(NamedTuple):
@@ -90,7 +91,8 @@ class FbrObjective(Objective):
                 classes.append(Members(found, sure, prototype(found.detach(), sure, least)))
         loss = options.separation_weight * likeness
         if classes and int(self.filled):
-            losses = [self._against_background(members) for members in classes]
+            pool = self._pool()
+            losses = [self._against_background(members, pool) for members in classes]
             loss = loss + options.fb_weight * torch.stack(losses).mean()
         if len(classes) > 1:
             losses = [self._against_classes(classes, number) for number in range(len(classes))]
@@ -110,33 +112,51 @@ class FbrObjective(Objective):
         hard = members.features[find_hard(members.confidence, confident=options.confident, certain=options.certain)]
         return hard[torch.randperm(len(hard), device=hard.device)[: options.queries]]
 
-    def _against_background(self, members: Members) -> Tensor:
+    def _against_background(self, members: Members, pool: Tensor) -> Tensor:
         queries = self._queries(members)
-        drawn = torch.randint(int(self.filled), (len(queries), self.options.negatives), device=queries.device)
-        return contrast(queries, members.prototype, self.bank[drawn], self.options.temperature)
+        drawn = torch.randint(len(pool), (len(queries), self.options.negatives), device=queries.device)
+        return contrast(queries, members.prototype, pool, drawn, temperature=self.options.temperature)
+
+    def _pool(self) -> Tensor:
+        """What the negatives of a step are drawn from: the bank, or so much of it as is quick to compare with."""
+        filled = int(self.filled)
+        if filled <= _POOL:
+            return self.bank[:filled]
+        return self.bank[torch.randint(filled, (_POOL,), device=self.bank.device)]
 
     def _against_classes(self, classes: list[Members], number: int) -> Tensor:
         """Active sampling: the class of a negative is drawn first, then one of its features."""
         options, own = self.options, classes[number]
         others = [members for other, members in enumerate(classes) if other != number]
         queries = self._queries(own)
+        shape = len(queries), options.negatives
+        if not len(queries):
+            return queries.sum()
         likeness = F.cosine_similarity(own.prototype, torch.stack([m.prototype for m in others]), dim=-1)
         chances = torch.softmax(likeness / options.class_temperature, 0)
-        shape = len(queries), options.negatives
         of_class = torch.multinomial(chances, shape[0] * shape[1], replacement=True).reshape(shape)
         counts = torch.tensor([len(m.features) for m in others], device=queries.device)
         first = counts.cumsum(0) - counts
         within = (torch.rand(shape, device=queries.device) * counts[of_class]).long()
         every = torch.cat([m.features for m in others]).detach()
-        return contrast(queries, own.prototype, every[first[of_class] + within], options.temperature)
+        drawn = first[of_class] + within
+        return contrast(queries, own.prototype, every, drawn, temperature=options.temperature)
 
 
-def contrast(queries: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """The mean loss of queries `(n, D)` with a positive `(D,)` and negatives `(n, K, D)`; 0 without queries."""
-    towards = F.cosine_similarity(queries, positive[None], dim=-1)[:, None]
-    unit = F.normalize(queries, dim=-1)[:, :, None]
-    away = torch.bmm(F.normalize(negatives, dim=-1), unit)[..., 0]
-    scores = torch.cat([towards, away], 1) / temperature
+def contrast(queries: Tensor, positive: Tensor, pool: Tensor, drawn: Tensor, *, temperature: float) -> Tensor:
+    """The mean loss of queries, see above; 0 without queries.
+
+    Args:
+        queries: `(n, D)`.
+        positive: `(D,)`.
+        pool: `(m, D)`, what negatives are taken from.
+        drawn: `(n, K)`, which of them each query has.
+        temperature: τ.
+    """
+    unit = F.normalize(queries, dim=-1)
+    towards = unit @ F.normalize(positive, dim=0)
+    away = (unit @ F.normalize(pool, dim=-1).T).gather(1, drawn)
+    scores = torch.cat([towards[:, None], away], 1) / temperature
     first = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
     return F.cross_entropy(scores, first, reduction="sum") / max(len(scores), 1)
 
