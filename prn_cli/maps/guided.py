@@ -32,7 +32,7 @@ def guided(scores: FloatMaps, guide: FloatMaps, *, side: int, smoothness: float)
     Returns:
         `(C, h, w)` float32. Where the image is invalid, scores stay as they are; NaN stays NaN.
     """
-    seen: NDArray[np.bool_] = np.isfinite(guide).all(axis=0) & np.isfinite(scores).all(axis=0)
+    seen = np.asarray(np.isfinite(guide).all(axis=0) & np.isfinite(scores).all(axis=0))
     if not seen.any():
         return scores
     image = np.where(seen, guide, 0).astype(np.float64)

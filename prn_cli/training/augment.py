@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class TrainingMap:
     label: NDArray[np.uint8]
     pseudo: NDArray[np.uint8]
     image: NDArray[np.float32] | None = None
-    plane: int = 0
+    plane: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ _LABELS, _CONFIDENCE, _SCORES = "labels", "confidence", "scores"
 _TIFF = (".tif", ".tiff")
 _STRIP_PIXELS = 1 << 18
 _SURVEYED = 400  # maps, evenly spread over the set
-_SAMPLE = 1024  # pixels of each
+_SAMPLE = 32  # rows and columns of each
 _USUAL = 0.75  # quantile of the peaks, so that a few odd images do not count
 _SURVEY = "weak.json"
 _THUMB = 256  # px
@@ -341,17 +341,14 @@ def _survey(
         try:
             with Activations(source.scales, classes, reading=options.reading()) as activations:
                 peaks.append(activations.peaks())
-                rows, columns = (min(side, round(_SAMPLE**0.5)) for side in (activations.height, activations.width))
-                step = activations.height // rows, activations.width // columns
-                whole = Window(0, 0, activations.height, activations.width)
-                samples.append(activations.read(whole)[:, :: step[0], :: step[1]])
+                samples.append(_sample(activations))
         except PrnError:
             continue  # it fails on its own when its turn comes
         tagged.append(possible.get(source.path, np.ones(classes, np.bool_)))
     highest = np.zeros(classes)
     for number in range(classes):
-        there = [peak[number] for peak, may in zip(peaks, tagged, strict=True) if may[number]]
-        highest[number] = np.quantile(there, _USUAL) if there else 0.0
+        some = [peak[number] for peak, may in zip(peaks, tagged, strict=True) if may[number]]
+        highest[number] = np.quantile(some, _USUAL) if some else 0.0
     if options.background == "none":
         return _Survey(highest, None, None)
     if options.background != "auto":
@@ -362,6 +359,14 @@ def _survey(
         counts += count_evidence(found[there] if there.any() else np.zeros_like(found[:1]))
         plain += count_evidence(evidence(sample, highest if options.normalise != "none" else np.ones(classes)))
     return _Survey(highest, choose_background(counts), choose_background(plain))
+
+
+def _sample(activations: Activations) -> FloatMaps:
+    """Some rows and columns of a map, `(C, h, w)`."""
+    height, width = activations.height, activations.width
+    down, across = (-(-side // _SAMPLE) for side in (height, width))
+    rows = [activations.read(Window(y, 0, 1, width))[:, :, ::across] for y in range(0, height, down)]
+    return np.concatenate(rows, axis=1)
 
 
 def _scale_of(folder: Path, names: Sequence[str]) -> _Survey:
@@ -414,8 +419,8 @@ def _open(item: Item, run: _Run, stack: ExitStack) -> _Opened:
     opened: dict[str, MapImage] = {}
     for role in ("image", "saliency"):
         if role in inputs:
-            grid = opened.get("image")
-            shape = None if grid is None else (grid.height, grid.width)
+            image = opened.get("image")
+            shape = None if image is None else (image.height, image.width)
             opened[role] = stack.enter_context(open_map("image", inputs[role], shape=shape))
     label = None
     if "label" in inputs:

@@ -40,7 +40,8 @@ def test_masks_are_those_of_the_formulas(seed: int, background: float, ratio: fl
         parts = each**3 / (each**3).sum()
         np.testing.assert_allclose(scores[:, y, x], parts, rtol=1e-4, atol=1e-6)
         first, second = np.sort(each)[:-3:-1]
-        assert made.classes[y, x] == parts.argmax()
+        if first - second > 1e-5:
+            assert made.classes[y, x] == parts.argmax()
         assert made.confidence[y, x] == pytest.approx(parts.max(), rel=1e-4)
         if abs(first / max(second, 1e-9) - ratio) > 1e-3:
             assert (made.labels[y, x] != 255) == (first >= ratio * second)

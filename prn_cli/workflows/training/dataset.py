@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -107,7 +107,7 @@ def read_dataset(
     stored = reader.store.mapped()
     return Dataset(
         maps=[
-            replace(TrainingMap(path.stem, *(place.view(stored) for place in places)), plane=number)
+            TrainingMap(path.stem, *(place.view(stored) for place in places), plane=number)
             for (path, _), planes in batch.results
             for number, places in enumerate(planes)
         ],
