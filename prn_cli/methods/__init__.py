@@ -51,7 +51,9 @@ METHODS: dict[str, Folder] = {
 }
 """By name, which is also `prn.network` in the metadata of weights. Other packages may add rows."""
 
-OBJECTIVES: dict[str, Folder] = {}
+OBJECTIVES: dict[str, Folder] = {
+    "fbr": Folder("prn_cli.methods.fbr", "Fbr"),
+}
 """Objectives that can be added to a method's own, by name."""
 
 

@@ -30,6 +30,7 @@ class Target:
     height: int
     width: int
     dtype: np.dtype[Any]
+    bands: int = 1
     nodata: float | None = None
     palette: NDArray[np.uint8] | None = None
     geo: GeoTags | None = None
@@ -195,10 +196,11 @@ class NpyWriter(RasterWriter):
 
     def _start(self) -> None:
         self._file = self._temporary.open("wb")
+        bands = self._target.bands
         header = {
             "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
-            "shape": (self.height, self.width),
+            "shape": (self.height, self.width) if bands == 1 else (bands, self.height // bands, self.width),
         }
         np.lib.format.write_array_header_1_0(self._file, header)
         self._start_of_pixels = self._file.tell()

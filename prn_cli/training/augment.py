@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from prn_cli.refinement.chain import reduce_map
 class TrainingMap:
     """One labelled map: logits (H, W) float32, NaN invalid; label and pseudo-label (H, W) uint8, 0, 1, 255 ignore.
 
-    And its image, (C, H, W) float32, NaN invalid, if there is one.
+    And its image, (C, H, W) float32, NaN invalid, if there is one; and the number of the class that it is of, from 0.
     """
 
     name: str
@@ -26,6 +26,7 @@ class TrainingMap:
     label: NDArray[np.uint8]
     pseudo: NDArray[np.uint8]
     image: NDArray[np.float32] | None = None
+    plane: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def draw_batch(
     shift = jitter.shift * random.standard_normal(shape)
     for crop, factor, offset in zip(logits, scale, shift, strict=True):
         crop[:] = crop * factor + offset
-    return Batch(logits=logits, label=label, pseudo=pseudo, image=image[0] if image else None)
+    plane = np.array([maps[index].plane for index in chosen], np.int64)
+    return Batch(logits=logits, label=label, pseudo=pseudo, image=image[0] if image else None, plane=plane)
 
 
 def _planes(source: TrainingMap) -> list[tuple[NDArray[Any], float]]:

@@ -100,7 +100,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             metavar="NAME|PATH",
         ),
     ] = None
-    objective: tuple[str, ...] = ()  # an option where there are any, see `composed`
+    contrast: tuple[str, ...] = ()  # an option where there are any, see `composed`
     crop: Annotated[int, _method("Side of the training crops, px.", least=64)] = 256
     jitter_scale: Annotated[float, _method("Spread of the random scaling of logits, e^(x·N).", least=0)] = 0.2
     jitter_shift: Annotated[float, _method("Spread of the random shift of logits.", least=0)] = 0.5
@@ -137,7 +137,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             compiled(self.groups)
         if self.shots is not None and self.validation_stems is not None:
             raise UsageError("--shots and --validation-stems exclude each other", hint="use --validation-logits")
-        refuse_strangers(TrainOptions, self, (self.network, *self.objective))
+        refuse_strangers(TrainOptions, self, (self.network, *self.contrast))
         self.for_method()
         self.seconds()
         self.find_task("train")

@@ -126,9 +126,9 @@ def read_dataset(
     stored = reader.store.mapped()
     return Dataset(
         maps=[
-            TrainingMap(path.stem, *(place.view(stored) for place in places))
+            TrainingMap(path.stem, *(place.view(stored) for place in places), plane=number)
             for (path, _), planes in batch.results
-            for places in planes
+            for number, places in enumerate(planes)
         ],
         paths={path.stem: path.resolve() for (path, _), _ in batch.results},
         classes=task.names,

@@ -90,7 +90,10 @@ def _begin(options: TrainOptions, watch: Watch) -> Run:
         given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
         raise UsageError(f"--from {start.name}: these weights see {_bands(start.bands)}, {given}")
     begun = Run(options, _settings(options, method), start, bands, device, threads, watch)
-    multiple = begun.network().multiple
+    network = begun.network()
+    if options.contrast and not begun.recipe.feature_channels(network):
+        raise UsageError(f"--contrast {options.contrast[0]}: --network {options.network} has no features to look at")
+    multiple = network.multiple
     if options.crop % multiple:
         raise UsageError(f"--crop {options.crop}, expected a multiple of {multiple} for --network {options.network}")
     folder.check(options.out, resume=options.resume, overwrite=options.overwrite)
@@ -112,7 +115,7 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
     same = ("network", "crop", "batch", "steps", "weight_decay", "average", "patience", "seed")
     return Settings(
         options=method,
-        objectives={name: options_for(name, options) for name in options.objective},
+        objectives={name: options_for(name, options) for name in options.contrast},
         epochs=options.epochs or 20,
         rate=recipe_of(options.network).rate if options.rate is None else options.rate,
         time_budget=options.seconds(),
