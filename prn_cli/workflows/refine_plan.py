@@ -17,7 +17,7 @@ from prn_cli.methods.weights import Weights, find_weights
 from prn_cli.rasters.pairs import Paths
 from prn_cli.refinement.rows import Link, check_image, check_tile
 from prn_cli.tasks import Task
-from prn_cli.workflows.decide import SetDecision, decide_threshold
+from prn_cli.workflows.decide import SetDecision, decide_threshold, evidence_of
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.objects import Objects
 from prn_cli.workflows.options import recorded, with_kind
@@ -95,7 +95,13 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
         valid_masks = rasters.find_valid_masks(inputs, options.valid_mask)
         threads = options.thread_count()
         choice = decide_threshold(
-            inputs, reading, options.score, valid_mask=valid_masks.of, threads=threads, watch=watch
+            inputs,
+            reading,
+            options.score,
+            valid_mask=valid_masks.of,
+            evidence=evidence_of(weights[-1]),
+            threads=threads,
+            watch=watch,
         )
     threshold = choice.decision.threshold if choice is not None else options.fixed_threshold()
     threshold = links[-1].refiner.threshold if threshold is None else threshold
@@ -147,8 +153,9 @@ def _size(path: Path) -> int:
 
 
 def _chooses(options: RefineOptions, weights: Weights, task: Task) -> bool:
-    """Whether the threshold of the set is chosen without labels."""
-    chosen_before = options.threshold is None and not weights.card.get("learned_without_labels")
+    """Whether the threshold is chosen on the maps of the set."""
+    leave_it_open = weights.card.get("learned_without_labels") or weights.card.get("evidence")
+    chosen_before = options.threshold is None and not leave_it_open
     return options.fixed_threshold() is None and task.cuts and (options.per_image or not chosen_before)
 
 
