@@ -131,7 +131,7 @@ def gather(maps: Sequence[NDArray[np.int64]], statistics: LogitStatistics, *, fi
 
 
 def bearable(maps: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
-    """`(CUTS,)`: whether a cut is no loss of IoU to labelled maps: not pooled, whichever is left out, nor on average."""
+    """`(CUTS,)`: whether labelled maps lose no IoU by a cut: not pooled, whichever is left out, and not on average."""
     above = np.stack([_from_above(counts.astype(np.float64)) for counts in maps])[..., _FIRST : _LAST + 1]
     foreground = np.array([counts[1].sum() for counts in maps], np.float64)
     mean = _ious(above, foreground).mean(axis=0)
