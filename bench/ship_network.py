@@ -6,8 +6,8 @@ Folders and cache are those of `bench/first_call.py`. The logits of every pair a
 `prn refine` chooses without labels lies at 0. `fast` with `--keep-level` then learns from the labels of the training
 splits, of all sets but those of one fold, which it is scored on: the test splits of the pairs of these sets, cut at 0.
 
-It ships if one strength adds 0.3 points of pooled IoU on average over pairs, and no pair loses more than 0.2, those with
-lines of 1 to 3 px (cracks, retina) among them. The command prints what every strength gives, and whether it ships.
+It ships if one strength adds 0.3 points of pooled IoU on average over pairs, and no pair loses more than 0.2, those
+with lines of 1 to 3 px (cracks, retina) among them. The command prints what every strength gives, and whether it ships.
 """
 
 from __future__ import annotations
