@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     Refine = Callable[[ReadWindow, ReadWindow | None], Generator[Rows | Ramp]]
 
 TaskName: TypeAlias = Literal["binary", "saliency", "multiclass"]
+Cut: TypeAlias = float | tuple[float, ...]
+"""Where masks are cut: the threshold of a probability, or offsets taken from the logits of each class."""
 
 TASKS: dict[TaskName, str] = {
     "binary": "prn_cli.tasks.binary:Binary",
@@ -242,10 +244,11 @@ class Task(ABC):
 
         return finish_ramp(ramp, logits, links)
 
-    def masks(self, rows: Rows, threshold: float) -> tuple[Mask, Mask]:
+    def masks(self, rows: Rows, threshold: Cut) -> tuple[Mask, Mask]:
         """The refined mask and the base model's, `(h, w)` uint8, 255 invalid."""
         from prn_cli.refinement.rows import cut
 
+        assert isinstance(threshold, float)  # offsets are of several classes
         all_valid = rows.all_valid
         return cut(rows.refined, threshold, all_valid=all_valid), cut(rows.logits, 0.5, all_valid=all_valid)
 

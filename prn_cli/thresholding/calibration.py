@@ -98,7 +98,7 @@ class Evidence:
     def update(self, prior: Calibration) -> Calibration:
         """What is known of a set for which the prior is expected."""
         known = np.linalg.inv(prior.covariance + _SMALL * np.eye(2))
-        covariance = np.linalg.inv(known + self.precision)
+        covariance = np.asarray(np.linalg.inv(known + self.precision), np.float64)
         return Calibration(covariance @ (known @ prior.mean + self.information), covariance)
 
     def record(self) -> dict[str, Any]:

@@ -169,6 +169,11 @@ class ClassDecision:
     gains: FloatArray
     confidence: float
 
+    @classmethod
+    def none(cls, classes: int) -> ClassDecision:
+        """All classes stay as they are."""
+        return cls(np.zeros(classes), np.zeros(classes), 1.0)
+
 
 def decide_classes(
     logits: NDArray[np.float32], calibrations: Sequence[Calibration], score: Score = "iou"
