@@ -268,8 +268,7 @@ def _settings(
 ) -> dict[str, Any]:
     """On what the outputs depend, for the manifest."""
     masks = run.masks
-    by_image = isinstance(choice, SetDecision) and options.per_image
-    per_image = {"per_image": choice.digest} if by_image else {}
+    per_image = {"per_image": choice.digest} if isinstance(choice, SetDecision) and options.per_image else {}
     return {
         **run.task.settings(),
         **({} if masks.palette is None else {"palette": masks.palette.tobytes().hex()}),
