@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     Refine = Callable[[ReadWindow, ReadWindow | None], Generator[Rows | Ramp]]
 
 TaskName: TypeAlias = Literal["binary", "saliency", "multiclass"]
+Cut: TypeAlias = float | tuple[float, ...]
+"""Where masks are cut: the threshold of a probability, or offsets taken from the logits of each class."""
 
 TASKS: dict[TaskName, str] = {
     "binary": "prn_cli.tasks.binary:Binary",
@@ -253,7 +255,7 @@ class Task(ABC):
 
         return finish_ramp(ramp, logits, links)
 
-    def masks(self, rows: Rows, threshold: float) -> tuple[Mask, Mask, int]:
+    def masks(self, rows: Rows, threshold: Cut) -> tuple[Mask, Mask, int]:
         """The refined mask and the base model's, `(h, w)` uint8, 255 invalid; and how many pixels are padding.
 
         Padding stays as it was, in the rows and in the mask; see `prn_cli.maps.certain.find_padding`.
@@ -269,10 +271,11 @@ class Task(ABC):
         mask[padding] = base[padding]
         return mask, base, int(padding.sum())
 
-    def cut(self, rows: Rows, threshold: float) -> tuple[Mask, Mask]:
+    def cut(self, rows: Rows, threshold: Cut) -> tuple[Mask, Mask]:
         """The refined mask and the base model's, as they are."""
         from prn_cli.refinement.rows import cut
 
+        assert isinstance(threshold, float)  # offsets are of several classes
         all_valid = rows.all_valid
         return cut(rows.refined, threshold, all_valid=all_valid), cut(rows.logits, 0.5, all_valid=all_valid)
 

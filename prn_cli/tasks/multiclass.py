@@ -30,7 +30,7 @@ from prn_cli.rasters import (
     open_map,
 )
 from prn_cli.refinement.rows import Link, Ramp, Rows, finish_ramp
-from prn_cli.tasks import Task
+from prn_cli.tasks import Cut, Task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,7 +147,7 @@ class Multiclass(Task):
     prediction_role = "class prediction"
     unused: ClassVar[dict[str, str]] = {
         **dict.fromkeys(
-            ("--threshold", "--for", "--per-image", "--baseline-threshold", "--buffer"), "the greatest score counts"
+            ("score --threshold", "--per-image", "--baseline-threshold", "--buffer"), "the greatest score counts"
         ),
         "--bidx": "all classes are taken",
         "score --report": "it shows masks of one class",
@@ -237,8 +237,11 @@ class Multiclass(Task):
     def finish_ramp(self, ramp: Ramp, logits: FloatMaps, links: Sequence[Link]) -> Rows:
         return finish_class_ramp(ramp, logits, links)
 
-    def cut(self, rows: Rows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return choose(rows.refined), choose(rows.logits)
+    def cut(self, rows: Rows, threshold: Cut) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        refined = rows.refined
+        if isinstance(threshold, tuple):
+            refined = refined - np.array(threshold, np.float32)[:, None, None]
+        return choose(refined), choose(rows.logits)
 
     def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:
         return {"dtype": "uint8", "nodata": IGNORE, "palette": palette}

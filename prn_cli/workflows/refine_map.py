@@ -33,7 +33,7 @@ from prn_cli.refinement.rows import (
     refine_section,
     window_rows,
 )
-from prn_cli.tasks import Task
+from prn_cli.tasks import Cut, Task
 from prn_cli.workflows.figures import Figures, Sample
 from prn_cli.workflows.items import PART, Item
 from prn_cli.workflows.objects import Objects
@@ -82,7 +82,7 @@ class Run:
     """What is the same for all maps of a run."""
 
     links: Sequence[Link]
-    threshold: float
+    threshold: Cut
     tta: bool
     task: Task
     reading: Reading

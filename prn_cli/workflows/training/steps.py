@@ -28,7 +28,7 @@ from prn_cli.training.runtime import reduced_precision, set_up
 from prn_cli.workflows.method_options import given_for, options_for
 from prn_cli.workflows.train import TrainOptions, TrainResult
 from prn_cli.workflows.training import folder
-from prn_cli.workflows.training.conclusion import conclude, conclude_few
+from prn_cli.workflows.training.conclusion import conclude, conclude_few, evidence_of
 from prn_cli.workflows.training.dataset import Dataset, names_of, read_dataset
 from prn_cli.workflows.training.holdout import Holdout, hint_at_scenes, hold_out
 from prn_cli.workflows.training.run import Run
@@ -259,6 +259,7 @@ def _export(
         "best_epoch": outcome.state.best_epoch + 1,
         "seconds": round(outcome.seconds, 1),
         **conclusion.card(),
+        **({"evidence": evidence_of(holdout.learn)} if _calibrates(run) else {}),
     }
     metadata = {
         "prn.strength": f"{conclusion.choice.strength:g}",
