@@ -24,6 +24,7 @@ from prn_cli.workflows.options import recorded, with_kind
 from prn_cli.workflows.parts import check_part, select_part
 from prn_cli.workflows.refine import RefineOptions
 from prn_cli.workflows.refine_map import Masks, Run
+from prn_cli.workflows.survey import MapSet, survey
 from prn_cli.workflows.work import Work, pass_over_outputs
 
 T = TypeVar("T")
@@ -90,6 +91,8 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
         masks.create(role, path, task, (1, 1))  # unknown creation options show before the work
     manifest = _manifest(options, items, single=single)
     reading = with_kind(reading, inputs, watch)
+    maps = MapSet(inputs=inputs, images=images, valid_mask=options.valid_mask, task=task, reading=reading)
+    links, surveyed = survey(links, maps, watch)
     choice = None
     if _chooses(options, weights[-1], task):
         valid_masks = rasters.find_valid_masks(inputs, options.valid_mask)
@@ -103,7 +106,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     run = Run(
         links=links, threshold=threshold, tta=options.tta, task=task, reading=reading, masks=masks, objects=objects
     )
-    settings = _settings(options, run, weights, choice)
+    settings = _settings(options, run, weights, choice) | surveyed
     work = Work(
         items=items,
         partners=partners,

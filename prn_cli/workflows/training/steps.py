@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from prn_cli import __version__
@@ -84,7 +85,7 @@ def _begin(options: TrainOptions, watch: Watch) -> Run:
     if options.images is not None and not recipe_of(options.network).takes_images:
         able = " or ".join(name for name in METHODS if recipe_of(name).takes_images)
         raise UsageError(f"--images is for --network {able}", hint="leave --images out")
-    bands = 0 if options.images is None else common_bands(image_files(options.images))
+    bands = 0 if options.images is None else _image_bands(options, options.images)
     if start is not None and start.bands != bands:
         given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
         raise UsageError(f"--from {start.name}: these weights see {_bands(start.bands)}, {given}")
@@ -101,6 +102,12 @@ def _calibrates(run: Run) -> bool:
     options = run.options
     few = options.shots is not None and options.shots < TELLING_MAPS
     return few and run.start is None and not options.ways and find_task(options.task).cuts
+
+
+def _image_bands(options: TrainOptions, images: Path) -> int:
+    """How many bands of the images the network sees."""
+    recipe = recipe_of(options.network)
+    return recipe.bands or len(options.reading().rgb or ()) or common_bands(image_files(images))
 
 
 def _bands(count: int) -> str:
@@ -161,7 +168,7 @@ def _note(run: Run, found: Dataset, holdout: Holdout) -> None:
 def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
     """What the result depends on, besides settings and maps."""
     options = run.options
-    names = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "shots")
+    names = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "rgb", "shots")
     given = {name: getattr(options, name) for name in names}
     return {
         # As text where JSON has nothing of the kind: paths, and numbers that may be NaN.
