@@ -96,7 +96,9 @@ class Pool:
             planes = self.planes[random.choice(len(self.planes), p=self.crops / self.crops.sum())]
             at = random.integers(len(planes["label"]))
             for key, values in picked.items():
-                values.append(planes[key][at, random.integers(planes[key].shape[1])] if key == "logits" else planes[key][at])
+                values.append(
+                    planes[key][at, random.integers(planes[key].shape[1])] if key == "logits" else planes[key][at]
+                )
         tensors = {key: torch.from_numpy(np.stack(values)) for key, values in picked.items()}
         features = [tensors[f"f{level}"].float().contiguous(memory_format=torch.channels_last) for level in range(4)]
         return tensors["logits"].float()[:, None], tensors["image"].float(), tensors["label"][:, None], features
@@ -157,10 +159,19 @@ def train(pool: Path, out: Path, sets: list[str], steps: int, seed: int, encoder
         # An average over the last third: one set's crops must not have the last word.
         if step > steps * 2 // 3:
             for key, value in decoder.state_dict().items():
-                average[key] = value.clone() if key not in average or not value.is_floating_point() else average[key].lerp(value, 0.02)
+                average[key] = (
+                    value.clone()
+                    if key not in average or not value.is_floating_point()
+                    else average[key].lerp(value, 0.02)
+                )
         if (step + 1) % 100 == 0 or step + 1 == steps:
             print(f"step {step + 1}: loss {mean:.4f}, {time.monotonic() - began:.0f} s", flush=True)
-            state = {"decoder": decoder.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1, "average": average}
+            state = {
+                "decoder": decoder.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step + 1,
+                "average": average,
+            }
             torch.save(state, checkpoint)
     decoder.load_state_dict(average or decoder.state_dict())
     torch.save({"network": network.state_dict(), "sets": sets, "steps": steps, "seed": seed}, out)

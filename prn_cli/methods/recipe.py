@@ -97,6 +97,7 @@ class Recipe:
         identity_at_start: whether an untrained network leaves logits as they are.
         cross_validates: whether training is quick enough to be repeated for every fold.
         adaptable: whether trained weights can go on learning from other maps.
+        half_precision: whether files hold the weights in float16; they are run in float32.
         observes_again: whether weights that go on learning observe the new images.
         built_with: options that decide which tensors the network has; attributes of the network, too.
     """
@@ -106,6 +107,7 @@ class Recipe:
     identity_at_start: ClassVar[bool] = False
     cross_validates: ClassVar[bool] = False
     adaptable: ClassVar[bool] = False
+    half_precision: ClassVar[bool] = False
     observes_again: ClassVar[bool] = False
     built_with: ClassVar[tuple[str, ...]] = ()
 

@@ -257,7 +257,7 @@ class NetworkRefiner(Refiner):
                 path=runner.path,
             )
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Runner]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         """Pickle the runner alone: device and runs are those of the process that unpickles it."""
         return type(self), (self.runner,)
 

@@ -93,7 +93,10 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     validation_labels: Annotated[Path | None, _held_out("Folder of their labels. Default: --labels")] = None
     validation_images: Annotated[Path | None, _held_out("Folder of their images. Default: --images")] = None
 
-    network: Annotated[str, _method("Method to train: fast, ours; paper, as published; image, with an image encoder, which needs --images.")] = "fast"
+    network: Annotated[
+        str,
+        _method("Method to train: fast, ours; paper, as published; image, which needs --images."),
+    ] = "fast"
     start_from: Annotated[
         str | None,
         _method(

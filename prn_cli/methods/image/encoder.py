@@ -53,7 +53,8 @@ class InvertedResidual(nn.Module):
         """(N, C, H, W) → (N, outputs, H/stride, W/stride)."""
         y = x if self.expand is None else F.relu6(self.expand(x))
         y = self.project(F.relu6(self.depthwise(y)))
-        return x + y if self.keeps_shape else y
+        found: Tensor = x + y if self.keeps_shape else y
+        return found
 
 
 class Encoder(nn.Module):
@@ -62,7 +63,8 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = _Conv(3, _STEM, 3, stride=2)
-        blocks, width = [], _STEM
+        blocks: list[nn.Module] = []
+        width = _STEM
         self.ends: list[int] = []  # the last block of each resolution
         for expansion, kernel, stride, channels, repeats in BLOCKS:
             if stride > 1:

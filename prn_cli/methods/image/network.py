@@ -7,6 +7,7 @@ The decoder starts at zero, so an untrained network is the identity.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ class Decoder(nn.Module):
         super().__init__()
         half, quarter, eighth, deepest = WIDTHS
         self.stem = nn.Sequential(_conv(_PLANES * 4 + CHANNELS[0], half, 1), _conv(half, half))
-        self.down = nn.ModuleList([_conv(i, o, stride=2) for i, o in zip(WIDTHS, WIDTHS[1:], strict=False)])
+        self.down = nn.ModuleList([_conv(i, o, stride=2) for i, o in pairwise(WIDTHS)])
         self.see = nn.ModuleList([_conv(w + c, w, 1) for w, c in zip(WIDTHS[1:], CHANNELS[1:], strict=True)])
         self.encode = nn.ModuleList([_Residual(w) for w in WIDTHS[1:]])
         self.context = nn.ModuleList([_conv(deepest, 24, 1) for _ in CONTEXT])

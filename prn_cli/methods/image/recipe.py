@@ -23,6 +23,7 @@ class ImageRecipe(Recipe):
     identity_at_start = True
     adaptable = True
     observes_again = True
+    half_precision = True
     built_with = ("freeze_encoder",)
 
     def build(self, options: ImageOptions, bands: int = BANDS) -> ImageNetwork:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prn_cli.maps.bands import band_range
 from prn_cli.methods.image.brake import Agreement, Brake
@@ -79,16 +80,17 @@ class ImageRefiner(NetworkRefiner):
 
     def _unsure(self, logits: FloatMap) -> tuple[slice, slice] | None:
         """Rows and columns around all that the base model is not sure of; None if there is nothing."""
-        unsure = (np.abs(logits) < _SURE).any(axis=0)
-        spans = []
-        for axis, size in enumerate(unsure.shape):
-            reached = np.flatnonzero(unsure.any(axis=1 - axis))
-            if not len(reached):
-                return None
-            first, last = reached[0] - self.needs.halo, reached[-1] + 1 + self.needs.halo
-            multiple = self.needs.multiple
-            spans.append(slice(max(first // multiple * multiple, 0), min(-(-last // multiple) * multiple, size)))
-        return spans[0], spans[1]
+        unsure: NDArray[np.bool_] = (np.abs(logits) < _SURE).max(axis=0)
+        if not unsure.any():
+            return None
+        rows, columns = np.nonzero(unsure)
+        return self._around(rows, unsure.shape[0]), self._around(columns, unsure.shape[1])
+
+    def _around(self, places: NDArray[np.intp], size: int) -> slice:
+        """The rows or columns from the first place to the last, with what a pixel needs around it."""
+        multiple, halo = self.needs.multiple, self.needs.halo
+        first, last = (int(places.min()) - halo) // multiple, -(-(int(places.max()) + 1 + halo) // multiple)
+        return slice(max(first * multiple, 0), min(last * multiple, size))
 
     def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
         """Logits and the bias times the strength, added."""
@@ -96,6 +98,6 @@ class ImageRefiner(NetworkRefiner):
         field += logits
         return field
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Runner, Range | None]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         """Pickle what the set has shown, too."""
         return type(self), (self.runner, self.limits)
