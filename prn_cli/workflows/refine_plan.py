@@ -91,8 +91,8 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
         masks.create(role, path, task, (1, 1))  # unknown creation options show before the work
     manifest = _manifest(options, items, single=single)
     reading = with_kind(reading, inputs, watch)
-    maps = MapSet(inputs=inputs, images=images, valid_mask=options.valid_mask, task=task, reading=reading)
-    links, surveyed = survey(links, maps, watch)
+    maps = MapSet(inputs=inputs, images=images, valid_mask=options.valid_mask, task=task, reading=reading, watch=watch)
+    links, surveyed = survey(links, maps.sample, watch)
     choice = None
     if _chooses(options, weights[-1], task):
         valid_masks = rasters.find_valid_masks(inputs, options.valid_mask)

@@ -44,7 +44,8 @@ def run(options: TrainOptions, watch: Watch) -> TrainResult:
     if calibrates:
         holdout = Holdout(found.maps, "each map in turn, to choose the threshold; no network is trained on so few")
     else:
-        holdout = hold_out(found, options, given=given, cross_validate=begun.recipe.cross_validates)
+        quick = begun.recipe.cross_validates or begun.start is not None
+        holdout = hold_out(found, options, given=given, cross_validate=quick)
     settled = replace(begun, settings=_settled(begun, len(found.names), choose_epoch=not holdout.folds))
     _note(settled, found, holdout)
     conditions = _conditions(settled, found, holdout)
