@@ -2,7 +2,7 @@
 
     python bench/image.py judge --root LOGITS --weights ship.pt --out judged [--sets retina ...]
     python bench/image.py fit   --judged judged [--out brake.json]     the brake, and the table leave-one-set-out
-    python bench/image.py speed [--weights NAME]                        seconds a megapixel
+    python bench/image.py speed [--names fast image]                    seconds a megapixel
 
 `judge` counts, for each pair of sets that the network has not learned from, what strengths 0 to 1 give on a few windows
 of its training split and of its test split, and what shows without labels (`prn_cli.methods.image.brake`). `fit` learns
@@ -27,15 +27,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from prn_cli.maps.tiles import round_up
+from prn_cli.methods import load_refiner
 from prn_cli.methods.image.brake import FEATURES, Agreement, Brake
 from prn_cli.methods.refiner import FloatMap, Windows
+from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.boundaries import boundary_iou, count_boundaries, mean_boundary_accuracy
 from prn_cli.metrics.regions import iou
+from prn_cli.refinement.rows import refine_map
 from prn_cli.thresholding.sampling import sample_maps, sample_windows
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-MAPS = {"train": 4, "test": 6}
-SIDE = 384
+MAPS = {"train": 3, "test": 5}
+SIDE = 320
 FINE = ("clothing", "lungs", "magnetic_tile", "membrane", "plants", "cracks", "camvid", "city", "retina", "nuclei")
 """Sets with labels fine enough to judge boundaries by: on their edges, images are more than 1.2 times as steep."""
 
@@ -247,6 +250,34 @@ def table(judged: dict[str, dict[str, Any]], strengths: dict[str, float]) -> str
     return "\n".join([*lines, "", machine()])
 
 
+# Speed ----------------------------------------------------------------------------------------------------------------
+
+
+def speed(names: Sequence[str], side: int, rounds: int) -> str:
+    """CPU seconds a megapixel on one thread, of a map that is sure of nothing: other programs do not count."""
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(side, side)).astype(np.float32)
+    image = random.uniform(0, 255, (3, side, side)).astype(np.float32)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    refiners = {name: load_refiner(find_weights(name), device="cpu", threads=1) for name in names}
+    for number in range(rounds + 1):
+        for name, refiner in refiners.items():
+            began = time.process_time()
+            refine_map(logits, refiner, image=image if refiner.needs.bands else None, strength=1.0)
+            if number:
+                found[name].append((time.process_time() - began) / side**2 * 1e6)
+    rows = [
+        [
+            name,
+            f"{np.median(seconds):.2f}",
+            f"{1 / np.median(seconds):.2f}",
+            f"{min(seconds):.2f} to {max(seconds):.2f}",
+        ]
+        for name, seconds in found.items()
+    ]
+    return markdown(["weights", "CPU s/Mpx", "Mpx/s and core", "least and most"], rows) + f"\n\n{machine()}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("judge", "fit", "speed"))
@@ -255,8 +286,11 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--judged", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--names", nargs="+", default=["fast", "image"], help="weights whose speed is measured")
     given = parser.parse_args()
-    if given.action == "judge":
+    if given.action == "speed":
+        print(speed(given.names, 1024, 5))
+    elif given.action == "judge":
         judge(given.root, given.weights, given.sets, given.out)
     elif given.action == "fit":
         train, test = load(given.judged, "train"), load(given.judged, "test")
