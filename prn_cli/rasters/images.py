@@ -50,9 +50,14 @@ class MapImage(ValidMap):
         bands: int | None = None,
     ) -> None:
         super().__init__(raster, role, reading, valid)
-        found = _bands(raster)
+        found, self._chosen = _bands(raster), [band - 1 for band in reading.rgb or ()]
+        if self._chosen and max(self._chosen) >= found > 1:
+            raise self.raster.error(f"image of {found} bands, and --rgb names {max(self._chosen) + 1}", "name others")
+        if self._chosen and found > 1:
+            found = len(self._chosen)
         if bands is not None and found not in (1, bands):
-            raise self.raster.error(f"image of {found} bands, expected {bands}", "give images of one kind")
+            hint = f"name {bands} of them by --rgb, or give images of one kind"
+            raise self.raster.error(f"image of {found} bands, expected {bands}", hint)
         self.bands = bands or found
         self._seen_valid = False
         if like is None:
@@ -102,6 +107,8 @@ class MapImage(ValidMap):
             across[used].max() + 1,
         )
         values, valid = self._colours(Window(int(top), int(left), int(bottom - top), int(right - left)))
+        if self._chosen and len(values) > 1:
+            values = values[self._chosen]
         whole = bool(valid.all())
         if self._rows.aligned and self._columns.aligned:
             y, x = reached.argmax(), used.argmax()

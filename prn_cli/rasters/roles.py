@@ -43,6 +43,7 @@ class Reading:
         label_nodata: the same for labels.
         band: band of the class in a multi-band map, counted from 1.
         scale: by what logits or probabilities were multiplied, to be stored as integers; None if they were not.
+        rgb: bands of images to look at, counted from 1, in this order; all if None.
         key: name of the array in `.npz` files.
         max_pixels: upper limit on the pixels of a map, all bands together; None for what the size of its file makes
             plausible (see `prn_cli.rasters.limits`).
@@ -53,6 +54,7 @@ class Reading:
     label_nodata: float | None = None
     band: int | None = None
     scale: float | None = None
+    rgb: tuple[int, ...] | None = None
     key: str | None = None
     max_pixels: int | None = None
 

@@ -19,6 +19,7 @@ from prn_cli.workflows.options import (
     MapOptions,
     MaskOptions,
     Overwrite,
+    Rgb,
     RunOptions,
     TaskOptions,
 )
@@ -48,6 +49,7 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     images: Annotated[
         Path | None, _read("Folder of the images that the maps were made from, paired by stem.", metavar="DIR")
     ] = None
+    rgb: Rgb = None
     out: Annotated[
         Path,
         _written(

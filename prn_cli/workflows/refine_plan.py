@@ -24,6 +24,7 @@ from prn_cli.workflows.options import recorded, with_kind
 from prn_cli.workflows.parts import check_part, select_part
 from prn_cli.workflows.refine import RefineOptions
 from prn_cli.workflows.refine_map import Masks, Run
+from prn_cli.workflows.survey import MapSet, survey
 from prn_cli.workflows.work import Work, pass_over_outputs
 
 T = TypeVar("T")
@@ -91,6 +92,8 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
         masks.create(role, path, task, (1, 1))  # unknown creation options show before the work
     manifest = _manifest(options, items, single=single)
     reading = with_kind(reading, inputs, watch)
+    maps = MapSet(inputs=inputs, images=images, valid_mask=options.valid_mask, task=task, reading=reading, watch=watch)
+    links, surveyed = survey(links, maps.sample, watch)
     choice = _choose(options, weights[-1], task, inputs, reading, watch)
     threshold = options.fixed_threshold() if choice is None else choice.cut
     threshold = links[-1].refiner.threshold if threshold is None else threshold
@@ -98,7 +101,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     run = Run(
         links=links, threshold=threshold, tta=options.tta, task=task, reading=reading, masks=masks, objects=objects
     )
-    settings = _settings(options, run, weights, choice)
+    settings = _settings(options, run, weights, choice) | surveyed
     work = Work(
         items=items,
         partners=partners,

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from prn_cli import __version__
@@ -43,7 +44,8 @@ def run(options: TrainOptions, watch: Watch) -> TrainResult:
     if calibrates:
         holdout = Holdout(found.maps, "each map in turn, to choose the threshold; no network is trained on so few")
     else:
-        holdout = hold_out(found, options, given=given, cross_validate=begun.recipe.cross_validates)
+        quick = begun.recipe.cross_validates or begun.start is not None
+        holdout = hold_out(found, options, given=given, cross_validate=quick)
     settled = replace(begun, settings=_settled(begun, len(found.names), choose_epoch=not holdout.folds))
     _note(settled, found, holdout)
     conditions = _conditions(settled, found, holdout)
@@ -85,7 +87,7 @@ def _begin(options: TrainOptions, watch: Watch) -> Run:
     if options.images is not None and not recipe_of(options.network).takes_images:
         able = " or ".join(name for name in METHODS if recipe_of(name).takes_images)
         raise UsageError(f"--images is for --network {able}", hint="leave --images out")
-    bands = 0 if options.images is None else common_bands(image_files(options.images))
+    bands = 0 if options.images is None else _image_bands(options, options.images)
     if start is not None and start.bands != bands:
         given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
         raise UsageError(f"--from {start.name}: these weights see {_bands(start.bands)}, {given}")
@@ -105,6 +107,12 @@ def _calibrates(run: Run) -> bool:
     options = run.options
     few = options.shots is not None and options.shots < TELLING_MAPS
     return few and run.start is None and not options.ways and find_task(options.task).cuts
+
+
+def _image_bands(options: TrainOptions, images: Path) -> int:
+    """How many bands of the images the network sees."""
+    recipe = recipe_of(options.network)
+    return recipe.bands or len(options.reading().rgb or ()) or common_bands(image_files(images))
 
 
 def _bands(count: int) -> str:
@@ -165,7 +173,7 @@ def _note(run: Run, found: Dataset, holdout: Holdout) -> None:
 def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
     """What the result depends on, besides settings and maps."""
     options = run.options
-    names = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "shots")
+    names = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "rgb", "shots")
     given = {name: getattr(options, name) for name in names}
     given |= {} if options.scale is None else {"scale": str(options.scale)}
     return {
