@@ -96,6 +96,7 @@ class Recipe:
         identity_at_start: whether an untrained network leaves logits as they are.
         cross_validates: whether training is quick enough to be repeated for every fold.
         adaptable: whether trained weights can go on learning from other maps.
+        rate: peak learning rate of a training from nothing.
         built_with: options that decide which tensors the network has; attributes of the network, too.
     """
 
@@ -103,6 +104,7 @@ class Recipe:
     identity_at_start: ClassVar[bool] = False
     cross_validates: ClassVar[bool] = False
     adaptable: ClassVar[bool] = False
+    rate: ClassVar[float] = 1e-3
     built_with: ClassVar[tuple[str, ...]] = ()
 
     def build(self, options: Any, bands: int = 0) -> Any:
@@ -139,6 +141,10 @@ class Recipe:
 
     def observe(self, network: Any, images: Iterable[FloatMap]) -> None:
         """Take from the images to learn from, `(C, H, W)` each, what the network must know of all images."""
+
+    def reduced_side(self, network: Any) -> int:  # noqa: ARG002
+        """Side of the reduced copies of the maps that are learned from besides the maps, px; 0 for none."""
+        return 0
 
     def prepare(self, batch: Batch[Any], options: Any, random: np.random.Generator) -> Batch[Any]:  # noqa: ARG002
         """Change a batch of NumPy arrays, or add to it, by random numbers of this generator alone."""

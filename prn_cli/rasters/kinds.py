@@ -187,7 +187,7 @@ class _Sample:
             scale = "percent" if self.high <= 100 * (1 + ROUNDING) else "byte"
             raise self._ambiguous(f"{scale} or logits", f"{scale} or --input-kind logits")
         if self.is_mask():
-            raise self._ambiguous("a mask of two values and not a score map", "byte or percent, to use it all the same")
+            raise self._ambiguous("a mask of two values and not a score map", "mask, to refine it all the same")
         if self.dtype.kind == "u" and self.dtype.itemsize <= 2:
             if self.high > (100 if self.dtype.itemsize == 1 else 255):
                 return "byte"

@@ -19,7 +19,7 @@ from prn_cli.rasters.kinds import resolve
 from prn_cli.rasters.labels import BinaryMap, ClassNumbers, GreyLabel
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, open_raster
 from prn_cli.rasters.roles import AS_DECLARED, INPUT_KINDS, LABELS, Kind, Reading, Role
-from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
+from prn_cli.rasters.scores import ClassScoreMap, MaskScores, ScoreMap
 from prn_cli.rasters.valid import ValidMap
 
 __all__ = ["Kind", "Reading", "Role", "lay_like", "open_map", "read_label", "resolve"]
@@ -35,7 +35,7 @@ _OPENED: Mapping[Role, type[ValidMap]] = {
     "image": MapImage,
 }
 _PREDICTIONS: Mapping[str, Mapping[Kind, Role]] = {
-    "prediction": {"mask": "mask", **dict.fromkeys(INPUT_KINDS, "scores")},
+    "prediction": {**dict.fromkeys(INPUT_KINDS, "scores"), "mask": "mask"},
     "class prediction": {"numbers": "class numbers", **dict.fromkeys(INPUT_KINDS, "class scores")},
 }
 _Path = str | os.PathLike[str]
@@ -102,6 +102,11 @@ def open_map(
     if role in _PREDICTIONS:
         reading = resolve(reading, [path], role)  # type: ignore[arg-type]
         role = _PREDICTIONS[role].get(reading.kind) or _bad_kind(reading.kind)
+    kind: type[ValidMap] = _OPENED[role]
+    if reading.kind == "mask" and role == "class scores":
+        raise UsageError("--input-kind mask, expected scores with a band a class", path=path)
+    if reading.kind == "mask" and role == "scores":
+        role, kind = "mask", MaskScores
     image = role == "image"
     with ExitStack() as stack:
         raster = stack.enter_context(
@@ -122,7 +127,7 @@ def open_map(
             valid = stack.enter_context(open_raster(valid_mask, max_pixels=reading.max_pixels))
             check("valid mask", valid, reading)
             check_same_grid(valid, raster)
-        opened = _OPENED[role](raster, role, reading, valid, **more)
+        opened = kind(raster, role, reading, valid, **more)
         stack.pop_all()
     return opened
 

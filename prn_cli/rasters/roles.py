@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-InputKind = Literal["logits", "probabilities", "percent", "byte"]
-"""Meaning of scores: logits; probabilities 0 to 1; percent 0 to 100; byte: 0 to the maximum of the integer type."""
+InputKind = Literal["logits", "probabilities", "percent", "byte", "mask"]
+"""Meaning of scores: logits; probabilities 0 to 1; percent 0 to 100; byte: 0 to the maximum of the integer type; a mask
+of 0 and 1, or 0 and 255."""
 
 INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
 
-Kind = InputKind | Literal["auto", "mask", "numbers"]
-"""Meaning of the values of a file: scores, a mask, class numbers; `auto` is resolved from the set (see `resolve`)."""
+Kind = InputKind | Literal["auto", "numbers"]
+"""Meaning of the values of a file: scores or a mask, class numbers; `auto` is resolved from the set (see `resolve`)."""
 
 Role = Literal[
     "scores",

@@ -91,7 +91,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     manifest = _manifest(options, items, single=single)
     reading = with_kind(reading, inputs, watch)
     choice = None
-    if _chooses(options, weights[-1], task):
+    if reading.kind != "mask" and _chooses(options, weights[-1], task):  # masks have one threshold
         valid_masks = rasters.find_valid_masks(inputs, options.valid_mask)
         threads = options.thread_count()
         choice = decide_threshold(

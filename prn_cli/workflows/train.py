@@ -91,7 +91,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     validation_labels: Annotated[Path | None, _held_out("Folder of their labels. Default: --labels")] = None
     validation_images: Annotated[Path | None, _held_out("Folder of their images. Default: --images")] = None
 
-    network: Annotated[str, _method("Method to train: fast, ours; paper, as published.")] = "fast"
+    network: Annotated[str, _method("Method to train: fast, ours; paper and segrefiner, as published.")] = "fast"
     start_from: Annotated[
         str | None,
         _method(
@@ -113,7 +113,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     ] = None
     batch: Annotated[int, _schedule("Crops per step.", least=1)] = 8
     rate: Annotated[
-        float | None, _schedule("Peak learning rate. Default: 0.001; 0.0002 with --from and few maps.", least=0)
+        float | None, _schedule("Peak learning rate. Default: 0.001, or 0.0004 for segrefiner; 0.0002 with --from and few maps.", least=0)
     ] = None
     weight_decay: Annotated[float, _schedule("Weight decay.", least=0)] = 0.05
     average: Annotated[float, _schedule("Decay of the moving average of the weights.", least=0, most=0.9999)] = 0.995

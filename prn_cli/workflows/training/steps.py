@@ -113,7 +113,7 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
         options=method,
         objectives={name: options_for(name, options) for name in options.objective},
         epochs=options.epochs or 20,
-        rate=1e-3 if options.rate is None else options.rate,
+        rate=recipe_of(options.network).rate if options.rate is None else options.rate,
         time_budget=options.seconds(),
         jitter=Jitter(scale=options.jitter_scale, shift=options.jitter_shift),
         **{name: getattr(options, name) for name in same},
@@ -131,7 +131,7 @@ def _settled(run: Run, maps: int, *, choose_epoch: bool) -> Settings:
         options=run.recipe.gentle(settings.options) if brief.few else settings.options,
         epochs=options.epochs or brief.epochs,
         steps=options.steps or brief.steps,
-        rate=brief.rate if options.rate is None else options.rate,
+        rate=min(brief.rate, run.recipe.rate) if options.rate is None else options.rate,
     )
 
 
