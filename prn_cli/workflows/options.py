@@ -61,7 +61,10 @@ class MapOptions(Options):
     null: Annotated[bool, _input("Paths on stdin end in NUL.", flags=("-0",))] = False
     input_kind: Annotated[
         ScoreKind,
-        _input("What the numbers mean; auto looks at type and range, and refuses what is ambiguous. mask: no scores, but hard masks."),
+        _input(
+            "What the numbers mean; auto looks at type and range, and refuses what is ambiguous; mask: no scores, but "
+            "hard masks."
+        ),
     ] = "auto"
     nodata: Annotated[float | None, _input("Value of invalid pixels, besides NaN and the TIFF tag.")] = None
     valid_mask: Annotated[Path | None, _input("Folder of validity masks, paired by stem: zero is invalid.")] = None

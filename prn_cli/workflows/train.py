@@ -113,7 +113,10 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     ] = None
     batch: Annotated[int, _schedule("Crops per step.", least=1)] = 8
     rate: Annotated[
-        float | None, _schedule("Peak learning rate. Default: 0.001, or 0.0004 for segrefiner; 0.0002 with --from and few maps.", least=0)
+        float | None,
+        _schedule(
+            "Peak learning rate. Default: 0.001, or 0.0004 for segrefiner; 0.0002 with --from and few maps.", least=0
+        ),
     ] = None
     weight_decay: Annotated[float, _schedule("Weight decay.", least=0)] = 0.05
     average: Annotated[float, _schedule("Decay of the moving average of the weights.", least=0, most=0.9999)] = 0.995

@@ -108,9 +108,7 @@ class SegrefinerNetwork(nn.Module):
     centre: Tensor
     spread: Tensor
 
-    def __init__(
-        self, width: int = 8, bands: int = 3, *, chain_steps: int = 6, windows_only: bool = False
-    ) -> None:
+    def __init__(self, width: int = 8, bands: int = 3, *, chain_steps: int = 6, windows_only: bool = False) -> None:
         super().__init__()
         self.width, self.chain_steps, self.windows_only = width, chain_steps, windows_only
         self.register_buffer("centre", torch.zeros(bands, 1, 1))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from prn_cli.errors import InputError
+from prn_cli.errors import InputError, UsageError
 from prn_cli.methods.segrefiner.network import SegrefinerNetwork
 
 CENTRE = (123.675, 116.28, 103.53)
@@ -49,11 +49,14 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Seg
 
     Args:
         state: the published state dictionary.
-        patch: of no meaning here.
+        patch: None; there are no patches.
 
     Raises:
         InputError: if a name is missing or too many, or a shape differs.
+        UsageError: a patch is given.
     """
+    if patch is not None:
+        raise UsageError(f"--patch {patch}, but SegRefiner has no patches", hint="leave --patch out")
     renamed = {published_name(name): tensor for name, tensor in state.items()}
     stem, steps = renamed.get("stem.weight"), renamed.get("steps.weight")
     if stem is None or steps is None or stem.ndim != 4 or steps.ndim != 2 or len(stem) % 4 or not len(stem):
@@ -64,14 +67,14 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Seg
     network.set_statistics(CENTRE, SPREAD)
     own = network.state_dict()
     expected = {name: tuple(tensor.shape) for name, tensor in own.items() if name not in ("centre", "spread")}
-    wrong = sorted(
-        f"{name} {'is missing' if name not in renamed else 'is unknown' if name not in expected else 'has another shape'}"
-        for name in expected.keys() | renamed.keys()
-        if name not in expected or name not in renamed or tuple(renamed[name].shape) != expected[name]
-    )
+    found = {name: tuple(tensor.shape) for name, tensor in renamed.items()}
+    wrong = [
+        (name, found.get(name)) for name in sorted(expected.keys() | found) if found.get(name) != expected.get(name)
+    ]
     if wrong:
         raise InputError(
-            f"not a published SegRefiner: {len(wrong)} of {len(expected)} tensors differ, such as {wrong[0]}",
+            f"not a published SegRefiner: {len(wrong)} of {len(expected)} tensors differ, such as {wrong[0][0]}: "
+            f"{wrong[0][1] or 'nothing'}, expected {expected.get(wrong[0][0], 'nothing')}",
             hint="networks of six levels with a learned table of steps can be imported",
         )
     network.load_state_dict(own | renamed)

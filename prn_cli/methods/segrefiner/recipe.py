@@ -65,9 +65,7 @@ class SegrefinerRecipe(Recipe):
         noise = random.random(target.shape, np.float32)
         known = np.where(batch.label == IGNORE, coarse, target)
         mask = diffuse(known, coarse, shares[step].reshape(-1, 1, 1, 1), noise)
-        return replace(
-            batch, more={"mask": mask.astype(np.float32), "step": step[:, np.newaxis].astype(np.float32)}
-        )
+        return replace(batch, more={"mask": mask.astype(np.float32), "step": step[:, np.newaxis].astype(np.float32)})
 
     def outputs(self, network: SegrefinerNetwork, batch: Batch[Tensor]) -> Outputs:
         """The logits of the target."""

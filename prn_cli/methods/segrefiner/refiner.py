@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ SURE = 0.9
 LARGEST_REDUCTION = 24
 """Maps that 256 px show at a smaller scale than this are mosaics, of which such a pass says nothing."""
 
+T = TypeVar("T", bound=np.generic)
 Overview = tuple[FloatMap, NDArray[np.bool_]]
 """Probabilities of the reduced map, `(rows, columns)`, and where they are in doubt."""
 
@@ -68,9 +70,10 @@ class SegrefinerRefiner(NetworkRefiner):
             field = sigmoid(np.where(np.isnan(windows.logits), -np.inf, windows.logits).astype(np.float32))
             doubt = np.ones(len(coarse), bool)
         else:
-            field, unsure = (self._under(windows, plane) for plane in windows.overview)
+            probabilities, unsure = windows.overview
+            field = _under(windows, probabilities)
             coarse, steps = (field >= 0.5).astype(np.float32), slice(0, 1)
-            doubt = unsure.any(axis=(1, 2))
+            doubt = np.asarray(_under(windows, unsure).any(axis=(1, 2)))
         at_work = np.flatnonzero(doubt & (coarse.min(axis=(1, 2)) < coarse.max(axis=(1, 2))))
         if len(at_work):
             found, _ = self._restore(windows.some(at_work), coarse[at_work], steps)
@@ -89,17 +92,6 @@ class SegrefinerRefiner(NetworkRefiner):
         chosen = range(len(self._shares))[steps]
         return restore(predict, coarse, reversed(chosen), self._shares, windows.noise)
 
-    def _under(self, windows: Windows, plane: NDArray[np.generic]) -> NDArray[np.generic]:
-        """What the reduced map shows of each window, its cells as large as they are on the map."""
-        cells = [_cells(size, count) for size, count in zip(windows.size, plane.shape, strict=True)]
-
-        def cut(window: Window) -> NDArray[np.generic]:
-            rows = _mirrored(window.y, window.height, windows.size[0])
-            columns = _mirrored(window.x, window.width, windows.size[1])
-            return plane[np.ix_(cells[0][rows], cells[1][columns])]
-
-        return windows.of_places(cut)
-
     def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
         """Logits of the blended probabilities, mixed with the base logits; NaN where these are."""
         refined = logit(field)
@@ -109,6 +101,18 @@ class SegrefinerRefiner(NetworkRefiner):
 
 def _coarse(logits: FloatMap) -> FloatMap:
     return (logits >= 0).astype(np.float32)  # not where they are NaN
+
+
+def _under(windows: Windows, plane: NDArray[T]) -> NDArray[T]:
+    """What the reduced map shows of each window, its cells as large as they are on the map."""
+    cells = [_cells(size, count) for size, count in zip(windows.size, plane.shape, strict=True)]
+
+    def cut(window: Window) -> NDArray[T]:
+        rows = _mirrored(window.y, window.height, windows.size[0])
+        columns = _mirrored(window.x, window.width, windows.size[1])
+        return plane[np.ix_(cells[0][rows], cells[1][columns])]
+
+    return windows.of_places(cut)
 
 
 def _cells(size: int, count: int) -> NDArray[np.intp]:
