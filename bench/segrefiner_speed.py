@@ -1,6 +1,6 @@
 """Seconds a megapixel of SegRefiner's published shape: the pass over the whole map, and windows in doubt.
 
-    python bench/segrefiner_speed.py [--width 128] [--threads 2] [--side 512]
+    python bench/segrefiner_speed.py [--width 128 8] [--threads 2] [--side 512]
 
 The weights are random: the time does not depend on them. Every window is in doubt, as in the worst case; of the best
 case, where none is, the first pass alone is left, whatever the size of the map.
