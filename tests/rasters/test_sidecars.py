@@ -109,7 +109,7 @@ PAM = {
     "statistics": '<PAMRasterBand band="1"><Metadata><MDI key="STATISTICS_MEAN">3</MDI></Metadata></PAMRasterBand>',
     "place": '<SRS dataAxisToSRSAxisMapping="1,2">EPSG:32633</SRS><GeoTransform>100,2,0,200,0,-2</GeoTransform>',
     "nodata": '<PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand>',
-    "exact nodata": '<PAMRasterBand band="1"><NoDataValue le_hex_equiv="0000000000001040"/></PAMRasterBand>',
+    "exact nodata": '<PAMRasterBand band="1"><NoDataValue le_hex_equiv="0000000000001040">3</NoDataValue></PAMRasterBand>',  # noqa: E501
     "scale": '<PAMRasterBand band="1"><Scale>0.5</Scale></PAMRasterBand>',
     "offset": '<PAMRasterBand band="1"><Offset>-4</Offset><Scale>1</Scale></PAMRasterBand>',
 }
