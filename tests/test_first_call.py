@@ -152,6 +152,16 @@ def test_the_less_is_known_the_less_is_done() -> None:
     assert (doubtful.gain, doubtful.confidence) == (0, 1)
 
 
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), place=st.integers(-60, 60))
+def test_a_threshold_is_no_edge_of_a_spike_beyond_which_it_would_lose(seed: int, place: int) -> None:
+    counts = count_logits(blobs(seed, side=128))
+    counts[BINS // 2 + place] += counts.sum()
+    decision = decide(counts, exactly())
+    scores, cut = expected_scores(counts, PROBABILITIES), cut_of(decision.threshold)
+    assert scores[cut - 3 : cut + 4].min() >= scores[BINS // 2] - 1e-9 or cut == BINS // 2
+
+
 def test_an_image_is_drawn_towards_its_set() -> None:
     of_set = count_logits(blobs(3, side=256, shift=-1))
     image = count_logits(blobs(4, side=64, shift=-5))
@@ -207,7 +217,7 @@ def test_one_class_alone_teaches_no_more_than_the_prior_bears() -> None:
     assert posterior.mean[1] < 0
 
 
-@pytest.mark.parametrize(("slope", "shift", "way"), [(1.0, 0.5, -1), (1.0, -3.0, 1)])
+@pytest.mark.parametrize(("slope", "shift", "way"), [(1.0, 1.5, -1), (1.0, -3.0, 1)])
 def test_a_few_labels_move_the_threshold_the_right_way(slope: float, shift: float, way: int) -> None:
     logits = [4 * np.tanh(blobs(seed, side=256)) - 1 for seed in range(8)]
     maps = [drawn_labels(part, seed, slope, shift) for seed, part in enumerate(logits)]

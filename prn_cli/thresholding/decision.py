@@ -6,7 +6,7 @@ If a pixel of logit z is foreground with probability p(z), a cut has the expecte
 
 and the best cut is that of the greatest E[I] / E[U] (Dai and Li, RankSEG, JMLR 2023; RankSEG-RMA, arXiv 2510.15362, cut
 each image so). Sums over a histogram give it for all cuts at once. As p is not known for sure, gains are averaged over
-what it may be (`calibration`), and a loss counts more than a gain.
+what it may be (`calibration`), a loss counts more than a gain, and a cut no more than those beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from prn_cli.thresholding.calibration import FIT, Calibration, Evidence, Fit, expect, learn
@@ -33,6 +34,8 @@ CAUTION = 0.04
 """Gains far above 4 points hardly count, so that they do not outweigh a small risk; losses count exponentially."""
 _FARTHEST = 5
 """Cuts lie within so many logits of 0: thresholds from 0.007 to 0.993."""
+_NEARBY = 3
+"""Bins to either side, a tenth of a logit, in which a cut must do well, too."""
 _HALF = BINS // 2
 _FIRST, _LAST = _HALF - _FARTHEST * PER_LOGIT, _HALF + _FARTHEST * PER_LOGIT
 CUTS = _LAST - _FIRST + 1
@@ -97,7 +100,7 @@ def decide(
     weights = belief.weights
     scores = expected_scores(counts, belief.probabilities, score)
     gains = scores[:, _FIRST : _LAST + 1] - scores[:, _HALF, None]
-    worth = np.where(allowed, weights @ _utility(gains, loss_weight), 0.0)
+    worth = np.where(allowed, _worst_nearby(weights @ _utility(gains, loss_weight)), 0.0)
     best = int(worth.argmax())
     if worth[best] <= _WORTHWHILE:
         return Decision(0.5, 0.0, 1.0)
@@ -248,6 +251,11 @@ def _utility(gains: FloatArray, loss_weight: float = LOSS_WEIGHT) -> FloatArray:
     """What a gain is worth: concave, and steeper for losses."""
     held = np.maximum(gains, -6 * CAUTION)
     return np.where(held > 0, 1.0, loss_weight) * CAUTION * -np.expm1(-held / CAUTION)
+
+
+def _worst_nearby(worth: FloatArray) -> FloatArray:
+    """The least worth of the cuts around each: one that is good at its very place alone is so by chance."""
+    return sliding_window_view(np.pad(worth, _NEARBY, mode="edge"), 2 * _NEARBY + 1).min(axis=-1)
 
 
 def _from_above(values: FloatArray) -> FloatArray:
