@@ -83,7 +83,8 @@ def run(options: ScoreOptions, watch: Watch) -> ScoreResult:
     account = Account.of((score.height * score.width, score.not_counted) for score in scores)
     account.tell(watch)
     if scores:
-        warn_of_absent(run.task.label_pixels(scores), run.ignored, watch)
+        warn_of_absent(run.task.label_pixels(scores), watch, ignored=run.ignored)
+        warn_of_absent(run.task.predicted_pixels(scores), watch, noun="mask")
     result = ScoreResult(
         account=account,
         task=run.task,
