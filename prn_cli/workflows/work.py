@@ -17,6 +17,7 @@ from prn_cli.files.manifest import MANIFEST_NAME, Job, Manifest
 from prn_cli.files.temporaries import remove_stale
 from prn_cli.rasters import check_file, is_whole, pair_by_stem, two_kinds_of_labels
 from prn_cli.rasters.pairs import Partners, Paths
+from prn_cli.rasters.sidecars import find_sidecars
 from prn_cli.workflows.items import Item, Planned
 from prn_cli.workflows.parts import select_part
 
@@ -92,7 +93,12 @@ class Work:
         """
         for partners in self.partners:
             partners.of(item.path)
-        return self.manifest.job(inputs=item.inputs, settings=self.settings(item), outputs=item.outputs)
+        inputs = {
+            name: place
+            for role, path in item.inputs.items()
+            for name, place in ((role, path), *((f"{role}/{p.name}", p) for p in find_sidecars(path).values()))
+        }
+        return self.manifest.job(inputs=inputs, settings=self.settings(item), outputs=item.outputs)
 
     def finished(self, job: Job) -> dict[str, Any] | None:
         """The manifest's entry of a job whose outputs are current; None if they must be made.
