@@ -9,7 +9,7 @@ from PIL import Image
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters import Reading, is_pair, open_map, resolve
+from prn_cli.rasters import Reading, count_reasons, is_pair, open_map, resolve
 
 
 def save(folder: Path, *arrays: np.ndarray) -> list[Path]:
@@ -285,6 +285,7 @@ def test_hard_masks_are_scores_of_their_own_kind(tmp_path: Path, values: tuple[i
     with open_map("scores", path, reading) as scores:
         probabilities, logits = scores.probabilities(), scores.logits(Window(1, 2, 3, 4))
         scores.check_valid()
+        assert count_reasons(scores.reasons()) == {"nodata": 4}
     assert np.isnan(probabilities[:2, :2]).all()
     valid = ~np.isnan(probabilities)
     assert valid.sum() == 60
