@@ -227,6 +227,10 @@ class Task(ABC):
         """How many pixels of the labels count, by class; empty if a record does not tell."""
         return {}
 
+    def predicted_pixels(self, scores: Sequence[ImageScore]) -> dict[str, int]:
+        """How many pixels of the masks count, by class; empty if it does not matter."""
+        return {}
+
     @abstractmethod
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         """The metrics, in table order."""
