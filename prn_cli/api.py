@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -133,6 +133,7 @@ def refine_map(
     from prn_cli.maps.probabilities import logit
     from prn_cli.refinement.rows import How, Link, refine_rows
     from prn_cli.tasks import find_task
+    from prn_cli.workflows.survey import sample_of_map, survey
 
     scores = np.asarray(scores, np.float32)
     if input_kind == "logits":
@@ -145,7 +146,8 @@ def refine_map(
         task = find_task("binary")
         logits = scores if input_kind == "logits" else logit(scores)
     names = [weights] if isinstance(weights, str | PathLike) else weights
-    links = [Link(_load(str(name), device), strength, tile) for name in names]
+    links: Sequence[Link] = [Link(_load(str(name), device), strength, tile) for name in names]
+    links, _ = survey(links, partial(sample_of_map, logits, image), SILENT)
     height, width = logits.shape[-2:]
     rows: list[Any] = list(
         task.refine(

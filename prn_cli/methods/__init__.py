@@ -47,6 +47,8 @@ class Folder:
 METHODS: dict[str, Folder] = {
     "fast": Folder("prn_cli.methods.fast", "Fast"),
     "paper": Folder("prn_cli.methods.paper", "Paper"),
+    "segrefiner": Folder("prn_cli.methods.segrefiner", "Segrefiner"),
+    "image": Folder("prn_cli.methods.image", "Image"),
 }
 """By name, which is also `prn.network` in the metadata of weights. Other packages may add rows."""
 

@@ -96,16 +96,24 @@ class Recipe:
 
     Attributes:
         takes_images: whether networks can be built with bands of an image.
+        bands: that their images must have; 0 if they may have any number.
         identity_at_start: whether an untrained network leaves logits as they are.
         cross_validates: whether training is quick enough to be repeated for every fold.
         adaptable: whether trained weights can go on learning from other maps.
+        rate: peak learning rate of a training from nothing.
+        half_precision: whether files hold the weights in float16; they are run in float32.
+        observes_again: whether weights that go on learning observe the new images.
         built_with: options that decide which tensors the network has; attributes of the network, too.
     """
 
     takes_images: ClassVar[bool] = False
+    bands: ClassVar[int] = 0
     identity_at_start: ClassVar[bool] = False
     cross_validates: ClassVar[bool] = False
     adaptable: ClassVar[bool] = False
+    rate: ClassVar[float] = 1e-3
+    half_precision: ClassVar[bool] = False
+    observes_again: ClassVar[bool] = False
     built_with: ClassVar[tuple[str, ...]] = ()
 
     def build(self, options: Any, bands: int = 0) -> Any:
@@ -142,6 +150,10 @@ class Recipe:
 
     def observe(self, network: Any, images: Iterable[FloatMap]) -> None:
         """Take from the images to learn from, `(C, H, W)` each, what the network must know of all images."""
+
+    def reduced_side(self, network: Any) -> int:  # noqa: ARG002
+        """Side of the reduced copies of the maps that are learned from besides the maps, px; 0 for none."""
+        return 0
 
     def feature_channels(self, network: Any) -> int:  # noqa: ARG002
         """How many channels the features of `outputs` have; 0 if it gives none, and no objective can look at them."""

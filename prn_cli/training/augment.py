@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.methods.recipe import Batch
+from prn_cli.refinement.chain import reduce_map
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,20 @@ class Jitter:
 
     scale: float = 0.2
     shift: float = 0.5
+
+
+def reduced_copies(maps: Sequence[TrainingMap], side: int) -> list[TrainingMap]:
+    """Copies of the maps that are larger, of at most `side` px a side, as a pass over the whole map sees them."""
+    return [_reduced(one, side) for one in maps if max(one.label.shape) > side]
+
+
+def _reduced(one: TrainingMap, side: int) -> TrainingMap:
+    marks = [np.where(plane == IGNORE, np.nan, plane).astype(np.float32) for plane in (one.label, one.pseudo)]
+    planes = [one.logits, *marks, *(() if one.image is None else one.image)]
+    height, width = one.label.shape
+    logits, *found = reduce_map(lambda at: [plane[at.slices] for plane in planes], len(planes), (height, width), side)
+    label, pseudo = (np.where(np.isnan(plane), IGNORE, plane >= 0.5).astype(np.uint8) for plane in found[:2])
+    return TrainingMap(one.name, logits, label, pseudo, None if one.image is None else np.stack(found[2:]))
 
 
 def draw_batch(

@@ -23,6 +23,7 @@ from prn_cli.workflows.options import (
     Overwrite,
     PatchSide,
     ReadOptions,
+    Rgb,
     RunOptions,
     Seed,
     TaskOptions,
@@ -48,6 +49,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         Path | None,
         Option("Folder of the images, paired by stem: the refiner sees them too.", "Input", metavar="DIR"),
     ] = None
+    rgb: Rgb = None
     out: Annotated[Path, Option("Folder of the run.", "Output", flags=("-o",), output=True)] = Path("run")
     resume: Annotated[bool, Option("Resume the run in the output folder.", "Output")] = False
     overwrite: Overwrite = False
@@ -91,7 +93,10 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     validation_labels: Annotated[Path | None, _held_out("Folder of their labels. Default: --labels")] = None
     validation_images: Annotated[Path | None, _held_out("Folder of their images. Default: --images")] = None
 
-    network: Annotated[str, _method("Method to train: fast, ours; paper, as published.")] = "fast"
+    network: Annotated[
+        str,
+        _method("Method to train: fast, ours; image, which needs --images; paper and segrefiner, as published."),
+    ] = "fast"
     start_from: Annotated[
         str | None,
         _method(
@@ -113,7 +118,10 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     ] = None
     batch: Annotated[int, _schedule("Crops per step.", least=1)] = 8
     rate: Annotated[
-        float | None, _schedule("Peak learning rate. Default: 0.001; 0.0002 with --from and few maps.", least=0)
+        float | None,
+        _schedule(
+            "Peak learning rate. Default: 0.001, or 0.0004 for segrefiner; 0.0002 with --from and few maps.", least=0
+        ),
     ] = None
     weight_decay: Annotated[float, _schedule("Weight decay.", least=0)] = 0.05
     average: Annotated[float, _schedule("Decay of the moving average of the weights.", least=0, most=0.9999)] = 0.995
