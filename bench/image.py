@@ -149,8 +149,10 @@ def load(folder: Path, split: str) -> dict[str, dict[str, Any]]:
 
 
 def gains(record: dict[str, Any], *, pool: bool = True) -> NDArray[np.float64]:
-    """Points of IoU that each strength gains."""
-    scores = iou(record["regions"].sum(0)) if pool else iou(record["regions"]).mean(0)
+    """Points of IoU that each strength gains: pooled, or in the mean over windows that have foreground."""
+    regions = record["regions"]
+    shown = regions[:, 0, 0] + regions[:, 0, 2] > 0
+    scores = iou(regions.sum(0)) if pool or not shown.any() else iou(regions[shown]).mean(0)
     return 100 * (scores - scores[0])
 
 
