@@ -19,6 +19,7 @@ from prn_cli.workflows import pseudolabel as _pseudolabel
 from prn_cli.workflows import refine as _refine
 from prn_cli.workflows import score as _score
 from prn_cli.workflows import train as _train
+from prn_cli.workflows import weak as _weak
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,8 +59,8 @@ def _takes(options: type[Options]) -> Callable[[FunctionT], FunctionT]:
 @_takes(_pseudolabel.PseudolabelOptions)
 def pseudolabel(
     logits: Files = ("logits",), *, watch: Watch = SILENT, **options: Any
-) -> _pseudolabel.PseudolabelResult:
-    """Find the best threshold of every patch of labelled maps, as `prn pseudolabel` does."""
+) -> _pseudolabel.PseudolabelResult | _weak.WeakResult:
+    """Find the best threshold of every patch, or make masks from activation maps, as `prn pseudolabel` does."""
     return _pseudolabel.pseudolabel(_pseudolabel.PseudolabelOptions(logits, **options), watch)  # type: ignore[arg-type]
 
 

@@ -20,6 +20,7 @@ from prn_cli.maps.noise import place_noise
 from prn_cli.maps.tiles import AxisPlan, Window, plan_axis
 
 FloatMap = NDArray[np.float32]
+Value = TypeVar("Value", bound=np.generic)
 Padding = Literal["nan", "mirror"]
 T = TypeVar("T")
 
@@ -114,14 +115,22 @@ class Windows:
         image = None if self.image is None else _turn(self.image, flipped, turns)
         return replace(self, logits=_turn(self.logits, flipped, turns), image=image, view=(flipped, turns))
 
+    def some(self, chosen: Sequence[int] | NDArray[np.intp]) -> Windows:
+        """Some of the windows."""
+        image = None if self.image is None else self.image[chosen]
+        return replace(self, logits=self.logits[chosen], image=image, places=[self.places[int(i)] for i in chosen])
+
     def noise(self, draw: int = 0) -> FloatMap:
         """Uniform random numbers, `(N, h, w)` float32 in [0, 1); the same for a pixel of the map in every window."""
+        return self.of_places(lambda window: place_noise(self.seed, window, draw=draw))
+
+    def of_places(self, give: Callable[[Window], NDArray[Value]]) -> NDArray[Value]:
+        """What is known of the map under each window, `(h, w)` each, turned as the windows are."""
         height, width = self.logits.shape[1:] if self.view[1] % 2 == 0 else self.logits.shape[:0:-1]
-        upright = [place_noise(self.seed, Window(y, x, height, width), draw=draw) for y, x in self.places]
-        return _turn(np.stack(upright), *self.view)
+        return _turn(np.stack([give(Window(y, x, height, width)) for y, x in self.places]), *self.view)
 
 
-def _turn(maps: FloatMap, flipped: bool, turns: int) -> FloatMap:
+def _turn(maps: NDArray[Value], flipped: bool, turns: int) -> NDArray[Value]:
     return np.ascontiguousarray(np.rot90(maps[..., ::-1] if flipped else maps, turns, axes=(-2, -1)))
 
 
@@ -183,8 +192,12 @@ class Refiner:
         )
         return rows, columns
 
+    def overview_side(self, height: int, width: int) -> int:  # noqa: ARG002
+        """Longest side of the reduced copy of a map of this size that `overview` sees, px; 0 to do without."""
+        return self.needs.overview
+
     def overview(self, reduced: Windows) -> Any:  # noqa: ARG002
-        """What to know of the whole map before its windows come, from a copy of at most `needs.overview` px a side.
+        """What to know of the whole map before its windows come, from a copy of at most `overview_side` px a side.
 
         It is given to every window, and to other processes, so it must be small and able to be pickled.
         """

@@ -66,7 +66,7 @@ class MapImage(ValidMap):
             self._columns = Axis(0.0, raster.width / self.width, raster.width)
         else:
             self.height, self.width = like.height, like.width
-            self._rows, self._columns = align(raster, like)
+            self.raster, self._rows, self._columns = align(raster, like)
 
     def read(self, window: Window | None = None) -> NDArray[np.float32]:
         """Read the image under a window of the map.
@@ -83,8 +83,8 @@ class MapImage(ValidMap):
         """
         window = window or Window(0, 0, self.height, self.width)
         result = np.full((self.bands, window.height, window.width), np.nan, np.float32)
-        source_width = window.width * self._columns.step + 1
-        at_once = max(int(_PIXELS_AT_ONCE / source_width / max(self._rows.step, 1)), 1)
+        source_width = window.width * abs(self._columns.step) + 1
+        at_once = max(int(_PIXELS_AT_ONCE / source_width / max(abs(self._rows.step), 1)), 1)
         for first in range(0, window.height, at_once):
             rows = Window(window.y + first, window.x, min(at_once, window.height - first), window.width)
             self._read_rows(rows, result[:, first : first + rows.height])
@@ -112,7 +112,9 @@ class MapImage(ValidMap):
         whole = bool(valid.all())
         if self._rows.aligned and self._columns.aligned:
             y, x = reached.argmax(), used.argmax()
-            result[:, y : y + bottom - top, x : x + right - left] = values if whole else np.where(valid, values, np.nan)
+            values = values if whole else np.where(valid, values, np.nan)
+            values = values[:, :: int(self._rows.step), :: int(self._columns.step)]
+            result[:, y : y + bottom - top, x : x + right - left] = values
             return
 
         def resampled(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -109,7 +109,7 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
         float | Literal["auto"] | None,
         _method(
             "Refined probability above which a pixel is foreground; auto: where the expected score of the set is "
-            "greatest, found without labels.",
+            "greatest, found without labels; of several classes, offsets of their logits.",
             flags=("--threshold", "-t"),
             metavar="auto|0..1",
             least=0,

@@ -29,7 +29,7 @@ from prn_cli.training.runtime import reduced_precision, set_up
 from prn_cli.workflows.method_options import given_for, options_for
 from prn_cli.workflows.train import TrainOptions, TrainResult
 from prn_cli.workflows.training import folder
-from prn_cli.workflows.training.conclusion import conclude, conclude_few
+from prn_cli.workflows.training.conclusion import conclude, conclude_few, evidence_of
 from prn_cli.workflows.training.dataset import Dataset, names_of, read_dataset
 from prn_cli.workflows.training.holdout import Holdout, hint_at_scenes, hold_out
 from prn_cli.workflows.training.run import Run
@@ -59,6 +59,7 @@ def run(options: TrainOptions, watch: Watch) -> TrainResult:
             return TrainResult()
         failures = [*found.failures, *(given.failures if given else ())]
         about = {"left_out": [name for name, _ in failures], "unused": found.unused}
+        about["not_counted"] = dict(found.account.not_counted)
         card = _export(ready, found.classes, holdout, outcome, {"conditions": conditions, "data": about})
     images = len(names_of([*holdout.learn, *holdout.hold])) + len(failures)
     verdict = f"{len(failures)} of {images} maps could not be used" if failures else ""
@@ -91,7 +92,10 @@ def _begin(options: TrainOptions, watch: Watch) -> Run:
         given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
         raise UsageError(f"--from {start.name}: these weights see {_bands(start.bands)}, {given}")
     begun = Run(options, _settings(options, method), start, bands, device, threads, watch)
-    multiple = begun.network().multiple
+    network = begun.network()
+    if options.contrast and not begun.recipe.feature_channels(network):
+        raise UsageError(f"--contrast {options.contrast[0]}: --network {options.network} has no features to look at")
+    multiple = network.multiple
     if options.crop % multiple:
         raise UsageError(f"--crop {options.crop}, expected a multiple of {multiple} for --network {options.network}")
     folder.check(options.out, resume=options.resume, overwrite=options.overwrite)
@@ -119,9 +123,9 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
     same = ("network", "crop", "batch", "steps", "weight_decay", "average", "patience", "seed")
     return Settings(
         options=method,
-        objectives={name: options_for(name, options) for name in options.objective},
+        objectives={name: options_for(name, options) for name in options.contrast},
         epochs=options.epochs or 20,
-        rate=1e-3 if options.rate is None else options.rate,
+        rate=recipe_of(options.network).rate if options.rate is None else options.rate,
         time_budget=options.seconds(),
         jitter=Jitter(scale=options.jitter_scale, shift=options.jitter_shift),
         **{name: getattr(options, name) for name in same},
@@ -139,18 +143,18 @@ def _settled(run: Run, maps: int, *, choose_epoch: bool) -> Settings:
         options=run.recipe.gentle(settings.options) if brief.few else settings.options,
         epochs=options.epochs or brief.epochs,
         steps=options.steps or brief.steps,
-        rate=brief.rate if options.rate is None else options.rate,
+        rate=min(brief.rate, run.recipe.rate) if options.rate is None else options.rate,
     )
 
 
 def _read(run: Run) -> tuple[Dataset, Dataset | None]:
     """The labelled maps, and those of `--validation-logits`."""
     options = run.options
-    inputs = options.find_inputs(options.logits)
+    inputs = options.find_inputs(options.logits, run.watch)
     found = read_dataset(run, inputs, options.labels, options.images, shots=options.shots)
     if options.validation_logits is None:
         return found, None
-    inputs = options.find_inputs([str(options.validation_logits)])
+    inputs = options.find_inputs([str(options.validation_logits)], run.watch)
     labels, images = options.validation_labels or options.labels, options.validation_images or options.images
     return found, read_dataset(run, inputs, labels, images)
 
@@ -171,6 +175,7 @@ def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
     options = run.options
     names = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "rgb", "shots")
     given = {name: getattr(options, name) for name in names}
+    given |= {} if options.scale is None else {"scale": str(options.scale)}
     return {
         # As text where JSON has nothing of the kind: paths, and numbers that may be NaN.
         **{name: value if isinstance(value, str | int | None) else str(value) for name, value in given.items()},
@@ -262,6 +267,7 @@ def _export(
         "best_epoch": outcome.state.best_epoch + 1,
         "seconds": round(outcome.seconds, 1),
         **conclusion.card(),
+        **({"evidence": evidence_of(holdout.learn)} if _calibrates(run) else {}),
     }
     metadata = {
         "prn.strength": f"{conclusion.choice.strength:g}",
