@@ -41,7 +41,13 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
     several = len(card["conditions"].get("classes", ())) > 1
     what = f"held-out parts of {data['parts_of']} map(s)" if data["parts_of"] else "held-out images"
     own = choice["own"]
-    headings = ["at 0.5", *([f"at its own {own:g}"] if own != 0.5 else []), "refined", "change, points", "95 % interval"]
+    headings = [
+        "at 0.5",
+        *([f"at its own {own:.3g}"] if own != 0.5 else []),
+        "refined",
+        "change, points",
+        "95 % interval",
+    ]
     table = Table(title=f"{len(data['held_out'])} {what}", title_justify="left")
     for heading in ("", *headings):
         table.add_column(heading, justify="right" if heading else "left")
@@ -68,7 +74,7 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
 
 def _shares(card: Mapping[str, Any]) -> str:
     """What of the gain is the network's, where the threshold has a share."""
-    if card["choice"]["own"] == 0.5:
+    if not card["choice"]["strength"] or card["choice"]["own"] == 0.5:
         return ""
     figures = card["held_out_figures"]["pooled_iou"]
     added = 100 * figures["added"][0]

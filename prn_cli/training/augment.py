@@ -31,7 +31,7 @@ class TrainingMap:
 
     @cached_property
     def faults(self) -> NDArray[np.float32]:
-        """Sums over all cells above and to the left, `(h + 1, w + 1)`, of how wrong or unsure the base model is there."""
+        """How wrong or unsure the base model is, summed over all cells above and to the left, `(h + 1, w + 1)`."""
         side = FAULT_CELL
         height, width = (-(-length // side) * side for length in self.label.shape)
         wrong = np.zeros((height, width), np.float32)
@@ -108,9 +108,7 @@ def _place(source: TrainingMap, side: int, random: np.random.Generator) -> tuple
     return int(random.integers(0, max(height - side, 0) + 1)), int(random.integers(0, max(width - side, 0) + 1))
 
 
-def _draw_crop(
-    source: TrainingMap, y: int, x: int, crops: Sequence[NDArray[Any]], random: np.random.Generator
-) -> None:
+def _draw_crop(source: TrainingMap, y: int, x: int, crops: Sequence[NDArray[Any]], random: np.random.Generator) -> None:
     """Fill the planes of a crop, `(channels, side, side)` each, by a place of the map that is turned and flipped."""
     side = crops[0].shape[-1]
     turns, flip = int(random.integers(4)), bool(random.integers(2))

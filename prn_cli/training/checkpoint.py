@@ -67,7 +67,7 @@ def load_state(path: Path, *, fingerprint: Mapping[str, str]) -> tuple[State, fl
         tensors, metadata = read_safetensors(path)
         record = json.loads(metadata["prn"])
         written_for, spent = dict(record.pop("fingerprint")), float(record.pop("spent"))
-        history = [Epoch(**epoch) for epoch in record.pop("history")]
+        history = [Epoch(**epoch | {"gain": epoch["gain"] and tuple(epoch["gain"])}) for epoch in record.pop("history")]
         groups: dict[str, dict[str, Tensor]] = {group: {} for group in _GROUPS}
         optimizer: dict[int, dict[str, Tensor]] = {}
         counts = tensors.pop("counts/counts", None)

@@ -1,10 +1,10 @@
 """How much of a correction to apply, and where to cut: chosen on maps that the correction has not seen.
 
 A refined logit is `logit + strength · (refined - logit)`: 0 is the base model, 1 the whole correction. Masks are cut at
-0.5, or along the way from the base model's own threshold, at strength 0, to 0.5, at strength 1: a correction learns the
-level too. What each would have given on held-out maps is counted once, map by map (`tally`); the choice (`choose`) is
-arithmetic on these counts. The network must add to what the threshold alone gains, surely, and harm no scene; where
-nothing does, the strength is 0.
+0.5; at the base model's own threshold; or on the way from that, at strength 0, to 0.5, at strength 1, for a correction
+learns the level in time. What each would have given on held-out maps is counted once, map by map (`tally`); the choice
+(`choose`) is arithmetic on these counts. The network must add to what the threshold alone gains, surely, and harm no
+scene; where nothing does, the strength is 0.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from prn_cli.thresholding.strength import STRENGTHS, TELLING_MAPS
 FloatMap = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
 
+CUTS = 3
 FEW_SCENES = 8
 """Of no more scenes than that, none may lose."""
 _SURE, _FAIRLY_SURE = 0.95, 0.68
 """Confidence of the interval above 0 in which the network's share must lie: of few maps, and of others."""
 
 
-def logit_cut(threshold: float, strength: float) -> float:
-    """Where to cut logits of a strength, if the base model's own threshold is this one."""
-    return (1 - strength) * (math.log(threshold) - math.log1p(-threshold))
+def logit_cuts(threshold: float, strength: float) -> tuple[float, float, float]:
+    """Where logits of a strength may be cut, if the base model's own threshold is this one."""
+    own = math.log(threshold) - math.log1p(-threshold)
+    return 0.0, (1 - strength) * own, own
 
 
 def tally(logits: FloatMap, refined: FloatMap, label: NDArray[np.uint8], threshold: float = 0.5) -> NDArray[np.int64]:
@@ -46,16 +48,16 @@ def tally(logits: FloatMap, refined: FloatMap, label: NDArray[np.uint8], thresho
         threshold: the base model's own.
 
     Returns:
-        `(S, 2, 4)` int64, for `STRENGTHS`, cut at 0.5 and along the way from the threshold: tp, fp, fn, tn, as
-        `RegionCounts.array` has them.
+        `(S, 3, 4)` int64, for `STRENGTHS` and their cuts, see `logit_cuts`: tp, fp, fn, tn, as `RegionCounts.array` has
+        them.
     """
     valid = (label != IGNORE) & ~np.isnan(logits)
     true, base, whole = label[valid] == 1, logits[valid], refined[valid]
     positives = int(np.count_nonzero(true))
-    counts = np.empty((len(STRENGTHS), 2, 4), np.int64)
+    counts = np.empty((len(STRENGTHS), CUTS, 4), np.int64)
     for row, strength in zip(counts, STRENGTHS, strict=True):
         mixed = strengthen(base, whole, strength)
-        for cell, cut in zip(row, (0.0, logit_cut(threshold, strength)), strict=True):
+        for cell, cut in zip(row, logit_cuts(threshold, strength), strict=True):
             above = mixed > np.float32(cut)
             tp, found = int(np.count_nonzero(above & true)), int(np.count_nonzero(above))
             cell[:] = tp, found - tp, positives - tp, len(true) - positives - (found - tp)
@@ -69,11 +71,11 @@ class Choice:
     Attributes:
         strength: 0 to 1.
         threshold: probability above which a refined pixel is foreground.
-        own: the base model's own threshold, by the labels; 0.5 if that is not surely better.
+        own: the base model's own threshold, by the labels.
         gain: change of the pooled IoU over the base model at 0.5.
         added: the network's share of it; the rest is the threshold's.
         groups: change of the pooled IoU, scene by scene, or class by class.
-        strengths: mean over the groups for every strength of `STRENGTHS`, with the better of its two thresholds.
+        strengths: mean over the groups for every strength of `STRENGTHS`, with the best of its thresholds.
         cell: of the counts that were chosen: strength and threshold, as indices.
         floor: the same of the best without the network.
     """
@@ -116,7 +118,7 @@ def choose(
     groups: Sequence[str],
     *,
     own: float = 0.5,
-    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    limits: Limits = Limits(),
     seed: int = 0,
 ) -> Choice:
     """Choose strength and threshold on held-out maps.
@@ -128,7 +130,7 @@ def choose(
     Of the others, the one with the highest lower bound is taken.
 
     Args:
-        counts: `(maps, S, 2, 4)`, see `tally`.
+        counts: `(maps, S, 3, 4)`, see `tally`.
         groups: of each map: its scene, or one name for all.
         own: the base model's own threshold.
         limits: of the choice.
@@ -145,7 +147,7 @@ def choose(
     if len(names) <= FEW_SCENES:
         harmless &= (gains >= 0).all(axis=0)
     if not limits.any_threshold or own == 0.5:
-        harmless[:, 1] = False
+        harmless[:, 1:] = False
     floor = (0, int(harmless[0, 1] and expected[0, 1] > 0))
     few = (limits.images or len(counts)) < TELLING_MAPS
     low = _lower_bounds(values, floor, _SURE if few else _FAIRLY_SURE, seed)
@@ -158,11 +160,11 @@ def choose(
     strength = STRENGTHS[cell[0]]
     return Choice(
         strength=strength,
-        threshold=round(1 / (1 + math.exp(-logit_cut(own, strength))), 4) if cell[1] else 0.5,
+        threshold=round(1 / (1 + math.exp(-logit_cuts(own, strength)[cell[1]])), 4),
         gain=float(pooled[cell] - pooled[0, 0]),
         groups={name: float(gain) for name, gain in zip(names, gains[:, cell[0], cell[1]], strict=True)},
         strengths={f"{s:g}": float(gain.max()) for s, gain in zip(STRENGTHS, expected, strict=True)},
-        own=own if floor[1] else 0.5,
+        own=own,
         added=float(pooled[cell] - pooled[floor]),
         cell=cell,
         floor=floor,
@@ -170,7 +172,7 @@ def choose(
 
 
 def _lower_bounds(counts: FloatArray, floor: tuple[int, int], confidence: float, seed: int) -> FloatArray:
-    """`(S, 2)`: lower bounds of the pooled gain over the floor, by the maps; of a single map, the gain itself."""
+    """`(S, 3)`: lower bounds of the pooled gain over the floor, by the maps; of a single map, the gain itself."""
     shape = counts.shape[1:3]
     flat = counts.reshape(len(counts), -1)
 

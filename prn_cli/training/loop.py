@@ -102,7 +102,7 @@ class State:
         history: of the rounds.
         total: steps of the whole training.
         late: whether time has ended it before.
-        counts: `(maps, S, 2, 4)` int64 of all held-out maps at the end, see `choice.tally`; None before.
+        counts: `(maps, S, 3, 4)` int64 of all held-out maps at the end, see `choice.tally`; None before.
     """
 
     network: dict[str, Tensor]
@@ -188,7 +188,7 @@ def fit(
     steps = steps_per_epoch(maps, settings)
     total = settings.epochs * steps
     with SEEDED:
-        trainer = _Trainer(network, settings, device, state, min(steps, settings.report or steps), total)
+        trainer = _Trainer(network, settings, device, state, steps=min(steps, settings.report or steps), total=total)
     state.total = total
     while not ended(state, settings):
         began = now()
@@ -201,7 +201,7 @@ def fit(
         better = not settings.choose_epoch or (reached is not None and reached > state.best_iou)
         state.steps += len(losses)
         state.seconds = parallel.agreed(state.seconds + now() - began)
-        by_time = state.seconds / settings.time_budget if settings.time_budget else 0.0
+        by_time = 0.0 if settings.time_budget is None else state.seconds / settings.time_budget
         gain = compare(before, after, iou, pool=True, resamples=_RESAMPLES).difference if validation else None
         epoch = Epoch(
             number=state.epoch,
@@ -231,8 +231,8 @@ class _Trainer:
         current: the network's weights after the last epoch, by name.
     """
 
-    def __init__(  # noqa: PLR0913
-        self, network: Any, settings: Settings, device: torch.device, state: State, steps: int, total: int
+    def __init__(
+        self, network: Any, settings: Settings, device: torch.device, state: State, *, steps: int, total: int
     ) -> None:
         self.network, self.settings, self.device = network, settings, device
         self.steps, self.total = steps, total
@@ -276,7 +276,7 @@ class _Trainer:
                 check()
                 taken = state.steps + step
                 progress = taken / self.total
-                if settings.time_budget:
+                if settings.time_budget is not None:
                     elapsed = parallel.agreed(state.seconds + now() - began)
                     progress = max(progress, elapsed / settings.time_budget)
                 for group in self.optimizer.param_groups:
@@ -297,7 +297,9 @@ class _Trainer:
         """An epoch's batches, drawn while the device is at work on others."""
         settings = self.settings
         for _ in range(min(self.steps, self.total - taken)):
-            drawn = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random, candidates=settings.candidates)
+            drawn = draw_batch(
+                maps, settings.batch, settings.crop, settings.jitter, random, candidates=settings.candidates
+            )
             batch = self.recipe.prepare(drawn, self.options, random).mapped(torch.from_numpy)
             yield batch.mapped(Tensor.pin_memory) if self.device.type == "cuda" else batch
 
@@ -400,7 +402,7 @@ def evaluate(network: Any, maps: Sequence[TrainingMap], device: torch.device | N
 def tallies(
     network: Any, maps: Sequence[TrainingMap], device: torch.device | None = None, *, own: float = 0.5
 ) -> NDArray[np.int64]:
-    """What every strength would give on each map, `(maps, S, 2, 4)`, with this threshold for the base: see `tally`."""
+    """What every strength would give on each map, `(maps, S, 3, 4)`, with this threshold for the base: see `tally`."""
     return np.stack(_refined(network, maps, device, lambda m, refined: tally(m.logits, refined, m.label, own)))
 
 

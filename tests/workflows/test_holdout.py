@@ -210,7 +210,10 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, object],
         ([f"tile{t}_part00{n}" for t in (1, 2, 7) for n in range(3)], {"tile1", "tile2", "tile7"}),
         ([f"austin{n}" for n in range(5)] + [f"chicago{n}" for n in range(5)], {"austin", "chicago"}),
         ([f"city-{c}-scene-{s}-{n}" for c in "ab" for s in "cd" for n in range(3)], {"city-a", "city-b"}),
-        ([f"{part}_00{drive}_{n}" for part in ("train", "test") for drive in "789" for n in range(2)], {"007", "008", "009"}),
+        (
+            [f"{part}_00{drive}_{n}" for part in ("train", "test") for drive in "789" for n in range(2)],
+            {"007", "008", "009"},
+        ),
         ([f"satImage_{n:03}" for n in range(30)], set()),
         ([f"{n:04}" for n in range(30)], set()),
         (["a_1", "a_2", "b_1", "b_2"], set()),  # two maps a scene: as likely a name of another kind

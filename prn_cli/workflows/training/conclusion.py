@@ -22,8 +22,8 @@ from prn_cli.training.choice import Choice, Limits, choose
 Figures = dict[str, dict[str, list[float | None]]]
 """By metric, each a figure and the bounds of its 95 % interval.
 
-`before` is the base model at 0.5, `own` the base model at its own threshold, `after` refined, `difference` and `added`
-what that is more than either.
+`before` is the base model at 0.5, `own` the base model at its own threshold, `after` refined, `difference` what that is
+more than at 0.5, and `added` what it is more than without a network, at the better of the two.
 """
 
 
@@ -70,14 +70,14 @@ def conclude(
     scenes: Mapping[str, str] | None = None,
     parts_of: int = 0,
     own: float = 0.5,
-    trained: Trained = Trained(),  # noqa: B008 (frozen)
+    trained: Trained = Trained(),
     any_threshold: bool = True,
     seed: int = 0,
 ) -> Conclusion:
     """Choose strength and threshold on held-out maps, and compute what they gain there.
 
     Args:
-        counts: `(maps, S, 2, 4)` int64, see `prn_cli.training.choice.tally`. With several classes, each class
+        counts: `(maps, S, 3, 4)` int64, see `prn_cli.training.choice.tally`. With several classes, each class
             against the rest: the maps of an image follow each other, in class order.
         maps: names.
         classes: names.
@@ -95,7 +95,7 @@ def conclude(
     images = len(maps) // len(classes)
     limits = Limits(parts_of or images, any_threshold=any_threshold, strength=0.5 if trained.half else 1.0)
     choice = choose(counts, groups, own=own, limits=limits, seed=seed)
-    cells = ((0, 0), choice.floor, choice.cell)
+    cells = ((0, 0), (0, 1), choice.floor, choice.cell)
     found = [counts[:, s, t].astype(np.float64).reshape(images, -1) for s, t in cells]
 
     def mean_iou(image_counts: FloatArray) -> FloatArray:
@@ -108,7 +108,7 @@ def conclude(
     figures = _figures(found, mean_iou, seed)
     noun = "classes" if len(classes) > 1 else "scenes"
     said = verdict(choice, figures["pooled_iou"]["difference"], noun, parts_of, trained)
-    return Conclusion(choice, figures, said, _images(mean_iou(found[0]), mean_iou(found[2])))
+    return Conclusion(choice, figures, said, _images(mean_iou(found[0]), mean_iou(found[3])))
 
 
 def _images(before: FloatArray, after: FloatArray) -> dict[str, int]:
@@ -140,7 +140,7 @@ def conclude_few(maps: Sequence[TrainingMap], *, seed: int = 0) -> Conclusion:
         return np.array([count_regions(cut(m.logits, threshold), m.label).array() for m, threshold in pairs])
 
     before, after = cut_at([0.5] * len(maps)), cut_at([other.threshold for other in others])
-    figures, images = _figures([before, after, after], iou, seed), _images(iou(before), iou(after))
+    figures, images = _figures([before, after, after, after], iou, seed), _images(iou(before), iou(after))
     own = decision.threshold
     choice = Choice(0.0, own, decision.gain, {"": decision.gain}, {"0": 0.0}, own=own)
     if own == 0.5:
@@ -151,13 +151,14 @@ def conclude_few(maps: Sequence[TrainingMap], *, seed: int = 0) -> Conclusion:
 
 
 def _figures(found: Sequence[FloatArray], figure: Callable[[FloatArray], FloatArray], seed: int) -> Figures:
-    """Pooled and mean IoU with intervals, from counts by image: of the base, at its own threshold, and refined."""
+    """Pooled and mean IoU with intervals, from counts by image: base, at its own threshold, the better, refined."""
     figures: Figures = {}
-    base, own, refined = found
+    base, own, floor, refined = found
     for name, pool in (("pooled_iou", True), ("mean_iou", False)):
         change = compare(base, refined, figure, pool=pool, seed=seed)
-        added = compare(own, refined, figure, pool=pool, seed=seed)
-        parts = change._asdict() | {"own": added.before, "added": added.difference}
+        alone = compare(own, own, figure, pool=pool, seed=seed).after
+        added = compare(floor, refined, figure, pool=pool, seed=seed).difference
+        parts = change._asdict() | {"own": alone, "added": added}
         figures[name] = {part: [_number(value) for value in estimate] for part, estimate in parts.items()}
     return figures
 
@@ -167,7 +168,7 @@ def verdict(
     difference: Sequence[float | None],
     noun: str,
     parts_of: int,
-    trained: Trained = Trained(),  # noqa: B008 (frozen)
+    trained: Trained = Trained(),
 ) -> str:
     """What the held-out maps say, in one line.
 
@@ -177,7 +178,7 @@ def verdict(
     change, low, high = difference
     held_out = "parts of maps" if parts_of else "images"
     if choice.strength == 0:
-        kept = "" if choice.own == 0.5 else "; the base model's own threshold alone is kept"
+        kept = "" if choice.threshold == 0.5 else "; the base model's own threshold alone is kept"
         return _unhelpful(choice, noun, held_out, trained) + kept
     weak = f"; after {trained.steps} of {trained.total} steps, it is applied by half at most" if trained.half else ""
     if not trained.steps < trained.total:

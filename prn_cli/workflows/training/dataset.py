@@ -106,11 +106,7 @@ def read_dataset(
         raise two_kinds
     stored = reader.store.mapped()
     return Dataset(
-        maps=[
-            plane.map_of(path.stem, stored)
-            for (path, _), planes in batch.results
-            for plane in planes
-        ],
+        maps=[plane.map_of(path.stem, stored) for (path, _), planes in batch.results for plane in planes],
         paths={path.stem: path.resolve() for (path, _), _ in batch.results},
         classes=task.names,
         kind=reading.kind,
@@ -198,4 +194,4 @@ class _Reader:
         thresholds = best_thresholds(probabilities, label, patch=patch, grid=self.run.options.grid)
         pseudo = apply_thresholds(probabilities, thresholds, patch=patch)
         pseudo[label == IGNORE] = IGNORE
-        return _Stored(*map(self.store.put, (logits, label, pseudo)), image)
+        return _Stored(self.store.put(logits), self.store.put(label), self.store.put(pseudo), image)

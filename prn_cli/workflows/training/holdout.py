@@ -19,6 +19,7 @@ LEAST_PART = 128
 """Side of the smallest part of a map that says something about the rest, px."""
 _FEW_SCENES = 8
 
+
 @dataclass(frozen=True)
 class Fold:
     """One part of a cross-validation, with the names of the maps that it holds out."""

@@ -13,7 +13,6 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from prn_cli.errors import PrnError
@@ -23,7 +22,7 @@ from prn_cli.files.temporaries import remove_stale, write_whole
 from prn_cli.training import parallel
 from prn_cli.training.checkpoint import load_state, save_state
 from prn_cli.training.loop import SEEDED, State, base_counts, fit, pooled, tallies
-from prn_cli.training.runtime import tensorboard_log
+from prn_cli.training.runtime import tensorboard_log, use_threads
 from prn_cli.workflows.training.folder import LOG, STATES, TENSORBOARD, state_file
 from prn_cli.workflows.training.holdout import Holdout
 from prn_cli.workflows.training.own_cut import OwnCuts
@@ -42,7 +41,7 @@ class Outcome:
         state: of its stage.
         seconds: of the run.
         maps: names of the held-out maps.
-        counts: `(maps, S, 2, 4)` int64, see `prn_cli.training.choice.tally`.
+        counts: `(maps, S, 3, 4)` int64, see `prn_cli.training.choice.tally`.
         dropped: folds that there was no time for.
         steps: of the network that has the fewest.
         total: steps that there would have been with more time; the same as `steps` where time was not short.
@@ -82,7 +81,7 @@ def train(run: Run, holdout: Holdout, cuts: OwnCuts) -> Outcome:
     plan = make_plan(run, holdout, budget)
     if plan.dropped:
         run.watch.note(f"{plan.dropped} of {len(holdout.folds)} folds are left out: there is no time for them")
-    torch.set_num_threads(plan.threads)
+    use_threads(plan.threads)
     stages = _Stages(run, plan, cuts, budget, {name: state for name, (state, _) in states.items()})
     with _resumable(run), run.watch.stages([job.name for job in plan.jobs]) as show:
         stages.train(show)
@@ -161,15 +160,15 @@ class _Stages:
     def _train(self, number: int, report: Report, check: Callable[[], None]) -> None:
         """Train one network to its end, from where an earlier run left it, and measure it."""
         run, job = self.run, self.plan.jobs[number]
-        state, settings, seconds = self.states.get(job.name), run.settings, None
+        state, settings, seconds = self.states.get(job.name), self.plan.settings, None
         if self.budget.seconds is not None:
-            seconds = parallel.agreed(self.plan.seconds_for(number, self.budget, settings))
+            seconds = parallel.agreed(self.plan.seconds_for(number, self.budget))
             settings = replace(
                 settings,
                 time_budget=seconds + (state.seconds if state else 0.0),
                 report=self.plan.steps_between_looks(seconds),
             )
-        looked_at = self.plan.looked_at(job, settings, seconds)
+        looked_at = self.plan.looked_at(job, seconds)
         before = pooled(base_counts(looked_at)).iou() if looked_at else None
         stage = Stage(job.name, settings.epochs if seconds is None else None, before, settings.choose_epoch)
         with SEEDED:

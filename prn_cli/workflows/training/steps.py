@@ -61,7 +61,9 @@ def run(options: TrainOptions, watch: Watch) -> TrainResult:
             return TrainResult()
         failures = [*found.failures, *(given.failures if given else ())]
         about = {"left_out": [name for name, _ in failures], "unused": found.unused}
-        card = _export(ready, found.classes, holdout, outcome, cuts, {"conditions": conditions, "data": about})
+        card = _export(
+            ready, found.classes, holdout, outcome, cuts=cuts, about={"conditions": conditions, "data": about}
+        )
     images = len(names_of([*holdout.learn, *holdout.hold])) + len(failures)
     verdict = f"{len(failures)} of {images} maps could not be used" if failures else ""
     return TrainResult(card=card, failures=failures, verdict=verdict)
@@ -237,7 +239,7 @@ def _trusted_half(holdout: Holdout, outcome: Outcome) -> bool:
 
 
 def _export(
-    run: Run, classes: Sequence[str], holdout: Holdout, outcome: Outcome, cuts: OwnCuts, about: dict[str, Any]
+    run: Run, classes: Sequence[str], holdout: Holdout, outcome: Outcome, *, cuts: OwnCuts, about: dict[str, Any]
 ) -> dict[str, Any]:
     """Choose strength and threshold on the held-out maps, and write the network's files and its card."""
     start, scenes, settings = run.start, holdout.scenes, asdict(run.settings)
