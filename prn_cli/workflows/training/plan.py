@@ -112,7 +112,7 @@ def make_plan(run: Run, holdout: Holdout, budget: Budget) -> Plan:
 
 
 def _hurried(run: Run, plan: Plan, budget: Budget) -> Plan:
-    """Where time ends training before the half, more and faster steps of fewer crops, unless something else was said."""
+    """Where time ends training before its half, more and faster steps of fewer crops, unless others were asked for."""
     options, settings = run.options, plan.settings
     total = settings.epochs * steps_per_epoch(plan.jobs[-1].learn, settings)
     steps = plan.seconds_for(0, budget) / (plan.pace or 1.0)
