@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from prn_cli.maps.tiles import WholeRows, Window
 from prn_cli.rasters.writing import RasterWriter, Target, full_palette, packer
@@ -104,4 +103,6 @@ class SoftPngWriter(RasterWriter):
 
     def _finish(self) -> None:
         pixels = self._grey if self._alpha is None else np.stack((self._grey, self._alpha), axis=-1)
+        from PIL import Image
+
         Image.fromarray(pixels).save(self._temporary, format="PNG")
