@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prn_cli.errors import UsageError
+from prn_cli.execution.clock import now
 from prn_cli.execution.extras import needs_extra
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.options import Option, Options
@@ -208,9 +209,10 @@ def train(options: TrainOptions, watch: Watch = SILENT) -> TrainResult:
         OutputError: the folder cannot be written to.
         UsageError: options that do not suit the maps, the weights or the machine.
     """
+    began = now()
     with needs_extra("prn train"):
         from prn_cli.workflows.training import steps
-    return steps.run(options, watch)
+    return steps.run(options, watch, began)
 
 
 def compiled(pattern: str) -> re.Pattern[str]:

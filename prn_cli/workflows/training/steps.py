@@ -11,7 +11,6 @@ from typing import Any
 
 from prn_cli import __version__
 from prn_cli.errors import DivergedError, UsageError
-from prn_cli.execution.clock import now
 from prn_cli.execution.cores import core_count, keep_freed_memory
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.maps.drift import describe, reference
@@ -38,9 +37,9 @@ from prn_cli.workflows.training.run import Budget, Run
 from prn_cli.workflows.training.stages import Outcome, train, untrained
 
 
-def run(options: TrainOptions, watch: Watch) -> TrainResult:
-    """See `prn_cli.workflows.train.train`."""
-    begun = _begin(options, watch)
+def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
+    """See `prn_cli.workflows.train.train`; `began` is when the clock of the time budget began to run."""
+    begun = _begin(options, watch, began)
     found, given = _read(begun)
     calibrates, cuts = _calibrates(begun), OwnCuts(free=find_task(options.task).cuts)
     _first_figure(begun, found, cuts)
@@ -69,10 +68,10 @@ def run(options: TrainOptions, watch: Watch) -> TrainResult:
     return TrainResult(card=card, failures=failures, verdict=verdict)
 
 
-def _begin(options: TrainOptions, watch: Watch) -> Run:
+def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
     """Check the options against the method and the folder, and set up torch."""
     keep_freed_memory()
-    start, method, budget = None, options.for_method(), Budget(options.seconds(), now())
+    start, method, budget = None, options.for_method(), Budget(options.seconds(), began)
     if options.start_from is not None:
         start = load_start(find_tensors(options.start_from), options.network)
         method = start.options(method)
