@@ -1,10 +1,10 @@
 """What training gains on the test split after so many seconds: `prn train --time-budget`, `prn refine`, `prn score`.
 
-    python bench/time_to_gain.py --logits DIR [DIR ...] --work /tmp/prn-time [--pair NAME ...] [--seconds 30 60 120 300 600]
+    python bench/time_to_gain.py --logits DIR [DIR ...] --work DIR [--pair NAME ...] [--seconds 30 60 120 300 600]
         [--seeds 0 1 2] [--cpu] [--picture docs/time-to-gain.png] [--out table.md]
 
-A DIR holds a folder a pair of set and base model, with `train/` and `test/`, each with `logits/` and `labels/`. No option
-but the budget and the seed is given. Seconds are those of two cores. On a machine that is busy with other work, `--cpu`
+Each DIR of logits holds a folder a pair of set and base model, with `train/` and `test/`, each with `logits/` and
+`labels/`. No option but the budget and the seed is given. Seconds are those of two cores. On a machine that is busy with other work, `--cpu`
 takes the seconds of one thread's processor for the clock, twice as many of them: one thread that trains the folds one
 after the other does in 2 s what two threads side by side do in 1 s. The test split chooses nothing.
 
