@@ -25,7 +25,7 @@ _ROWS_BYTES = 1 << 18  # packed at once: what is made on the way stays in a proc
 class PngWriter(RasterWriter):
     """A PNG of 8 or 16 bits being written, grey or with a palette; its nodata value becomes transparent (tRNS)."""
 
-    any_order = False
+    any_order, holds_tags = False, False
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
@@ -87,6 +87,8 @@ class PngWriter(RasterWriter):
 
 class SoftPngWriter(RasterWriter):
     """A PNG of probabilities as grey values. Held whole until the end, when it is known whether some are invalid."""
+
+    holds_tags = False
 
     def _start(self) -> None:
         self._grey = np.empty((self.height, self.width), np.uint8)

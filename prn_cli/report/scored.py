@@ -35,6 +35,7 @@ class Scored:
         masks_cut: how the masks were cut, such as "probabilities cut at 0.5".
         baseline_cut: the same of the base.
         cut: where the base is cut (without one, the masks): the threshold that those of patches are compared with.
+        not_counted: what share of the pixels does not count, and why; empty if all do.
     """
 
     masks: str
@@ -43,6 +44,7 @@ class Scored:
     masks_cut: str
     baseline_cut: str | None
     cut: float
+    not_counted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,10 @@ def score_page(summary: Summary, totals: Totals, what: Scored, *, failures: Sequ
         paired=paired,
         gallery=make_gallery(totals.glimpses, words, bias_reach=bias_reach(totals), cut=what.cut),
         headline=_headline(summary),
-        tables={"All pixels pooled": _rows(summary.pooled), "Mean per image": _rows(summary.mean)},
+        tables={
+            "All pixels pooled": _rows(summary.pooled, summary.images),
+            "Mean per image": _rows(summary.mean, summary.images),
+        },
         gains=[glimpse.gain for glimpse in totals.glimpses],
         positions=position_maps(totals, cut=what.cut),
         precision_recall=precision_recall(maps) if soft else None,
@@ -104,7 +109,7 @@ def score_page(summary: Summary, totals: Totals, what: Scored, *, failures: Sequ
     )
 
 
-def _rows(figures: Mapping[str, Figure]) -> list[Row]:
+def _rows(figures: Mapping[str, Figure], images: int) -> list[Row]:
     """The rows of a table of metrics, without those that have no figure. The first one is IoU."""
     rows = []
     for metric in METRICS:
@@ -112,6 +117,7 @@ def _rows(figures: Mapping[str, Figure]) -> list[Row]:
         if not any(math.isfinite(e.value) for e in (figure.masks, figure.baseline) if e is not None):
             continue
         title = metric.title + (" (low is good)" if metric.lower_is_better else "")
+        title += f" ({figure.images} of {images} images)" if figure.images < images else ""
         judged, drawn = "", figure.difference
         if drawn is not None:
             judged = verdict(drawn, lower_is_better=metric.lower_is_better)

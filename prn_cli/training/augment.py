@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.methods.recipe import Batch
+from prn_cli.refinement.chain import reduce_map
 
 FAULT_CELL = 16  # px
 
@@ -20,7 +21,7 @@ FAULT_CELL = 16  # px
 class TrainingMap:
     """One labelled map: logits (H, W) float32, NaN invalid; label and pseudo-label (H, W) uint8, 0, 1, 255 ignore.
 
-    And its image, (C, H, W) float32, NaN invalid, if there is one.
+    And its image, (C, H, W) float32, NaN invalid, if there is one; and the number of the class that it is of, from 0.
     """
 
     name: str
@@ -28,6 +29,7 @@ class TrainingMap:
     label: NDArray[np.uint8]
     pseudo: NDArray[np.uint8]
     image: NDArray[np.float32] | None = None
+    plane: int = field(default=0, kw_only=True)
 
     @cached_property
     def faults(self) -> NDArray[np.float32]:
@@ -64,6 +66,22 @@ class Jitter:
     shift: float = 0.5
 
 
+def reduced_copies(maps: Sequence[TrainingMap], side: int) -> list[TrainingMap]:
+    """Copies of the maps that are larger, of at most `side` px a side, as a pass over the whole map sees them."""
+    return [_reduced(one, side) for one in maps if max(one.label.shape) > side]
+
+
+def _reduced(one: TrainingMap, side: int) -> TrainingMap:
+    marks = [np.where(plane == IGNORE, np.nan, plane).astype(np.float32) for plane in (one.label, one.pseudo)]
+    planes = [one.logits, *marks, *(() if one.image is None else one.image)]
+    height, width = one.label.shape
+    logits, *found = reduce_map(lambda at: [plane[at.slices] for plane in planes], len(planes), (height, width), side)
+    label, pseudo = (np.where(np.isnan(plane), IGNORE, plane >= 0.5).astype(np.uint8) for plane in found[:2])
+    if one.pseudo is one.label:
+        pseudo = label
+    return TrainingMap(one.name, logits, label, pseudo, None if one.image is None else np.stack(found[2:]))
+
+
 def draw_batch(
     maps: Sequence[TrainingMap],
     count: int,
@@ -82,10 +100,12 @@ def draw_batch(
     roots = np.sqrt([m.label.size for m in maps])
     chosen = random.choice(len(maps), size=(count, candidates), p=roots / roots.sum())
     found = [np.empty((count, len(planes), side, side), planes.dtype) for planes in _planes(maps[0])]
+    drawn = []
     for number, indices in enumerate(chosen):
-        places = [(maps[index], *_place(maps[index], side, random)) for index in indices]
-        place = max(places, key=lambda place: place[0].fault_of(*place[1:], side)) if candidates > 1 else places[0]
-        _draw_crop(*place, [array[number] for array in found], random)
+        places = [(index, *_place(maps[index], side, random)) for index in indices]
+        index, y, x = max(places, key=lambda at: maps[at[0]].fault_of(*at[1:], side)) if candidates > 1 else places[0]
+        _draw_crop(maps[index], y, x, [array[number] for array in found], random)
+        drawn.append(index)
     logits, label, *others = found
     pseudo = others.pop(0) if maps[0].pseudo is not maps[0].label else label
     shape = (count, 1, 1, 1)
@@ -93,7 +113,8 @@ def draw_batch(
     shift = jitter.shift * random.standard_normal(shape)
     for crop, factor, offset in zip(logits, scale, shift, strict=True):
         crop[:] = crop * factor + offset
-    return Batch(logits=logits, label=label, pseudo=pseudo, image=others[0] if others else None)
+    plane = np.array([maps[index].plane for index in drawn], np.int64)
+    return Batch(logits=logits, label=label, pseudo=pseudo, image=others[0] if others else None, plane=plane)
 
 
 def _planes(source: TrainingMap) -> list[NDArray[Any]]:

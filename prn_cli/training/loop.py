@@ -29,7 +29,7 @@ from prn_cli.metrics.regions import RegionCounts, count_regions, iou
 from prn_cli.options import Options
 from prn_cli.refinement.rows import cut, refine_map
 from prn_cli.training import parallel
-from prn_cli.training.augment import Jitter, TrainingMap, draw_batch
+from prn_cli.training.augment import Jitter, TrainingMap, draw_batch, reduced_copies
 from prn_cli.training.choice import tally
 from prn_cli.training.runtime import reduced_precision
 
@@ -189,6 +189,8 @@ def fit(
     total = settings.epochs * steps
     with SEEDED:
         trainer = _Trainer(network, settings, device, state, steps=min(steps, settings.report or steps), total=total)
+    side = trainer.recipe.reduced_side(network)
+    maps = [*maps, *(reduced_copies(maps, side) if side else ())]
     state.total = total
     while not ended(state, settings):
         began = now()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _input, _output, _method, _run = (partial(Option, panel=name) for name in ("Input", "Output", "Method", "Run"))
 
-ScoreKind: TypeAlias = Literal["auto", "logits", "probabilities", "percent", "byte"]
+ScoreKind: TypeAlias = Literal["auto", "logits", "probabilities", "percent", "byte", "mask"]
 
 Logits: TypeAlias = Annotated[
     tuple[str, ...],
@@ -49,6 +49,14 @@ Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], _run("Where the ne
 DryRun: TypeAlias = Annotated[bool, _run("List what would be done, and why; write nothing.")]
 Seed: TypeAlias = Annotated[int, _run("Random seed.", least=0)]
 PatchSide: TypeAlias = Annotated[int, _method("Side of a patch, px.", flags=("-p",), least=16, most=1024)]
+Rgb: TypeAlias = Annotated[
+    str | None,
+    _input(
+        "Bands of the images to look at, counted from 1, such as 4,3,2 for red, green and blue of Landsat.",
+        metavar="BANDS",
+        default="all of them",
+    ),
+]
 GridName: TypeAlias = Annotated[
     Literal["paper", "exact"], _method("Thresholds a patch may take: the paper's 20, or all its values.")
 ]
@@ -61,8 +69,15 @@ class MapOptions(Options):
     null: Annotated[bool, _input("Paths on stdin end in NUL.", flags=("-0",))] = False
     input_kind: Annotated[
         ScoreKind,
-        _input("What the numbers mean; auto looks at type and range, and refuses what is ambiguous."),
+        _input(
+            "What the numbers mean; auto looks at type and range, and refuses what is ambiguous; mask: no scores, but "
+            "hard masks."
+        ),
     ] = "auto"
+    scale: Annotated[
+        float | None,
+        _input("By what logits or probabilities were multiplied before they were stored, such as 10000.", least=1e-6),
+    ] = None
     nodata: Annotated[float | None, _input("Value of invalid pixels, besides NaN and the TIFF tag.")] = None
     valid_mask: Annotated[Path | None, _input("Folder of validity masks, paired by stem: zero is invalid.")] = None
     band: Annotated[
@@ -78,18 +93,43 @@ class MapOptions(Options):
         ),
     ] = None
 
-    def find_inputs(self, names: Sequence[str]) -> Paths:
-        """The files behind names, folders and globs; `-` reads paths from stdin."""
+    def find_inputs(self, names: Sequence[str], watch: Watch) -> Paths:
+        """The files behind names, folders and globs; `-` reads paths from stdin. Others are named by their suffix."""
         from prn_cli.rasters import find_inputs
+        from prn_cli.rasters.pairs import count_suffixes
 
-        return find_inputs(names, stdin=sys.stdin, null=self.null)
+        found = find_inputs(names, stdin=sys.stdin, null=self.null)
+        if found.passed_over:
+            watch.note(f"files passed over by their suffix: {count_suffixes(found.passed_over)}")
+        return found
 
     def reading(self) -> Reading:
-        """How files are read, for openers."""
+        """How files are read, for openers.
+
+        Raises:
+            UsageError: a scale was given, and a kind that has its own.
+        """
         from prn_cli.rasters import Reading
 
-        names = ("nodata", "band", "key", "max_pixels", "label_nodata")
-        return Reading(kind=self.input_kind, **{name: getattr(self, name, None) for name in names})
+        if self.scale is not None and self.input_kind in ("percent", "byte"):
+            raise UsageError(f"--scale with --input-kind {self.input_kind}", hint="leave one of them out")
+        names = ("nodata", "band", "scale", "key", "max_pixels", "label_nodata")
+        given = {name: getattr(self, name, None) for name in names}
+        return Reading(kind=self.input_kind, rgb=_bands_of(getattr(self, "rgb", None)), **given)
+
+
+def _bands_of(text: str | None) -> tuple[int, ...] | None:
+    """The bands that `--rgb` names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"--rgb {text}, expected numbers of bands, counted from 1", hint="as in --rgb 4,3,2")
+    return tuple(map(int, words))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,21 +234,23 @@ def with_kind(reading: Reading, paths: Sequence[Path], watch: Watch) -> Reading:
     """The reading of a set of score maps, with its kind resolved, and noted, if it is `auto`.
 
     Raises:
-        InputError: the kind is ambiguous.
+        InputError: the kind is ambiguous, or two bands are no softmax pair.
     """
-    from prn_cli.rasters import resolve
+    from prn_cli.rasters import is_pair, resolve
 
-    if reading.kind != "auto":
-        return reading
     found = resolve(reading, paths)
-    watch.note(f"inputs read as {found.kind}")
+    pair = "2 bands: a softmax pair, background first" if is_pair(paths, found) else ""
+    kind = f"inputs read as {found.kind}" if reading.kind == "auto" else ""
+    if kind or pair:
+        watch.note("; ".join(filter(None, (kind, pair))))
     return found
 
 
 def recorded(reading: Reading) -> dict[str, Any]:
     """What a reading of score maps adds to the settings in a manifest."""
     nodata = as_json(reading.nodata)
-    return {"input_kind": reading.kind, "nodata": nodata, "bidx": reading.band, "key": reading.key}
+    known = {"input_kind": reading.kind, "nodata": nodata, "bidx": reading.band, "key": reading.key}
+    return known if reading.scale is None else known | {"scale": reading.scale}
 
 
 def as_json(number: float | None) -> str | None:

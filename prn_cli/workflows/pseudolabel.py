@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.options import Option
+from prn_cli.workflows.account import Account
 from prn_cli.workflows.items import WrittenResult
 from prn_cli.workflows.options import (
     DryRun,
@@ -23,6 +24,7 @@ from prn_cli.workflows.options import (
     RunOptions,
     TaskOptions,
 )
+from prn_cli.workflows.weak import WeakOptions, WeakResult
 
 if TYPE_CHECKING:
     from prn_cli.metrics.regions import RegionCounts
@@ -30,8 +32,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PseudolabelOptions(ReadOptions, TaskOptions, MaskOptions, ReportOptions, RunOptions):
-    """Options of `pseudolabel`."""
+class PseudolabelOptions(ReadOptions, TaskOptions, MaskOptions, ReportOptions, WeakOptions, RunOptions):
+    """Options of `pseudolabel`.
+
+    Raises:
+        UsageError: a value is out of range, or options do not go together.
+    """
 
     logits: LogitsHere = field(default=("logits",), kw_only=False)
     labels: Labels = Path("labels")
@@ -43,6 +49,18 @@ class PseudolabelOptions(ReadOptions, TaskOptions, MaskOptions, ReportOptions, R
     grid: GridName = "paper"
     overwrite: Overwrite = False
     dry_run: DryRun = False
+    images: Annotated[
+        Path | None,
+        Option(
+            "Folder of the images, paired by stem: shown in the report; with --weak, masks follow their edges.",
+            "Output",
+            metavar="DIR",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_weak(self.logits != ("logits",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +75,7 @@ class PseudolabelledMap:
         curve: the counts of every single threshold.
         counts: the pseudo-labels against the label.
         pixels: of the map.
+        not_counted: pixels that do not count, by reason.
     """
 
     input: Path
@@ -66,6 +85,7 @@ class PseudolabelledMap:
     curve: ThresholdCurve
     counts: RegionCounts
     pixels: int
+    not_counted: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +95,14 @@ class PseudolabelResult(WrittenResult):
     Attributes:
         options: of the run.
         input_kind: what the numbers of the maps mean.
+        account: of the pixels that do not count.
         maps: those that were searched, in input order.
         headrooms: what the set could gain, by class; a single foreground has an empty name.
     """
 
     options: PseudolabelOptions
     input_kind: str
+    account: Account = field(default_factory=Account)
     maps: Sequence[PseudolabelledMap] = ()
     headrooms: Mapping[str, Headroom] = field(default_factory=dict)
 
@@ -92,6 +114,7 @@ class PseudolabelResult(WrittenResult):
             "patch": self.options.patch,
             "grid": self.options.grid,
             "input_kind": self.input_kind,
+            "not_counted": dict(self.account.not_counted),
             "out": str(self.options.out),
             "failures": self.failure_records(),
         }
@@ -109,8 +132,10 @@ def _figures(headroom: Headroom) -> dict[str, Any]:
     return {"images": headroom.images, "pixels": headroom.pixels, **found}
 
 
-def pseudolabel(options: PseudolabelOptions, watch: Watch = SILENT) -> PseudolabelResult:
+def pseudolabel(options: PseudolabelOptions, watch: Watch = SILENT) -> PseudolabelResult | WeakResult:
     """Find the best threshold of every patch of labelled maps, and write the pseudo-labels.
+
+    With `weak`, make masks from activation maps.
 
     A map whose outputs are current is searched again for its figures, but not written again. A map that fails does not
     stop the others; the result names it.
@@ -118,6 +143,10 @@ def pseudolabel(options: PseudolabelOptions, watch: Watch = SILENT) -> Pseudolab
     Raises:
         PrnError: nothing could be started.
     """
+    if options.weak is not None:
+        from prn_cli.workflows import weak_maps
+
+        return weak_maps.run(options, watch)
     from prn_cli.workflows import pseudolabel_maps
 
     return pseudolabel_maps.run(options, watch)

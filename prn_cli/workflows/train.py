@@ -24,6 +24,7 @@ from prn_cli.workflows.options import (
     Overwrite,
     PatchSide,
     ReadOptions,
+    Rgb,
     RunOptions,
     Seed,
     TaskOptions,
@@ -50,6 +51,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         Path | None,
         Option("Folder of the images, paired by stem: the refiner sees them too.", "Input", metavar="DIR"),
     ] = None
+    rgb: Rgb = None
     out: Annotated[Path, Option("Folder of the run.", "Output", flags=("-o",), output=True)] = Path("run")
     resume: Annotated[bool, Option("Resume the run in the output folder.", "Output")] = False
     overwrite: Overwrite = False
@@ -94,7 +96,10 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     validation_labels: Annotated[Path | None, _held_out("Folder of their labels. Default: --labels")] = None
     validation_images: Annotated[Path | None, _held_out("Folder of their images. Default: --images")] = None
 
-    network: Annotated[str, _method("Method to train: fast, ours; paper, as published.")] = "fast"
+    network: Annotated[
+        str,
+        _method("Method to train: fast, ours; image, which needs --images; paper and segrefiner, as published."),
+    ] = "fast"
     start_from: Annotated[
         str | None,
         _method(
@@ -103,7 +108,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             metavar="NAME|PATH",
         ),
     ] = None
-    objective: tuple[str, ...] = ()  # an option where there are any, see `composed`
+    contrast: tuple[str, ...] = ()  # an option where there are any, see `composed`
     crop: Annotated[int, _method("Side of the training crops, px.", least=64)] = 256
     jitter_scale: Annotated[float, _method("Spread of the random scaling of logits, e^(x·N).", least=0)] = 0.2
     jitter_shift: Annotated[float, _method("Spread of the random shift of logits.", least=0)] = 0.5
@@ -116,7 +121,10 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     ] = None
     batch: Annotated[int, _schedule("Crops per step.", least=1)] = 8
     rate: Annotated[
-        float | None, _schedule("Peak learning rate. Default: 0.001; 0.0002 with --from and few maps.", least=0)
+        float | None,
+        _schedule(
+            "Peak learning rate. Default: 0.001, or 0.0004 for segrefiner; 0.0002 with --from and few maps.", least=0
+        ),
     ] = None
     weight_decay: Annotated[float, _schedule("Weight decay.", least=0)] = 0.05
     average: Annotated[float, _schedule("Decay of the moving average of the weights.", least=0, most=0.9999)] = 0.995
@@ -137,7 +145,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             compiled(self.groups)
         if self.shots is not None and self.validation_stems is not None:
             raise UsageError("--shots and --validation-stems exclude each other", hint="use --validation-logits")
-        refuse_strangers(TrainOptions, self, (self.network, *self.objective))
+        refuse_strangers(TrainOptions, self, (self.network, *self.contrast))
         self.for_method()
         self.seconds()
         self.find_task("train")

@@ -158,7 +158,7 @@ def quarters(source: TrainingMap) -> dict[str, TrainingMap]:
                     name=f"{source.name} {north}-{east}",
                     logits=source.logits[where],
                     label=label,
-                    pseudo=source.pseudo[where],
+                    pseudo=label if source.pseudo is source.label else source.pseudo[where],
                     image=None if source.image is None else source.image[where],
                 )
     return found
