@@ -20,12 +20,14 @@ from prn_cli.maps.blend import strengthen
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics.intervals import bootstrap
 from prn_cli.metrics.regions import iou
-from prn_cli.thresholding.strength import STRENGTHS, TELLING_MAPS
 
 FloatMap = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
 
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CUTS = 3
+TELLING_MAPS = 10
+"""With fewer held-out maps, the network's share must be surer."""
 FEW_SCENES = 8
 """Of no more scenes than that, none may lose."""
 _SURE, _FAIRLY_SURE = 0.95, 0.68

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from prn_cli.maps.blend import strengthen
 from prn_cli.metrics.regions import count_regions
 from prn_cli.refinement.rows import cut
-from prn_cli.thresholding.strength import STRENGTHS
-from prn_cli.training.choice import CUTS, Limits, choose, logit_cuts, tally
+from prn_cli.training.choice import CUTS, STRENGTHS, Limits, choose, logit_cuts, tally
 
 
 def counts_of(*ious: float, own: float | None = None, pixels: int = 1000) -> np.ndarray:
@@ -98,3 +97,11 @@ def test_parts_or_classes_of_few_maps_are_no_more_maps() -> None:
 def test_one_map_is_taken_at_its_word() -> None:
     choice = choose(counts_of(0.5, 0.5, 0.5, 0.5, 0.6)[None], ["a"])
     assert (choice.strength, choice.threshold) == (1.0, 0.5)
+
+
+def test_the_ends_of_the_scale_are_the_base_and_the_whole_correction() -> None:
+    logits = np.array([[1.0, np.nan]], np.float32)
+    refined = np.array([[3.0, np.nan]], np.float32)
+    assert strengthen(logits, refined, 1.0) is refined
+    assert np.array_equal(strengthen(logits, refined, 0.0), logits, equal_nan=True)
+    assert strengthen(logits, refined, 0.25)[0, 0] == 1.5
