@@ -113,14 +113,14 @@ def test_training_is_that_of_the_shell(folder, capsys):
     heard = []
 
     class Ear(prn.Watch):
-        def stage(self, stage, history):
-            heard.append((stage.name, stage.epochs, len(history)))
-            return nullcontext(lambda epoch: heard.append(epoch.number))
+        def stages(self, names):
+            heard.append(names)
+            return nullcontext(lambda stage, epoch, left: heard.append((stage.epochs, epoch.number, left >= 0)))
 
     short = {"crop": 64, "batch": 2, "epochs": 2, "steps": 2, "threads": 1, "folds": 1, "width": 4}
     result = prn.train("logits", out="python", **short, watch=Ear())
     assert capsys.readouterr() == ("", "")
-    assert heard == [("", 2, 0), 0, 1]
+    assert heard == [[""], (2, 0, True), (2, 1, True)]
     line = [word for name, value in short.items() for word in (f"--{name}", value)]
     code, card = shell(capsys, "train", "-o", "shell", *line, "--json")
     assert code == 0
