@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Refine three sets of logit maps with the shipped weights, and score the masks beside the base model's.
-# usage: refine_and_score.sh [OUTPUT_FOLDER]
+# usage: refine_and_score.sh [OUTPUT_FOLDER], by default prn-demo here
 set -euo pipefail
 examples=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-out=${1:-$(mktemp -d)}
+out=${1:-prn-demo}
 
 # Folder in, folder out; `prn score --json` is made for pipes.
 for name in buildings nuclei buildings_geotiff; do

@@ -30,6 +30,8 @@ class Option:
         help: one sentence.
         panel: heading of the help.
         flags: short flags, or a long one that replaces the field's name.
+        aliases: long flags that are accepted besides, and that no help shows.
+        common: whether the short help shows it.
         metavar: what the help calls its value.
         least: lower bound of a number.
         most: upper bound of a number.
@@ -42,6 +44,8 @@ class Option:
     help: str
     panel: str = "Options"
     flags: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    common: bool = False
     metavar: str | None = None
     least: float | None = None
     most: float | None = None

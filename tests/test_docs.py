@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = ["pseudolabel", "train", "refine", "score", "weights"]
-EVERYWHERE = {"--help", "--version"}
+EVERYWHERE = {"--help", "--help-all", "--version"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -29,7 +29,13 @@ def options_of(command: str) -> set[str]:
     )
     text = ""
     for name in names:
-        line = [sys.executable, "-m", "prn_cli", *name.split(), "--help"]
+        line = [
+            sys.executable,
+            "-m",
+            "prn_cli",
+            *name.split(),
+            "--help" if name.startswith("weights") else "--help-all",
+        ]
         text += subprocess.run(
             line, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"}
         ).stdout

@@ -11,6 +11,7 @@ import typer
 
 from prn_cli.commands import console
 from prn_cli.commands.from_options import command
+from prn_cli.commands.short_help import Command
 from prn_cli.options import Options
 from prn_cli.workflows import weights as workflow
 
@@ -78,7 +79,7 @@ def _tell(written: tuple[Path, Mapping[str, Any]]) -> None:
     console.tell(f"{folder / 'model.onnx'}  {card['network']}{patch}")
 
 
-weights.command("list")(command(Options, _list, settings=False))
-weights.command("import")(command(workflow.ImportOptions, _import, json=False, settings=False))
-weights.command("export")(command(workflow.ExportOptions, _export, json=False, settings=False))
-weights.command("quantize")(command(workflow.QuantizeOptions, _quantize, json=False, settings=False))
+weights.command("list", cls=Command)(command(Options, _list, settings=False))
+weights.command("import", cls=Command)(command(workflow.ImportOptions, _import, json=False, settings=False))
+weights.command("export", cls=Command)(command(workflow.ExportOptions, _export, json=False, settings=False))
+weights.command("quantize", cls=Command)(command(workflow.QuantizeOptions, _quantize, json=False, settings=False))

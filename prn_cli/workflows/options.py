@@ -43,15 +43,24 @@ LogitsHere: TypeAlias = Annotated[
         argument=True,
     ),
 ]
-Labels: TypeAlias = Annotated[Path, _input("Folder of labels, paired with the inputs by stem.", flags=("-l",))]
-Overwrite: TypeAlias = Annotated[bool, _output("Redo outputs that are current; replace any other file.")]
+Labels: TypeAlias = Annotated[
+    Path, _input("Folder of labels, paired with the inputs by stem.", flags=("-l",), common=True)
+]
+Overwrite: TypeAlias = Annotated[bool, _output("Redo outputs that are current; replace any other file.", common=True)]
 Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], _run("Where the network runs.")]
-DryRun: TypeAlias = Annotated[bool, _run("List what would be done, and why; write nothing.")]
+DryRun: TypeAlias = Annotated[bool, _run("List what would be done, and why; write nothing.", common=True)]
 Seed: TypeAlias = Annotated[int, _run("Random seed.", least=0)]
-PatchSide: TypeAlias = Annotated[int, _method("Side of a patch, px.", flags=("-p",), least=16, most=1024)]
+PatchSide: TypeAlias = Annotated[int, _method("Side of a patch, px.", flags=("-p",), common=True, least=16, most=1024)]
 GridName: TypeAlias = Annotated[
     Literal["paper", "exact"], _method("Thresholds a patch may take: the paper's 20, or all its values.")
 ]
+
+
+def shipped_names(incomplete: str) -> list[str]:
+    """The names of the shipped weights that begin so, for the completion of a shell."""
+    from prn_cli.methods.weights import shipped
+
+    return [weights.name for weights in shipped() if weights.name.startswith(incomplete)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +70,13 @@ class MapOptions(Options):
     null: Annotated[bool, _input("Paths on stdin end in NUL.", flags=("-0",))] = False
     input_kind: Annotated[
         ScoreKind,
-        _input("What the numbers mean; auto looks at type and range, and refuses what is ambiguous."),
+        _input("What the numbers mean; auto looks at type and range, and refuses what is ambiguous.", common=True),
     ] = "auto"
     nodata: Annotated[float | None, _input("Value of invalid pixels, besides NaN and the TIFF tag.")] = None
     valid_mask: Annotated[Path | None, _input("Folder of validity masks, paired by stem: zero is invalid.")] = None
     band: Annotated[
-        int | None, _input("Band (class) of a multi-band map, counted from 1.", flags=("--bidx",), least=1)
+        int | None,
+        _input("Band (class) of a multi-band map, counted from 1.", flags=("--bidx",), aliases=("--band",), least=1),
     ] = None
     key: Annotated[str | None, _input("Name of the array in .npz files.")] = None
     max_pixels: Annotated[
@@ -105,7 +115,10 @@ class TaskOptions(Options):
 
     task: Annotated[
         TaskName,
-        _method("binary: masks; saliency: soft maps, and labels that may be grey; multiclass: maps of class numbers."),
+        _method(
+            "binary: masks; saliency: soft maps, and labels that may be grey; multiclass: maps of class numbers.",
+            common=True,
+        ),
     ] = "binary"
     classes: Annotated[
         str | None,
@@ -171,10 +184,16 @@ class ReportOptions(Options):
 
     report: Annotated[
         Path | None,
-        _output("Write one HTML page, readable offline: figures, pictures, maps, curves.", metavar="FILE", output=True),
+        _output(
+            "Write one HTML page, readable offline: figures, pictures, maps, curves.",
+            metavar="FILE",
+            common=True,
+            output=True,
+        ),
     ] = None
     images: Annotated[
-        Path | None, _output("Folder of the images, shown in the report, paired by stem.", metavar="DIR")
+        Path | None,
+        _output("Folder of the images, shown in the report, paired by stem.", metavar="DIR", common=True),
     ] = None
 
 

@@ -37,7 +37,15 @@ class PseudolabelOptions(ReadOptions, TaskOptions, MaskOptions, ReportOptions, R
     labels: Labels = Path("labels")
     out: Annotated[
         Path,
-        Option("Folder for labels/ and thresholds/.", "Output", flags=("-o",), metavar="DIR", output=True),
+        Option(
+            "Folder for labels/ and thresholds/.",
+            "Output",
+            flags=("-o",),
+            aliases=("--output",),
+            metavar="DIR",
+            common=True,
+            output=True,
+        ),
     ] = Path("pseudolabels")
     patch: PatchSide = 64
     grid: GridName = "paper"

@@ -47,27 +47,38 @@ class ScoreOptions(ReadOptions, TaskOptions, ReportOptions, RunOptions):
     baseline: Annotated[
         Path | None,
         _baseline(
-            "Folder of the base model's logit maps or masks, paired by stem: adds its figures.", metavar="LOGITS"
+            "Folder of the base model's logit maps or masks, paired by stem: adds its figures.",
+            aliases=("--base",),
+            metavar="LOGITS",
+            common=True,
         ),
     ] = None
     baseline_input_kind: Annotated[ScoreKind, _baseline("What the baseline's numbers mean.")] = "auto"
     baseline_threshold: Annotated[
-        float, _baseline("Probability above which the baseline is foreground.", least=0, most=1)
+        float, _baseline("Probability above which the baseline is foreground.", common=True, least=0, most=1)
     ] = 0.5
     baseline_nodata: Annotated[float | None, _baseline("As --nodata, for the baseline.", default="as --nodata")] = None
     baseline_band: Annotated[
         int | None,
-        _baseline("As --bidx, for the baseline.", flags=("--baseline-bidx",), least=1, default="as --bidx"),
+        _baseline(
+            "As --bidx, for the baseline.",
+            flags=("--baseline-bidx",),
+            aliases=("--baseline-band",),
+            least=1,
+            default="as --bidx",
+        ),
     ] = None
     threshold: Annotated[
-        float, _method("Probability above which a soft map is foreground.", flags=("-t",), least=0, most=1)
+        float, _method("Probability above which a soft map is foreground.", flags=("-t",), common=True, least=0, most=1)
     ] = 0.5
     buffer: Annotated[float, _method("Buffer of relaxed precision and recall, px.", least=0)] = 3.0
     resamples: Annotated[int, _method("Bootstrap resamples of the intervals.", least=100)] = 2000
     seed: Seed = 0
     csv: Annotated[
         str | None,
-        _output("Write a row per image; '-': on stdout instead of the table.", metavar="FILE", output=True),
+        _output(
+            "Write a row per image; '-': on stdout instead of the table.", metavar="FILE", common=True, output=True
+        ),
     ] = None
     bias: Annotated[
         Path | None,

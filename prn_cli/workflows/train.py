@@ -26,6 +26,7 @@ from prn_cli.workflows.options import (
     RunOptions,
     Seed,
     TaskOptions,
+    shipped_names,
 )
 
 FOLDS, QUARTERS = 3, 4
@@ -46,10 +47,12 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     labels: Labels = Path("labels")
     images: Annotated[
         Path | None,
-        Option("Folder of the images, paired by stem: the refiner sees them too.", "Input", metavar="DIR"),
+        Option("Folder of the images, paired by stem: the refiner sees them too.", "Input", metavar="DIR", common=True),
     ] = None
-    out: Annotated[Path, Option("Folder of the run.", "Output", flags=("-o",), output=True)] = Path("run")
-    resume: Annotated[bool, Option("Resume the run in the output folder.", "Output")] = False
+    out: Annotated[
+        Path, Option("Folder of the run.", "Output", flags=("-o",), aliases=("--output",), common=True, output=True)
+    ] = Path("run")
+    resume: Annotated[bool, Option("Resume the run in the output folder.", "Output", common=True)] = False
     overwrite: Overwrite = False
     tensorboard: Annotated[bool, Option("Also write a TensorBoard log.", "Output")] = False
     device: Device = "auto"
@@ -65,6 +68,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             "Hold out each of this many parts in turn, then learn from all maps; 1 holds out one part only. Default: "
             f"{FOLDS} for fast with fewer than {FEW_MAPS} maps, else 1; {QUARTERS} for {FEWEST_MAPS} large maps or "
             "fewer, each part a quarter of every map.",
+            common=True,
             least=1,
         ),
     ] = None
@@ -74,6 +78,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             "Keep maps of one scene together: a regular expression on their stems whose first group names the scene, "
             "such as '^(tile[0-9]+)'. With few scenes, each is held out once.",
             metavar="PATTERN",
+            common=True,
         ),
     ] = None
     group_distance: Annotated[
@@ -91,13 +96,17 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     validation_labels: Annotated[Path | None, _held_out("Folder of their labels. Default: --labels")] = None
     validation_images: Annotated[Path | None, _held_out("Folder of their images. Default: --images")] = None
 
-    network: Annotated[str, _method("Method to train: fast, ours; paper, as published.")] = "fast"
+    network: Annotated[
+        str, _method("Method to train: fast, ours; paper, as published.", aliases=("--model",), common=True)
+    ] = "fast"
     start_from: Annotated[
         str | None,
         _method(
             "Start from these weights, with a short schedule: a shipped name, a run's folder or a model.safetensors.",
             flags=("--from",),
             metavar="NAME|PATH",
+            common=True,
+            complete=shipped_names,
         ),
     ] = None
     objective: tuple[str, ...] = ()  # an option where there are any, see `composed`
@@ -111,14 +120,21 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     steps: Annotated[
         int | None, _schedule("Steps per epoch. Default: half the maps' area, 100 to 250; 25 with --from.", least=1)
     ] = None
-    batch: Annotated[int, _schedule("Crops per step.", least=1)] = 8
+    batch: Annotated[int, _schedule("Crops per step.", aliases=("--batch-size",), least=1)] = 8
     rate: Annotated[
-        float | None, _schedule("Peak learning rate. Default: 0.001; 0.0002 with --from and few maps.", least=0)
+        float | None,
+        _schedule(
+            "Peak learning rate. Default: 0.001; 0.0002 with --from and few maps.",
+            aliases=("--lr", "--learning-rate"),
+            least=0,
+        ),
     ] = None
     weight_decay: Annotated[float, _schedule("Weight decay.", least=0)] = 0.05
     average: Annotated[float, _schedule("Decay of the moving average of the weights.", least=0, most=0.9999)] = 0.995
     patience: Annotated[int, _schedule("Stop after this many epochs without gain.", least=1)] = 8
-    time_budget: Annotated[str | None, _schedule("Stop after this time: 90, 90s, 10m or 2h.", metavar="TIME")] = None
+    time_budget: Annotated[
+        str | None, _schedule("Stop after this time: 90, 90s, 10m or 2h.", metavar="TIME", common=True)
+    ] = None
 
     def __post_init__(self) -> None:
         """Check options against each other."""
