@@ -35,7 +35,7 @@ def test_the_hint_of_an_installed_copy_names_where_it_came_from(tmp_path):
     record = site / "prn_cli-0.1.0.dist-info"
     record.mkdir()
     (record / "METADATA").write_text("Metadata-Version: 2.1\nName: prn-cli\nVersion: 0.1.0\n")
-    code = f"import sys; sys.path.insert(0, {str(site)!r}); from prn_cli.errors import install_line as f; print(f('train'))"
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); from prn_cli import errors; print(errors.install_line('train'))"
 
     def hint():
         line = [sys.executable, "-I", "-c", code]

@@ -8,8 +8,7 @@ import onnx
 import pytest
 
 from prn_cli.commands import app
-from prn_cli.errors import install_line
-from prn_cli.errors import WeightsError
+from prn_cli.errors import WeightsError, install_line
 from prn_cli.methods import load_refiner
 from prn_cli.methods.weights import find_weights
 from prn_cli.refinement.rows import cut, refine_map
