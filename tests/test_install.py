@@ -35,7 +35,8 @@ def test_the_hint_of_an_installed_copy_names_where_it_came_from(tmp_path):
     record = site / "prn_cli-0.1.0.dist-info"
     record.mkdir()
     (record / "METADATA").write_text("Metadata-Version: 2.1\nName: prn-cli\nVersion: 0.1.0\n")
-    code = f"import sys; sys.path.insert(0, {str(site)!r}); from prn_cli import errors; print(errors.install_line('train'))"
+    show = "from prn_cli.errors import install_line; print(install_line('train'))"
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); {show}"
 
     def hint():
         line = [sys.executable, "-I", "-c", code]

@@ -24,7 +24,7 @@ from prn_cli.rasters.pairs import (
     pair_by_stem,
 )
 from prn_cli.rasters.palettes import Palette, class_names, read_palette
-from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster
+from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster, tiff_suffix
 from prn_cli.rasters.reading import lay_like, open_map, read_label, resolve
 from prn_cli.rasters.roles import InputKind, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
@@ -70,5 +70,6 @@ __all__ = [
     "read_palette",
     "resolve",
     "sigmoid",
+    "tiff_suffix",
     "two_kinds_of_labels",
 ]

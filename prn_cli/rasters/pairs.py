@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO, overload
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.files.remote import as_path, gdal_name
-from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES
+from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, VRT
 
 _EXAMPLES = 3
+_ROLE = re.compile(
+    r"(?<=.)[_-](logits?|scores?|prob(abilitie)?s?|pred(iction)?s?|labels?|masks?|gt|image|img|valid)\Z", re.IGNORECASE
+)
+"""What people add to a stem to say what a file is: `x_logits.tif` belongs to `x.png`, and to `x_mask.png`."""
 _Path = str | os.PathLike[str]
 
 
@@ -141,14 +146,23 @@ def image_files(folder: _Path) -> list[Path]:
     return found
 
 
-def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: bool = False) -> Paths:
+def find_inputs(
+    arguments: Sequence[str],
+    *,
+    stdin: TextIO | None = None,
+    null: bool = False,
+    recursive: bool = False,
+    inside: str = "",
+) -> Paths:
     """The files that the arguments of a command line name.
 
     Args:
-        arguments: files; folders, for their raster files by name, without subfolders and hidden files; globs that the
-            shell has not expanded; addresses of remote files; `-` for paths on `stdin`, one per line.
+        arguments: files; folders, for their raster files by name, without hidden files; globs that the shell has not
+            expanded; addresses of remote files; `-` for paths on `stdin`, one per line.
         stdin: what `-` reads.
         null: paths on `stdin` end in NUL, not in a newline.
+        recursive: take the files of subfolders, too.
+        inside: the subfolder that stands for a folder without raster files of its own, such as `logits`.
 
     Returns:
         The paths in the order of the arguments, each once. A named file that is missing is among them, to fail on
@@ -160,7 +174,12 @@ def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: 
     """
     if list(arguments).count("-") > 1:
         raise UsageError("'-' is given twice", hint="read paths from stdin once")
-    names = [name for argument in arguments for name in _expand(argument, stdin, null)]
+
+    def listed(folder: Path) -> list[str]:
+        names = _raster_names(folder, recursive=recursive)
+        return names or (_raster_names(folder / inside) if inside and (folder / inside).is_dir() else [])
+
+    names = [name for argument in arguments for name in _expand(argument, listed, stdin, null)]
     if not names:
         raise InputError("no input files", hint="name files or folders, or pipe paths into '-'")
     one_folder = len(arguments) == 1 and arguments[0] != "-" and Path(arguments[0]).is_dir()
@@ -183,11 +202,12 @@ def pair_by_stem(
     """Pair each input with the raster file of a folder that has the same stem: the name without its last suffix.
 
     Names in composed and decomposed Unicode are the same. Where no stem is equal, one that differs in case alone will
-    do, if there is only one.
+    do, or one that differs in what it says of the file (`x_logits`, `x_mask`, `x`), if there is only one.
 
     Args:
         inputs: the files.
-        folder: where their partners are; with a single input, it may be the partner itself.
+        folder: where their partners are, in its subfolders if it holds none itself; with a single input, it may be the
+            partner itself.
         same_allowed: a file may be its own partner, as a base model is when it is scored against itself.
         suffixes: of the partners.
         part: positions of the inputs to pair, all if None. Others cost a fraction of the time and memory of a pair.
@@ -202,11 +222,12 @@ def pair_by_stem(
     if not folder.is_dir():
         found = "is a file, expected a folder" if folder.exists() else "no such folder"
         raise InputError(found, hint="check the path", path=folder)
-    partners = _raster_names(folder, suffixes)
+    partners = _raster_names(folder, suffixes) or _raster_names(folder, suffixes, recursive=True)
     wanted = _by_stem((_composed(path.stem), path) for path in chosen)
     stems = [_stem(name) for name in partners]
     offered = _by_stem((stem, Path(name)) for stem, name in zip(stems, partners, strict=True) if stem in wanted)
-    offered |= _by_case(wanted.keys() - offered.keys(), inputs, dict(zip(stems, partners, strict=True)))
+    for others_of in (_by_case, _by_role):
+        offered |= others_of(wanted.keys() - offered.keys(), inputs, dict(zip(stems, partners, strict=True)))
     matched = tuple((path, offered[stem]) for stem, path in wanted.items() if stem in offered)
     for path, partner in () if same_allowed else matched:
         if path == partner or (path.exists() and partner.exists() and path.samefile(partner)):
@@ -261,7 +282,28 @@ def _by_case(missing: Set[str], inputs: Sequence[Path], partners: Mapping[str, s
     return {mine: Path(partners[other]) for mine, other in pairs}
 
 
-def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[str]:
+def _by_role(missing: Set[str], inputs: Sequence[Path], partners: Mapping[str, str]) -> dict[str, Path]:
+    """The partners of stems that have none, where one input and one partner share a name without what it is of."""
+    if not missing:
+        return {}
+    owned = {_composed(path.stem) for path in inputs}
+    mine, theirs = (_by_name(stems) for stems in (owned, partners.keys() - owned))
+    pairs = ((stems, theirs.get(name, [])) for name, stems in mine.items())
+    return {
+        stems[0]: Path(partners[others[0]])
+        for stems, others in pairs
+        if len(stems) == len(others) == 1 and stems[0] in missing
+    }
+
+
+def _by_name(stems: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for stem in stems:
+        found.setdefault(_ROLE.sub("", stem), []).append(stem)
+    return found
+
+
+def _expand(argument: str, listed: Callable[[Path], list[str]], stdin: TextIO | None, null: bool) -> Iterator[str]:
     if argument == "-":
         if stdin is None:
             raise UsageError("'-' reads paths from stdin, and there is none", hint="name files or folders")
@@ -271,10 +313,14 @@ def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[str]:
     if gdal_name(argument) is not None:
         yield argument
     elif path.is_dir():
-        files = _raster_names(path)
+        files = listed(path)
         if not files:
+            below = _raster_names(path, recursive=True)
+            hint = f"expected files that end in {' '.join(SUFFIXES)}"
             raise InputError(
-                "no raster files in this folder", hint=f"expected files that end in {' '.join(SUFFIXES)}", path=path
+                "no raster files in this folder",
+                hint="add --recursive for its subfolders" if below else hint,
+                path=path,
             )
         yield from files
     elif path.exists() or not glob.has_magic(argument):
@@ -285,7 +331,10 @@ def _expand(argument: str, stdin: TextIO | None, null: bool) -> Iterator[str]:
         files = []
         for name in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207 (Path.glob wants relative patterns)
             match = Path(name)
-            files += _raster_names(match) if match.is_dir() else [name] if _is_raster_name(match.name) else []
+            if match.is_dir():
+                files += listed(match)
+            elif _is_raster_name(match.name, (*SUFFIXES, VRT)):
+                files.append(name)
         if not files:
             raise InputError("no raster file matches this pattern", hint="check the pattern", path=argument)
         yield from files
@@ -304,14 +353,19 @@ def _read_paths(stdin: TextIO, null: bool) -> Iterator[str]:
             yield name
 
 
-def _raster_names(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
+def _raster_names(folder: Path, suffixes: Sequence[str] = SUFFIXES, *, recursive: bool = False) -> list[str]:
     start = os.path.join(folder, "")  # noqa: PTH118
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if _is_raster_name(entry.name, suffixes) and _is_file(entry)]
+            listed = sorted(entries, key=lambda entry: os.path.normcase(entry.name))
     except OSError as error:
         raise InputError(f"cannot be listed: {error.strerror}", hint="check the folder", path=folder) from error
-    return [start + name for name in sorted(names, key=os.path.normcase)]
+    names = [start + entry.name for entry in listed if _is_raster_name(entry.name, suffixes) and _is_file(entry)]
+    if recursive:
+        for entry in listed:
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                names += _raster_names(Path(entry.path), suffixes, recursive=True)
+    return names
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -21,7 +21,8 @@ from prn_cli.report.glimpses import PATCH
 from prn_cli.report.page import render
 from prn_cli.report.totals import Totals
 
-_VERBS = {"better": "rises", "worse": "falls", "": "shows no clear change"}
+_WORDS = {"better": "better than the base's", "worse": "worse than the base's", "": "about as good as the base's"}
+_SHOWN = 5e-5  # half of the last digit of a figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def score_page(summary: Summary, totals: Totals, what: Scored, *, failures: Sequ
         gallery=make_gallery(totals.glimpses, words, bias_reach=bias_reach(totals), cut=what.cut),
         headline=_headline(summary),
         tables={"All pixels pooled": _rows(summary.pooled), "Mean per image": _rows(summary.mean)},
-        gains=[glimpse.gain for glimpse in totals.glimpses],
+        gains=[round(glimpse.gain, 4) for glimpse in totals.glimpses],
         positions=position_maps(totals, cut=what.cut),
         precision_recall=precision_recall(maps) if soft else None,
         reliability=reliability(maps),
@@ -121,16 +122,20 @@ def _rows(figures: Mapping[str, Figure]) -> list[Row]:
 
 
 def verdict(change: Estimate, *, lower_is_better: bool) -> str:
-    """`better` or `worse` if the interval excludes 0, else nothing."""
+    """`better` or `worse` if the interval excludes 0 and the change can be seen in a table, else nothing."""
+    if abs(change.value) < _SHOWN:
+        return ""
     if change.low > 0 or change.high < 0:
         return "worse" if (change.low > 0) == lower_is_better else "better"
     return ""
 
 
 def _headline(summary: Summary) -> str:
-    """Whether IoU rises or falls, in a sentence; empty without a base, or without intervals."""
+    """Whether the masks are better, in a sentence; empty without a base, or without intervals."""
     changes = summary.pooled["iou"].difference, summary.mean["iou"].difference
     if any(change is None or not math.isfinite(change.low) for change in changes):
         return ""
-    pooled, mean = (_VERBS[verdict(change, lower_is_better=False)] for change in changes if change is not None)
-    return f"IoU {pooled}." if pooled == mean else f"Pooled IoU {pooled}, mean IoU per image {mean}."
+    pooled, mean = (_WORDS[verdict(change, lower_is_better=False)] for change in changes if change is not None)
+    if pooled == mean:
+        return f"The refined masks are {pooled}."
+    return f"Over all pixels, the refined masks are {pooled}; image by image, they are {mean} on average."

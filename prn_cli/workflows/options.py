@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from prn_cli.errors import UsageError
-from prn_cli.execution.cores import core_count
+from prn_cli.execution.cores import free_cores
 from prn_cli.execution.watch import Watch
 from prn_cli.options import Option, Options
 from prn_cli.tasks import Task, TaskName, find_task
@@ -68,6 +68,7 @@ class MapOptions(Options):
     """How score maps are read."""
 
     null: Annotated[bool, _input("Paths on stdin end in NUL.", flags=("-0",))] = False
+    recursive: Annotated[bool, _input("Take the maps in subfolders, too.", flags=("-r",))] = False
     input_kind: Annotated[
         ScoreKind,
         _input("What the numbers mean; auto looks at type and range, and refuses what is ambiguous.", common=True),
@@ -88,11 +89,11 @@ class MapOptions(Options):
         ),
     ] = None
 
-    def find_inputs(self, names: Sequence[str]) -> Paths:
-        """The files behind names, folders and globs; `-` reads paths from stdin."""
+    def find_inputs(self, names: Sequence[str], *, inside: str = "logits") -> Paths:
+        """The files behind names, folders and globs; `-` reads paths from stdin. `inside` stands for its own folder."""
         from prn_cli.rasters import find_inputs
 
-        return find_inputs(names, stdin=sys.stdin, null=self.null)
+        return find_inputs(names, stdin=sys.stdin, null=self.null, recursive=self.recursive, inside=inside)
 
     def reading(self) -> Reading:
         """How files are read, for openers."""
@@ -107,6 +108,14 @@ class ReadOptions(MapOptions):
     """How score maps and labels are read."""
 
     label_nodata: Annotated[float | None, _input("Label value to ignore.")] = None
+
+
+def labels_beside(labels: Path, logits: Sequence[str]) -> Path:
+    """The folder of the labels: if it was not named, the one in the folder that holds the logits."""
+    if labels == Path("labels") and not labels.exists() and len(logits) == 1:
+        inside = Path(logits[0]) / labels
+        return inside if inside.is_dir() else labels
+    return labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,12 +210,15 @@ class ReportOptions(Options):
 class RunOptions(Options):
     """How a run uses the machine."""
 
-    threads: Annotated[int, _run("Threads to use; 0: as many as cores.", flags=("-j",), least=0)] = 0
+    threads: Annotated[
+        int,
+        _run("Threads to use; 0: as many as cores that other programs leave, at least half.", flags=("-j",), least=0),
+    ] = 0
     fail_fast: Annotated[bool, _run("Stop at the first failure.")] = False
 
     def thread_count(self) -> int:
-        """How many threads to use."""
-        return self.threads or core_count()
+        """How many threads to use: as many as were asked for, else the cores that other programs leave."""
+        return self.threads or free_cores()
 
 
 def with_kind(reading: Reading, paths: Sequence[Path], watch: Watch) -> Reading:

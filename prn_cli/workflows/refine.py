@@ -87,6 +87,10 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
             output=True,
         ),
     ] = None
+    simplify: Annotated[
+        float,
+        _objects("Simplify the outlines of polygons by at most this many pixels: 1 takes the stairs out.", least=0),
+    ] = 0
     weights: Annotated[
         tuple[Path, ...],
         _method(

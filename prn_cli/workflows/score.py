@@ -143,6 +143,23 @@ class ScoreResult(Result):
                 row |= {f"baseline_{name}": value for name, value in figures(score.baseline, metrics).items()}
             yield row
 
+    def changed_images(self) -> tuple[str, int, int]:
+        """How many images are better, and how many worse than the baseline by the first metric; its title comes first.
+
+        A change too small for its last digit is none.
+        """
+        from prn_cli.metrics.score import figures
+
+        first = self.metrics[0]
+        pairs = [
+            (image.score.counts, image.score.baseline) for image in self.images if image.score.baseline is not None
+        ]
+        changes = [
+            figures(after, [first])[first.name] - figures(before, [first])[first.name] for after, before in pairs
+        ]
+        signs = [round(-change if first.lower_is_better else change, 4) for change in changes]
+        return first.title, sum(sign > 0 for sign in signs), sum(sign < 0 for sign in signs)
+
     def csv(self, *, shown: bool = False) -> str:
         """The rows as CSV; an empty cell where a figure does not exist.
 

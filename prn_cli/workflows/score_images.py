@@ -105,7 +105,7 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     if not math.isfinite(options.buffer):
         raise UsageError(f"a buffer of {options.buffer} pixels is no distance", hint="give a number")
     reading = options.reading()
-    inputs = options.find_inputs(options.masks)
+    inputs = options.find_inputs(options.masks, inside="masks")
     partners = [_baselines(inputs, options), find_valid_masks(inputs, options.valid_mask)]
     images = [
         Item(path, {"masks": path, "label": label} | partners[0].role(path) | partners[1].role(path), {})

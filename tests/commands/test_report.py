@@ -164,7 +164,7 @@ def test_the_headroom_page_has_the_figures_of_the_command(folder, prn):
             assert f"{document[key][kind]:.4f}" in page.text
     assert f"Headroom: {100 * document['headroom']['pooled']:+.2f} points" in page.text
     for size in (16, 32, 64, 128):
-        assert f"Oracle, patches of {size} px" in page.text
+        assert f"Oracle, {size} px patches" in page.text
     assert "Oracle mask" in page.text
     # Again: all is kept, and the page is the same.
     first = (folder / "headroom.html").read_bytes()
