@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prn_cli.metrics.intervals import Estimate
-from prn_cli.metrics.score import METRICS, Figure, Summary
+from prn_cli.metrics.score import METRICS, Figure, Metric, Summary
 from prn_cli.report.curves import (
     Scores,
     bias_reach,
@@ -68,7 +68,15 @@ class Row:
         return max((abs(bound) for bound in self.drawn or () if math.isfinite(bound)), default=0.0)
 
 
-def score_page(summary: Summary, totals: Totals, what: Scored, *, failures: Sequence[tuple[str, str]] = ()) -> str:
+def score_page(
+    summary: Summary,
+    totals: Totals,
+    what: Scored,
+    *,
+    failures: Sequence[tuple[str, str]] = (),
+    metrics: Sequence[Metric] = METRICS,
+    classes: Sequence[tuple[str, str]] = (),
+) -> str:
     """Build the page.
 
     Args:
@@ -76,11 +84,16 @@ def score_page(summary: Summary, totals: Totals, what: Scored, *, failures: Sequ
         totals: the pictures and curves of the same images.
         what: what was scored.
         failures: files that could not be scored, and why.
+        metrics: of the tables; the first is that of the summary.
+        classes: names and colours, if there are several.
     """
     paired = what.baseline is not None
     words = Words("Base mask", "Refined mask", "Base scores", "Won and lost", "Gain per image")
     if not paired:
         words = Words(None, "Mask", "Scores", "Errors", "IoU per image")
+    if classes:
+        rank = "Gain per image" if paired else "Accuracy per image"
+        words = replace(words, rank=rank, figure="Accuracy", mask="", right="light: right both times")
     maps = [Scores("Refined" if paired else "Scores", "after", totals.after, totals.regions_after())]
     if paired:
         maps.insert(0, Scores("Base", "before", totals.before, totals.regions_before()))
@@ -92,8 +105,10 @@ def score_page(summary: Summary, totals: Totals, what: Scored, *, failures: Sequ
         what=what,
         paired=paired,
         gallery=make_gallery(totals.glimpses, words, bias_reach=bias_reach(totals), cut=what.cut),
-        headline=_headline(summary),
-        tables={"All pixels pooled": _rows(summary.pooled), "Mean per image": _rows(summary.mean)},
+        headline=_headline(summary, metrics[0]),
+        first=metrics[0],
+        classes=classes,
+        tables={"All pixels pooled": _rows(summary.pooled, metrics), "Mean per image": _rows(summary.mean, metrics)},
         gains=[round(glimpse.gain, 4) for glimpse in totals.glimpses],
         positions=position_maps(totals, cut=what.cut),
         precision_recall=precision_recall(maps) if soft else None,
@@ -105,10 +120,10 @@ def score_page(summary: Summary, totals: Totals, what: Scored, *, failures: Sequ
     )
 
 
-def _rows(figures: Mapping[str, Figure]) -> list[Row]:
-    """The rows of a table of metrics, without those that have no figure. The first one is IoU."""
+def _rows(figures: Mapping[str, Figure], metrics: Sequence[Metric]) -> list[Row]:
+    """The rows of a table of metrics, without those that have no figure."""
     rows = []
-    for metric in METRICS:
+    for metric in metrics:
         figure = figures[metric.name]
         if not any(math.isfinite(e.value) for e in (figure.masks, figure.baseline) if e is not None):
             continue
@@ -130,9 +145,9 @@ def verdict(change: Estimate, *, lower_is_better: bool) -> str:
     return ""
 
 
-def _headline(summary: Summary) -> str:
+def _headline(summary: Summary, metric: Metric) -> str:
     """Whether the masks are better, in a sentence; empty without a base, or without intervals."""
-    changes = summary.pooled["iou"].difference, summary.mean["iou"].difference
+    changes = summary.pooled[metric.name].difference, summary.mean[metric.name].difference
     if any(change is None or not math.isfinite(change.low) for change in changes):
         return ""
     pooled, mean = (_WORDS[verdict(change, lower_is_better=False)] for change in changes if change is not None)

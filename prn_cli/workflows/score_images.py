@@ -22,7 +22,7 @@ from prn_cli.maps.tiles import row_bands
 from prn_cli.metrics.score import ImageCounter, ImageScore
 from prn_cli.rasters import LabelMap, Partners, Reading, ScoreMap, find_valid_masks, pair_by_stem
 from prn_cli.rasters.guards import check_same_size
-from prn_cli.report import Scored, ScoreReport
+from prn_cli.report import ClassReport, Scored, ScoreReport
 from prn_cli.tasks import Task
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.score import HEADING, ScoredImage, ScoreOptions, ScoreResult
@@ -39,7 +39,7 @@ class _Run:
     partners: Sequence[Partners]  # of the images; one that lacks a partner fails
     reading: Reading
     base_reading: Reading
-    page: ScoreReport | None
+    page: ScoreReport | ClassReport | None
     foregrounds: dict[Path, int | None] = field(default_factory=dict)  # of the labels that were read
     pool: Executor | None = None  # counts parts of an image side by side
 
@@ -93,7 +93,7 @@ def run(options: ScoreOptions, watch: Watch) -> ScoreResult:
             baseline_cut=result.baseline_read,
             cut=run.page.cut,
         )
-        run.page.finish(result.summary, what, failures)
+        run.page.finish(result.summary, what, failures, result.metrics)
     return result
 
 
@@ -130,12 +130,15 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     reading = replace(reading, kind=task.detect([image.path for image in images], reading))
     base_reading = replace(base_reading, kind=task.detect(base_files, base_reading))
     watch.detail(f"masks read as {reading.kind}" + (f", baseline as {base_reading.kind}" if base_files else ""))
-    page = None
-    if options.report is not None:
+    page: ScoreReport | ClassReport | None = None
+    files = [path for image in images for path in (image.inputs["label"], image.inputs.get("baseline"))]
+    if options.report is not None and task.several:
+        page = ClassReport(options.report, inputs, files, images=options.images, rows=task.rows, watch=watch)
+    elif options.report is not None:
         page = ScoreReport(
             options.report,
             inputs,
-            [path for image in images for path in (image.inputs["label"], image.inputs.get("baseline"))],
+            files,
             images=options.images,
             bias=options.bias,
             threshold=options.threshold,

@@ -241,8 +241,8 @@ def test_pictures_without_a_page_are_refused(prn, folder):
         assert "--report" in err
 
 
-@pytest.mark.parametrize("task", ["saliency", "multiclass"])
-def test_only_binary_masks_have_a_page(folder, prn, task):
+@pytest.mark.parametrize("task", ["saliency"])
+def test_soft_maps_have_no_page(folder, prn, task):
     code, out, err = prn("score", "better", "-l", "labels", "--task", task, "--report", "report.html")
     assert (code, out) == (2, "")
     assert f"--report with --task {task}: it shows masks of one class; leave --report out" in err
