@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from prn_cli.commands.on_demand import OnDemand
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = ["pseudolabel", "train", "refine", "score", "weights"]
@@ -39,7 +41,11 @@ def options_of(command: str) -> set[str]:
         text += subprocess.run(
             line, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"}
         ).stdout
-    return set(re.findall(r"(?<![\w-])--?[a-z0-9][a-z0-9-]*", text))
+    group = OnDemand(name="prn")
+    group.load(command)
+    spelling = getattr(group.commands[command], "spelling", None)  # what works, and no help shows
+    aliases = [alias for found in spelling.aliases.values() for alias in found] if spelling else []
+    return set(re.findall(r"(?<![\w-])--?[a-z0-9][a-z0-9-]*", text)) | set(aliases)
 
 
 def slug(heading: str) -> str:
