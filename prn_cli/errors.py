@@ -12,6 +12,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Self
 
+_LONGEST_REASON = 1000  # characters; a damaged file may be quoted in it
+
 
 class PrnError(Exception):
     """A failure with a plain cause.
@@ -41,12 +43,19 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ("\\n" if c == "\n" else "?") for c in text)
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong, in one line of words, without the path that the message names anyway."""
+def reason(error: BaseException, *, lines: int | None = None) -> str:
+    """What went wrong, whole and in one line, without the path that the message names anyway.
+
+    Args:
+        error: of a library.
+        lines: how many of its lines say what went wrong; all of them if None.
+    """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
+    said = " ".join(" ".join(str(error).strip().splitlines()[:lines]).split())
+    if len(said) > _LONGEST_REASON:
+        said = said[:_LONGEST_REASON].rpartition(" ")[0] + " …"
+    return said.rstrip(".") or type(error).__name__
 
 
 def install_line(extra: str) -> str:

@@ -52,6 +52,15 @@ def _show(result: ScoreResult, summary: Summary) -> None:
         method = "One image: no intervals."
     else:
         method = f"Intervals: bootstrap over images, {summary.resamples} resamples, seed {summary.seed}."
+    partial = {
+        metric.title: figures[metric.name].images
+        for *_, figures in _parts(result, summary)
+        for metric in _present(result, figures)
+        if figures[metric.name].images < summary.images
+    }
+    if partial:
+        counts = ", ".join(f"{title} of {count}" for title, count in partial.items())
+        method += f"\nFigures that do not exist for all {summary.images} images: {counts}."
     if baseline is not None and summary.images > 1:
         name, better, worse = result.changed_images()
         console.tell(f"By {name}, {better} of {summary.images} images became better, {worse} worse.")

@@ -60,7 +60,7 @@ def read_settings(file: Path, command: str, parameters: Mapping[str, Mapping[str
     import tomllib
 
     try:
-        document = tomllib.loads(file.read_text("utf-8"))
+        document = tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", hint="check the path", path=file) from error
     except UnicodeDecodeError as error:

@@ -13,14 +13,16 @@ times faster than by parsing them, and memory grows with the run, not with the f
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -37,6 +39,7 @@ OTHER_SETTINGS = "other settings"
 
 _LONGEST_LINE = 1 << 20  # bytes
 _BUFFER = 1 << 20  # bytes
+_SAMPLES, _SAMPLE_BYTES = 5, 1 << 12  # of an input
 _BLOCK = 1 << 13  # bytes: some dozen entries, often none of them the run's own
 
 # Lines may be torn, so no match spans two of them.
@@ -47,20 +50,24 @@ _BEGUN = re.compile(rb'"begun"([^\n]*)')
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """By what a change of a file is noticed: inode, size in bytes, modification time in ns, tag in a bucket."""
+    """By what a change of a file is noticed: inode, size in bytes, modification time in ns, tag in a bucket.
+
+    `sample` is a hash of some of its bytes, for copies that keep size and time.
+    """
 
     path: Path
     inode: int
     size: int
     mtime_ns: int
     tag: str = ""
+    sample: str = field(default="", compare=False)  # while a file is read, its time tells of changes
 
     def record(self) -> dict[str, Any]:
         """What a manifest keeps: not the inode, so that a file may be copied or moved back."""
         remote = gdal_name(self.path) is not None
         path = without_secrets(self.path) if remote else os.path.abspath(self.path)  # noqa: PTH100
-        known = {"path": path, "size": self.size, "mtime_ns": self.mtime_ns}
-        return known | {"tag": self.tag} if self.tag else known
+        known = {"path": path, "size": self.size, "mtime_ns": self.mtime_ns, "tag": self.tag, "sample": self.sample}
+        return {name: value for name, value in known.items() if value != ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +220,7 @@ class Manifest:
                 return f"the {role} is gone"
         if not line:
             return "no output"
-        if entry.get("inputs") != job.inputs():
+        if not _same_inputs(entry.get("inputs"), job.inputs()):
             return "other inputs, or changed ones"
         if entry.get("settings") != job.settings:
             return OTHER_SETTINGS + _differing(entry.get("settings"), job.settings)
@@ -381,6 +388,18 @@ def _are_figures(found: object) -> bool:
     )
 
 
+def _same_inputs(before: Any, now: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the inputs are those of an entry; those of a prn that took no samples have none."""
+    if not isinstance(before, Mapping) or before.keys() != now.keys():
+        return False
+    for role, known in now.items():
+        recorded = before[role]
+        sampled = isinstance(recorded, Mapping) and "sample" in recorded
+        if recorded != (known if sampled else {name: value for name, value in known.items() if name != "sample"}):
+            return False
+    return True
+
+
 def _differing(before: object, now: Mapping[str, Any]) -> str:
     if not isinstance(before, Mapping):
         return ""
@@ -394,7 +413,7 @@ def stamp_inputs(inputs: Mapping[str, Path]) -> dict[str, Stamp]:
     Raises:
         InputError: one does not exist.
     """
-    return {role: _stamp(path) for role, path in inputs.items()}
+    return {role: _stamp(path, sampled=True) for role, path in inputs.items()}
 
 
 def check_unchanged(stamps: Mapping[str, Stamp]) -> None:
@@ -419,12 +438,12 @@ def unchanged(*paths: Path | None) -> Iterator[None]:
     Raises:
         InputError: one does not exist, or has changed or vanished at the end.
     """
-    stamps = stamp_inputs({os.fspath(path): path for path in paths if path is not None})
+    stamps = {os.fspath(path): _stamp(path) for path in paths if path is not None}
     yield
     check_unchanged(stamps)
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp(path: Path, *, sampled: bool = False) -> Stamp:
     if gdal_name(path) is not None:
         return Stamp(path, 0, *state_of(path))
     try:
@@ -432,7 +451,21 @@ def _stamp(path: Path) -> Stamp:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"cannot be read: {reason}".lower(), hint="check the path", path=path) from error
-    return Stamp(path, status.st_ino, status.st_size, status.st_mtime_ns)
+    sample = _sample(path, status.st_size) if sampled and stat.S_ISREG(status.st_mode) else ""
+    return Stamp(path, status.st_ino, status.st_size, status.st_mtime_ns, sample=sample)
+
+
+def _sample(path: Path, size: int) -> str:
+    """A hash of a few blocks, evenly spread over a file, the first and the last among them."""
+    digest = hashlib.blake2b(digest_size=8)
+    try:
+        with path.open("rb", buffering=0) as file:
+            for number in range(_SAMPLES):
+                file.seek(max(size - _SAMPLE_BYTES, 0) * number // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    except (OSError, ValueError):  # it fails when its turn comes
+        return ""
+    return digest.hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from prn_cli.errors import DeviceError, PrnError, WeightsError
+from prn_cli.errors import DeviceError, PrnError, WeightsError, reason
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.methods.weights import Weights, described, sha256_of, shipped, tensors_beside
 
@@ -129,11 +129,11 @@ def _cuda_by_torch(weights: Weights, origin: Origin) -> Runner:
         tensors = tensors_beside(weights)
         return _by_torch(tensors.path, origin, device="cuda")
     except (ImportError, OSError) as error:
-        raise DeviceError(f"cannot be imported ({str(error).splitlines()[0]})") from error
+        raise DeviceError(f"cannot be imported ({reason(error, lines=1)})") from error
     except PrnError as error:
         raise DeviceError(error.message) from error
     except RuntimeError as error:  # no memory left for the network, or a card that this build has no kernels for
-        raise DeviceError(str(error).splitlines()[0]) from error
+        raise DeviceError(reason(error, lines=1)) from error
 
 
 def _by_torch(path: Path, origin: Origin, device: str = "") -> Runner:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prn_cli.errors import InputError
+from prn_cli.errors import InputError, reason
 from prn_cli.methods import METHODS
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -50,8 +50,8 @@ def load_published(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise InputError("no such file", path=path) from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise _not_tensors(f"not a checkpoint of tensors alone ({reason})", path) from error
+        cause = reason(error, lines=1)  # those that follow advise to run its code
+        raise _not_tensors(f"not a checkpoint of tensors alone ({cause})", path) from error
     while isinstance(content, dict) and len(content) < 20:
         inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
         if not inner:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from prn_cli.errors import DeviceError, InputError, PrnError
+from prn_cli.errors import DeviceError, InputError, PrnError, reason
 from prn_cli.methods import recipe_of
 from prn_cli.methods.loading import Origin
 from prn_cli.methods.recipe import Graph, describe, from_description
@@ -58,7 +58,7 @@ class TorchRunner:
         try:
             return self._run(tuple(outputs), inputs)
         except RuntimeError as error:
-            cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            cause = reason(error, lines=1)
             if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in cause.lower():
                 raise PrnError(f"the network failed on {self.device} on {shape} pixels: {cause}") from error
             raise PrnError(
@@ -140,7 +140,7 @@ def load_network(path: Path) -> tuple[Any, dict[str, str]]:
         network.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError, PrnError) as error:
         raise InputError(
-            f"not weights of a network that prn knows ({str(error).splitlines()[0]})",
+            f"not weights of a network that prn knows ({reason(error)})",
             hint="give a model.safetensors that prn train or prn weights import wrote",
             path=path,
         ) from error

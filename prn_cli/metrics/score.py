@@ -6,9 +6,9 @@ the records into means over images, pooled figures, and, with a baseline, paired
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,6 +76,7 @@ class ImageScore:
         pixels: how many count: valid in the mask, the label and the baseline.
         counts: `(K,)` float64, the counts of every family: K is 70 here, and other tasks have records of their own.
         baseline: the same of the baseline, if there is one.
+        not_counted: how many do not count, by reason.
     """
 
     height: int
@@ -83,6 +84,7 @@ class ImageScore:
     pixels: int
     counts: FloatArray
     baseline: FloatArray | None = None
+    not_counted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,13 @@ class Figure:
     """A metric of a set of images; with a baseline, also that one's and the paired difference (masks minus baseline).
 
     NaN where a figure does not exist: the calibration error of masks, the mBA of images without a boundary.
+    `images` says of how many images it exists.
     """
 
     masks: Estimate
     baseline: Estimate | None = None
     difference: Estimate | None = None
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,7 @@ class ImageCounter:
         predictions = [prediction] if baseline is None else [prediction, baseline]
         valid = label != IGNORE
         for each in predictions:
-            valid &= ~np.isnan(each) if _soft(each) else each != IGNORE
+            valid &= ~invalid(each)
         pixels = int(np.count_nonzero(valid))
         counted = label if pixels == label.size else np.where(valid, label, np.uint8(IGNORE))
         self._pixels += pixels
@@ -193,8 +197,8 @@ class ImageCounter:
             where = "mask and label" if len(counters) == 1 else "mask, label and baseline"
             raise InputError(f"no pixel is valid in {where}", hint="check --nodata and --label-nodata, or leave it out")
         soft = all(counter.soft for counter in counters)
-        records = [counter.counts(soft=soft) for counter in counters]
-        return ImageScore(self._height, self._width, self._pixels, *records)
+        own, *other = (counter.counts(soft=soft) for counter in counters)
+        return ImageScore(self._height, self._width, self._pixels, own, other[0] if other else None)
 
 
 class MaskCounter:
@@ -286,17 +290,22 @@ def summarise(
         return np.stack([*result, result[0] - result[1]] if len(sets) == 2 else result, axis=1)
 
     bounds = bootstrap(statistic, len(records), resamples=resamples, confidence=confidence, seed=seed)
+    defined = np.isfinite(own).all(axis=0).sum(axis=0).tolist()
+
+    def estimates(position: int, i: int) -> tuple[Estimate, Estimate | None, Estimate | None]:
+        found = [Estimate(*(float(bound[kind, position, i]) for bound in bounds)) for kind in range(len(bounds[0]))]
+        return (*found, None, None)[:3]  # type: ignore[return-value]
 
     def collect(position: int) -> dict[str, Figure]:
-        return {
-            metric.name: Figure(
-                *(Estimate(*(float(bound[kind, position, i]) for bound in bounds)) for kind in range(len(bounds[0])))
-            )
-            for i, metric in enumerate(metrics)
-        }
+        return {metric.name: Figure(*estimates(position, i), images=defined[i]) for i, metric in enumerate(metrics)}
 
     pixels = sum(record.pixels for record in records)
     return Summary(len(records), pixels, collect(0), collect(1), resamples, confidence, seed)
+
+
+def invalid(prediction: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a prediction or label is invalid: NaN in a soft map, else 255."""
+    return np.isnan(prediction) if _soft(prediction) else np.asarray(prediction == IGNORE)
 
 
 def _soft(prediction: NDArray[Any]) -> bool:

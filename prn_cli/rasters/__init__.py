@@ -10,7 +10,7 @@ from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, common_bands
-from prn_cli.rasters.kinds import count_bands, count_classes
+from prn_cli.rasters.kinds import count_bands, count_classes, is_pair
 from prn_cli.rasters.labels import ClassNumbers, LabelMap, two_kinds_of_labels
 from prn_cli.rasters.mask_values import can_tell_invalid, mask_nodata
 from prn_cli.rasters.pairs import (
@@ -28,6 +28,7 @@ from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, 
 from prn_cli.rasters.reading import lay_like, open_map, read_label, resolve
 from prn_cli.rasters.roles import InputKind, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
+from prn_cli.rasters.valid import count_reasons
 from prn_cli.rasters.writing import RasterWriter
 
 __all__ = [
@@ -53,12 +54,14 @@ __all__ = [
     "common_bands",
     "count_bands",
     "count_classes",
+    "count_reasons",
     "create_raster",
     "find_images",
     "find_inputs",
     "find_references",
     "find_valid_masks",
     "image_files",
+    "is_pair",
     "is_whole",
     "lay_like",
     "logit",

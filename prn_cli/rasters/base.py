@@ -53,6 +53,7 @@ class Raster(Closing):
         palette: `(N, 4)` uint8, red, green, blue and alpha of each palette index; None if there is no palette.
         alpha_last: whether the file declares the last of several bands as alpha.
         scaled: whether the file declares a scale or offset of its values.
+        bits: of an integer, where the file declares fewer than its type has; else 0.
         orientation: EXIF orientation of the stored rows; 1 is upright.
         by_columns: whether reading some of the columns costs less than reading all, window by window.
 
@@ -74,6 +75,7 @@ class Raster(Closing):
     palette: NDArray[np.uint8] | None = None
     alpha_last: bool = False
     scaled: bool = False
+    bits: int = 0
     orientation: int = 1
     by_columns: bool = True
 
@@ -123,6 +125,12 @@ class Raster(Closing):
             InputError: the file is damaged, or does not fit into memory and was to be read whole.
         """
         return self._read(self._inside(window))
+
+    @property
+    def greatest(self) -> int:
+        """The greatest number that an integer can be here."""
+        bits = self.bits or 8 * self.dtype.itemsize
+        return (1 << (bits - 1 if self.dtype.kind == "i" else bits)) - 1
 
     def valid(self, window: Window | None = None) -> NDArray[np.bool_] | None:
         """Valid pixels by the alpha band or mask of the file, `(h, w)`; None if it has neither. See `read`."""

@@ -18,7 +18,7 @@ from prn_cli.rasters.roles import LABELS, MASKS, SCORES, Reading, Role, nodata_o
 
 GuardedRole = Role | Literal["valid mask"]
 
-_MOST_CHANNELS_LAST = 32
+_FEW_CHANNELS_LAST, _MOST_CHANNELS_LAST = 4, 32
 _SLACK = 0.02  # px: georeferences are rounded
 
 
@@ -28,8 +28,10 @@ def check_stored(raster: Raster) -> None:
     Raises:
         InputError: the shape is that of channels last, or the rows are stored in another orientation than upright.
     """
-    shape = raster.bands, raster.height, raster.width
-    if shape[0] > shape[2] > 1 and shape[2] <= _MOST_CHANNELS_LAST < shape[1]:
+    _, height, width = shape = raster.bands, raster.height, raster.width
+    few = (width <= _FEW_CHANNELS_LAST and raster.bands > 2 * width) or width <= _MOST_CHANNELS_LAST < height
+    square = raster.bands == height > _MOST_CHANNELS_LAST and width != height
+    if raster.bands > width > 1 and (few or square):
         raise raster.error(
             f"shape {shape} looks like (H, W, C), expected (C, H, W)",
             "move the channels first: array.transpose(2, 0, 1)",
@@ -98,9 +100,29 @@ def _refuse_scale(role: GuardedRole, raster: Raster, reading: Reading) -> None: 
         )
 
 
+def _refuse_palette(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
+    palette = raster.palette
+    if palette is None or raster.bands != 1:
+        return
+    if role == "valid mask":
+        if palette[0, :3].min() == 255 and (palette[:, :3] == 0).all(axis=1).any():
+            raise raster.error(
+                "its palette says that 0 is white, so that it is not clear what is valid",
+                "write it without a palette, zero where pixels are invalid",
+            )
+        return
+    greys = np.arange(len(palette))[:, np.newaxis]
+    if not (palette[:, :3] == greys).all():
+        raise raster.error(
+            "holds the indices of a palette, expected the scores themselves",
+            "write it as grey or float32, without the palette",
+        )
+
+
 def _check_score_bands(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
     if reading.band is not None and not 1 <= reading.band <= raster.bands:
         raise UsageError(f"band {reading.band} of {raster.bands}", hint="give another --bidx", path=raster.path)
+    _refuse_more_than_classes(raster)
     if raster.bands > 2 and reading.band is None:
         raise UsageError(
             f"{raster.bands} bands, expected 1, or 2 of a softmax",
@@ -109,7 +131,17 @@ def _check_score_bands(role: GuardedRole, raster: Raster, reading: Reading) -> N
         )
 
 
+def _refuse_more_than_classes(raster: Raster) -> None:
+    if raster.bands > MOST_CLASSES:
+        raise raster.error(
+            f"{raster.bands} bands of {raster.height}×{raster.width}, expected at most {MOST_CLASSES} classes: "
+            "perhaps (H, W, C)",
+            "move the channels first: array.transpose(2, 0, 1)",
+        )
+
+
 def _check_class_bands(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
+    _refuse_more_than_classes(raster)
     if not 2 <= raster.bands <= MOST_CLASSES:
         raise raster.error(
             f"{raster.bands} band{'s' if raster.bands > 1 else ''}, expected one a class, 2 to {MOST_CLASSES}",
@@ -141,6 +173,7 @@ def _refuse_background_as_nodata(role: GuardedRole, raster: Raster, reading: Rea
 GUARDS: tuple[tuple[Callable[[GuardedRole, Raster, Reading], None], frozenset[GuardedRole]], ...] = (
     # Images are normalised by band, which undoes a scale.
     (_refuse_scale, SCORES | LABELS | MASKS | {"valid mask"}),
+    (_refuse_palette, SCORES | {"valid mask"}),
     (_check_score_bands, frozenset({"scores"})),
     (_check_class_bands, frozenset({"class scores"})),
     (_check_label_bands, LABELS | MASKS),

@@ -28,14 +28,23 @@ _MOST_FILES = 16
 _SMALL_MAP = 1 << 20  # pixels
 _SAMPLE_SIDE = 256  # px
 _SAMPLES_ACROSS = 4
+_MOST_PAIRS = 1 << 12  # pixels a window, of two bands that are compared
+_SCALES = (127, 200, 250, 255, 1000, 1023, 2047, 4095, 10_000, 16_383, 32_767, 65_535)
+_NEAR = 0.45  # of a scale, the least greatest value that it is suggested for
+_TELLING = 200  # values, whose greatest says something
+_LARGE_LOGIT = 100.0  # whole numbers beyond were multiplied
+_SCALES_OF_BYTES = ((0, 201), (249, 250))  # greatest numbers of maps that were multiplied by 200 or 250
+_LEAST_SHARE = 0.503  # of the greatest number of a longer type: 10,000, 4095 and 32,767 are scales of their own
+_LEAST_ANTICORRELATION = -0.2
+_BOTH_SIGNS = 0.02  # of the pixels, at least
 
 
-def full_scale(kind: InputKind, dtype: np.dtype[Any]) -> float:
+def full_scale(kind: InputKind, raster: Raster) -> float:
     """The value of probability 1."""
     if kind == "percent":
         return 100.0
     if kind == "byte":
-        return float(np.iinfo(dtype).max) if dtype.kind == "u" else 255.0
+        return float(raster.greatest) if raster.dtype.kind == "u" else 255.0
     return 1.0
 
 
@@ -66,6 +75,23 @@ def resolve(
         return replace(reading, kind="numbers")
     sample = _sample(paths, reading)
     return replace(reading, kind="mask" if role == "prediction" and sample.is_mask() else sample.kind())
+
+
+def is_pair(paths: Sequence[str | os.PathLike[str]], reading: Reading) -> bool:
+    """Whether the files of a set, whose kind is known, have two bands that are read as a softmax pair.
+
+    Raises:
+        InputError: they have, but their logits can be none.
+    """
+    try:
+        if reading.band is not None or count_bands(paths, reading) != 2:
+            return False
+        sample = _sample(paths, reading)
+    except (InputError, UsageError):  # they fail when their turn comes
+        return False
+    if reading.kind == "logits":
+        sample.check_pair()
+    return True
 
 
 def count_bands(paths: Sequence[str | os.PathLike[str]], reading: Reading = AS_DECLARED) -> int:
@@ -109,35 +135,70 @@ class _Sample:
         low: the least value.
         high: the greatest value.
         two_values: whether all values are 0 or the greatest.
+        whole: whether all values are whole numbers.
+        low_alone: whether all values but the least could be probabilities.
+        count: number of values.
+        below: number of values below `most`, and the greatest of them.
+        most: the greatest value that the files can hold, if they hold unsigned integers.
+        scale: see `Reading`.
         sets: of uint8, the values of each file.
+        pairs: of two bands, some values, `(2, n)` a window.
     """
 
     dtype: np.dtype[Any]
     path: Path
+    most: int
+    scale: float | None
     files: int = 1
     low: float = np.inf
     high: float = -np.inf
     two_values: bool = True
+    whole: bool = True
+    low_alone: bool = True
+    count: int = 0
+    below: tuple[int, float] = (0, 0.0)
     sets: list[set[int]] = field(default_factory=lambda: [set()])
+    pairs: list[NDArray[Any]] = field(default_factory=list)
 
     def add(self, values: NDArray[Any]) -> None:
         if not values.size:
             return
         if values.dtype == np.uint8:
             self.sets[0] |= set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
-        high = float(values.max())
-        two_values = values.dtype.kind != "f" and bool(((values == 0) | (values == high)).all())
-        self._join(float(values.min()), high, two_values)
+        low, high = float(values.min()), float(values.max())
+        if values.dtype.kind == "u":
+            below = values < self.most
+            self._join_below(int(np.count_nonzero(below)), float(values.max(initial=0, where=below)))
+        self.whole = self.whole and bool((values == np.rint(values)).all())
+        if values.dtype.kind == "f":
+            among = (values >= -ROUNDING) & (values <= 1 + ROUNDING)
+            self._join_low_alone(low, alone=bool((among | (values == low)).all()))
+        self.count += values.size
+        possible = values.dtype.kind != "f" or (low >= 0 and high in (0, 1))
+        self._join(low, high, possible and bool(((values == 0) | (values == high)).all()))
+
+    def _join_low_alone(self, low: float, *, alone: bool) -> None:
+        negative = {value for value in (self.low, low) if value < -ROUNDING}
+        self.low_alone = self.low_alone and alone and len(negative) <= 1
 
     def join(self, other: _Sample) -> None:
+        self._join_low_alone(other.low, alone=other.low_alone)
+        self.count += other.count
         self.files += other.files
         self.sets += other.sets
+        self.pairs += other.pairs
+        self.most = max(self.most, other.most)
+        self._join_below(*other.below)
+        self.whole = self.whole and other.whole
         self._join(other.low, other.high, other.two_values)
 
     def _join(self, low: float, high: float, two_values: bool) -> None:
         highs = {self.high, high} - {0.0, -np.inf}
         self.two_values = self.two_values and two_values and len(highs) <= 1
         self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def _join_below(self, count: int, greatest: float) -> None:
+        self.below = self.below[0] + count, max(self.below[1], greatest)
 
     def is_alike(self, other: _Sample) -> bool:
         """Whether the types of the two can be of one kind."""
@@ -150,6 +211,8 @@ class _Sample:
         Raises:
             InputError: they are, but some of 0 and 1 and others of 0 and 255, so that 255 could mean two things.
         """
+        if self.dtype.kind == "f":
+            return self.two_values and (self.low, self.high) == (0, 1)
         found = set().union(*self.sets)
         if self.dtype != np.uint8 or not found <= MASK_NUMBERS:
             return self.dtype.kind in "bui" and self.two_values and self.low >= 0 and self.high in (0, 1, 255)
@@ -168,7 +231,7 @@ class _Sample:
             InputError: some stand for missing data, and nothing says so.
         """
         for value in (self.low, self.high):
-            if self.dtype.kind in "fi" and abs(value) > CERTAIN:
+            if self.dtype.kind in "fi" and abs(value) > CERTAIN * (self.scale or 1):
                 raise unlikely_logit(value, self.path)
 
     def kind(self) -> InputKind:
@@ -177,22 +240,91 @@ class _Sample:
         Raises:
             InputError: the values could mean more than one thing, or are a mask.
         """
-        if self.dtype.kind == "f":
-            if self.low < -ROUNDING:
+        floats = self.dtype.kind == "f"
+        if self.scale is None and self.is_mask():
+            kinds = "probabilities" if floats else "byte or percent"
+            raise self._ambiguous("a mask of two values and not a score map", f"{kinds}, to use it all the same")
+        if floats or self.scale is not None:
+            low, high = self.low / (self.scale or 1), self.high / (self.scale or 1)
+            if low < -ROUNDING:
+                tells = self.count >= _TELLING and high > 0
+                if tells and self.low_alone and floats:
+                    raise self._ambiguous(
+                        f"logits, or probabilities beside {self.low:g}",
+                        f"logits, or --input-kind probabilities --nodata {self.low:g}",
+                    )
+                if tells and self.whole and max(-low, high) > _LARGE_LOGIT:
+                    raise self._ambiguous(
+                        "logits, or logits times a number", "logits; or --scale 100 for logits times 100"
+                    )
                 return "logits"
-            if self.high == 0:
+            if high == 0:
                 raise self._ambiguous("logits or probabilities", "logits or --input-kind probabilities")
-            if self.high <= 1 + ROUNDING:
+            if high <= 1 + ROUNDING:
                 return "probabilities"
-            scale = "percent" if self.high <= 100 * (1 + ROUNDING) else "byte"
-            raise self._ambiguous(f"{scale} or logits", f"{scale} or --input-kind logits")
-        if self.is_mask():
-            raise self._ambiguous("a mask of two values and not a score map", "byte or percent, to use it all the same")
+            if self.scale is not None:
+                raise self._ambiguous(f"logits, and no probabilities times {self.scale:g}", "logits")
+            kind = "percent" if high <= 100 * (1 + ROUNDING) else "byte"
+            raise self._ambiguous(f"{kind} or logits", f"{kind} or --input-kind logits{self._or_scale(self.high)}")
+        third = self._third_value()
+        if third is not None:
+            raise self._ambiguous(
+                "a mask of three values and not a score map", f"byte, or --nodata {third} if it means undecided"
+            )
         if self.dtype.kind == "u" and self.dtype.itemsize <= 2:
-            if self.high > (100 if self.dtype.itemsize == 1 else 255):
+            high = self._high_but_for_most()
+            beside = f"; --nodata {self.most}, if it means invalid" if high < self.high else ""
+            if high <= (100 if self.dtype.itemsize == 1 else 255):
+                raise self._ambiguous("percent or byte", f"percent or --input-kind byte{beside}")
+            if not self._ends_early(high):
                 return "byte"
-            raise self._ambiguous("percent or byte", "percent or --input-kind byte")
-        raise self._ambiguous("logits, percent or byte", "logits, percent or byte")
+            meanings = f"byte, which ends at {self.most}, or another scale"
+            raise self._ambiguous(meanings, f"byte{self._or_scale(high)}{beside}")
+        raise self._ambiguous("logits, percent or byte", f"logits, percent or byte{self._or_scale(self.high)}")
+
+    def _third_value(self) -> int | None:
+        """The value between 0 and 255, if there is only one, which often means undecided."""
+        found = set().union(*self.sets) - {0, 255}
+        return found.pop() if len(found) == 1 and self.high == 255 and self.low == 0 else None
+
+    def _high_but_for_most(self) -> float:
+        """The greatest value; or the one below the type's own, if that stands far apart and so may mean invalid."""
+        count, second = self.below
+        apart = self.high == self.most and count >= _TELLING and self._ends_early(second)
+        return second if apart else self.high
+
+    def _ends_early(self, high: float) -> bool:
+        """Whether the greatest value is that of another scale than the type's."""
+        if self.most == np.iinfo(np.uint8).max:
+            return any(low <= high <= most for low, most in _SCALES_OF_BYTES)
+        return high <= _LEAST_SHARE * self.most
+
+    def _or_scale(self, high: float) -> str:
+        """The end of a hint: the usual scale that the greatest value fits."""
+        scale = next((scale for scale in _SCALES if _NEAR * scale <= high <= scale and self.low >= 0), None)
+        return "" if scale is None else f"; or --scale {scale} for probabilities times {scale}"
+
+    def check_pair(self) -> None:
+        """Check that two bands can be the logits of a softmax pair: as one rises, the other falls.
+
+        Raises:
+            InputError: they cannot.
+        """
+        first, second = np.concatenate(self.pairs or [np.zeros((2, 0))], axis=1).astype(np.float64)
+        if not first.any() or np.abs(np.logaddexp(first, second)).max() < ROUNDING:  # background of 0; log-softmax
+            return
+        constant = min(np.ptp(first), np.ptp(second)) == 0
+        correlation = 0.0 if constant else float(np.corrcoef(first, second)[0, 1])
+        for one, other in ((first, second), (second, first)):
+            if one.min() >= 0 and min(np.mean(other < 0), np.mean(other > 0)) > _BOTH_SIGNS:
+                correlation = max(correlation, 0.0)  # a band that is never negative is no logit
+        if correlation > _LEAST_ANTICORRELATION:
+            raise InputError(
+                f"2 bands, {np.min(first):g} to {np.max(first):g} and {np.min(second):g} to {np.max(second):g}, that "
+                "do not rise and fall against each other as the logits of a softmax pair do",
+                hint="save the band of the scores alone; if they are a pair, say --bidx 2, the foreground",
+                path=self.path,
+            )
 
     def _ambiguous(self, meanings: str, choices: str) -> InputError:
         where = f" in the {self.files} files looked at" if self.files > 1 else ""
@@ -213,7 +345,7 @@ def _sample(paths: Sequence[str | os.PathLike[str]], reading: Reading) -> _Sampl
         path = as_path(paths[round(number * (len(paths) - 1) / max(count - 1, 1))])
         try:
             with open_raster(path, key=reading.key, max_pixels=reading.max_pixels) as raster:
-                one = _sample_of(raster, reading.nodata)
+                one = _sample_of(raster, reading)
             one.check()
         except (InputError, UsageError) as error:  # usage: several arrays in an archive, an extra that is missing
             failure = failure or error
@@ -234,16 +366,19 @@ def _sample(paths: Sequence[str | os.PathLike[str]], reading: Reading) -> _Sampl
     return sample
 
 
-def _sample_of(raster: Raster, nodata: float | None) -> _Sample:
-    sample = _Sample(raster.dtype, raster.path)
-    certain_alone = False
+def _sample_of(raster: Raster, reading: Reading) -> _Sample:
+    sample = _Sample(raster.dtype, raster.path, raster.greatest, reading.scale)
+    certain_alone, paired = False, raster.bands == 2 and reading.band is None
     for window in _sample_windows(raster.height, raster.width, sample):
         values = raster.read(window)
-        usable = valid_pixels(raster, values, window, nodata, full=None, infinite=True)
-        uncertain = ~find_certain(values)
+        usable = valid_pixels(raster, values, window, reading.nodata, full=None, infinite=True)
+        uncertain = ~find_certain(values if reading.scale is None else values / reading.scale)
         certain_alone |= bool(usable.any())
         sample.add(values if usable.all() and uncertain.all() else values[usable & uncertain])
-        if raster.dtype.kind == "f" and sample.low < -ROUNDING:
+        if paired:
+            both = values[:, usable & uncertain.all(axis=0)]
+            sample.pairs.append(both[:, :: both.shape[1] // _MOST_PAIRS + 1])
+        elif raster.dtype.kind == "f" and sample.low < -ROUNDING and not sample.low_alone:
             break  # logits, whatever else is in it
     if sample.high < sample.low and certain_alone:
         sample.low, sample.high = -CERTAIN, CERTAIN  # infinite throughout: logits of a hard mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.guards import too_many_bands
 from prn_cli.rasters.mask_values import undeclared_nodata
-from prn_cli.rasters.roles import Reading, Role, nodata_option
-from prn_cli.rasters.valid import ValidMap, no_valid_pixel
+from prn_cli.rasters.roles import LABELS, Reading, Role, nodata_option
+from prn_cli.rasters.valid import IGNORED, NODATA, Reasons, ValidMap, no_valid_pixel
 
+_MOST_CLASSES_OF_LABELS = 32  # that are believed to be classes where binary labels are expected
 _EXAMPLES = 16  # of values that are no label's: a map of floats by mistake has billions
 
 
@@ -39,11 +40,18 @@ class LabelMap(ValidMap):
         super().__init__(raster, role, reading, valid)
         self._at_hand: tuple[NDArray[Any], NDArray[np.bool_]] | None = None
         numbers = self._distinct_values()
+        self._greys = self._palette_of(numbers)
+        if self._greys is not None:
+            numbers = {float(self._greys[int(number)]) for number in numbers}
         self._ignored = self._to_ignore(numbers)
         numbers -= self._ignored
         if not numbers:
             raise no_valid_pixel(self.path)
         self._understand(numbers)
+
+    def _palette_of(self, numbers: set[float]) -> NDArray[np.uint8] | None:  # noqa: ARG002
+        """The grey by palette index that the indices stand for; None if they stand for themselves."""
+        return None
 
     def _to_ignore(self, numbers: set[float]) -> set[float]:  # noqa: ARG002
         """Of the values of valid pixels, those that mean ignore without being declared."""
@@ -75,11 +83,28 @@ class LabelMap(ValidMap):
         else:
             part = (slice(None), slice(None)) if window is None else window.slices
             values, valid = self._at_hand[0][part], self._at_hand[1][part]
+        if self._greys is not None:
+            values = self._greys[np.minimum(values, len(self._greys) - 1)]
         result = self._meaning(values)
         for number in self._ignored:
             result[values == number] = IGNORE
         result[~valid] = IGNORE
         return result
+
+    @property
+    def ignored_values(self) -> set[float]:
+        """The values that do not count, but for NaN."""
+        declared = None if self._nodata is not None and np.isnan(self._nodata) else self.raster.nodata
+        return {value for value in (declared, self._nodata, *self._ignored) if value is not None and value == value}
+
+    def reasons(self, window: Window | None = None) -> Reasons:
+        """See `ValidMap.reasons`."""
+        ignored = self.read(window) == IGNORE
+        if self.role in LABELS:
+            return np.where(ignored, np.uint8(IGNORED), np.uint8(0))
+        found = super().reasons(window)
+        found[ignored & (found == 0)] = NODATA
+        return found
 
     def probabilities(self, window: Window | None = None) -> NDArray[np.float32]:
         """As `read`, but float32, NaN where ignored or invalid."""
@@ -125,8 +150,11 @@ class BinaryMap(LabelMap):
     """A label or a mask of two values: read as 0 background, 1 foreground.
 
     Foreground is 1 in a file of 0 and 1, and 255 in a file of 0 and 255. A file of one value follows the same rule: all
-    0 is background, all 1 and all 255 are foreground.
+    0 is background, all 1 and all 255 are foreground. Where a palette says black and white, its colours count.
     """
+
+    def _palette_of(self, numbers: set[float]) -> NDArray[np.uint8] | None:
+        return greys_of(self.raster, numbers, among={0, 255})
 
     def _to_ignore(self, numbers: set[float]) -> set[float]:
         known = self.role == "mask" and self.raster.dtype == np.uint8
@@ -139,29 +167,60 @@ class BinaryMap(LabelMap):
             return
         found = sorted(numbers)
         listed = ", ".join(f"{value:g}" for value in found[:6]) + (", …" if len(found) > 6 else "")
-        option = nodata_option(self.role)
-        hint = f"convert them to 0 and 1, and say with {option} which value to ignore; of several classes, add "
-        hint += "--task multiclass"
-        if numbers <= {0, 1, 255}:
-            hint = f"if 255 means ignore, say so with {option} 255"
         subject = "mask is" if self.role == "mask" else "labels are"
-        raise self.raster.error(f"{subject} not binary: values {listed}, expected 0 and 1, or 0 and 255", hint)
+        raise self.raster.error(
+            f"{subject} not binary: values {listed}, expected 0 and 1, or 0 and 255",
+            advice(numbers, nodata_option(self.role)),
+        )
 
     def _meaning(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         return np.asarray(values == self._foreground).view(np.uint8)
+
+
+def advice(numbers: set[float], option: str) -> str:
+    """What to do about labels of these values, which are not binary."""
+    for number in sorted(numbers, reverse=True) if len(numbers) == 3 or numbers <= {1, 255} else ():
+        if numbers - {number} <= {0, 1} or numbers - {number} <= {0, 255}:
+            several = "; of several classes, add --task multiclass" if number == 2 else ""
+            return f"if {number:g} means ignore, say so with {option} {number:g}{several}"
+    if any(number != int(number) for number in numbers):
+        return "cut soft labels at 0.5, or add --task saliency"
+    if len(numbers) > _MOST_CLASSES_OF_LABELS and numbers & {0, 255}:
+        return "they look blurred by compression or resampling: save them without loss, resampled to the nearest value"
+    if len(numbers) == 2 and 0 in numbers:
+        return f"write {max(numbers):g} as 255 if it means foreground"
+    if max(numbers) >= MOST_CLASSES:
+        return "write the foreground as 1 and the rest as 0"
+    if min(numbers) < 0:
+        return f"convert them to 0 and 1, and say with {option} which value to ignore, such as {min(numbers):g}"
+    return "write the class as 1 and the others as 0; of several classes, add --task multiclass"
+
+
+def greys_of(raster: Raster, numbers: set[float], among: Set[int]) -> NDArray[np.uint8] | None:
+    """The grey of each palette index, if those that occur are all of some greys; else None."""
+    palette = raster.palette
+    if palette is None or raster.bands != 1 or max(numbers, default=0) >= len(palette):
+        return None
+    used = palette[[int(number) for number in numbers], :3]
+    if not (used == used[:, :1]).all() or not {*used[:, 0].tolist()} <= among:
+        return None
+    return np.ascontiguousarray(palette[:, 0])
 
 
 class GreyLabel(LabelMap):
     """A label that may be grey: read as 1 above the middle of its scale, else 0.
 
     The scale ends at 1 in floats and in files without a value above 1, else at the maximum of the integer type. 128 of
-    255 is still background, as is usual for saliency.
+    255 is still background, as is usual for saliency. Where a palette is grey, its colours count.
     """
+
+    def _palette_of(self, numbers: set[float]) -> NDArray[np.uint8] | None:
+        return greys_of(self.raster, numbers, among=set(range(256)))
 
     def _understand(self, numbers: set[float]) -> None:
         least, most = min(numbers), max(numbers)
         integers = self.raster.dtype.kind in "ui" and most > 1
-        full = float(np.iinfo(self.raster.dtype).max) if integers else 1.0
+        full = (255.0 if self._greys is not None else float(self.raster.greatest)) if integers else 1.0
         if least < 0 or most > full:
             raise self.raster.error(
                 f"a label from {least:g} to {most:g}, expected 0 to {full:g}",

@@ -189,7 +189,9 @@ def _choose(archive: zipfile.ZipFile, key: str | None, path: Path) -> str:
     if key is None:
         key = _NNUNET_KEY if _NNUNET_KEY in members or len(members) > 1 else next(iter(members))
     if key not in members:
-        raise UsageError(f"{len(members)} arrays: {listed}", hint="name one with --key", path=path)
+        raise UsageError(
+            f"{len(members)} arrays: {listed}", hint="name one with --key; of labels, save one a file", path=path
+        )
     return members[key]
 
 

@@ -6,9 +6,11 @@ import glob
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO, overload
 
 from prn_cli.errors import InputError, UsageError
@@ -20,14 +22,23 @@ _ROLE = re.compile(
     r"(?<=.)[_-](logits?|scores?|prob(abilitie)?s?|pred(iction)?s?|labels?|masks?|gt|image|img|valid)\Z", re.IGNORECASE
 )
 """What people add to a stem to say what a file is: `x_logits.tif` belongs to `x.png`, and to `x_mask.png`."""
+_MOST_LOOKED_FOR = 1000  # stems, among files of other suffixes
+_FORMATS = (
+    "jpg jpeg jp2 j2k jxl img nc h5 hdf5 hdf bmp gif webp avif heic asc bil bip bsq dat grd ecw sid pgm ppm pbm "
+    "pfm exr tga mat pt pth pkl nii gz dcm gtiff geotiff btf"
+)
+_OTHERS = tuple(f".{name}" for name in _FORMATS.split())
+"""Suffixes of rasters that are not read. Others, such as those of world files, are passed over without a word."""
 _Path = str | os.PathLike[str]
 
 
 class Paths(Sequence[Path]):
     """Files by name: a path is made when it is asked for, since a name takes a fifth of its memory."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], passed_over: Mapping[str, int] = MappingProxyType({})) -> None:
         self._names = names
+        self.passed_over = passed_over
+        """How many files beside them were passed over, by suffix."""
 
     def __len__(self) -> int:
         return len(self._names)
@@ -59,11 +70,13 @@ class Pairs:
         matched: each input with its partner, in the order of the inputs.
         unmatched_inputs: inputs without a partner.
         unmatched_partners: files of the folder that no input pairs with.
+        passed_over: files of the folder that would pair, but for their suffix.
     """
 
     matched: tuple[tuple[Path, Path], ...]
     unmatched_inputs: tuple[Path, ...]
     unmatched_partners: Paths
+    passed_over: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +115,12 @@ class Partners:
             InputError: the folder has none for this map.
         """
         if self.folder is not None and path not in self.found:
+            others = [other.name for other in _of_other_suffixes(self.folder, [path.stem])]
+            but = f", but {' and '.join(others)}, passed over by its suffix" if others else ""
             raise InputError(
-                f"no {self.noun} with this stem in {self.folder}", hint="add it, or leave this file out", path=path
+                f"no {self.noun} with this stem in {self.folder}{but}",
+                hint="add it, or leave this file out",
+                path=path,
             )
         return self.found.get(path)
 
@@ -174,12 +191,13 @@ def find_inputs(
     """
     if list(arguments).count("-") > 1:
         raise UsageError("'-' is given twice", hint="read paths from stdin once")
+    passed_over = Counter[str]()
 
     def listed(folder: Path) -> list[str]:
-        names = _raster_names(folder, recursive=recursive)
+        names = _raster_names(folder, recursive=recursive, passed_over=passed_over)
         return names or (_raster_names(folder / inside) if inside and (folder / inside).is_dir() else [])
 
-    names = [name for argument in arguments for name in _expand(argument, listed, stdin, null)]
+    names = [name for argument in arguments for name in _expand(argument, listed, stdin, null, passed_over)]
     if not names:
         raise InputError("no input files", hint="name files or folders, or pipe paths into '-'")
     one_folder = len(arguments) == 1 and arguments[0] != "-" and Path(arguments[0]).is_dir()
@@ -188,7 +206,7 @@ def find_inputs(
         for name in names:
             found.setdefault(gdal_name(name) or os.path.abspath(name), name)  # noqa: PTH100
         names = list(found.values())
-    return Paths(names)
+    return Paths(names, passed_over)
 
 
 def pair_by_stem(
@@ -232,16 +250,19 @@ def pair_by_stem(
     for path, partner in () if same_allowed else matched:
         if path == partner or (path.exists() and partner.exists() and path.samefile(partner)):
             raise InputError("pairs with itself", hint="keep inputs and their partners in two folders", path=path)
+    unmatched = tuple(path for stem, path in wanted.items() if stem not in offered)
+    passed_over = _of_other_suffixes(folder, [path.stem for path in unmatched], suffixes)
     if not matched and set(stems).isdisjoint(_composed(path.stem) for path in inputs):
+        there = _examples(Paths(partners)) if partners else f"holds {_no_rasters(folder)}"
         raise InputError(
-            f"nothing in it pairs with the inputs by stem: inputs {_examples(inputs)}; "
-            f"folder {_examples(Paths(partners))}",
-            hint="give partners the same name, but for the suffix",
+            f"nothing in it pairs with the inputs by stem: inputs {_examples(inputs)}; folder {there}",
+            hint=_convert({path.suffix.lower() for path in passed_over}, suffixes)
+            or "give partners the same name, but for the suffix",
             path=folder,
         )
     used = {str(partner) for _, partner in matched}
     others = [n for stem, n in zip(stems, partners, strict=True) if stem not in wanted and str(Path(n)) not in used]
-    return Pairs(matched, tuple(path for stem, path in wanted.items() if stem not in offered), Paths(others))
+    return Pairs(matched, unmatched, Paths(others), passed_over)
 
 
 def check_stems(paths: Iterable[Path]) -> None:
@@ -251,6 +272,34 @@ def check_stems(paths: Iterable[Path]) -> None:
         InputError: naming two of them.
     """
     _by_stem((_composed(path.stem), path) for path in paths)
+
+
+def _of_other_suffixes(folder: Path, stems: Sequence[str], read: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The files of some stems whose suffix is that of a raster, and not one that is read."""
+    others = [suffix for suffix in _OTHERS if suffix not in read]
+    places = (folder / f"{stem}{suffix}" for stem in stems[:_MOST_LOOKED_FOR] for suffix in others)
+    return [place for place in places if place.is_file()]
+
+
+def _no_rasters(folder: Path) -> str:
+    """That there are none, and what there is instead."""
+    names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file()]
+    found = count_suffixes(Counter(os.path.splitext(name)[1].lower() or "without a suffix" for name in names))  # noqa: PTH122
+    return "no raster files" + (f", but {found}" if found else "")
+
+
+def count_suffixes(counts: Mapping[str, int]) -> str:
+    """Numbers of files by suffix, in words: `3 .jpg, 1 .vrt`."""
+    most = sorted(counts.items(), key=lambda found: (-found[1], found[0]))[:_EXAMPLES]
+    return ", ".join(f"{count} {suffix}" for suffix, count in most) + (", …" if len(counts) > len(most) else "")
+
+
+def _convert(found: Set[str], expected: Sequence[str]) -> str:
+    """What to do about files of these suffixes; empty if there are none."""
+    if not found:
+        return ""
+    jpeg = "JPEG blurs numbers: save them without loss" if found & set(IMAGE_SUFFIXES) else "convert them"
+    return f"{jpeg}, as {' '.join(expected)}"
 
 
 def _part_of(inputs: Sequence[Path], part: Sequence[int] | None) -> Sequence[Path]:
@@ -303,7 +352,13 @@ def _by_name(stems: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _expand(argument: str, listed: Callable[[Path], list[str]], stdin: TextIO | None, null: bool) -> Iterator[str]:
+def _expand(
+    argument: str,
+    listed: Callable[[Path], list[str]],
+    stdin: TextIO | None,
+    null: bool,
+    passed_over: Counter[str],
+) -> Iterator[str]:
     if argument == "-":
         if stdin is None:
             raise UsageError("'-' reads paths from stdin, and there is none", hint="name files or folders")
@@ -315,13 +370,9 @@ def _expand(argument: str, listed: Callable[[Path], list[str]], stdin: TextIO | 
     elif path.is_dir():
         files = listed(path)
         if not files:
-            below = _raster_names(path, recursive=True)
-            hint = f"expected files that end in {' '.join(SUFFIXES)}"
-            raise InputError(
-                "no raster files in this folder",
-                hint="add --recursive for its subfolders" if below else hint,
-                path=path,
-            )
+            hint = _convert(passed_over.keys(), SUFFIXES) or f"expected files that end in {' '.join(SUFFIXES)}"
+            hint = "add --recursive for its subfolders" if _raster_names(path, recursive=True) else hint
+            raise InputError(f"holds {_no_rasters(path)}", hint=hint, path=path)
         yield from files
     elif path.exists() or not glob.has_magic(argument):
         if not path.exists() and path.suffix.lower() not in SUFFIXES:
@@ -335,8 +386,12 @@ def _expand(argument: str, listed: Callable[[Path], list[str]], stdin: TextIO | 
                 files += listed(match)
             elif _is_raster_name(match.name, (*SUFFIXES, VRT)):
                 files.append(name)
+            else:
+                passed_over.update([match.suffix.lower()] if match.suffix.lower() in _OTHERS else [])
         if not files:
-            raise InputError("no raster file matches this pattern", hint="check the pattern", path=argument)
+            found = f", but {count_suffixes(passed_over)}" if passed_over else ""
+            hint = _convert(passed_over.keys(), SUFFIXES) or "check the pattern"
+            raise InputError(f"no raster file matches this pattern{found}", hint=hint, path=argument)
         yield from files
 
 
@@ -353,18 +408,28 @@ def _read_paths(stdin: TextIO, null: bool) -> Iterator[str]:
             yield name
 
 
-def _raster_names(folder: Path, suffixes: Sequence[str] = SUFFIXES, *, recursive: bool = False) -> list[str]:
+def _raster_names(
+    folder: Path,
+    suffixes: Sequence[str] = SUFFIXES,
+    *,
+    recursive: bool = False,
+    passed_over: Counter[str] | None = None,
+) -> list[str]:
     start = os.path.join(folder, "")  # noqa: PTH118
     try:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: os.path.normcase(entry.name))
     except OSError as error:
         raise InputError(f"cannot be listed: {error.strerror}", hint="check the folder", path=folder) from error
-    names = [start + entry.name for entry in listed if _is_raster_name(entry.name, suffixes) and _is_file(entry)]
-    if recursive:
-        for entry in listed:
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                names += _raster_names(Path(entry.path), suffixes, recursive=True)
+    names = []
+    for entry in listed:
+        if _is_raster_name(entry.name, suffixes):
+            names += [start + entry.name] if _is_file(entry) else []
+        elif passed_over is not None and _is_raster_name(entry.name, _OTHERS):
+            passed_over[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
+    for entry in listed if recursive else ():
+        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+            names += _raster_names(Path(entry.path), suffixes, recursive=True, passed_over=passed_over)
     return names
 
 
@@ -394,4 +459,4 @@ def _by_stem(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
 
 def _examples(paths: Sequence[Path]) -> str:
     names = ", ".join(f"'{path.stem}'" for path in paths[:_EXAMPLES])
-    return f"{names}, … ({len(paths)})" if len(paths) > _EXAMPLES else names or "(no raster files)"
+    return f"{names}, … ({len(paths)})" if len(paths) > _EXAMPLES else names

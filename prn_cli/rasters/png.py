@@ -39,6 +39,7 @@ class PngRaster(PillowRaster):
         self._alpha = self._colour in (4, 6)
         self.bands = channels - self._alpha
         self.dtype = np.dtype(np.uint16 if self._depth == 16 else np.uint8)
+        self.bits = self._depth if self._depth < 8 else 0
         self.decoded_bytes = 2 * self.height * self.width * channels * self.dtype.itemsize
         stored = self.path.stat().st_size
         if self.height * ((self.width * channels * self._depth + 7) // 8 + 1) > stored * _BEST_DEFLATE_RATIO:

@@ -100,7 +100,9 @@ def open_raster(
     if suffix not in (*suffixes, VRT):
         raise InputError(
             f"unknown format '{path.suffix}', expected one of {' '.join(suffixes)}",
-            hint="convert the file, or rename it if its suffix is wrong",
+            hint="JPEG blurs numbers: save it without loss"
+            if suffix in _JPEG
+            else "convert the file, or rename it if its suffix is wrong",
             path=path,
         )
     reader = _REMOTE if remote else "remote:VirtualRaster" if suffix == VRT else _READERS[suffix]

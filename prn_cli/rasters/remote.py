@@ -67,6 +67,7 @@ class RemoteRaster(Raster):
         if file.colorinterp[0] == enums.ColorInterp.palette:
             colours = file.colormap(1)
             self.palette = np.array([colours[number] for number in sorted(colours)], np.uint8)
+        self.bits = int(file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 0))
         self.scaled = any(scale != 1 for scale in file.scales) or any(file.offsets)
         self.by_columns = all(width < file.width for _, width in file.block_shapes)
         self.geo = self._geo()

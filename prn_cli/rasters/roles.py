@@ -41,6 +41,7 @@ class Reading:
             declared value: no value is nodata then.
         label_nodata: the same for labels.
         band: band of the class in a multi-band map, counted from 1.
+        scale: by what logits or probabilities were multiplied, to be stored as integers; None if they were not.
         key: name of the array in `.npz` files.
         max_pixels: upper limit on the pixels of a map, all bands together; None for what the size of its file makes
             plausible (see `prn_cli.rasters.limits`).
@@ -50,6 +51,7 @@ class Reading:
     nodata: float | None = None
     label_nodata: float | None = None
     band: int | None = None
+    scale: float | None = None
     key: str | None = None
     max_pixels: int | None = None
 

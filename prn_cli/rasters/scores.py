@@ -14,7 +14,7 @@ from prn_cli.maps.tiles import Window
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.kinds import ROUNDING, full_scale, unlikely_logit
 from prn_cli.rasters.roles import InputKind, Reading, Role
-from prn_cli.rasters.valid import ValidMap, no_valid_pixel
+from prn_cli.rasters.valid import INFINITE, Reasons, ValidMap, no_valid_pixel
 
 _SUM_TOLERANCE = 0.02  # how far from 1 a softmax may add up, after rounding to float16, or of a pair to bytes
 
@@ -33,6 +33,9 @@ class ScoreMap(ValidMap):
         super().__init__(raster, role, reading, valid)
         self.kind = cast("InputKind", reading.kind)
         self._band = reading.band
+        self._scale = reading.scale
+        scale = self._scale or 1.0
+        self._full = None if self.kind == "logits" else scale * full_scale(self.kind, raster)
         self._seen_valid = False
 
     def logits(self, window: Window | None = None) -> NDArray[np.float32]:
@@ -58,10 +61,13 @@ class ScoreMap(ValidMap):
     def scores(self, window: Window | None = None) -> NDArray[np.float32]:
         """Read logits if the file holds logits, else probabilities. Otherwise as `logits`."""
         values = self.raster.read(window)
-        full = None if self.kind == "logits" else full_scale(self.kind, self.raster.dtype)
+        full = self._full
         # Nearly always so, and soon known; not where a value is NaN.
-        in_range = full is None and bool(values.min() >= -CERTAIN and values.max() <= CERTAIN)
+        reach = CERTAIN * (self._scale or 1)
+        in_range = full is None and bool(values.min() >= -reach and values.max() <= reach)
         valid = self._valid(values, window, full, all_finite=in_range, infinite=full is None)
+        if full is None and self._scale is not None:
+            values = values / np.float32(self._scale)
         if full is None and not in_range:
             values = self._settled(values, valid)
         elif not in_range:
@@ -77,6 +83,14 @@ class ScoreMap(ValidMap):
         elif window is None:
             raise no_valid_pixel(self.path)
         return scores
+
+    def reasons(self, window: Window | None = None) -> Reasons:
+        """See `ValidMap.reasons`."""
+        found = self._reasons(window, self._full)
+        if self._full is None and self.raster.bands > 1:  # a softmax that is infinite in several classes, or in all
+            undefined = np.isnan(self.scores(window)).reshape(-1, *found.shape).any(axis=0)
+            found[undefined & (found == 0)] = INFINITE
+        return found
 
     def check_valid(self) -> None:
         """Check, after a map was read by windows, that one of them had a valid pixel.
@@ -106,7 +120,7 @@ class ScoreMap(ValidMap):
             raise unlikely_logit(value, self.path)
         raise self.raster.error(
             f"{self.kind} with a value of {value:g}, expected 0 to {full:g}",
-            "give the right --input-kind, or --nodata if the value means invalid",
+            f"say --nodata {value:g} if it means invalid; else give the right --input-kind",
         )
 
     def _logits_of(self, values: NDArray[Any]) -> NDArray[np.float32]:

@@ -85,6 +85,8 @@ class TiffRaster(Raster):
         self._pages = [_Page(page, self, lock) for page in alike]
         self.height, self.width = int(first.imagelength), int(first.imagewidth)
         self.dtype = self._pages[0].dtype
+        bits = int(first.bitspersample)
+        self.bits = bits if self.dtype.kind == "u" and bits < 8 * self.dtype.itemsize else 0
         if (self._pages[0].samples, *first.extrasamples) in ((2, 1), (2, 2)):  # grey and alpha
             self._alpha, self.bands = True, 1
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,14 @@ from prn_cli.errors import InputError
 from prn_cli.maps.tiles import Window
 from prn_cli.rasters.base import Closing, Raster, holds
 from prn_cli.rasters.roles import Reading, Role
+
+REASONS = ("nan", "infinite", "nodata", "mask", "ignored", "outside")
+"""Why a pixel does not count: NaN, an infinite value that is no logit, the nodata value, an alpha band or mask, a label
+to ignore, or beyond the file."""
+
+NAN, INFINITE, NODATA, MASK, IGNORED, OUTSIDE = range(1, len(REASONS) + 1)
+Reasons = NDArray[np.uint8]
+"""`(h, w)`: 0 where a pixel counts, else 1 more than the position of its reason in `REASONS`."""
 
 
 class ValidMap(Closing):
@@ -51,9 +61,24 @@ class ValidMap(Closing):
         """See `valid_pixels`; the validity mask counts, too."""
         valid = valid_pixels(self.raster, values, window, self._nodata, full, all_finite=all_finite, infinite=infinite)
         if self._valid_mask is not None:
-            mask = self._valid_mask.read(window)
-            valid &= valid_pixels(self._valid_mask, mask, window, None, None) & (mask != 0).any(axis=0)
+            valid &= _valid_by(self._valid_mask, window)
         return valid
+
+    def reasons(self, window: Window | None = None) -> Reasons:
+        """Why pixels do not count."""
+        return self._reasons(window, None)
+
+    def _reasons(self, window: Window | None, full: float | None) -> Reasons:
+        values = self.raster.read(window)
+        found = np.zeros(values.shape[1:], np.uint8)
+        if values.dtype.kind == "f":
+            found[np.isinf(values).any(axis=0)] = INFINITE if full is not None else 0
+            found[np.isnan(values).any(axis=0)] = NAN
+        for number, excluded in _excluded(self.raster, values, window, self._nodata, full):
+            found[excluded] = number
+        if self._valid_mask is not None:
+            found[~_valid_by(self._valid_mask, window)] = MASK
+        return found
 
     def close(self) -> None:
         """Close the files."""
@@ -95,16 +120,40 @@ def valid_pixels(
     else:
         finite = ~np.isnan(values) if infinite else np.isfinite(values)
         result = finite[0] if len(finite) == 1 else finite.all(axis=0)
-    own = raster.valid(window)
-    if own is not None:
-        result &= own
+    for _, excluded in _excluded(raster, values, window, nodata, full):
+        result &= ~excluded
+    return result
+
+
+def _excluded(
+    raster: Raster, values: NDArray[Any], window: Window | None, nodata: float | None, full: float | None
+) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """The pixels that a file or the user excludes, by reason."""
     declared = None if nodata is not None and np.isnan(nodata) else raster.nodata
     for value in {declared, nodata} - {None}:
         assert value is not None
         if not np.isnan(value):
             equal = _equals_nodata(values, value)
-            result &= ~(equal.all(axis=0) if full is not None and 0 <= value <= full else equal.any(axis=0))
-    return result
+            in_all = full is not None and 0 <= value <= full
+            yield NODATA, np.asarray(equal.all(axis=0) if in_all else equal.any(axis=0))
+    own = raster.valid(window)
+    if own is not None:
+        yield MASK, ~own
+
+
+def _valid_by(mask: Raster, window: Window | None) -> NDArray[np.bool_]:
+    """Valid pixels by a validity mask."""
+    values = mask.read(window)
+    return np.asarray(valid_pixels(mask, values, window, None, None) & (values != 0).any(axis=0))
+
+
+def count_reasons(*reasons: Reasons) -> Counter[str]:
+    """How many pixels do not count, by reason; the first counts where a pixel has several."""
+    first = reasons[0].copy()
+    for more in reasons[1:]:
+        np.copyto(first, more, where=first == 0)
+    counts = np.bincount(first.ravel(), minlength=len(REASONS) + 1)[1:]
+    return Counter({name: int(count) for name, count in zip(REASONS, counts, strict=True) if count})
 
 
 def _equals_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:

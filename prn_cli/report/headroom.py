@@ -72,12 +72,14 @@ class Searched:
         labels: where the labels are from.
         patch: side of a patch, px.
         grid: the thresholds that a patch may take.
+        not_counted: what share of the pixels does not count, and why; empty if all do.
     """
 
     logits: str
     labels: str
     patch: int
     grid: Grid
+    not_counted: str = ""
 
 
 @dataclass(frozen=True, slots=True)

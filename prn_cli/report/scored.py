@@ -36,6 +36,7 @@ class Scored:
         masks_cut: how the masks were cut, such as "probabilities cut at 0.5".
         baseline_cut: the same of the base.
         cut: where the base is cut (without one, the masks): the threshold that those of patches are compared with.
+        not_counted: what share of the pixels does not count, and why; empty if all do.
     """
 
     masks: str
@@ -44,6 +45,7 @@ class Scored:
     masks_cut: str
     baseline_cut: str | None
     cut: float
+    not_counted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,10 @@ def score_page(
         headline=_headline(summary, metrics[0]),
         first=metrics[0],
         classes=classes,
-        tables={"All pixels pooled": _rows(summary.pooled, metrics), "Mean per image": _rows(summary.mean, metrics)},
+        tables={
+            "All pixels pooled": _rows(summary.pooled, metrics, summary.images),
+            "Mean per image": _rows(summary.mean, metrics, summary.images),
+        },
         gains=[round(glimpse.gain, 4) for glimpse in totals.glimpses],
         positions=position_maps(totals, cut=what.cut),
         precision_recall=precision_recall(maps) if soft else None,
@@ -120,7 +125,7 @@ def score_page(
     )
 
 
-def _rows(figures: Mapping[str, Figure], metrics: Sequence[Metric]) -> list[Row]:
+def _rows(figures: Mapping[str, Figure], metrics: Sequence[Metric], images: int) -> list[Row]:
     """The rows of a table of metrics, without those that have no figure."""
     rows = []
     for metric in metrics:
@@ -128,6 +133,7 @@ def _rows(figures: Mapping[str, Figure], metrics: Sequence[Metric]) -> list[Row]
         if not any(math.isfinite(e.value) for e in (figure.masks, figure.baseline) if e is not None):
             continue
         title = metric.title + (" (low is good)" if metric.lower_is_better else "")
+        title += f" ({figure.images} of {images} images)" if figure.images < images else ""
         judged, drawn = "", figure.difference
         if drawn is not None:
             judged = verdict(drawn, lower_is_better=metric.lower_is_better)

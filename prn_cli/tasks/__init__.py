@@ -214,6 +214,10 @@ class Task(ABC):
         counter.add(prediction, label, baseline)
         return counter.score()
 
+    def label_pixels(self, scores: Sequence[ImageScore]) -> dict[str, int]:
+        """How many pixels of the labels count, by class; empty if a record does not tell."""
+        return {}
+
     @abstractmethod
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         """The metrics, in table order."""

@@ -33,6 +33,10 @@ class Binary(Task):
     def prediction_counter(self, height: int, width: int, **options: Any) -> MaskCounter:
         return MaskCounter(height, width, **options)
 
+    def label_pixels(self, scores: Sequence[ImageScore]) -> dict[str, int]:
+        right, false, missed, rest = np.sum([score.counts[:4] for score in scores], axis=0)
+        return {"background": int(false + rest), "foreground": int(right + missed)}
+
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         return METRICS
 

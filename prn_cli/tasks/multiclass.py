@@ -221,6 +221,11 @@ class Multiclass(Task):
                     f"{each.classes} classes, expected {min(known)}", hint="check --classes", path=each.path
                 )
 
+    def label_pixels(self, scores: Sequence[ImageScore]) -> dict[str, int]:
+        right, _, missed = np.sum([score.counts for score in scores], axis=0).reshape(3, IGNORE)
+        names = self.names or [str(number) for number in range(classes_of(scores))]
+        return {name: int(right[number] + missed[number]) for number, name in enumerate(names)}
+
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         return class_metrics(self.names or [str(number) for number in range(classes_of(scores))])
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from prn_cli.errors import InputError, PrnError
+from prn_cli.errors import InputError, PrnError, reason
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,7 +55,7 @@ def join(device: torch.device) -> None:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         raise PrnError(
-            f"the other processes cannot be met: {str(error).splitlines()[0]}",
+            f"the other processes cannot be met: {reason(error, lines=1)}",
             hint="start all of them with one torchrun line",
         ) from error
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from prn_cli.errors import UsageError, WeightsError
+from prn_cli.errors import UsageError, WeightsError, reason
 from prn_cli.files.temporaries import write_whole
 from prn_cli.methods.weights import Weights, sha256_of
 
@@ -83,7 +83,7 @@ def quantize(weights: Weights, maps: Sequence[NDArray[np.float32]], folder: Path
             model = onnx.load(written)
     except Exception as error:  # it raises whatever its parts raise
         raise WeightsError(
-            f"cannot be quantised: {str(error).splitlines()[0][:200]}", hint="export them again", path=weights.path
+            f"cannot be quantised: {reason(error)}", hint="export them again", path=weights.path
         ) from error
     finally:
         logging.disable(logging.NOTSET)

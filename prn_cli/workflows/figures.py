@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ class Figures:
     changed: int = 0
     pixels: list[int] = field(default_factory=list)
     drift: float | None = None
+    not_counted: Counter[str] = field(default_factory=Counter)  # pixels by reason
 
     @staticmethod
     def of(
@@ -51,6 +53,7 @@ class Figures:
         """Add the counts of further rows."""
         self.pixels = [a + b for a, b in zip(self.pixels, more.pixels, strict=True)] if self.pixels else more.pixels
         self.changed += more.changed
+        self.not_counted.update(more.not_counted)
 
     def take(self, runs: Runs) -> None:
         """Count a whole mask."""
@@ -64,7 +67,7 @@ class Figures:
             figures["classes"] = dict(zip(self.classes, self.pixels, strict=True))
         else:
             figures["foreground"] = self.pixels[1]
-        return figures | {"changed": self.changed, "drift": self.drift}
+        return figures | {"changed": self.changed, "drift": self.drift, "not_counted": dict(self.not_counted)}
 
 
 class Sample:

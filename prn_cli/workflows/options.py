@@ -73,6 +73,10 @@ class MapOptions(Options):
         ScoreKind,
         _input("What the numbers mean; auto looks at type and range, and refuses what is ambiguous.", common=True),
     ] = "auto"
+    scale: Annotated[
+        float | None,
+        _input("By what logits or probabilities were multiplied before they were stored, such as 10000.", least=1e-6),
+    ] = None
     nodata: Annotated[float | None, _input("Value of invalid pixels, besides NaN and the TIFF tag.")] = None
     valid_mask: Annotated[Path | None, _input("Folder of validity masks, paired by stem: zero is invalid.")] = None
     band: Annotated[
@@ -89,17 +93,30 @@ class MapOptions(Options):
         ),
     ] = None
 
-    def find_inputs(self, names: Sequence[str], *, inside: str = "logits") -> Paths:
-        """The files behind names, folders and globs; `-` reads paths from stdin. `inside` stands for its own folder."""
-        from prn_cli.rasters import find_inputs
+    def find_inputs(self, names: Sequence[str], watch: Watch, *, inside: str = "logits") -> Paths:
+        """The files behind names, folders and globs; `-` reads paths from stdin. Others are named by their suffix.
 
-        return find_inputs(names, stdin=sys.stdin, null=self.null, recursive=self.recursive, inside=inside)
+        `inside` is the subfolder that stands for a folder without files of its own.
+        """
+        from prn_cli.rasters import find_inputs
+        from prn_cli.rasters.pairs import count_suffixes
+
+        found = find_inputs(names, stdin=sys.stdin, null=self.null, recursive=self.recursive, inside=inside)
+        if found.passed_over:
+            watch.note(f"files passed over by their suffix: {count_suffixes(found.passed_over)}")
+        return found
 
     def reading(self) -> Reading:
-        """How files are read, for openers."""
+        """How files are read, for openers.
+
+        Raises:
+            UsageError: a scale was given, and a kind that has its own.
+        """
         from prn_cli.rasters import Reading
 
-        names = ("nodata", "band", "key", "max_pixels", "label_nodata")
+        if self.scale is not None and self.input_kind in ("percent", "byte"):
+            raise UsageError(f"--scale with --input-kind {self.input_kind}", hint="leave one of them out")
+        names = ("nodata", "band", "scale", "key", "max_pixels", "label_nodata")
         return Reading(kind=self.input_kind, **{name: getattr(self, name, None) for name in names})
 
 
@@ -225,21 +242,23 @@ def with_kind(reading: Reading, paths: Sequence[Path], watch: Watch) -> Reading:
     """The reading of a set of score maps, with its kind resolved, and noted, if it is `auto`.
 
     Raises:
-        InputError: the kind is ambiguous.
+        InputError: the kind is ambiguous, or two bands are no softmax pair.
     """
-    from prn_cli.rasters import resolve
+    from prn_cli.rasters import is_pair, resolve
 
-    if reading.kind != "auto":
-        return reading
     found = resolve(reading, paths)
-    watch.note(f"inputs read as {found.kind}")
+    pair = "2 bands: a softmax pair, background first" if is_pair(paths, found) else ""
+    kind = f"inputs read as {found.kind}" if reading.kind == "auto" else ""
+    if kind or pair:
+        watch.note("; ".join(filter(None, (kind, pair))))
     return found
 
 
 def recorded(reading: Reading) -> dict[str, Any]:
     """What a reading of score maps adds to the settings in a manifest."""
     nodata = as_json(reading.nodata)
-    return {"input_kind": reading.kind, "nodata": nodata, "bidx": reading.band, "key": reading.key}
+    known = {"input_kind": reading.kind, "nodata": nodata, "bidx": reading.band, "key": reading.key}
+    return known if reading.scale is None else known | {"scale": reading.scale}
 
 
 def as_json(number: float | None) -> str | None:

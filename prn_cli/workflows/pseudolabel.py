@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.options import Option
+from prn_cli.workflows.account import Account
 from prn_cli.workflows.items import WrittenResult
 from prn_cli.workflows.options import (
     DryRun,
@@ -68,6 +69,7 @@ class PseudolabelledMap:
         curve: the counts of every single threshold.
         counts: the pseudo-labels against the label.
         pixels: of the map.
+        not_counted: pixels that do not count, by reason.
     """
 
     input: Path
@@ -77,6 +79,7 @@ class PseudolabelledMap:
     curve: ThresholdCurve
     counts: RegionCounts
     pixels: int
+    not_counted: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +89,14 @@ class PseudolabelResult(WrittenResult):
     Attributes:
         options: of the run.
         input_kind: what the numbers of the maps mean.
+        account: of the pixels that do not count.
         maps: those that were searched, in input order.
         headrooms: what the set could gain, by class; a single foreground has an empty name.
     """
 
     options: PseudolabelOptions
     input_kind: str
+    account: Account = field(default_factory=Account)
     maps: Sequence[PseudolabelledMap] = ()
     headrooms: Mapping[str, Headroom] = field(default_factory=dict)
 
@@ -103,6 +108,7 @@ class PseudolabelResult(WrittenResult):
             "patch": self.options.patch,
             "grid": self.options.grid,
             "input_kind": self.input_kind,
+            "not_counted": dict(self.account.not_counted),
             "out": None if self.options.figures_only else str(self.options.out),
             "failures": self.failure_records(),
         }

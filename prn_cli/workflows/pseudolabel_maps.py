@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ from prn_cli.rasters import (
     RasterWriter,
     Reading,
     ScoreMap,
+    count_reasons,
     create_raster,
     find_valid_masks,
     mask_nodata,
@@ -33,10 +35,11 @@ from prn_cli.rasters.guards import check_same_size
 from prn_cli.report import HeadroomReport, Searched
 from prn_cli.tasks import Task
 from prn_cli.thresholding.pseudolabels import Headroom, ThresholdCurve, count_curve, empty_curve, make_pseudolabels
+from prn_cli.workflows.account import Account, warn_of_absent
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.options import as_json, labels_beside, recorded, with_kind
 from prn_cli.workflows.pseudolabel import PseudolabelledMap, PseudolabelOptions, PseudolabelResult
-from prn_cli.workflows.work import Work, check_foregrounds, done_line, pair_labels
+from prn_cli.workflows.work import Work, check_foregrounds, done_line, pair_labels, pass_over_outputs
 
 _LABELS, _THRESHOLDS = "labels", "thresholds"
 _BAND_PIXELS = 1 << 22  # of a map in memory at once
@@ -50,6 +53,7 @@ class _Run:
     reading: Reading
     page: HeadroomReport | None
     foregrounds: dict[Path, int | None] = field(default_factory=dict)  # of the labels that were read
+    ignored: set[float] = field(default_factory=set)  # values of labels
 
 
 def run(options: PseudolabelOptions, watch: Watch) -> PseudolabelResult:
@@ -72,6 +76,11 @@ def run(options: PseudolabelOptions, watch: Watch) -> PseudolabelResult:
     headrooms = {name: Headroom() for name in run.task.names}
     for found in maps:
         headrooms[found.class_name].add(found.curve, found.counts)
+    whole = [found for found in maps if found.class_name == run.task.names[0]]  # each image once
+    account = Account.of((found.pixels, found.not_counted) for found in whole)
+    account.tell(watch)
+    if maps:
+        warn_of_absent(_label_pixels(maps), run.ignored, watch)
     summary = ""
     if maps:
         speed = sum(each.pixels for each in maps) / 1e6 / (time.perf_counter() - started)
@@ -82,16 +91,28 @@ def run(options: PseudolabelOptions, watch: Watch) -> PseudolabelResult:
         watch.note(summary)
     if run.page is not None:
         source = " ".join(map(without_secrets, options.logits))
-        run.page.finish(Searched(source, str(options.labels), options.patch, options.grid), batch.failures)
+        what = Searched(source, str(options.labels), options.patch, options.grid, str(account))
+        run.page.finish(what, batch.failures)
     return PseudolabelResult(
         options=options,
         input_kind=run.reading.kind,
+        account=account,
         maps=maps,
         headrooms=headrooms,
         failures=batch.failures,
         summary=summary,
         verdict=batch.verdict,
     )
+
+
+def _label_pixels(maps: Sequence[PseudolabelledMap]) -> Mapping[str, int]:
+    """How many pixels of the labels count, by class."""
+    total: Counter[str] = Counter()
+    for found in maps:
+        counts = found.counts
+        total[found.class_name or "foreground"] += counts.tp + counts.fn
+        total.update({} if found.class_name else {"background": counts.fp + counts.tn})
+    return total
 
 
 def _prepare(options: PseudolabelOptions, watch: Watch) -> _Run:
@@ -101,7 +122,8 @@ def _prepare(options: PseudolabelOptions, watch: Watch) -> _Run:
         raise UsageError("--images are for the report, and there is none", hint="add --report FILE")
     reading, out = options.reading(), options.out
     labels = labels_beside(options.labels, options.logits)
-    pairs = pair_labels(options.find_inputs(options.logits), labels, watch, noun="map")
+    inputs = pass_over_outputs(options.find_inputs(options.logits, watch), Manifest(out), [out], watch)
+    pairs = pair_labels(inputs, labels, watch, noun="map")
     paths = [path for path, _ in pairs]
     valid_masks = find_valid_masks(paths, options.valid_mask)
     task = task.with_classes(paths, reading, given=options.classes)
@@ -189,18 +211,20 @@ def _search_map(item: Item, run: _Run, progress: Progress) -> PseudolabelledMap:
         ) as scores,
     ):
         run.foregrounds[label.path] = label.foreground
+        run.ignored.update(label.ignored_values)
         check_same_size(label.raster, scores.raster)
         begin = partial(work.manifest.begin, job) if item.outputs and not kept else None
-        curve, counts = _search(item, run, (scores, label), progress, begin=begin)
+        curve, counts, lost = _search(item, run, (scores, label), progress, begin=begin)
         if run.page is not None:
             run.page.look(scores, label, progress.stop)
         pixels = scores.height * scores.width
     if begin is None:
         check_unchanged(job.stamps)
     else:
-        work.manifest.record(job, seconds=time.perf_counter() - started, figures=asdict(counts))
+        figures = asdict(counts) | {"not_counted": dict(lost)}
+        work.manifest.record(job, seconds=time.perf_counter() - started, figures=figures)
     status = "written" if begin is not None else "kept" if kept else "searched"
-    return PseudolabelledMap(item.path, item.name, item.outputs, status, curve, counts, pixels)
+    return PseudolabelledMap(item.path, item.name, item.outputs, status, curve, counts, pixels, lost)
 
 
 def _search(
@@ -210,8 +234,8 @@ def _search(
     progress: Progress,
     *,
     begin: Callable[[], None] | None,
-) -> tuple[ThresholdCurve, RegionCounts]:
-    """Search, write and count one map, some rows of patches at a time.
+) -> tuple[ThresholdCurve, RegionCounts, Mapping[str, int]]:
+    """Search, write and count one map, some rows of patches at a time; pixels that do not count are counted by reason.
 
     `begin` is called just before the outputs take their names; without it, nothing is written.
     """
@@ -220,7 +244,7 @@ def _search(
     values = options.mask_values()
     written = np.full(256, mask_nodata(values), np.uint8)
     written[:2] = values
-    curve, oracle = empty_curve(), RegionCounts()
+    curve, oracle, lost = empty_curve(), RegionCounts(), Counter[str]()
     with ExitStack() as stack:
         writers: list[RasterWriter] = []
         if begin is not None:
@@ -234,6 +258,8 @@ def _search(
             found = make_pseudolabels(probabilities, truth, patch=patch, grid=options.grid)
             curve += count_curve(probabilities, truth)
             oracle += found.counts
+            if found.counts.pixels < truth.size:
+                lost.update(count_reasons(label.reasons(window), scores.reasons(window)))
             if writers:
                 writers[0].write(written[found.mask])
                 writers[1].write(found.thresholds)
@@ -243,4 +269,4 @@ def _search(
             raise InputError("no pixel is valid in both the map and its label", path=item.path)
         if begin is not None:
             begin()
-    return curve, oracle
+    return curve, oracle, lost

@@ -18,8 +18,8 @@ from prn_cli.execution.executor import Executor
 from prn_cli.execution.threads import Progress
 from prn_cli.maps.components import Runs, join_beside, runs_of
 from prn_cli.maps.noise import place_seed
-from prn_cli.maps.tiles import WholeRows
-from prn_cli.rasters import MapImage, Raster, RasterWriter, ScoreMap, create_raster, lay_like
+from prn_cli.maps.tiles import WholeRows, Window
+from prn_cli.rasters import MapImage, Raster, RasterWriter, ScoreMap, count_reasons, create_raster, lay_like
 from prn_cli.rasters.reading import Reading, open_map
 from prn_cli.refinement.rows import (
     How,
@@ -294,6 +294,8 @@ def _band(rows: Rows, item: Item, run: Run, opened: OpenMap) -> Band:
         else:
             outputs |= {f"{kind}/{name}": one for name, one in zip(run.classes, values, strict=True)}
     figures = Figures.of(mask, base, run.classes, all_valid=rows.all_valid)
+    if figures.valid < figures.size:
+        figures.not_counted = count_reasons(opened.scores.reasons(Window(rows.y, rows.x, *mask.shape)))
     sample = run.sample(opened.scores.height, opened.scores.width).of(rows.logits, rows.y, rows.x)
     return Band(rows.y, rows.x, outputs, figures, sample, runs)
 

@@ -16,6 +16,7 @@ from prn_cli.execution.threads import Batch, Progress, Threads
 from prn_cli.execution.watch import Watch
 from prn_cli.files.temporaries import check_place
 from prn_cli.maps.drift import FAR
+from prn_cli.workflows.account import Account
 from prn_cli.workflows.items import PART, Item
 from prn_cli.workflows.refine import RefinedMap, RefineOptions, RefineResult
 from prn_cli.workflows.refine_map import refine_item, steps_of
@@ -37,6 +38,7 @@ def run(options: RefineOptions, watch: Watch) -> RefineResult:
     summary = _summary(maps, options.out, time.perf_counter() - started)
     if summary:
         watch.note(summary)
+    _account(maps).tell(watch)
     if any(link.applied > 0 for link in plan.run.links):
         _warn_of_drift(maps, watch)
     _write_layer(batch, plan, watch)
@@ -93,6 +95,11 @@ def _summary(maps: Sequence[RefinedMap], out: Path, seconds: float) -> str:
         parts.append(f"{changed / max(valid, 1):.2%} of the pixels changed")
         parts.append(f"{pixels / 1e6 / seconds:.3g} Mpx/s")
     return "; ".join(parts)
+
+
+def _account(maps: Sequence[RefinedMap]) -> Account:
+    figures = [found.figures for found in maps]
+    return Account.of((each["height"] * each["width"], each.get("not_counted", {})) for each in figures)
 
 
 def _warn_of_drift(maps: Sequence[RefinedMap], watch: Watch) -> None:

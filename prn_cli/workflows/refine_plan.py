@@ -70,9 +70,10 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
 
         check_cluster(options.dask)
     reading = options.reading()
-    inputs = options.find_inputs(options.logits)
-    if not options.out.suffix or options.out.is_dir():
-        inputs = pass_over_outputs(inputs, options.out, [options.probabilities, options.bias], watch)
+    inputs = options.find_inputs(options.logits, watch)
+    folder = not options.out.suffix or options.out.is_dir()
+    made = Manifest(options.out) if folder else manifest_beside(options.out)
+    inputs = pass_over_outputs(inputs, made, [options.out, options.probabilities, options.bias], watch)
     weights = [find_weights(str(name)) for name in options.weights]
     links = _load(weights, options, inputs, watch)
     palette = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from prn_cli.errors import one_line
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.options import Option
+from prn_cli.workflows.account import Account
 from prn_cli.workflows.items import Result
 from prn_cli.workflows.options import Labels, ReadOptions, ReportOptions, RunOptions, ScoreKind, Seed, TaskOptions
 
@@ -68,6 +69,7 @@ class ScoreOptions(ReadOptions, TaskOptions, ReportOptions, RunOptions):
             default="as --bidx",
         ),
     ] = None
+    baseline_scale: Annotated[float | None, _baseline("As --scale, for the baseline.", least=1e-6)] = None
     threshold: Annotated[
         float, _method("Probability above which a soft map is foreground.", flags=("-t",), common=True, least=0, most=1)
     ] = 0.5
@@ -109,6 +111,7 @@ class ScoreResult(Result):
         images: those that were scored, in input order.
         summary: the figures of the set; None without images.
         settings: on which the figures depend.
+        account: of the pixels that do not count.
         masks_read: how the masks were read, such as "probabilities cut at 0.5".
         baseline_read: the same of the baseline; None without one.
     """
@@ -117,6 +120,7 @@ class ScoreResult(Result):
     images: Sequence[ScoredImage]
     summary: Summary | None
     settings: Mapping[str, Any]
+    account: Account
     masks_read: str
     baseline_read: str | None
 
@@ -193,12 +197,15 @@ class ScoreResult(Result):
             record = asdict(self.summary)
             for aggregate in ("mean", "pooled"):
                 figures = getattr(self.summary, aggregate)
-                record[aggregate] = {name: _plain(figure) for name, figure in figures.items()}
-        return {**record, **self.settings, "failures": self.failure_records()}
+                record[aggregate] = {name: _plain(figure, self.summary.images) for name, figure in figures.items()}
+        lost = {"not_counted": dict(self.account.not_counted)}
+        return {**record, **lost, **self.settings, "failures": self.failure_records()}
 
 
-def _plain(figure: Figure) -> dict[str, Any]:
+def _plain(figure: Figure, images: int) -> dict[str, Any]:
     result: dict[str, Any] = {**_finite(figure.masks)}
+    if figure.images < images:
+        result["images"] = figure.images
     if figure.baseline is not None and figure.difference is not None:
         result |= {"baseline": _finite(figure.baseline), "difference": _finite(figure.difference)}
     return result

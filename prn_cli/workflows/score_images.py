@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Generator, Sequence
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, replace
@@ -19,11 +20,21 @@ from prn_cli.files.manifest import unchanged
 from prn_cli.files.remote import without_secrets
 from prn_cli.files.temporaries import refuse_strangers, write_whole
 from prn_cli.maps.tiles import row_bands
-from prn_cli.metrics.score import ImageCounter, ImageScore
-from prn_cli.rasters import LabelMap, Partners, Reading, ScoreMap, find_valid_masks, pair_by_stem
+from prn_cli.metrics.score import ImageCounter, ImageScore, invalid
+from prn_cli.rasters import (
+    LabelMap,
+    Partners,
+    Reading,
+    ScoreMap,
+    count_reasons,
+    find_valid_masks,
+    is_pair,
+    pair_by_stem,
+)
 from prn_cli.rasters.guards import check_same_size
 from prn_cli.report import ClassReport, Scored, ScoreReport
 from prn_cli.tasks import Task
+from prn_cli.workflows.account import Account, warn_of_absent
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.score import HEADING, ScoredImage, ScoreOptions, ScoreResult
 from prn_cli.workflows.work import check_foregrounds, name_of, pair_labels
@@ -41,6 +52,7 @@ class _Run:
     base_reading: Reading
     page: ScoreReport | ClassReport | None
     foregrounds: dict[Path, int | None] = field(default_factory=dict)  # of the labels that were read
+    ignored: set[float] = field(default_factory=set)  # values of labels
     pool: Executor | None = None  # counts parts of an image side by side
 
     def settings(self) -> dict[str, Any]:
@@ -68,7 +80,12 @@ def run(options: ScoreOptions, watch: Watch) -> ScoreResult:
     run = _prepare(options, watch)
     batch = _score_all(run, watch)
     scores = [score for _, score in batch.results]
+    account = Account.of((score.height * score.width, score.not_counted) for score in scores)
+    account.tell(watch)
+    if scores:
+        warn_of_absent(run.task.label_pixels(scores), run.ignored, watch)
     result = ScoreResult(
+        account=account,
         task=run.task,
         images=[ScoredImage(image.path, image.inputs["label"], score) for image, score in batch.results],
         summary=run.task.summarise(scores, resamples=options.resamples, seed=options.seed) if scores else None,
@@ -92,6 +109,7 @@ def run(options: ScoreOptions, watch: Watch) -> ScoreResult:
             masks_cut=result.masks_read,
             baseline_cut=result.baseline_read,
             cut=run.page.cut,
+            not_counted=str(account),
         )
         run.page.finish(result.summary, what, failures, result.metrics)
     return result
@@ -105,7 +123,7 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     if not math.isfinite(options.buffer):
         raise UsageError(f"a buffer of {options.buffer} pixels is no distance", hint="give a number")
     reading = options.reading()
-    inputs = options.find_inputs(options.masks, inside="masks")
+    inputs = options.find_inputs(options.masks, watch, inside="masks")
     partners = [_baselines(inputs, options), find_valid_masks(inputs, options.valid_mask)]
     images = [
         Item(path, {"masks": path, "label": label} | partners[0].role(path) | partners[1].role(path), {})
@@ -125,11 +143,14 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
         kind=options.baseline_input_kind,
         nodata=reading.nodata if options.baseline_nodata is None else options.baseline_nodata,
         band=reading.band if options.baseline_band is None else options.baseline_band,
+        scale=options.baseline_scale,
     )
     base_files = [image.inputs["baseline"] for image in images if "baseline" in image.inputs]
     reading = replace(reading, kind=task.detect([image.path for image in images], reading))
     base_reading = replace(base_reading, kind=task.detect(base_files, base_reading))
-    watch.detail(f"masks read as {reading.kind}" + (f", baseline as {base_reading.kind}" if base_files else ""))
+    pair = any([is_pair([image.path for image in images], reading), is_pair(base_files, base_reading)])
+    said = f"masks read as {reading.kind}" + (f", baseline as {base_reading.kind}" if base_files else "")
+    (watch.note if pair else watch.detail)(f"{said}; 2 bands are a softmax pair, background first" if pair else said)
     page: ScoreReport | ClassReport | None = None
     files = [path for image in images for path in (image.inputs["label"], image.inputs.get("baseline"))]
     if options.report is not None and task.several:
@@ -190,6 +211,7 @@ def _score_image(image: Item, run: _Run, progress: Progress) -> ImageScore:
     with unchanged(*image.inputs.values()), ExitStack() as stack:
         label = stack.enter_context(task.open_label(image.inputs["label"], run.reading))
         run.foregrounds[label.path] = label.foreground
+        run.ignored.update(label.ignored_values)
         opened = [task.open_prediction(image.path, run.reading, valid_mask=valid_mask)]
         stack.enter_context(opened[0])
         if baseline is not None:
@@ -202,8 +224,8 @@ def _score_image(image: Item, run: _Run, progress: Progress) -> ImageScore:
         thresholds = {name: getattr(options, name) for name in names}
         counter = task.counter(label.height, label.width, pool=run.pool, **thresholds)
         part = 1 if run.page is None else 0.5  # of the work on the image; the report looks at it again
-        _count(counter, task, (label, *opened), progress, part=part)
-        result = counter.score()
+        lost = _count(counter, task, (label, *opened), progress, part=part)
+        result = replace(counter.score(), not_counted=lost)
         if run.page is not None:
             run.page.look(image.path, label, opened, progress.stop)
     return result
@@ -216,16 +238,24 @@ def _count(
     progress: Progress,
     *,
     part: float,
-) -> None:
-    """Count a mask, and its baseline if there is one, against their label, some rows at a time."""
+) -> Mapping[str, int]:
+    """Count a mask, and its baseline if there is one, against their label, some rows at a time.
+
+    Returns:
+        How many pixels do not count, by reason.
+    """
     label, mask, *baseline = opened
     assert isinstance(label, LabelMap)
     windows = list(row_bands(label.height, label.width, pixels=_PIXELS_AT_ONCE))
+    lost = Counter[str]()
 
     def read() -> Generator[list[Any]]:
         for window in windows:
             progress.check()
-            yield [task.rows(mask, window), label.read(window), *(task.rows(each, window) for each in baseline)]
+            rows = [task.rows(mask, window), label.read(window), *(task.rows(each, window) for each in baseline)]
+            if any(bool(invalid(each).any()) for each in rows):
+                lost.update(count_reasons(*(each.reasons(window) for each in opened)))
+            yield rows
 
     # While the rows of one band are counted, those of the next are read.
     with closing(ahead(read()) if len(windows) > 1 else read()) as bands:
@@ -235,3 +265,4 @@ def _count(
     for each in (mask, *baseline):
         if isinstance(each, ScoreMap):
             each.check_valid()
+    return lost

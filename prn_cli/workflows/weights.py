@@ -109,7 +109,7 @@ def quantize_weights(options: QuantizeOptions, watch: Watch = SILENT) -> tuple[P
     found = find_weights(options.name)
     multiple = load_refiner(found, device="cpu").needs.multiple
     _make_folder(options.out, ("model.json", "model.onnx"))
-    paths = options.find_inputs(options.logits)
+    paths = options.find_inputs(options.logits, watch)
     reading = with_kind(options.reading(), paths, watch)
     chosen = paths[:: max(len(paths) // MOST_MAPS, 1)][:MOST_MAPS]
     masks = find_valid_masks(chosen, options.valid_mask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from prn_cli.errors import OutputError, PrnError, UsageError
 from prn_cli.execution.threads import Batch, Progress, run_batch
 from prn_cli.execution.watch import Watch
-from prn_cli.files.manifest import MANIFEST_NAME, OTHER_SETTINGS, Job, Manifest
+from prn_cli.files.manifest import OTHER_SETTINGS, Job, Manifest
 from prn_cli.files.temporaries import remove_stale
 from prn_cli.rasters import check_file, is_whole, pair_by_stem, two_kinds_of_labels
 from prn_cli.rasters.pairs import Partners, Paths
@@ -21,26 +21,25 @@ from prn_cli.workflows.items import Item, Planned
 R = TypeVar("R")
 
 
-def pass_over_outputs(inputs: Paths, out: Path, folders: Sequence[Path | None], watch: Watch) -> Paths:
+def pass_over_outputs(inputs: Paths, manifest: Manifest, places: Iterable[Path | None], watch: Watch) -> Paths:
     """The inputs without what prn itself wrote, which a pattern finds when the same command runs again.
 
     Args:
         inputs: as the command line names them.
-        out: the folder whose manifest knows prn's outputs.
-        folders: where outputs may lie; other inputs need not be looked up.
+        manifest: knows prn's outputs.
+        places: files and folders of outputs; other inputs need not be looked up.
 
     Raises:
         UsageError: nothing is left.
     """
-    places = tuple(os.path.join(os.path.abspath(place), "") for place in (out, *folders) if place is not None)  # noqa: PTH100, PTH118
-    inside = [path for path in inputs if os.path.abspath(path).startswith(places)]  # noqa: PTH100
-    made = Manifest(out).made(inside) if inside else set()
+    known = tuple(os.path.join(os.path.abspath(place), "") for place in places if place is not None)  # noqa: PTH100, PTH118
+    inside = [path for path in inputs if os.path.join(os.path.abspath(path), "").startswith(known)]  # noqa: PTH100, PTH118
+    made = manifest.made(inside) if inside else set()
     if not made:
         return inputs
-    manifest = out / MANIFEST_NAME
     if len(made) == len(inputs):
-        raise UsageError(f"all inputs were made by prn, says {manifest}", hint="name other maps, or another --out")
-    watch.note(f"{len(made)} of {len(inputs)} inputs passed over: prn made them, says {manifest}")
+        raise UsageError(f"all inputs were made by prn, says {manifest.path}", hint="name other maps, or another --out")
+    watch.note(f"{len(made)} of {len(inputs)} inputs passed over: prn made them, says {manifest.path}")
     return Paths([str(path) for path in inputs if path not in made])
 
 
@@ -150,6 +149,7 @@ def pair_labels(inputs: Sequence[Path], labels: Path, watch: Watch, *, noun: str
     """Maps with their labels, by stem. A note names files without a partner."""
     pairs = pair_by_stem(inputs, labels)
     watch.note_files(pairs.unmatched_inputs, f"{noun}s have no label in {labels} and are left out")
+    watch.note_files(pairs.passed_over, f"files in {labels} are passed over by their suffix")
     watch.note_files(pairs.unmatched_partners, f"files in {labels} have no {noun}")
     return pairs.matched
 

@@ -374,6 +374,7 @@ def test_json_lines_carry_paths_and_counts(prn):
         "foreground": int(mask.sum()),
         "changed": int((mask != base).sum()),
         "drift": None,
+        "not_counted": {},
     }
 
 

@@ -277,9 +277,10 @@ def test_validity_masks_leave_pixels_out(folder, prn):
         Image.fromarray(valid).save(folder / "valid" / f"{name}.png")
     line = ("--labels", "labels", "--baseline", "logits", "--json", "--valid-mask", "valid")
     code, out, err = prn("masks", *line)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "prn: 33.3 % of the pixels do not count: masks\n")
     document = json.loads(out)
     assert document["pixels"] == 4 * 40 * 72
+    assert document["not_counted"] == {"mask": 4 * 20 * 72}
     # The baseline alone, on the same pixels.
     alone = json.loads(prn("logits", "--labels", "labels", "--valid-mask", "valid", "--json")[1])
     assert document["pooled"]["iou"]["baseline"]["value"] == alone["pooled"]["iou"]["value"]

@@ -169,7 +169,7 @@ def test_what_cannot_be_read_fails_alone_with_its_cause_and_no_secret(buckets, t
         "s3://maps/text.tif": "not recognized as being in a supported file format",
         "s3://maps/*.tif": "name each file: globs are for this machine",
         "s3://maps/some": "a remote name without a suffix, expected .tif or .tiff; name each file: folders are for",
-        "s3://maps/a.npy": "a remote file that ends in '.npy', expected .tif or .tiff; download it first",
+        "s3://maps/b.npy": "a remote file that ends in '.npy', expected .tif or .tiff; download it first",
     }
     done = refine(tmp_path, "s3://maps/good.tif", *bad, "-o", "masks")
     assert done.returncode == 1

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from prn_cli.errors import InputError
-from prn_cli.rasters import Reading, resolve
+from prn_cli.rasters import Reading, is_pair, open_map, resolve
 
 
 def save(folder: Path, *arrays: np.ndarray) -> list[Path]:
@@ -32,7 +33,9 @@ def ramp(low: float, high: float, dtype: str) -> np.ndarray:
         (0, 1.0005, "float16", "probabilities"),
         (-0.0005, 0.9, "float32", "probabilities"),
         (0, 255, "uint8", "byte"),
-        (3, 101, "uint8", "byte"),
+        (3, 202, "uint8", "byte"),
+        (3, 239, "uint8", "byte"),
+        (0, 33000, "uint16", "byte"),
         (0, 65535, "uint16", "byte"),
     ],
 )
@@ -113,13 +116,13 @@ def test_empty_masks_among_others(tmp_path: Path) -> None:
     assert (
         resolve(Reading(), save(tmp_path, np.zeros_like(some), some, np.zeros_like(some)), "prediction").kind == "mask"
     )
-    assert resolve(Reading(), save(tmp_path, some, np.array([[0, 80]], np.uint8)), "prediction").kind == "byte"
+    assert resolve(Reading(), save(tmp_path, some, np.array([[0, 80, 220]], np.uint8)), "prediction").kind == "byte"
 
 
 def test_the_joint_range_counts(tmp_path: Path) -> None:
     paths = save(tmp_path, ramp(0, 0.9, "float32"), ramp(-3, 4, "float16"), np.zeros((2, 2), np.float64))
     assert resolve(Reading(), paths).kind == "logits"
-    assert resolve(Reading(), save(tmp_path, ramp(0, 30, "uint8"), ramp(0, 200, "uint8"))).kind == "byte"
+    assert resolve(Reading(), save(tmp_path, ramp(0, 30, "uint8"), ramp(0, 220, "uint8"))).kind == "byte"
 
 
 def test_a_sample_of_sixteen_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,3 +172,98 @@ def test_a_big_map_with_little_in_it(tmp_path: Path) -> None:
     assert resolve(Reading(), save(tmp_path, array)).kind == "logits"
     with pytest.raises(InputError, match="no valid pixel"):
         resolve(Reading(), save(tmp_path, np.full((1500, 1500), np.nan, np.float16)))
+
+
+PROBABILITIES = 1 / (1 + np.exp(-np.linspace(-9, 9, 5000))).reshape(50, 100)
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(1000, "uint16"), (10_000, "uint16"), (4095, "uint16"), (32_767, "uint16"), (200, "uint8"), (250, "uint8")],
+)
+@pytest.mark.parametrize("invalid", [False, True])
+def test_scaled_integers_are_asked_about(tmp_path: Path, scale: int, dtype: str, invalid: bool) -> None:
+    array = np.round(PROBABILITIES * scale).astype(dtype)
+    if invalid:  # a value of its own that nothing declares
+        array[:4] = np.iinfo(dtype).max
+    paths = save(tmp_path, array)
+    with pytest.raises(
+        InputError, match=rf"another scale; say which: --input-kind byte; or --scale {scale} for"
+    ) as caught:
+        resolve(Reading(), paths)
+    assert (f"--nodata {np.iinfo(dtype).max}" in str(caught.value)) == invalid
+    reading = Reading(scale=scale, nodata=float(np.iinfo(dtype).max))
+    assert resolve(reading, paths).kind == "probabilities"
+    with open_map("scores", paths[0], reading) as scores:
+        valid = ~np.isnan(scores.probabilities())
+        assert valid.all() == (not invalid)
+        np.testing.assert_allclose(scores.probabilities()[valid], PROBABILITIES[valid], atol=0.5 / scale)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "float32", "float64"])
+def test_scaled_logits(tmp_path: Path, dtype: str) -> None:
+    logits = np.linspace(-9, 9, 5000).reshape(50, 100)
+    array = np.round(logits * 1000).astype(dtype)
+    array[0, :3] = -9999
+    paths = save(tmp_path, array)
+    with pytest.raises(InputError):
+        resolve(Reading(nodata=-9999), paths)
+    reading = resolve(Reading(nodata=-9999, scale=1000), paths)
+    assert reading.kind == "logits"
+    with open_map("scores", paths[0], reading) as scores:
+        found = scores.logits()
+        assert np.isnan(found[0, :3]).all()
+        np.testing.assert_allclose(found[1:], logits[1:], atol=1e-3)
+
+
+def test_declared_bits_are_the_scale(tmp_path: Path) -> None:
+    array = np.round(PROBABILITIES * 4095).astype(np.uint16)
+    path = tmp_path / "a.tif"
+    with rasterio.open(path, "w", driver="GTiff", height=50, width=100, count=1, dtype="uint16", NBITS=12) as file:
+        file.write(array, 1)
+    with open_map("scores", path) as scores:
+        assert scores.kind == "byte"
+        np.testing.assert_allclose(scores.probabilities(), PROBABILITIES, atol=1e-3)
+
+
+def test_probabilities_beside_one_negative_value_are_asked_about(tmp_path: Path) -> None:
+    array = PROBABILITIES.astype(np.float32)
+    array[:5] = -1
+    paths = save(tmp_path, array)
+    with pytest.raises(InputError, match=r"logits, or probabilities beside -1.*--input-kind probabilities --nodata -1"):
+        resolve(Reading(), paths)
+    assert resolve(Reading(nodata=-1), paths).kind == "probabilities"
+
+
+def of_two_bands(kind: str) -> np.ndarray:
+    z = np.linspace(-8, 8, 5000).reshape(50, 100)
+    p = 1 / (1 + np.exp(-z))
+    wave = np.sin(np.arange(5000)).reshape(50, 100)
+    bands = {
+        "pair": (-z + wave, z),
+        "shifted": (6 - z / 2, z / 2 - 6),
+        "log-softmax": (np.log(1 - p), np.log(p)),
+        "background of 0": (0 * z, z),
+        "entropy": (z, -(p * np.log(p) + (1 - p) * np.log(1 - p))),
+        "falling entropy": (np.abs(z) - 1, 4 - np.abs(z) / 2),
+        "classes": (z, (z > 0) * 1.0),
+        "empty band": (z, 0 * z),
+        "two classes of their own": (z, 3 * wave),
+        "day": (z, 0 * z + 120),
+    }
+    return np.stack(bands[kind]).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["pair", "shifted", "log-softmax", "background of 0"])
+def test_two_bands_of_a_softmax(tmp_path: Path, kind: str) -> None:
+    paths = save(tmp_path, of_two_bands(kind))
+    assert is_pair(paths, resolve(Reading(), paths))
+    assert not is_pair(paths, Reading(kind="logits", band=2))
+
+
+@pytest.mark.parametrize(
+    "kind", ["entropy", "falling entropy", "classes", "empty band", "two classes of their own", "day"]
+)
+def test_two_bands_that_are_no_softmax(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(InputError, match=r"2 bands, .* do not rise and fall against each other"):
+        is_pair(save(tmp_path, of_two_bands(kind)), Reading(kind="logits"))

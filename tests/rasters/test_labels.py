@@ -73,7 +73,7 @@ def test_grey_saved_as_colour(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((0, 1, 2), "labels are not binary: values 0, 1, 2, expected 0 and 1, or 0 and 255; convert"),
+        ((0, 1, 2), "labels are not binary: values 0, 1, 2, expected 0 and 1, or 0 and 255; if 2 means ignore"),
         ((0, 1, 255), "values 0, 1, 255.*--label-nodata 255"),
         ((1, 255), "values 1, 255.*--label-nodata 255"),
         ((0, 128), "values 0, 128"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,40 @@ def test_masks_beside_their_maps(tmp_path: Path) -> None:
         prn.refine(tmp_path, out=tmp_path, strength=0)
     with pytest.raises(UsageError, match="all inputs were made by prn"):
         prn.refine(tmp_path / "a.png", out=tmp_path, strength=0)
+
+
+def test_a_single_output_beside_its_map(tmp_path: Path) -> None:
+    make(tmp_path / "a.npy")
+    for _ in range(2):
+        done = prn.refine(str(tmp_path / "*.npy"), out=tmp_path / "mask.npy", strength=0)
+        assert [found.input.name for found in done.maps] == ["a.npy"]
+    assert done.maps[0].status == "kept"
+
+
+def test_pseudolabels_among_the_maps(tmp_path: Path) -> None:
+    make(tmp_path / "in" / "a.npy")
+    (tmp_path / "labels").mkdir()
+    np.save(tmp_path / "labels" / "a.npy", (np.load(tmp_path / "in" / "a.npy") > 0).astype(np.uint8))
+    for _ in range(2):
+        done = prn.pseudolabel(
+            str(tmp_path / "in" / "**" / "*"), labels=tmp_path / "labels", out=tmp_path / "in" / "made", patch=16
+        )
+        assert [found.input.name for found in done.maps] == ["a.npy"]
+
+
+def test_a_file_of_the_same_size_and_time_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "in" / "a.npy"
+    make(path)
+    prn.refine(path.parent, out=tmp_path / "out", strength=0)
+    times = path.stat().st_mtime_ns
+    np.save(path, -np.load(path))
+    os.utime(path, ns=(times, times))
+    done = prn.refine(path.parent, out=tmp_path / "out", strength=0)
+    assert [found.status for found in done.maps] == ["refined"]
+    manifest = tmp_path / "out" / "prn-manifest.jsonl"
+    manifest.write_text(re.sub(r', "sample": "\w+"', "", manifest.read_text()))  # as an older prn wrote it
+    done = prn.refine(path.parent, out=tmp_path / "out", strength=0)
+    assert [found.status for found in done.maps] == ["kept"]
 
 
 def test_probabilities_of_another_run_are_inputs(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,11 +18,20 @@ from prn_cli.files.manifest import unchanged
 from prn_cli.files.store import Place, Store
 from prn_cli.maps.certain import hold
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.rasters import find_images, find_valid_masks, pair_by_stem, two_kinds_of_labels
+from prn_cli.rasters import (
+    LabelMap,
+    ScoreMap,
+    count_reasons,
+    find_images,
+    find_valid_masks,
+    pair_by_stem,
+    two_kinds_of_labels,
+)
 from prn_cli.rasters.reading import Kind, Reading, open_map
 from prn_cli.tasks import Task, find_task
 from prn_cli.thresholding.pseudolabels import apply_thresholds, best_thresholds
 from prn_cli.training.augment import TrainingMap
+from prn_cli.workflows.account import Account, warn_of_absent
 from prn_cli.workflows.options import with_kind
 from prn_cli.workflows.training.run import Run
 
@@ -41,6 +51,7 @@ class Dataset:
         kind: of the numbers in the score maps.
         failures: files that could not be used, with the cause.
         unused: maps that `--shots` did not draw.
+        account: of the pixels that do not count.
     """
 
     maps: list[TrainingMap]
@@ -49,6 +60,7 @@ class Dataset:
     kind: Kind = "logits"
     failures: Sequence[tuple[str, str]] = ()
     unused: int = 0
+    account: Account = field(default_factory=Account)
 
     @property
     def names(self) -> list[str]:
@@ -82,6 +94,7 @@ def read_dataset(
     options, watch = run.options, run.watch
     pairs = pair_by_stem(inputs, labels)
     watch.note_files(pairs.unmatched_inputs, f"maps have no label in {labels} and are left out")
+    watch.note_files(pairs.passed_over, f"files in {labels} are passed over by their suffix")
     paths = [path for path, _ in pairs.matched]
     reading = with_kind(options.reading(), paths, watch)
     task = find_task(options.task).with_classes(paths, reading, given=options.classes)
@@ -104,6 +117,12 @@ def read_dataset(
     two_kinds = two_kinds_of_labels(reader.foregrounds)
     if two_kinds is not None:
         raise two_kinds
+    account = Account.of(reader.sizes[pair] for pair, _ in batch.results)
+    account.tell(watch)
+    label_pixels = Counter[str]()
+    for pair, _ in batch.results:
+        label_pixels.update(reader.label_pixels[pair])
+    warn_of_absent(label_pixels, reader.ignored, watch)
     stored = reader.store.mapped()
     return Dataset(
         maps=[
@@ -116,6 +135,7 @@ def read_dataset(
         kind=reading.kind,
         failures=batch.failures,
         unused=len(pairs.matched) - len(drawn),
+        account=account,
     )
 
 
@@ -135,6 +155,9 @@ class _Reader:
         self.masks, self.images = find_valid_masks(paths, run.options.valid_mask), find_images(paths, images)
         self.store = Store(run.options.out)
         self.foregrounds: dict[Path, int | None] = {}
+        self.ignored: set[float] = set()  # values of labels
+        self.sizes: dict[Pair, tuple[int, Mapping[str, int]]] = {}  # pixels, and those that do not count
+        self.label_pixels: dict[Pair, Counter[str]] = {}  # that count, by class
 
     def read(self, pair: Pair, _: Progress) -> list[list[Place]]:
         """Logits, label, pseudo-label and the image, if there is one, of every plane."""
@@ -149,6 +172,8 @@ class _Reader:
             with task.open_label(label_path, reading) as opened:
                 self.foregrounds[label_path] = getattr(opened, "foreground", None)
                 label = opened.read()
+                self.ignored.update(opened.ignored_values)
+                self._count(pair, scores, opened, logits, label)
             if image_path is not None:
                 with open_map("image", image_path, reading, like=scores.raster, bands=self.run.bands) as picture:
                     pixels = picture.read()
@@ -158,6 +183,19 @@ class _Reader:
             raise InputError(f"label has shape {label.shape}, its logit map {logits.shape[-2:]}", path=label_path)
         planes = zip(task.planes(logits), task.planes(probabilities), task.label_planes(label), strict=True)
         return [self._plane(path, *plane) + image for plane in planes]
+
+    def _count(
+        self, pair: Pair, scores: ScoreMap, opened: LabelMap, logits: NDArray[np.float32], label: NDArray[np.uint8]
+    ) -> None:
+        """Count pixels that do not count, by reason, and those that do, by class."""
+        if label.shape != logits.shape[-2:]:
+            return  # it is refused
+        counted = label[~np.isnan(logits).reshape(-1, *label.shape).any(axis=0)]
+        pixels = np.bincount(counted, minlength=IGNORE + 1)
+        whole = pixels[:IGNORE].sum() == label.size
+        self.sizes[pair] = label.size, {} if whole else count_reasons(opened.reasons(), scores.reasons())
+        names = self.task.names if self.task.several else ("background", "foreground")
+        self.label_pixels[pair] = Counter(dict(zip(names, pixels.tolist(), strict=False)))
 
     def _plane(
         self, path: Path, logits: NDArray[np.float32], probabilities: NDArray[np.float32], label: NDArray[np.uint8]

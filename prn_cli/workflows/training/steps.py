@@ -58,6 +58,7 @@ def run(options: TrainOptions, watch: Watch) -> TrainResult:
             return TrainResult()
         failures = [*found.failures, *(given.failures if given else ())]
         about = {"left_out": [name for name, _ in failures], "unused": found.unused}
+        about["not_counted"] = dict(found.account.not_counted)
         card = _export(ready, found.classes, holdout, outcome, {"conditions": conditions, "data": about})
     images = len(names_of([*holdout.learn, *holdout.hold])) + len(failures)
     verdict = f"{len(failures)} of {images} maps could not be used" if failures else ""
@@ -139,11 +140,11 @@ def _settled(run: Run, maps: int, *, choose_epoch: bool) -> Settings:
 def _read(run: Run) -> tuple[Dataset, Dataset | None]:
     """The labelled maps, and those of `--validation-logits`."""
     options = run.options
-    inputs, labels = options.find_inputs(options.logits), labels_beside(options.labels, options.logits)
+    inputs, labels = options.find_inputs(options.logits, run.watch), labels_beside(options.labels, options.logits)
     found = read_dataset(run, inputs, labels, options.images, shots=options.shots)
     if options.validation_logits is None:
         return found, None
-    inputs = options.find_inputs([str(options.validation_logits)])
+    inputs = options.find_inputs([str(options.validation_logits)], run.watch)
     labels, images = options.validation_labels or labels, options.validation_images or options.images
     return found, read_dataset(run, inputs, labels, images)
 
@@ -164,6 +165,7 @@ def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
     options = run.options
     names = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "shots")
     given = {name: getattr(options, name) for name in names}
+    given |= {} if options.scale is None else {"scale": str(options.scale)}
     return {
         # As text where JSON has nothing of the kind: paths, and numbers that may be NaN.
         **{name: value if isinstance(value, str | int | None) else str(value) for name, value in given.items()},
