@@ -27,7 +27,7 @@ from PIL import Image
 from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.metrics.intervals import bootstrap
 from prn_cli.thresholding.calibration import Calibration, Fit, describe, expect, learn
-from prn_cli.thresholding.decision import cut_of, decide, decide_by_labels, expected_scores
+from prn_cli.thresholding.decision import cut_of, decide, expected_scores, gather
 from prn_cli.thresholding.logit_statistics import BINS, CENTRES, LogitStatistics, count_logits, measure_steepness
 
 HALF = BINS // 2
@@ -220,7 +220,8 @@ def changes(pair: Pair, fit: Fit, seeds: int) -> dict[str, NDArray[np.float64]]:
         what = "all labelled maps" if shots == EVERYTHING else f"{shots} labelled map{'s' * (shots > 1)}"
         draws = [drawn(pair.train, shots, seed) for seed in range(1 if shots == EVERYTHING else seeds)]
         rows[f"tuned on {what}"] = np.array([scorer.change(Scorer(draw).best()) for draw in draws])
-        decisions = [decide_by_labels(draw.counts, draw.statistics(), fit=fit) for draw in draws]
+        known = [gather(draw.counts, draw.statistics(), fit=fit) for draw in draws]
+        decisions = [decide(statistics.counts, prior, evidence=evidence) for evidence in known]
         rows[f"calibrated on {what}"] = np.array([scorer.change(cut_of(d.threshold)) for d in decisions])
     return rows | {"oracle: best threshold": scorer.change(scorer.best())}
 

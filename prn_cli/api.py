@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -19,6 +19,7 @@ from prn_cli.workflows import pseudolabel as _pseudolabel
 from prn_cli.workflows import refine as _refine
 from prn_cli.workflows import score as _score
 from prn_cli.workflows import train as _train
+from prn_cli.workflows import weak as _weak
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,8 +59,8 @@ def _takes(options: type[Options]) -> Callable[[FunctionT], FunctionT]:
 @_takes(_pseudolabel.PseudolabelOptions)
 def pseudolabel(
     logits: Files = ("logits",), *, watch: Watch = SILENT, **options: Any
-) -> _pseudolabel.PseudolabelResult:
-    """Find the best threshold of every patch of labelled maps, as `prn pseudolabel` does."""
+) -> _pseudolabel.PseudolabelResult | _weak.WeakResult:
+    """Find the best threshold of every patch, or make masks from activation maps, as `prn pseudolabel` does."""
     return _pseudolabel.pseudolabel(_pseudolabel.PseudolabelOptions(logits, **options), watch)  # type: ignore[arg-type]
 
 
@@ -164,6 +165,7 @@ def refine_map(
     from prn_cli.maps.probabilities import logit
     from prn_cli.refinement.rows import How, Link, refine_rows
     from prn_cli.tasks import find_task
+    from prn_cli.workflows.survey import sample_of_map, survey
 
     scores = np.asarray(scores, np.float32)
     if input_kind == "logits":
@@ -176,7 +178,8 @@ def refine_map(
         task = find_task("binary")
         logits = scores if input_kind == "logits" else logit(scores)
     names = [weights] if isinstance(weights, str | PathLike) else weights
-    links = [Link(_load(str(name), device), strength, tile) for name in names]
+    links: Sequence[Link] = [Link(_load(str(name), device), strength, tile) for name in names]
+    links, _ = survey(links, partial(sample_of_map, logits, image), SILENT)
     height, width = logits.shape[-2:]
     rows: list[Any] = list(
         task.refine(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import prn_cli as prn
-from prn_cli.maps.certain import find_certain, hold, settle
+from prn_cli.maps.certain import find_certain, find_padding, hold, keep_certain, settle
 from prn_cli.maps.classes import choose, one_versus_rest, recombine
 from prn_cli.maps.drift import describe
 from prn_cli.maps.probabilities import sigmoid
@@ -188,3 +188,62 @@ def test_statistics_take_certain_logits_for_16() -> None:
 def test_hold_leaves_ordinary_logits_in_place() -> None:
     logits = np.linspace(-600, 600, 16, dtype=np.float32)
     assert hold(logits) is logits
+
+
+@given(st.integers(0, 99), st.integers(1, 60))
+def test_padding_is_long_runs_of_exact_zeros(seed: int, width: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(7, width)).astype(np.float32)
+    for row in range(6):
+        start = random.integers(0, width)
+        logits[row, start : start + random.integers(0, 40)] = 0
+    expected = np.zeros(logits.shape, bool)
+    for row, column in np.ndindex(logits.shape):
+        left = right = column
+        while left >= 0 and logits[row, left] == 0:
+            left -= 1
+        while right < width and logits[row, right] == 0:
+            right += 1
+        expected[row, column] = right - left - 1 >= min(16, width)
+    found = find_padding(logits)
+    np.testing.assert_array_equal(np.zeros(logits.shape, bool) if found is None else found, expected)
+
+
+def test_ties_become_no_foreground() -> None:
+    base, refined = np.array([0, 0, -0.0, 1, 2e4], np.float32), np.array([0.1, -0.1, 0.2, 0.5, 0], np.float32)
+    keep_certain(base, refined)
+    np.testing.assert_array_equal(refined, np.array([0, -0.1, 0, 0.5, 2e4], np.float32))
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+def test_what_a_model_padded_with_zeros_stays_background(make_onnx, random_logits, threshold: float) -> None:
+    weights = make_onnx()
+    logits = random_logits(90, 120)
+    logits[:, 80:] = 0
+    found = prn.refine_map(logits, weights=weights, threshold=threshold)
+    assert (found.mask[:, 80:] == 0).all()
+    assert (found.probabilities[:, 80:] == 0.5).all()
+    assert found.mask[:, :80].any()
+    classes = np.stack([random_logits(90, 120, seed=seed) for seed in range(3)])
+    classes[:, :, 80:] = 0
+    assert (prn.refine_map(classes, weights=weights).mask[:, 80:] == 0).all()
+
+
+def test_padding_is_named_once_for_the_set(tmp_path: Path, make_onnx, random_logits) -> None:
+    heard: list[str] = []
+
+    class Ear(prn.Watch):
+        def warning(self, message: str) -> None:
+            heard.append(message)
+
+    (tmp_path / "logits").mkdir()
+    for number in range(3):
+        logits = random_logits(64, 80, seed=number)
+        logits[:, 60:] = 0 if number else 1
+        np.save(tmp_path / "logits" / f"{number}.npy", logits)
+    prn.refine(tmp_path / "logits", out=tmp_path / "out", weights=make_onnx(), threshold=0.4, watch=Ear())
+    padded = [message for message in heard if "exactly 0" in message]
+    assert len(padded) == 1
+    assert padded[0].startswith("25.0% of the pixels of 2 of 3 maps are exactly 0")
+    prn.refine(tmp_path / "logits", out=tmp_path / "rest", weights=make_onnx(), nodata=0, watch=Ear())
+    assert len([message for message in heard if "exactly 0" in message]) == 1

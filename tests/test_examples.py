@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -93,6 +94,19 @@ def test_refined_geotiff_lies_where_its_logits_lie(tmp_path):
     with rasterio.open(logits) as before, rasterio.open(tmp_path / "oam.tif") as after:
         assert (after.crs, after.transform, after.shape) == (before.crs, before.transform, before.shape)
         assert after.dtypes == ("uint8",)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_weak(tmp_path):
+    """From tags and activation maps to scored masks."""
+    text = run("weak.sh", tmp_path)
+    out = tmp_path / "out"
+    assert "mIoU" in text
+    for name, count in (("tagged/labels", 20), ("tagged/confidence", 20), ("new/scores", 10), ("masks", 10)):
+        assert len([path for path in (out / name).iterdir() if path.suffix in (".png", ".npy")]) == count
+    card = json.loads((out / "run" / "model.json").read_text())
+    assert card["settings"]["objectives"]["fbr"]["fb_weight"] == 0.05
 
 
 @pytest.mark.slow

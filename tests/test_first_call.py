@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prn_cli.thresholding.calibration import Calibration, describe, expect, learn
-from prn_cli.thresholding.decision import cut_of, decide, decide_by_labels, decide_classes, expected_scores
+from prn_cli.thresholding.calibration import Calibration, Evidence, describe, expect, learn
+from prn_cli.thresholding.decision import (
+    CUTS,
+    bearable,
+    cut_of,
+    decide,
+    decide_by_labels,
+    decide_classes,
+    expected_scores,
+    gather,
+)
 from prn_cli.thresholding.logit_statistics import (
     BINS,
     CENTRES,
@@ -141,6 +152,16 @@ def test_the_less_is_known_the_less_is_done() -> None:
     assert (doubtful.gain, doubtful.confidence) == (0, 1)
 
 
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), place=st.integers(-60, 60))
+def test_a_threshold_is_no_edge_of_a_spike_beyond_which_it_would_lose(seed: int, place: int) -> None:
+    counts = count_logits(blobs(seed, side=128))
+    counts[BINS // 2 + place] += counts.sum()
+    decision = decide(counts, exactly())
+    scores, cut = expected_scores(counts, PROBABILITIES), cut_of(decision.threshold)
+    assert scores[cut - 3 : cut + 4].min() >= scores[BINS // 2] - 1e-9 or cut == BINS // 2
+
+
 def test_an_image_is_drawn_towards_its_set() -> None:
     of_set = count_logits(blobs(3, side=256, shift=-1))
     image = count_logits(blobs(4, side=64, shift=-5))
@@ -196,7 +217,7 @@ def test_one_class_alone_teaches_no_more_than_the_prior_bears() -> None:
     assert posterior.mean[1] < 0
 
 
-@pytest.mark.parametrize(("slope", "shift", "way"), [(1.0, 0.5, -1), (1.0, -3.0, 1)])
+@pytest.mark.parametrize(("slope", "shift", "way"), [(1.0, 1.5, -1), (1.0, -3.0, 1)])
 def test_a_few_labels_move_the_threshold_the_right_way(slope: float, shift: float, way: int) -> None:
     logits = [4 * np.tanh(blobs(seed, side=256)) - 1 for seed in range(8)]
     maps = [drawn_labels(part, seed, slope, shift) for seed, part in enumerate(logits)]
@@ -228,14 +249,60 @@ def test_of_two_classes_the_offsets_are_the_threshold() -> None:
     assert kept.confidence == 1
 
 
-def test_a_calibration_comes_back_from_json() -> None:
-    one = Calibration(np.array([0.1, -0.5]), np.array([[0.2, 0.05], [0.05, 0.4]]))
-    other = Calibration.from_json(one.to_json())
-    assert np.allclose(one.mean, other.mean)
-    assert np.allclose(one.covariance, other.covariance)
-    for text in ("{}", "[]", '{"mean": [0], "covariance": [[1]]}', '{"mean": [0, 0], "covariance": [[1, 2], [2, 1]]}'):
-        with pytest.raises(ValueError, match="not a calibration"):
-            Calibration.from_json(text)
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 5))
+def test_evidence_updates_what_it_was_gathered_with_to_the_same(seed: int, count: int) -> None:
+    logits = [blobs(seed + each) for each in range(count)]
+    maps = [drawn_labels(part, seed, 0.8, -0.5) for part in logits]
+    statistics = sum((measure(part) for part in logits), no_statistics())
+    evidence = gather(maps, statistics)
+    prior = expect(statistics)
+    whole, updated = learn(prior, maps), evidence.update(prior)
+    assert np.allclose(whole.mean, updated.mean, atol=1e-4)
+    assert np.allclose(whole.covariance, updated.covariance, atol=1e-4)
+    again = Evidence.from_record(json.loads(json.dumps(evidence.record())), CUTS)
+    assert np.allclose(again.update(prior).mean, updated.mean, atol=1e-3)
+    assert np.array_equal(again.allowed, evidence.allowed)
+    assert again.maps == count
+
+
+@pytest.mark.parametrize(
+    "change", [{"precision": [[1]]}, {"information": [0, None]}, {"allowed": "ff"}, {"allowed": 3}, {"maps": None}]
+)
+def test_damaged_evidence_is_refused(change: dict[str, object]) -> None:
+    record = gather([drawn_labels(blobs(1), 1)], measure(blobs(1))).record() | change
+    with pytest.raises(ValueError, match="no evidence"):
+        Evidence.from_record(record, CUTS)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 4))
+def test_cuts_that_labelled_maps_bear_are_those_of_brute_force(seed: int, count: int) -> None:
+    maps = [drawn_labels(blobs(seed + each, shift=-1), seed, 0.7, 0.5 * each - 1) for each in range(count)]
+    allowed = bearable(maps)
+
+    def iou(of: list[int], cut: int) -> float:
+        above = np.sum([maps[i][:, cut:].sum(axis=1) for i in of], axis=0)
+        union = above[0] + sum(maps[i][1].sum() for i in of)
+        return above[1] / union if union else 1.0
+
+    first = BINS // 2 - CUTS // 2
+    half = BINS // 2
+    for place in range(0, CUTS, 16):
+        cut = first + place
+        means = [np.mean([iou([i], at) for i in range(count)]) for at in (cut, half)]
+        others = [[i for i in range(count) if i != one] or [one] for one in range(count)]
+        assert allowed[place] == (means[0] >= means[1] and all(iou(of, cut) >= iou(of, half) for of in others))
+
+
+def test_labels_of_one_set_choose_the_threshold_of_another() -> None:
+    learned = [blobs(seed, side=256) for seed in range(5)]
+    statistics = sum((measure(part) for part in learned), no_statistics())
+    evidence = gather([drawn_labels(part, seed, 1, 0.5) for seed, part in enumerate(learned)], statistics)
+    others = {shift: measure(blobs(9, side=256, shift=shift)) for shift in (-4, -1)}
+    thresholds = [decide(each.counts, expect(each), evidence=evidence).threshold for each in others.values()]
+    assert max(thresholds) < 0.5
+    assert thresholds[0] != thresholds[1]
 
 
 @given(names=st.lists(st.text(max_size=8), max_size=30), most=st.integers(1, 10))

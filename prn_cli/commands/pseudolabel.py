@@ -9,6 +9,7 @@ from prn_cli.commands import console
 from prn_cli.commands.from_options import command
 from prn_cli.workflows.pseudolabel import PseudolabelOptions, PseudolabelResult
 from prn_cli.workflows.pseudolabel import pseudolabel as run
+from prn_cli.workflows.weak import WeakResult
 
 if TYPE_CHECKING:
     from prn_cli.thresholding.pseudolabels import Headroom
@@ -20,6 +21,9 @@ def _pseudolabel(options: PseudolabelOptions, *, json: bool) -> None:
     In a folder that holds logits/ and labels/, no argument is needed. Writes each map cut at the thresholds of its
     patches, and a map of these thresholds; prints the IoU at 0.5, at the best single threshold, and of the
     pseudo-labels (the oracle). The difference between the last two is the headroom for a refiner.
+
+    With --weak, makes masks from class activation maps and tags instead: labels/ to train on, their confidence/, and
+    the scores/ that `prn train` and `prn refine` take.
     """
     result = run(options, console.Terminal())
     if options.dry_run:
@@ -28,11 +32,25 @@ def _pseudolabel(options: PseudolabelOptions, *, json: bool) -> None:
     if json:
         console.json_line(result.document())
     elif result.maps:
-        _show(result)
+        _show_weak(result) if isinstance(result, WeakResult) else _show(result)
     console.end(result.verdict)
 
 
 pseudolabel = command(PseudolabelOptions, _pseudolabel)
+
+
+def _show_weak(result: WeakResult) -> None:
+    """Print how much was decided, and how well where there are true masks."""
+    document = result.document()
+    names = ", ".join(result.classes)
+    console.tell(f"{len(result.maps)} maps of {names}; {document['decided']:.1%} of the pixels decided", style="bold")
+    ious = result.ious()
+    if ious:
+        table = console.table(f"mIoU, {document['true_masks']} true masks", "")
+        rows = ("before", "Activations alone, background 0.1"), ("after", "Masks"), ("decided", "Masks where decided")
+        for key, name in rows:
+            table.add_row(name, f"{ious[key]:.4f}")
+        console.show(table)
 
 
 def _show(result: PseudolabelResult) -> None:

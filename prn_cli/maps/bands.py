@@ -39,3 +39,14 @@ def _spread_pixels(image: NDArray[np.float32]) -> NDArray[np.float32]:
     step = max(math.ceil(math.sqrt(height * width / _SAMPLE_PIXELS)), 1)
     pixels = image[:, step // 2 :: step, step // 2 :: step].reshape(bands, -1)
     return pixels[:, np.isfinite(pixels).all(axis=0)]
+
+
+def band_range(images: Iterable[NDArray[np.float32]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The 1st and the 99th percentile of each band over a set of images; of a band of one value, 1 more than it."""
+    pixels = np.concatenate([_spread_pixels(image) for image in images], axis=1).astype(np.float64)
+    if not pixels.shape[1]:
+        return (0.0,) * len(pixels), (1.0,) * len(pixels)
+    low, high = np.percentile(pixels, [1, 99], axis=1)
+    high[high - low <= _FEWEST_SPREADS * np.abs(low)] += 1.0
+    high[high == low] += 1.0
+    return tuple(low.astype(np.float32).tolist()), tuple(high.astype(np.float32).tolist())

@@ -1,7 +1,11 @@
-"""Infinite logits are certain, not missing: logit(1) is +inf, and the log of an underflowed probability -inf.
+"""Logits that are more, or less, than scores: infinite ones are certain, and ties may be no scores at all.
 
-Arithmetic needs finite numbers, so ±inf becomes ±`STAND_IN` when a map is read. Everything from ±`CERTAIN` on counts as
-certain: its probability is exactly 1 or 0 in float32, and no correction changes it.
+logit(1) is +inf, and the log of an underflowed probability -inf. Arithmetic needs finite numbers, so ±inf becomes
+±`STAND_IN` when a map is read. Everything from ±`CERTAIN` on counts as certain: its probability is exactly 1 or 0 in
+float32, and no correction changes it.
+
+Where a model did not look, mosaics are often filled with 0, a tie. The base mask is background there, and no correction
+makes it foreground.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ CERTAIN = 5000.0
 STAND_IN = 2 * CERTAIN
 """Taken for infinity: so large that its difference from any logit is still certain."""
 _HELD = 16.0  # a probability of 1e-7
+_LEAST_PADDING = 16  # px in a row
+_EQUAL = 1e-5  # logits of classes: rounding keeps ties apart
 
 
 def find_certain(scores: NDArray[Any]) -> NDArray[np.bool_]:
@@ -54,10 +60,36 @@ def settle(scores: NDArray[Any], certain: NDArray[np.bool_]) -> FloatMaps:
 
 
 def keep_certain(base: FloatMaps, refined: FloatMaps) -> None:
-    """Put the base model's certain logits, of any shape, in the place of the refined ones."""
+    """Put the base model's certain logits, of any shape, in the place of the refined ones; keep ties background."""
     certain = np.abs(base) >= CERTAIN
     if certain.any():
         refined[certain] = base[certain]
+    ties = base == 0
+    if ties.any():
+        refined[ties] = np.minimum(refined[ties], 0)
+
+
+def find_padding(logits: FloatMaps) -> NDArray[np.bool_] | None:
+    """Where ties follow each other in a row, as they do where a model did not look; None if nowhere.
+
+    Args:
+        logits: `(h, w)` of one class, or `(C, h, w)` one-versus-rest.
+
+    Returns:
+        `(h, w)` booleans: 16 pixels or more, exactly 0, or equal in all classes.
+    """
+    ties = logits == 0 if logits.ndim == 2 else np.ptp(logits, axis=0) < _EQUAL
+    if not ties.any():
+        return None
+    steps = np.diff(ties.view(np.int8), axis=1, prepend=np.int8(0), append=np.int8(0))
+    (rows, starts), (_, ends) = np.nonzero(steps > 0), np.nonzero(steps < 0)
+    long = ends - starts >= min(_LEAST_PADDING, ties.shape[1])
+    if not long.any():
+        return None
+    steps[:] = 0
+    steps[rows[long], starts[long]] = 1
+    steps[rows[long], ends[long]] -= 1
+    return np.cumsum(steps[:, :-1], axis=1, dtype=np.int8).view(np.bool_)
 
 
 def hold(logits: FloatMaps) -> FloatMaps:

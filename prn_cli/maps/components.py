@@ -77,26 +77,23 @@ class Runs:
     def cleaned(self, areas: Floats, *, min_area: float = 0, fill_holes: float = 0) -> Runs:
         """Fill small holes, then drop small components.
 
-        A hole is a component of the background that touches neither the border of the map nor an invalid pixel: beyond
-        these it may continue.
+        Components that touch the border of the map or an invalid pixel are spared: beyond these they may continue.
 
         Args:
             areas: `(n,)` area of each run.
             min_area: smaller components of the foreground become background.
-            fill_holes: smaller holes become foreground.
+            fill_holes: smaller components of the background become foreground.
         """
         runs = self
-        if fill_holes > 0:
+        for value, limit in ((0, fill_holes), (1, min_area)):
+            if limit <= 0:
+                continue
             numbers = runs.components()
             area = np.bincount(numbers, areas)
             closed = np.ones(len(area), np.bool_)
             closed[numbers[runs._open()]] = False
-            small = (closed & (area < fill_holes))[numbers] & (runs.values == 0)
-            runs = replace(runs, values=np.where(small, 1, runs.values).astype(np.uint8))
-        if min_area > 0:
-            numbers = runs.components()
-            small = (np.bincount(numbers, areas) < min_area)[numbers] & (runs.values == 1)
-            runs = replace(runs, values=np.where(small, 0, runs.values).astype(np.uint8))
+            small = (closed & (area < limit))[numbers] & (runs.values == value)
+            runs = replace(runs, values=np.where(small, 1 - value, runs.values).astype(np.uint8))
         return runs
 
     def objects(self) -> tuple[Ints, int]:

@@ -9,6 +9,8 @@ from prn_cli.maps.pixels import IGNORE
 
 SMALLEST_PROBABILITY = 1e-6
 """Probabilities are clipped to this and its complement before they become logits."""
+MASK_PROBABILITY = 0.95
+"""Of the foreground of masks that stand in place of scores."""
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -21,6 +23,17 @@ def logit(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """log(p / (1 - p)) in float32, with p clipped to [1e-6, 1 - 1e-6]. NaN stays."""
     clipped = np.clip(probabilities, np.float32(SMALLEST_PROBABILITY), np.float32(1 - SMALLEST_PROBABILITY))
     return np.asarray(np.log(clipped) - np.log1p(-clipped), np.float32)
+
+
+def mask_probabilities(mask: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """0.05 for background and 0.95 for foreground: as sure as a mask is taken to be, which says nothing of it.
+
+    Args:
+        mask: 0 background, 1 foreground, 255 invalid, which gives NaN.
+    """
+    probabilities = np.where(mask == 1, MASK_PROBABILITY, 1 - MASK_PROBABILITY).astype(np.float32)
+    probabilities[mask == IGNORE] = np.nan
+    return probabilities
 
 
 def binarize(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:

@@ -47,10 +47,14 @@ class Folder:
 METHODS: dict[str, Folder] = {
     "fast": Folder("prn_cli.methods.fast", "Fast"),
     "paper": Folder("prn_cli.methods.paper", "Paper"),
+    "segrefiner": Folder("prn_cli.methods.segrefiner", "Segrefiner"),
+    "image": Folder("prn_cli.methods.image", "Image"),
 }
 """By name, which is also `prn.network` in the metadata of weights. Other packages may add rows."""
 
-OBJECTIVES: dict[str, Folder] = {}
+OBJECTIVES: dict[str, Folder] = {
+    "fbr": Folder("prn_cli.methods.fbr", "Fbr"),
+}
 """Objectives that can be added to a method's own, by name."""
 
 

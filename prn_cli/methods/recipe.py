@@ -44,6 +44,7 @@ class Batch(Generic[A]):
         label: (N, 1, S, S) uint8, 255 ignore.
         pseudo: pseudo-labels, the same.
         image: (N, C, S, S) float32, NaN invalid; None without images.
+        plane: (N,) int64, the class that each crop is of, from 0; None where there is one.
         more: what the recipe's `prepare` has added; the first axis is the batch's.
     """
 
@@ -51,6 +52,7 @@ class Batch(Generic[A]):
     label: A
     pseudo: A
     image: A | None = None
+    plane: A | None = None
     more: Mapping[str, A] = field(default_factory=dict)
 
     def mapped(self, change: Callable[[A], B]) -> Batch[B]:
@@ -65,7 +67,8 @@ class Outputs(NamedTuple):
 
     Attributes:
         paths: refined logits of each path that takes the training signal, (N, 1, H, W).
-        features: (N, F, h, w) of its last layer, for objectives that look at them.
+        features: (N, F, h, w) from which the logits are made, for objectives that look at them; F is the recipe's
+            `feature_channels`, and cells may be larger than pixels.
     """
 
     paths: tuple[Tensor, ...]
@@ -93,16 +96,24 @@ class Recipe:
 
     Attributes:
         takes_images: whether networks can be built with bands of an image.
+        bands: that their images must have; 0 if they may have any number.
         identity_at_start: whether an untrained network leaves logits as they are.
         cross_validates: whether training is quick enough to be repeated for every fold.
         adaptable: whether trained weights can go on learning from other maps.
+        rate: peak learning rate of a training from nothing.
+        half_precision: whether files hold the weights in float16; they are run in float32.
+        observes_again: whether weights that go on learning observe the new images.
         built_with: options that decide which tensors the network has; attributes of the network, too.
     """
 
     takes_images: ClassVar[bool] = False
+    bands: ClassVar[int] = 0
     identity_at_start: ClassVar[bool] = False
     cross_validates: ClassVar[bool] = False
     adaptable: ClassVar[bool] = False
+    rate: ClassVar[float] = 1e-3
+    half_precision: ClassVar[bool] = False
+    observes_again: ClassVar[bool] = False
     built_with: ClassVar[tuple[str, ...]] = ()
 
     def build(self, options: Any, bands: int = 0) -> Any:
@@ -139,6 +150,14 @@ class Recipe:
 
     def observe(self, network: Any, images: Iterable[FloatMap]) -> None:
         """Take from the images to learn from, `(C, H, W)` each, what the network must know of all images."""
+
+    def reduced_side(self, network: Any) -> int:  # noqa: ARG002
+        """Side of the reduced copies of the maps that are learned from besides the maps, px; 0 for none."""
+        return 0
+
+    def feature_channels(self, network: Any) -> int:  # noqa: ARG002
+        """How many channels the features of `outputs` have; 0 if it gives none, and no objective can look at them."""
+        return 0
 
     def prepare(self, batch: Batch[Any], options: Any, random: np.random.Generator) -> Batch[Any]:  # noqa: ARG002
         """Change a batch of NumPy arrays, or add to it, by random numbers of this generator alone."""

@@ -5,10 +5,10 @@ Tiling, padding, blending and writing are not its business; see `prn_cli.refinem
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from prn_cli.maps.noise import place_noise
 from prn_cli.maps.tiles import AxisPlan, Window, plan_axis
 
 FloatMap = NDArray[np.float32]
+Value = TypeVar("Value", bound=np.generic)
 Padding = Literal["nan", "mirror"]
+T = TypeVar("T")
 
 _LARGEST_NUMBER = 1 << 16  # px, of tiles and halos
 _WIDTH_OVER_HEIGHT = 2  # of the windows of maps that need several
@@ -73,6 +75,7 @@ class Needs:
         bands: of the image beside the logits; 0 without one.
         padding: what surrounds the map where a window reaches beyond it: NaN, or the map mirrored.
         overview: longest side of a reduced copy of the whole map that the refiner looks at first, px; 0 without.
+        survey: pixels of a sample of the whole set that the refiner looks at first, at most; 0 without.
     """
 
     multiple: int = 1
@@ -82,6 +85,7 @@ class Needs:
     bands: int = 0
     padding: Padding = "nan"
     overview: int = 0
+    survey: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +115,39 @@ class Windows:
         image = None if self.image is None else _turn(self.image, flipped, turns)
         return replace(self, logits=_turn(self.logits, flipped, turns), image=image, view=(flipped, turns))
 
+    def some(self, chosen: Sequence[int] | NDArray[np.intp]) -> Windows:
+        """Some of the windows."""
+        image = None if self.image is None else self.image[chosen]
+        return replace(self, logits=self.logits[chosen], image=image, places=[self.places[int(i)] for i in chosen])
+
     def noise(self, draw: int = 0) -> FloatMap:
         """Uniform random numbers, `(N, h, w)` float32 in [0, 1); the same for a pixel of the map in every window."""
+        return self.of_places(lambda window: place_noise(self.seed, window, draw=draw))
+
+    def of_places(self, give: Callable[[Window], NDArray[Value]]) -> NDArray[Value]:
+        """What is known of the map under each window, `(h, w)` each, turned as the windows are."""
         height, width = self.logits.shape[1:] if self.view[1] % 2 == 0 else self.logits.shape[:0:-1]
-        upright = [place_noise(self.seed, Window(y, x, height, width), draw=draw) for y, x in self.places]
-        return _turn(np.stack(upright), *self.view)
+        return _turn(np.stack([give(Window(y, x, height, width)) for y, x in self.places]), *self.view)
 
 
-def _turn(maps: FloatMap, flipped: bool, turns: int) -> FloatMap:
+def _turn(maps: NDArray[Value], flipped: bool, turns: int) -> NDArray[Value]:
     return np.ascontiguousarray(np.rot90(maps[..., ::-1] if flipped else maps, turns, axes=(-2, -1)))
+
+
+class Survey(NamedTuple):
+    """What a refiner makes of a sample of a set.
+
+    Attributes:
+        refiner: for this set.
+        strength: that the set bears, 0 to 1; what the weights say if None.
+        said: for people, in a line; empty if there is nothing to say.
+        settings: what the outputs depend on by it, for the manifest, as JSON.
+    """
+
+    refiner: Refiner
+    strength: float | None = None
+    said: str = ""
+    settings: Mapping[str, Any] = {}
 
 
 class Refiner:
@@ -164,12 +192,23 @@ class Refiner:
         )
         return rows, columns
 
+    def overview_side(self, height: int, width: int) -> int:  # noqa: ARG002
+        """Longest side of the reduced copy of a map of this size that `overview` sees, px; 0 to do without."""
+        return self.needs.overview
+
     def overview(self, reduced: Windows) -> Any:  # noqa: ARG002
-        """What to know of the whole map before its windows come, from a copy of at most `needs.overview` px a side.
+        """What to know of the whole map before its windows come, from a copy of at most `overview_side` px a side.
 
         It is given to every window, and to other processes, so it must be small and able to be pickled.
         """
         return None
+
+    def survey(self, sample: Sequence[Windows]) -> Survey:  # noqa: ARG002
+        """What to know of a whole set before its maps come, from a sample of at most about `needs.survey` pixels.
+
+        The sample is bounded and the same in any order of the maps. Each of its windows is of one map.
+        """
+        return Survey(self)
 
     def field(self, windows: Windows) -> FloatMap:
         """What the method makes of windows.
@@ -214,7 +253,7 @@ class NetworkRefiner(Refiner):
         )
         self.strength = known.probability("prn.strength", default=1.0)
         self.threshold = known.probability("prn.threshold", default=0.5)
-        self.reference = known.reference()
+        self.reference = known.parsed("prn.reference", Reference.from_json, "a reference of logits")
 
     def expect(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Check the names of the network's inputs and outputs.
@@ -231,7 +270,7 @@ class NetworkRefiner(Refiner):
                 path=runner.path,
             )
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Runner]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         """Pickle the runner alone: device and runs are those of the process that unpickles it."""
         return type(self), (self.runner,)
 
@@ -273,17 +312,32 @@ class Metadata:
             raise self._wrong(key, text, "0 to 1")
         return value
 
-    def reference(self) -> Reference | None:
-        """What is said of the logits that the weights were trained on.
+    def numbers(self, key: str, count: int) -> tuple[float, ...] | None:
+        """So many numbers; None if there is no such entry.
 
         Raises:
-            WeightsError: it cannot be read.
+            WeightsError: it holds something else.
         """
-        text = self.entries.get("prn.reference")
+
+        def read(text: str) -> tuple[float, ...]:
+            found = tuple(map(float, text.split()))
+            if len(found) != count or not np.isfinite(found).all():
+                raise ValueError(key)
+            return found
+
+        return self.parsed(key, read, f"{count} numbers")
+
+    def parsed(self, key: str, read: Callable[[str], T], expected: str) -> T | None:
+        """What `read` makes of an entry; None if there is no such entry.
+
+        Raises:
+            WeightsError: `read` raised a `ValueError`.
+        """
+        text = self.entries.get(key)
         try:
-            return None if text is None else Reference.from_json(text)
+            return None if text is None else read(text)
         except ValueError as error:
-            raise self._wrong("prn.reference", (text or "")[:40], "a reference of logits") from error
+            raise self._wrong(key, (text or "")[:40], expected) from error
 
     def _wrong(self, key: str, found: str, expected: str) -> WeightsError:
         return WeightsError(f"its {key} is {found}, expected {expected}", hint="export it again", path=self.path)

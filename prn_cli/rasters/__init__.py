@@ -7,6 +7,7 @@ masks are uint8 `(H, W)`: 0 background, 1 foreground, 255 ignore or invalid.
 from __future__ import annotations
 
 from prn_cli.maps.probabilities import logit, sigmoid
+from prn_cli.rasters.activations import Activations
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, common_bands
@@ -25,14 +26,16 @@ from prn_cli.rasters.pairs import (
 )
 from prn_cli.rasters.palettes import Palette, class_names, read_palette
 from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster, tiff_suffix
-from prn_cli.rasters.reading import lay_like, open_map, read_label, resolve
+from prn_cli.rasters.reading import open_map, read_label, resolve
 from prn_cli.rasters.roles import InputKind, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
+from prn_cli.rasters.tags import read_tags
 from prn_cli.rasters.valid import count_reasons
 from prn_cli.rasters.writing import RasterWriter
 
 __all__ = [
     "WRITTEN_SUFFIXES",
+    "Activations",
     "ClassNumbers",
     "ClassScoreMap",
     "GeoTags",
@@ -63,7 +66,6 @@ __all__ = [
     "image_files",
     "is_pair",
     "is_whole",
-    "lay_like",
     "logit",
     "mask_nodata",
     "open_map",
@@ -71,6 +73,7 @@ __all__ = [
     "pair_by_stem",
     "read_label",
     "read_palette",
+    "read_tags",
     "resolve",
     "sigmoid",
     "tiff_suffix",

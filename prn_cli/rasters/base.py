@@ -35,7 +35,7 @@ class Closing(ABC):
 
 
 class Raster(Closing):
-    """An open raster file. A format implements `_open`, `_read` and `close`, and perhaps `_valid`.
+    """An open raster file. A format implements `_open` and `_read`, and perhaps `_valid` and `close`.
 
     Args:
         path: the file.
@@ -49,11 +49,12 @@ class Raster(Closing):
         width: columns.
         dtype: type of the stored values, in native byte order: bool, unsigned, signed or float.
         nodata: value that the file declares as invalid; None if it declares none.
-        geo: georeferencing of a GeoTIFF; None elsewhere.
+        geo: georeferencing of a GeoTIFF, or of files beside the raster; None if there is none.
         palette: `(N, 4)` uint8, red, green, blue and alpha of each palette index; None if there is no palette.
         alpha_last: whether the file declares the last of several bands as alpha.
         scaled: whether the file declares a scale or offset of its values.
         bits: of an integer, where the file declares fewer than its type has; else 0.
+        mask: of a file beside the raster, open; None if there is none.
         orientation: EXIF orientation of the stored rows; 1 is upright.
         by_columns: whether reading some of the columns costs less than reading all, window by window.
 
@@ -76,6 +77,7 @@ class Raster(Closing):
     alpha_last: bool = False
     scaled: bool = False
     bits: int = 0
+    mask: Raster | None = None
     orientation: int = 1
     by_columns: bool = True
 
@@ -133,8 +135,18 @@ class Raster(Closing):
         return (1 << (bits - 1 if self.dtype.kind == "i" else bits)) - 1
 
     def valid(self, window: Window | None = None) -> NDArray[np.bool_] | None:
-        """Valid pixels by the alpha band or mask of the file, `(h, w)`; None if it has neither. See `read`."""
-        return self._valid(self._inside(window))
+        """Valid pixels by the alpha band or mask, in the file or beside it, `(h, w)`; None without. See `read`."""
+        window = self._inside(window)
+        own = self._valid(window)
+        if self.mask is None:
+            return own
+        beside: NDArray[np.bool_] = (self.mask.read(window) != 0).all(axis=0)
+        return beside if own is None else own & beside
+
+    def close(self) -> None:
+        """Close the files and free their pixels."""
+        if self.mask is not None:
+            self.mask.close()
 
     def _inside(self, window: Window | None) -> Window:
         if window is None:
@@ -191,6 +203,7 @@ class DecodedRaster(Raster):
 
     def close(self) -> None:
         """Free the pixels."""
+        super().close()
         self._pixels = None
 
 

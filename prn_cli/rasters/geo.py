@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,8 +43,9 @@ NUMPY_TYPES: dict[int, np.dtype[Any]] = {ASCII: np.dtype("u1"), SHORT: np.dtype(
 
 _LONGEST_METADATA = 1 << 20  # bytes
 _UNSCALED = {"scale": 1.0, "offset": 0.0}  # by role of an item of the metadata
-_LONGEST_WORLD_FILE = 1000  # characters
 _RASTER_TYPE_KEY, _PIXEL_IS_POINT = 1025, 2
+# The code of the whole system stands at the end of its WKT.
+_EPSG = re.compile(r'^EPSG:(\d+)$|(?:AUTHORITY\[\s*"EPSG"\s*,\s*"|ID\[\s*"EPSG"\s*,\s*)(\d+)"?\s*\]\s*\]\s*$')
 _MODEL_TYPE_KEY, _GEOGRAPHIC_KEY, _PROJECTED_KEY, _USER_DEFINED = 1024, 2048, 3072, 32767
 
 
@@ -54,9 +55,14 @@ class GeoTags:
 
     Attributes:
         tags: by tag code, the value's bytes in little-endian order; its data type is in `TAG_TYPES`.
+        system: the coordinate reference system as GDAL keeps it beside a file, where tags cannot hold it: WKT, or a
+            code such as EPSG:4326. It overrides the tags; empty if they say all.
+        axes: the order of its axes, as GDAL keeps it.
     """
 
     tags: Mapping[int, bytes]
+    system: str = ""
+    axes: str = ""
 
     @property
     def is_placed(self) -> bool:
@@ -76,8 +82,8 @@ class GeoTags:
         matrix, scale, tiepoints = (self._values(code) for code in (TRANSFORMATION, PIXEL_SCALE, TIEPOINTS))
         if matrix is not None and matrix.size == 16:
             found = matrix.reshape(4, 4)[:2, [0, 1, 3]]
-        elif scale is not None and scale.size >= 2 and tiepoints is not None and tiepoints.size == 6:
-            column, row, _, x, y, _ = tiepoints
+        elif scale is not None and scale.size >= 2 and tiepoints is not None and tiepoints.size >= 6:
+            column, row, _, x, y, _ = tiepoints[:6]
             found = np.array([[scale[0], 0, x - column * scale[0]], [0, -scale[1], y + row * scale[1]]])
         else:
             return None
@@ -91,6 +97,10 @@ class GeoTags:
         The code of a projected or else of a geographic system, if there is one, since programs differ in what they
         write beside it; otherwise all keys but the citations.
         """
+        if self.system:
+            code = _EPSG.search(self.system)
+            key = _GEOGRAPHIC_KEY if self.system.startswith("GEOG") else _PROJECTED_KEY
+            return ((key, int(code[1] or code[2])),) if code else (("system", "".join(self.system.split())),)
         keys = self._keys()
         plain = {key: value for key, place, _, value in keys if not place}
         for key in (_PROJECTED_KEY, _GEOGRAPHIC_KEY):
@@ -131,7 +141,24 @@ class GeoTags:
             rpc[2:4] = (rpc[2:4] + 0.5) / factor - 0.5  # LINE_OFF, SAMP_OFF
             rpc[7:9] /= factor  # LINE_SCALE, SAMP_SCALE
             changed[RPC_COEFFICIENTS] = rpc.astype("<f8").tobytes()
-        return GeoTags(changed)
+        return replace(self, tags=changed)
+
+    def placed(self, corner: NDArray[np.float64]) -> GeoTags:
+        """The same with another transform, `(2, 3)` from the corners of pixels, see `affine`."""
+        matrix = np.zeros((4, 4))
+        matrix[:2, [0, 1, 3]] = corner
+        if self.pixel_is_point:
+            matrix[:2, 3] += corner[:, :2].sum(axis=1) / 2
+        matrix[3, 3] = 1
+        others = {code: value for code, value in self.tags.items() if code not in (PIXEL_SCALE, TIEPOINTS)}
+        return replace(self, tags={**others, TRANSFORMATION: matrix.astype("<f8").tobytes()})
+
+    def control_points(self) -> NDArray[np.float64] | None:
+        """`(n, 6)`: column, row, depth, x, y, z of each; None if there are none, or they are part of a transform."""
+        points = self._values(TIEPOINTS)
+        if points is None or points.size < 12 or {PIXEL_SCALE, TRANSFORMATION} & set(self.tags):
+            return None
+        return points[: points.size - points.size % 6].reshape(-1, 6)
 
     def _keys(self) -> list[list[int]]:
         """The GeoKeys: number, tag that holds the value (0: the entry itself), count, and value or offset."""
@@ -144,36 +171,9 @@ class GeoTags:
         return np.frombuffer(self.tags[code], NUMPY_TYPES[TAG_TYPES[code]]).astype(np.float64)
 
 
-def from_world_file(tags: GeoTags, image: Path) -> GeoTags:
-    """Add the transform of a world file beside an image (`.tfw`, `.tifw`, `.wld`), unless the tags have one.
-
-    A world file is six lines, the transform of pixel centres: a, d, b, e, c, f of x = a col + b row + c and
-    y = d col + e row + f.
-    """
-    if {PIXEL_SCALE, TIEPOINTS, TRANSFORMATION} & set(tags.tags):
-        return tags
-    suffix = image.suffix
-    for ending in (f"{suffix[:2]}{suffix[-1]}w", f"{suffix}w", ".wld"):
-        place = image.with_suffix(ending)
-        if not place.is_file():
-            continue
-        try:
-            with place.open(encoding="utf-8-sig") as file:
-                a, d, b, e, c, f = map(float, file.read(_LONGEST_WORLD_FILE).split())
-        except (OSError, ValueError):
-            continue
-        if not np.isfinite([a, d, b, e, c, f]).all():
-            continue
-        if not tags.pixel_is_point:
-            c, f = c - (a + b) / 2, f - (d + e) / 2
-        matrix = np.array([[a, b, 0, c], [d, e, 0, f], [0, 0, 0, 0], [0, 0, 0, 1]])
-        return GeoTags({**tags.tags, TRANSFORMATION: matrix.astype("<f8").tobytes()})
-    return tags
-
-
 def declares_scale(xml: bytes) -> bool:
     """Whether GDAL metadata (tag 42112) declare a scale other than 1 or an offset other than 0 of a band."""
-    root = _metadata(xml) if b"role=" in xml else None
+    root = parse_xml(xml) if b"role=" in xml else None
     for item in () if root is None else root.findall("Item"):
         with suppress(KeyError, ValueError):
             if float(item.text or "") != _UNSCALED[item.get("role", "")]:
@@ -181,8 +181,8 @@ def declares_scale(xml: bytes) -> bool:
     return False
 
 
-def _metadata(xml: bytes) -> Element | None:
-    """The root of the XML in tag 42112; None if it is damaged."""
+def parse_xml(xml: bytes) -> Element | None:
+    """The root of the XML that GDAL writes in tag 42112 or beside a file; None if it is damaged."""
     from xml.etree import ElementTree  # few files need it
 
     text = xml.rstrip(b"\0").strip()
@@ -202,7 +202,7 @@ def dataset_metadata(xml: bytes) -> bytes | None:
     """
     from xml.etree import ElementTree  # few files need it
 
-    root = _metadata(xml)
+    root = parse_xml(xml)
     if root is None:
         return None
     items = root.findall("Item")

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError
+from prn_cli.errors import InputError, reason
 from prn_cli.files.gdal import import_rasterio
 from prn_cli.rasters.geo import PIXEL_SCALE, RPC_COEFFICIENTS, TAG_TYPES, TIEPOINTS, TRANSFORMATION, GeoTags
 
 Floats = NDArray[np.float64]
+
+_NEAR = 1e-6  # of the extent of a map
+_ANGLES = ("degree", "radian", "grad", "arc-minute", "arc-second", "gon")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +27,8 @@ class Grid:
     Attributes:
         transform: a, b, c, d, e, f of x = a col + b row + c and y = d col + e row + f, from pixel corners.
         crs: the coordinate system as WKT; None if it is unknown.
-        unit: of areas. "m2": square metres, in the plane of a projected system, on the ellipsoid of a geographic one;
-            "px": pixels, without a georeference; "map units": with a transform but no system.
+        unit: of areas. "m2": square metres, in the plane of a projected or engineering system, on the ellipsoid of a
+            geographic one; "px": pixels, without a georeference; "map units": with a transform but no system.
         pixel_area: area of a pixel in that unit; in square radians for a geographic system.
         ellipsoid: semi-major axis in m and squared eccentricity, of a geographic system only.
         radians: one unit of a geographic system in radians.
@@ -67,27 +70,57 @@ def grid_of(geo: GeoTags | None) -> Grid:
     """The grid that GDAL reads from the georeferencing of a map; pixels if there is none.
 
     Raises:
-        InputError: the map is georeferenced by control points or rational polynomials, which is no grid.
+        InputError: the map is georeferenced by control points or rational polynomials, which is no grid, or its
+            coordinate system is not understood.
         MissingExtraError: there is a georeference, and rasterio is not installed.
     """
     if geo is None or not {PIXEL_SCALE, TIEPOINTS, TRANSFORMATION, RPC_COEFFICIENTS} & set(geo.tags):
         return Grid()
+    transform, crs, is_grid = _read_by_gdal(geo)
+    if not is_grid:
+        raise InputError(
+            "georeferenced by control points or rational polynomials, expected a grid", hint="warp it first (gdalwarp)"
+        )
+    return _grid(transform, crs)
+
+
+def same_ground(geo: GeoTags, other: GeoTags, places: Floats) -> bool:
+    """Whether two systems that are written differently give some places the same coordinates.
+
+    Args:
+        geo: in one system.
+        other: in the other.
+        places: `(2, n)` coordinates in the first.
+    """
+    try:
+        rasterio = import_rasterio("comparing coordinate systems")
+        found = rasterio.warp.transform(_read_by_gdal(geo)[1], _read_by_gdal(other)[1], *places)
+    except Exception:  # no rasterio, systems that GDAL does not know, and those between which it knows no way
+        return False
+    extent = np.ptp(places, axis=1).max()
+    return bool(np.abs(np.array(found) - places).max() <= _NEAR * extent)
+
+
+def _read_by_gdal(geo: GeoTags) -> tuple[tuple[float, ...], Any, bool]:
+    """Transform, coordinate system, and whether there is a transform, as GDAL reads them from a file of one pixel."""
     rasterio = import_rasterio("maps with a georeference")
     import tifffile
 
-    # GDAL reads the tags from a file of one pixel.
     file = BytesIO()
     tags = [(code, TAG_TYPES[code], 0, value, True) for code, value in geo.tags.items()]
     with tifffile.TiffWriter(file, byteorder="<") as writer:
         writer.write(np.zeros((1, 1), np.uint8), photometric="minisblack", metadata=None, extratags=tags)
     with rasterio.MemoryFile(file.getvalue()) as memory, memory.open() as dataset:
         transform, crs = dataset.transform, dataset.crs
-        if transform.is_identity and (dataset.gcps[0] or dataset.rpcs is not None):
+        is_grid = not (transform.is_identity and (dataset.gcps[0] or dataset.rpcs is not None))
+    if geo.system:
+        try:
+            crs = rasterio.crs.CRS.from_user_input(geo.system)
+        except rasterio.errors.CRSError as error:
             raise InputError(
-                "georeferenced by control points or rational polynomials, expected a grid",
-                hint="warp it first (gdalwarp)",
-            )
-    return _grid(tuple(transform)[:6], crs)
+                f"a coordinate system that GDAL does not understand: {reason(error)}", hint="correct it (gdal_edit)"
+            ) from error
+    return tuple(transform)[:6], crs, is_grid
 
 
 def _grid(transform: tuple[float, ...], crs: Any) -> Grid:
@@ -96,11 +129,13 @@ def _grid(transform: tuple[float, ...], crs: Any) -> Grid:
     if crs is None:
         return Grid(transform, None, "px" if transform == Grid().transform else "map units", area)
     wkt = crs.to_wkt()
+    name, size = crs.units_factor
     if not crs.is_geographic:
-        return Grid(transform, wkt, "m2", area * crs.linear_units_factor[1] ** 2)
-    radians = crs.units_factor[1]
-    found = re.search(r'SPHEROID\["[^"]*",([\d.eE+-]+),([\d.eE+-]+)', wkt)
+        # An engineering system may be in degrees, of which nobody knows how long they are.
+        lengths = name.lower() not in _ANGLES
+        return Grid(transform, wkt, *("m2", area * size**2) if lengths else ("map units", area))
+    found = re.search(r'(?:SPHEROID|ELLIPSOID)\["[^"]*",([\d.eE+-]+),([\d.eE+-]+)', wkt)
     axis, inverse = (float(found[1]), float(found[2])) if found else (6378137.0, 298.257223563)
     flattening = 1 / inverse if inverse else 0.0  # 0 stands for a sphere
     ellipsoid = (axis, flattening * (2 - flattening))
-    return Grid(transform, wkt, "m2", area * radians**2, ellipsoid, radians)
+    return Grid(transform, wkt, "m2", area * size**2, ellipsoid, size)

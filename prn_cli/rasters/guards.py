@@ -19,7 +19,6 @@ from prn_cli.rasters.roles import LABELS, MASKS, SCORES, Reading, Role, nodata_o
 GuardedRole = Role | Literal["valid mask"]
 
 _FEW_CHANNELS_LAST, _MOST_CHANNELS_LAST = 4, 32
-_SLACK = 0.02  # px: georeferences are rounded
 
 
 def check_stored(raster: Raster) -> None:
@@ -66,29 +65,6 @@ def check_same_size(raster: Raster, other: Raster) -> None:
         raise raster.error(
             f"{raster.height}×{raster.width} pixels, expected {other.height}×{other.width} as in {other.path}",
             "make the two the same size",
-        )
-
-
-def check_same_grid(raster: Raster, other: Raster) -> None:
-    """Check that a raster has the size of another and, if both are georeferenced, lies where it does.
-
-    Raises:
-        InputError: it has another size, or lies elsewhere.
-    """
-    check_same_size(raster, other)
-    if raster.geo is None or other.geo is None:
-        return
-    systems = raster.geo.reference_system(), other.geo.reference_system()
-    ours, theirs = raster.geo.affine(), other.geo.affine()
-    same = not all(systems) or systems[0] == systems[1]
-    if same and ours is not None and theirs is not None:
-        corners = np.array([[0, 0, 1], [0, other.height, 1], [other.width, 0, 1], [other.width, other.height, 1]]).T
-        apart = np.linalg.inv(theirs[:, :2]) @ (ours @ corners - theirs @ corners)
-        same = bool(np.abs(apart).max() <= _SLACK)
-    if not same:
-        raise raster.error(
-            f"georeferenced elsewhere than {other.path}, expected the same grid",
-            "warp it to that grid (gdalwarp), or remove the wrong georeference",
         )
 
 

@@ -50,9 +50,14 @@ class MapImage(ValidMap):
         bands: int | None = None,
     ) -> None:
         super().__init__(raster, role, reading, valid)
-        found = _bands(raster)
+        found, self._chosen = _bands(raster), [band - 1 for band in reading.rgb or ()]
+        if self._chosen and max(self._chosen) >= found > 1:
+            raise self.raster.error(f"image of {found} bands, and --rgb names {max(self._chosen) + 1}", "name others")
+        if self._chosen and found > 1:
+            found = len(self._chosen)
         if bands is not None and found not in (1, bands):
-            raise self.raster.error(f"image of {found} bands, expected {bands}", "give images of one kind")
+            hint = f"name {bands} of them by --rgb, or give images of one kind"
+            raise self.raster.error(f"image of {found} bands, expected {bands}", hint)
         self.bands = bands or found
         self._seen_valid = False
         if like is None:
@@ -61,7 +66,7 @@ class MapImage(ValidMap):
             self._columns = Axis(0.0, raster.width / self.width, raster.width)
         else:
             self.height, self.width = like.height, like.width
-            self._rows, self._columns = align(raster, like)
+            self.raster, self._rows, self._columns = align(raster, like)
 
     def read(self, window: Window | None = None) -> NDArray[np.float32]:
         """Read the image under a window of the map.
@@ -78,8 +83,8 @@ class MapImage(ValidMap):
         """
         window = window or Window(0, 0, self.height, self.width)
         result = np.full((self.bands, window.height, window.width), np.nan, np.float32)
-        source_width = window.width * self._columns.step + 1
-        at_once = max(int(_PIXELS_AT_ONCE / source_width / max(self._rows.step, 1)), 1)
+        source_width = window.width * abs(self._columns.step) + 1
+        at_once = max(int(_PIXELS_AT_ONCE / source_width / max(abs(self._rows.step), 1)), 1)
         for first in range(0, window.height, at_once):
             rows = Window(window.y + first, window.x, min(at_once, window.height - first), window.width)
             self._read_rows(rows, result[:, first : first + rows.height])
@@ -102,10 +107,14 @@ class MapImage(ValidMap):
             across[used].max() + 1,
         )
         values, valid = self._colours(Window(int(top), int(left), int(bottom - top), int(right - left)))
+        if self._chosen and len(values) > 1:
+            values = values[self._chosen]
         whole = bool(valid.all())
         if self._rows.aligned and self._columns.aligned:
             y, x = reached.argmax(), used.argmax()
-            result[:, y : y + bottom - top, x : x + right - left] = values if whole else np.where(valid, values, np.nan)
+            values = values if whole else np.where(valid, values, np.nan)
+            values = values[:, :: int(self._rows.step), :: int(self._columns.step)]
+            result[:, y : y + bottom - top, x : x + right - left] = values
             return
 
         def resampled(pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -242,8 +242,7 @@ class _Sample:
         """
         floats = self.dtype.kind == "f"
         if self.scale is None and self.is_mask():
-            kinds = "probabilities" if floats else "byte or percent"
-            raise self._ambiguous("a mask of two values and not a score map", f"{kinds}, to use it all the same")
+            raise self._ambiguous("a mask of two values and not a score map", "mask, to refine it all the same")
         if floats or self.scale is not None:
             low, high = self.low / (self.scale or 1), self.high / (self.scale or 1)
             if low < -ROUNDING:

@@ -22,6 +22,7 @@ _ROLE = re.compile(
     r"(?<=.)[_-](logits?|scores?|prob(abilitie)?s?|pred(iction)?s?|labels?|masks?|gt|image|img|valid)\Z", re.IGNORECASE
 )
 """What people add to a stem to say what a file is: `x_logits.tif` belongs to `x.png`, and to `x_mask.png`."""
+_UTF_16 = ("\udcff\udcfe", "\udcfe\udcff", "ÿþ", "þÿ")  # its byte order marks, read as UTF-8 or Latin-1
 _MOST_LOOKED_FOR = 1000  # stems, among files of other suffixes
 _FORMATS = (
     "jpg jpeg jp2 j2k jxl img nc h5 hdf5 hdf bmp gif webp avif heic asc bil bip bsq dat grd ecw sid pgm ppm pbm "
@@ -400,6 +401,8 @@ def _read_paths(stdin: TextIO, null: bool) -> Iterator[str]:
         text = stdin.read()
     except UnicodeDecodeError as error:
         raise InputError(f"paths on stdin are not {error.encoding} text", hint="pipe in plain paths") from error
+    if text.startswith(_UTF_16):
+        raise InputError("paths on stdin are UTF-16 text", hint="pipe in UTF-8")
     if not null and "\0" in text:
         raise UsageError("NUL in the paths on stdin", hint="add --null")
     for line in text.removeprefix("\ufeff").split("\0" if null else "\n"):

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from prn_cli.maps.tiles import WholeRows, Window
 from prn_cli.rasters.writing import RasterWriter, Target, full_palette, packer
@@ -26,7 +25,7 @@ _ROWS_BYTES = 1 << 18  # packed at once: what is made on the way stays in a proc
 class PngWriter(RasterWriter):
     """A PNG of 8 or 16 bits being written, grey or with a palette; its nodata value becomes transparent (tRNS)."""
 
-    any_order = False
+    any_order, holds_tags = False, False
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
@@ -89,6 +88,8 @@ class PngWriter(RasterWriter):
 class SoftPngWriter(RasterWriter):
     """A PNG of probabilities as grey values. Held whole until the end, when it is known whether some are invalid."""
 
+    holds_tags = False
+
     def _start(self) -> None:
         self._grey = np.empty((self.height, self.width), np.uint8)
         self._alpha: NDArray[np.uint8] | None = None
@@ -104,4 +105,6 @@ class SoftPngWriter(RasterWriter):
 
     def _finish(self) -> None:
         pixels = self._grey if self._alpha is None else np.stack((self._grey, self._alpha), axis=-1)
+        from PIL import Image
+
         Image.fromarray(pixels).save(self._temporary, format="PNG")

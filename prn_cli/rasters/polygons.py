@@ -114,18 +114,30 @@ def check_layer(path: Path) -> None:
         raise UsageError(error.message, hint="give another name", path=path) from error
 
 
-def check_system(path: Path, crs: str | None, source: Path) -> None:
+def check_system(path: Path, crs: str | None, source: Path, *, degrees: bool = False) -> None:
     """Check that the polygons of a map with this coordinate system can be written to a layer of this name.
 
+    Args:
+        path: the layer.
+        crs: the coordinate system.
+        source: the map.
+        degrees: they are to be in longitude and latitude, as always in GeoJSON.
+
     Raises:
-        InputError: GeoJSON is in longitude and latitude, and the map has no coordinate system.
+        InputError: they are, and the map has no coordinate system, or one that is nowhere on earth.
     """
-    if DRIVERS[path.suffix.lower()] == "GeoJSON" and crs is None:
-        raise InputError(
-            "has no coordinate system, and GeoJSON has longitudes and latitudes only",
-            hint="write .gpkg or .fgb, or give --like",
-            path=source,
-        )
+    geojson = DRIVERS[path.suffix.lower()] == "GeoJSON"
+    if not (geojson or degrees):
+        return
+    known = None if crs is None else import_rasterio("polygons").crs.CRS.from_wkt(crs)
+    if known is not None and (known.is_geographic or known.is_projected):
+        return
+    why = "GeoJSON has longitudes and latitudes only" if geojson else "maps of several systems are put into one layer"
+    raise InputError(
+        f"has {'no' if crs is None else 'a local'} coordinate system, and {why}",
+        hint="write .gpkg or .fgb, or give --like" if geojson else "write a layer for each system",
+        path=source,
+    )
 
 
 def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64], *, simplify: float = 0) -> Objects:
@@ -230,7 +242,7 @@ def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
     everything = [load_objects(part) for part in parts.values()]
     systems = {source: objects.crs for source, objects in zip(parts, everything, strict=True)}
     for source, crs in systems.items():
-        check_system(path, crs, Path(source))
+        check_system(path, crs, Path(source), degrees=None not in systems.values() and len(set(systems.values())) > 1)
         if crs is None and len(set(systems.values())) > 1:
             raise InputError(
                 "has no coordinate system, and other maps of this layer have one",

@@ -19,7 +19,9 @@ from prn_cli.errors import InputError, PrnError, UsageError, reason
 from prn_cli.files.remote import as_path, gdal_name
 from prn_cli.maps.tiles import row_bands
 from prn_cli.rasters.base import Raster, holds
+from prn_cli.rasters.geo import GEO_KEYS
 from prn_cli.rasters.guards import check_stored
+from prn_cli.rasters.sidecars import read_sidecars
 from prn_cli.rasters.writing import RasterWriter, Target
 
 __all__ = [
@@ -111,6 +113,7 @@ def open_raster(
     except OSError as error:
         raise InputError(f"cannot be read: {reason(error)}", hint="check the file", path=path) from error
     try:
+        read_sidecars(raster)
         check_stored(raster)
     except BaseException:
         raster.close()
@@ -166,6 +169,7 @@ def create_raster(
     width: int,
     dtype: DTypeLike,
     like: Raster | None = None,
+    bands: int = 1,
     downscale: int = 1,
     nodata: float | None = None,
     soft: bool = False,
@@ -173,7 +177,7 @@ def create_raster(
     cog: bool = False,
     creation_options: Mapping[str, str] | None = None,
 ) -> RasterWriter:
-    """Create a single-band raster, in the format that the suffix of its path names.
+    """Create a raster of one band, or of several in npy, in the format that the suffix of its path names.
 
     Memory holds a few rows only, except for PNG of probabilities, which is held whole: a byte a pixel, two if some are
     invalid.
@@ -183,7 +187,9 @@ def create_raster(
         height: rows.
         width: columns.
         dtype: type of the values; PNG takes uint8 and uint16.
-        like: raster whose georeferencing a TIFF gets.
+        like: raster whose georeferencing a TIFF gets, and of PNG what a file beside it can hold.
+        bands: for npy; the file is `(bands, height / bands, width)`, and its rows are those of the first band, then of
+            the second, and so on.
         downscale: side of one pixel in pixels of `like`, for maps with a value per patch.
         nodata: value of invalid pixels: tag 42113 in TIFF, the transparent grey value in PNG; npy cannot hold it.
         soft: the values are float32 probabilities, NaN invalid, and may be rounded as the format requires: PNG gets
@@ -214,11 +220,14 @@ def create_raster(
     tiff, png = suffix in _TIFF, suffix == ".png"
     if png and not soft and kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
         raise UsageError(f"PNG cannot hold {kind}, only uint8 and uint16", hint="write .tif or .npy", path=path)
+    if bands > 1 and suffix != ".npy":
+        raise ValueError(f"{bands} bands in '{suffix}'")
     geo = None if like is None or like.geo is None else like.geo.downscaled(downscale)
+    if geo is not None and not tiff and GEO_KEYS in geo.tags:  # which only TIFF holds
+        geo = None
     name = _COG if tiff and cog else _SOFT_PNG if png and soft else _WRITERS[suffix]
-    writer: RasterWriter = _load(name)(
-        Target(path, height, width, kind, nodata, palette, geo if tiff else None, creation_options or {})
-    )
+    target = Target(path, height, width, kind, bands, nodata, palette, geo, creation_options or {})
+    writer: RasterWriter = _load(name)(target)
     return writer
 
 

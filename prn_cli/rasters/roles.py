@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-InputKind = Literal["logits", "probabilities", "percent", "byte"]
-"""Meaning of scores: logits; probabilities 0 to 1; percent 0 to 100; byte: 0 to the maximum of the integer type."""
+InputKind = Literal["logits", "probabilities", "percent", "byte", "mask"]
+"""Meaning of scores: logits; probabilities 0 to 1; percent 0 to 100; byte: 0 to the maximum of the integer type; a mask
+of 0 and 1, or 0 and 255."""
 
 INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
 
-Kind = InputKind | Literal["auto", "mask", "numbers"]
-"""Meaning of the values of a file: scores, a mask, class numbers; `auto` is resolved from the set (see `resolve`)."""
+Kind = InputKind | Literal["auto", "numbers"]
+"""Meaning of the values of a file: scores or a mask, class numbers; `auto` is resolved from the set (see `resolve`)."""
 
 Role = Literal[
     "scores",
@@ -42,6 +43,7 @@ class Reading:
         label_nodata: the same for labels.
         band: band of the class in a multi-band map, counted from 1.
         scale: by what logits or probabilities were multiplied, to be stored as integers; None if they were not.
+        rgb: bands of images to look at, counted from 1, in this order; all if None.
         key: name of the array in `.npz` files.
         max_pixels: upper limit on the pixels of a map, all bands together; None for what the size of its file makes
             plausible (see `prn_cli.rasters.limits`).
@@ -52,6 +54,7 @@ class Reading:
     label_nodata: float | None = None
     band: int | None = None
     scale: float | None = None
+    rgb: tuple[int, ...] | None = None
     key: str | None = None
     max_pixels: int | None = None
 

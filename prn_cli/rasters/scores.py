@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.certain import CERTAIN, find_certain, settle
 from prn_cli.maps.classes import one_versus_rest, one_versus_rest_of
-from prn_cli.maps.probabilities import logit, sigmoid
+from prn_cli.maps.probabilities import logit, mask_probabilities, sigmoid
 from prn_cli.maps.tiles import Window
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.kinds import ROUNDING, full_scale, unlikely_logit
+from prn_cli.rasters.labels import BinaryMap
 from prn_cli.rasters.roles import InputKind, Reading, Role
 from prn_cli.rasters.valid import INFINITE, Reasons, ValidMap, no_valid_pixel
 
@@ -157,6 +158,19 @@ class ScoreMap(ValidMap):
             raise self.raster.error(
                 f"{bands} bands that add up to {float(total[off][0]):.3g} and not 1: not the classes of a softmax", hint
             )
+
+
+class MaskScores(ScoreMap):
+    """A mask in place of scores, which says nothing of how sure it is: see `prn_cli.maps.probabilities`."""
+
+    def __init__(self, raster: Raster, role: Role, reading: Reading, valid: Raster | None = None) -> None:
+        super().__init__(raster, role, reading, valid)
+        self._mask = BinaryMap(raster, role, reading, valid)
+        self._seen_valid = True  # or it could not have been opened
+
+    def scores(self, window: Window | None = None) -> NDArray[np.float32]:
+        """Read probabilities. Otherwise as `logits`."""
+        return mask_probabilities(self._mask.read(window))
 
 
 class ClassScoreMap(ScoreMap):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +31,6 @@ from prn_cli.rasters.geo import (
     GeoTags,
     dataset_metadata,
     declares_scale,
-    from_world_file,
 )
 from prn_cli.rasters.limits import check_block
 from prn_cli.rasters.lzw import decode_lzw
@@ -58,6 +59,7 @@ _TAGS_THAT_MATTER = {
 _TAGS_THAT_MATTER |= set(TAG_TYPES)
 _MOST_PADDING = 4  # image codecs pad to whole blocks
 _OVERVIEW, _MASK = 1, 4  # bits of NewSubfileType
+_MASK_OF_ALL = re.compile(r'"INTERNAL_MASK_FLAGS_1"[^>]*>\s*(?:2|3|6|7|1[01]|1[45])\s*<')
 _CACHE_BYTES, _MOST_CACHE_BYTES = 16 << 20, 256 << 20
 _WORTH_THREADS = 1 << 23  # bytes to decode
 # Uncompressed, CCITT, LZW, JPEG, deflate, PackBits, LERC, LZMA, ZSTD, WebP. The others are rare in maps, and each has a
@@ -69,7 +71,6 @@ class TiffRaster(Raster):
     """A TIFF: the bands of its first page and of further pages of the same kind. Overviews are skipped."""
 
     noun, rewrite = "a TIFF", "write or copy it again"
-    _mask_file: tifffile.TiffFile | None = None
 
     def _open(self) -> None:
         codes = check_directories(self.path)
@@ -95,18 +96,16 @@ class TiffRaster(Raster):
             self.alpha_last = len(alike) == 1 and self.bands > 1 and first.extrasamples[-1:] in ((1,), (2,))
         self.palette = _palette(first)
         mask = [page for page in masks if (page.imagelength, page.imagewidth) == (self.height, self.width)]
-        self._mask = _Page(mask[0], self, lock) if mask else self._mask_beside()
+        self._mask = _Page(mask[0], self, lock) if mask else None
         if self._mask is not None:
-            self._mask.nodata = 0.0  # tiles that a mask leaves out are invalid
-        metadata, orientation = first.tags.get(GDAL_METADATA), first.tags.get(_ORIENTATION)
-        self.scaled = metadata is not None and declares_scale(str(metadata.value).encode())
+            self._mask.absent = 0.0  # tiles that a mask leaves out are invalid
+        orientation = first.tags.get(_ORIENTATION)
+        self.scaled = declares_scale(self._pages[0].metadata.encode())
         self.orientation = 1 if orientation is None else int(orientation.value)
         self.nodata = _nodata(first, self.path)
-        for page in self._pages:
-            page.nodata = self.nodata
         # Reading some columns of compressed strips decodes all of them.
         self.by_columns = all(page.by_columns for page in (*self._pages, self._mask) if page is not None)
-        geo = from_world_file(geo_tags(first), self.path)
+        geo = geo_tags(first)
         self.geo = geo if geo.tags else None
 
     def _full_size_pages(self, codes: Sequence[set[int]]) -> list[Any]:
@@ -119,22 +118,6 @@ class TiffRaster(Raster):
             if lost:
                 raise self.error(f"damaged: TIFF tag {lost[0]} cannot be read")
         return [page for page in pages if not page.subfiletype & _OVERVIEW]
-
-    def _mask_beside(self) -> _Page | None:
-        """The mask that GDAL writes into a file of its own, unless told to keep it inside."""
-        path = self.path.with_name(f"{self.path.name}.msk")
-        if not path.is_file():
-            return None
-        check_directories(path)
-        self._mask_file = tifffile.TiffFile(path)
-        page = _Page(self._mask_file.pages[0], self, threading.Lock(), path)
-        if (page.height, page.width) != (self.height, self.width):
-            raise InputError(
-                f"a mask of {page.height}×{page.width} pixels beside a map of {self.height}×{self.width}",
-                hint="write the two again, or move it away",
-                path=path,
-            )
-        return page
 
     def _read(self, window: Window) -> NDArray[Any]:
         parts = [page.read(window) for page in self._pages]
@@ -150,9 +133,28 @@ class TiffRaster(Raster):
 
     def close(self) -> None:
         """Close the files."""
-        for file in (getattr(self, "_file", None), self._mask_file):
-            if file is not None:
-                file.close()
+        super().close()
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+class MaskRaster(TiffRaster):
+    """A mask in a file of its own: zero where the raster beside it is invalid.
+
+    Its first band is of all bands, unless it says that each of its bands is of one.
+    """
+
+    noun = "a mask in a TIFF"
+
+    def _open(self) -> None:
+        super()._open()
+        for page in self._pages:
+            page.absent = 0.0
+        if _MASK_OF_ALL.search(self._pages[0].metadata):
+            self.bands = 1
+
+    def _read(self, window: Window) -> NDArray[Any]:
+        return super()._read(window)[: self.bands]
 
 
 @cache
@@ -164,9 +166,10 @@ def _decoders() -> ThreadPoolExecutor:
 class _Page:
     """One image of the file, read by window."""
 
-    def __init__(self, page: Any, raster: Raster, lock: threading.Lock, path: Path | None = None) -> None:
-        self.path = path or raster.path
-        self.nodata: float | None = None
+    def __init__(self, page: Any, raster: Raster, lock: threading.Lock) -> None:
+        self.path = raster.path
+        self.absent: float | None = None  # value of strips and tiles that were left out; None: nodata
+        self._raster = weakref.proxy(raster)  # in no cycle, so that decoded tiles are freed at once
         self._max_pixels = raster.max_pixels
         self._page = page
         self._handle = page.parent.filehandle
@@ -175,6 +178,12 @@ class _Page:
         self._cached_bytes = 0
         self._check_structure()
         self._check_segments()
+
+    @property
+    def metadata(self) -> str:
+        """What GDAL says of the page, as XML."""
+        tag = self._page.tags.get(GDAL_METADATA)
+        return "" if tag is None else str(tag.value)
 
     @property
     def by_columns(self) -> bool:
@@ -326,12 +335,13 @@ class _Page:
     def _absent(self, index: int, height: int, width: int) -> NDArray[Any]:
         # GDAL omits tiles of nodata only. Without a nodata value, such a tile cannot be told from one that a killed
         # program never wrote.
-        if self.nodata is None or (self.dtype.kind != "f" and not holds(self.dtype, self.nodata)):
+        nodata = self._raster.nodata if self.absent is None else self.absent
+        if nodata is None or (self.dtype.kind != "f" and not holds(self.dtype, nodata)):
             raise self._broken(
                 f"strip or tile {index} was never written",
                 "write the file again, or declare its nodata value (gdal_edit -a_nodata)",
             )
-        return np.full((height, width, self._contiguous), self.nodata).astype(self.dtype)
+        return np.full((height, width, self._contiguous), nodata).astype(self.dtype)
 
     def _stored(self, index: int, part: Window) -> NDArray[Any]:
         if part.bottom * self._row_bytes > self._page.databytecounts[index]:

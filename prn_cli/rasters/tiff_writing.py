@@ -151,6 +151,8 @@ class _Block:
 class TiffWriter(RasterWriter):
     """A TIFF being written, by its own thread if it is large."""
 
+    holds_tags = True
+
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         height, width, dtype = self.height, self.width, self.dtype

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from zlib_ng import zlib_ng
 
 from prn_cli.errors import OutputError
-from prn_cli.files.temporaries import Temporary, is_stream
+from prn_cli.files.temporaries import Temporary, is_stream, write_whole
 from prn_cli.rasters.geo import GeoTags
+from prn_cli.rasters.sidecars import describe
 
 _LEVEL = 6  # of deflate, 1 to 9
 
@@ -29,6 +30,7 @@ class Target:
     height: int
     width: int
     dtype: np.dtype[Any]
+    bands: int = 1
     nodata: float | None = None
     palette: NDArray[np.uint8] | None = None
     geo: GeoTags | None = None
@@ -44,9 +46,11 @@ class RasterWriter(ABC):
         width: columns.
         dtype: type of the numbers.
         any_order: whether pieces may come in any order. Otherwise rows come from the top, their pieces from the left.
+        holds_tags: whether the format holds the tags of a georeference; None if it has none, beside it neither.
     """
 
     any_order = True
+    holds_tags: bool | None = None
 
     def __init__(self, target: Target) -> None:
         self.path, self.height, self.width, self.dtype = target.path, target.height, target.width, target.dtype
@@ -141,13 +145,26 @@ class RasterWriter(ABC):
         try:
             if error is None:
                 self.finish()
+                replaced = self.path.exists()
                 self._place.replace()
                 done = True
+                self._describe(replaced=replaced)
         except OSError as failure:
             raise OutputError.because(failure, self.path) from failure
         finally:
             if not done:
                 self._discard()
+
+    def _describe(self, *, replaced: bool) -> None:
+        """Write beside the file what its format cannot hold; what is there may be of the file that was replaced."""
+        if self.holds_tags is None:
+            return
+        geo, place = self._target.geo, self.path.with_name(f"{self.path.name}.aux.xml")
+        known = b"" if geo is None else describe(geo, has_tags=self.holds_tags)
+        if known:
+            write_whole(place, known)
+        elif replaced:
+            place.unlink(missing_ok=True)
 
     def _discard(self) -> None:
         try:
@@ -179,10 +196,11 @@ class NpyWriter(RasterWriter):
 
     def _start(self) -> None:
         self._file = self._temporary.open("wb")
+        bands = self._target.bands
         header = {
             "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
-            "shape": (self.height, self.width),
+            "shape": (self.height, self.width) if bands == 1 else (bands, self.height // bands, self.width),
         }
         np.lib.format.write_array_header_1_0(self._file, header)
         self._start_of_pixels = self._file.tell()

@@ -81,12 +81,12 @@ class Chain:
         """
         found: list[Any] = []
         for number, link in enumerate(self.links):
-            needs = link.refiner.needs
-            if not needs.overview:
+            needs, side = link.refiner.needs, link.refiner.overview_side(*self.size)
+            if not side:
                 found.append(None)
                 continue
             with closing(self._input(number, slice(None), found)) as given:
-                reduced = reduce_map(given.read, 1 + needs.bands, self.size, needs.overview)
+                reduced = reduce_map(given.read, 1 + needs.bands, self.size, side)
             image = reduced[np.newaxis, 1:] if needs.bands else None
             windows = Windows(reduced[:1], image, size=self.size, seed=self.how.seed)
             found.append(link.refiner.overview(windows))

@@ -152,7 +152,7 @@ class ScoreReport(_Report):
         )
         with ExitStack() as stack:
             image = stack.enter_context(self._open_image(path, predictions[-1].raster))
-            bias = stack.enter_context(_open_bias(self._bias[path], path, label)) if path in self._bias else None
+            bias = stack.enter_context(_open_bias(self._bias[path], label)) if path in self._bias else None
             for window in _bands(label.height, label.width, PATCH, stop):
                 parts = [_read(o, window, t) for o, t in zip(predictions, self._thresholds, strict=True)]
                 soft = [part.probabilities for part in parts]
@@ -304,16 +304,8 @@ def _read(opened: LabelMap | ScoreMap, window: Window, threshold: float) -> Pred
     return Prediction(binarize(probabilities, threshold), probabilities)
 
 
-def _open_bias(path: Path, of: Path, label: LabelMap) -> ScoreMap:
-    bias = open_map("scores", path, Reading(kind="logits", max_pixels=label.raster.max_pixels))
-    if (bias.height, bias.width) != (label.height, label.width):
-        bias.close()
-        raise InputError(
-            f"{bias.height}×{bias.width} pixels, expected {label.height}×{label.width} as in {of}",
-            hint="make the two the same size",
-            path=path,
-        )
-    return bias
+def _open_bias(path: Path, label: LabelMap) -> ScoreMap:
+    return open_map("scores", path, Reading(kind="logits", max_pixels=label.raster.max_pixels), like=label.raster)
 
 
 def _bands(height: int, width: int, multiple: int, stop: threading.Event) -> Iterator[Window]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from prn_cli.maps.tiles import Window
     from prn_cli.metrics.score import ImageCounter, ImageScore, Metric, PredictionCounter, Summary
-    from prn_cli.rasters import Kind, LabelMap, Palette, Reading, ScoreMap
+    from prn_cli.rasters import Kind, LabelMap, Palette, Raster, Reading, ScoreMap
     from prn_cli.refinement.rows import Link, Ramp, Rows
 
     Mask = NDArray[np.uint8]
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     Refine = Callable[[ReadWindow, ReadWindow | None], Generator[Rows | Ramp]]
 
 TaskName: TypeAlias = Literal["binary", "saliency", "multiclass"]
+Cut: TypeAlias = float | tuple[float, ...]
+"""Where masks are cut: the threshold of a probability, or offsets taken from the logits of each class."""
 
 TASKS: dict[TaskName, str] = {
     "binary": "prn_cli.tasks.binary:Binary",
@@ -136,19 +138,24 @@ class Task(ABC):
         path: Path,
         reading: Reading,
         *,
-        valid_mask: Path | None = None,
         plane: int | None = None,
+        **beside: Any,
     ) -> ScoreMap:
-        """Open a score map: all of it, or one plane. It must have the classes of the set."""
+        """Open a score map: all of it, or one plane. It must have the classes of the set.
+
+        `beside` are the validity mask and the georeference, see `prn_cli.rasters.open_map`.
+        """
         from prn_cli.rasters import open_map
 
-        return open_map("scores", path, reading, valid_mask=valid_mask)
+        return open_map("scores", path, reading, **beside)
 
-    def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
-        """Open a label: all of it, or one plane. Its numbers must be those of classes."""
+    def open_label(
+        self, path: Path, reading: Reading, *, like: Raster | None = None, plane: int | None = None
+    ) -> LabelMap:
+        """Open a label of a map: all of it, or one plane. Its numbers must be those of classes."""
         from prn_cli.rasters import open_map
 
-        return open_map(self.label_role, path, reading)
+        return open_map(self.label_role, path, reading, like=like)
 
     def detect(self, paths: Sequence[Path], reading: Reading) -> Kind:
         """What the numbers of masks or score maps to be scored mean.
@@ -160,11 +167,13 @@ class Task(ABC):
 
         return resolve(reading, paths, self.prediction_role).kind if paths else reading.kind
 
-    def open_prediction(self, path: Path, reading: Reading, *, valid_mask: Path | None = None) -> Prediction:
+    def open_prediction(
+        self, path: Path, reading: Reading, *, valid_mask: Path | None = None, like: Raster | None = None
+    ) -> Prediction:
         """Open a mask or score map to be scored; its kind is known, see `detect`."""
         from prn_cli.rasters import open_map
 
-        return open_map(self.prediction_role, path, reading, valid_mask=valid_mask)
+        return open_map(self.prediction_role, path, reading, valid_mask=valid_mask, like=like)
 
     # Scoring.
 
@@ -246,10 +255,27 @@ class Task(ABC):
 
         return finish_ramp(ramp, logits, links)
 
-    def masks(self, rows: Rows, threshold: float) -> tuple[Mask, Mask]:
-        """The refined mask and the base model's, `(h, w)` uint8, 255 invalid."""
+    def masks(self, rows: Rows, threshold: Cut) -> tuple[Mask, Mask, int]:
+        """The refined mask and the base model's, `(h, w)` uint8, 255 invalid; and how many pixels are padding.
+
+        Padding stays as it was, in the rows and in the mask; see `prn_cli.maps.certain.find_padding`.
+        """
+        from prn_cli.maps.certain import find_padding
+
+        padding = find_padding(rows.logits)
+        if padding is None:
+            return *self.cut(rows, threshold), 0
+        if rows.refined is not rows.logits:
+            rows.refined[..., padding] = rows.logits[..., padding]
+        mask, base = self.cut(rows, threshold)
+        mask[padding] = base[padding]
+        return mask, base, int(padding.sum())
+
+    def cut(self, rows: Rows, threshold: Cut) -> tuple[Mask, Mask]:
+        """The refined mask and the base model's, as they are."""
         from prn_cli.refinement.rows import cut
 
+        assert isinstance(threshold, float)  # offsets are of several classes
         all_valid = rows.all_valid
         return cut(rows.refined, threshold, all_valid=all_valid), cut(rows.logits, 0.5, all_valid=all_valid)
 

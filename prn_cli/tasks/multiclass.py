@@ -22,6 +22,7 @@ from prn_cli.rasters import (
     ClassScoreMap,
     LabelMap,
     Palette,
+    Raster,
     Reading,
     ScoreMap,
     class_names,
@@ -29,7 +30,7 @@ from prn_cli.rasters import (
     open_map,
 )
 from prn_cli.refinement.rows import Link, Ramp, Rows, finish_ramp
-from prn_cli.tasks import Task
+from prn_cli.tasks import Cut, Task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,7 +147,7 @@ class Multiclass(Task):
     prediction_role = "class prediction"
     unused: ClassVar[dict[str, str]] = {
         **dict.fromkeys(
-            ("--threshold", "--for", "--per-image", "--baseline-threshold", "--buffer"), "the greatest score counts"
+            ("score --threshold", "--per-image", "--baseline-threshold", "--buffer"), "the greatest score counts"
         ),
         "--bidx": "all classes are taken",
         "score --bias": "the report shows none of several classes",
@@ -179,14 +180,12 @@ class Multiclass(Task):
             np.where(ignored, np.uint8(IGNORE), (label == number).view(np.uint8)) for number in range(len(self.names))
         ]
 
-    def open_scores(
-        self, path: Path, reading: Reading, *, valid_mask: Path | None = None, plane: int | None = None
-    ) -> ScoreMap:
+    def open_scores(self, path: Path, reading: Reading, *, plane: int | None = None, **beside: Any) -> ScoreMap:
         scores: ScoreMap
         if plane is None:
-            scores = open_map("class scores", path, reading, valid_mask=valid_mask)
+            scores = open_map("class scores", path, reading, **beside)
         else:
-            scores = open_map("scores", path, replace(reading, band=plane + 1), valid_mask=valid_mask)
+            scores = open_map("scores", path, replace(reading, band=plane + 1), **beside)
         if scores.raster.bands != len(self.names):
             scores.close()
             raise InputError(
@@ -194,8 +193,10 @@ class Multiclass(Task):
             )
         return scores
 
-    def open_label(self, path: Path, reading: Reading, *, plane: int | None = None) -> LabelMap:
-        label = open_map("class label", path, reading, one=plane)
+    def open_label(
+        self, path: Path, reading: Reading, *, like: Raster | None = None, plane: int | None = None
+    ) -> LabelMap:
+        label = open_map("class label", path, reading, like=like, one=plane)
         try:
             if self.names:
                 label.check_below(len(self.names))
@@ -236,8 +237,11 @@ class Multiclass(Task):
     def finish_ramp(self, ramp: Ramp, logits: FloatMaps, links: Sequence[Link]) -> Rows:
         return finish_class_ramp(ramp, logits, links)
 
-    def masks(self, rows: Rows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return choose(rows.refined), choose(rows.logits)
+    def cut(self, rows: Rows, threshold: Cut) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        refined = rows.refined
+        if isinstance(threshold, tuple):
+            refined = refined - np.array(threshold, np.float32)[:, None, None]
+        return choose(refined), choose(rows.logits)
 
     def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:
         return {"dtype": "uint8", "nodata": IGNORE, "palette": palette}

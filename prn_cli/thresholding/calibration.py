@@ -2,14 +2,15 @@
 
 Slope and shift are Platt's (1999). What is known of them is a normal distribution over (log slope, shift): without
 labels, what three features of the logits say (`expect`, fitted over many sets and base models by
-`bench/first_call.py --fit`); with a few labels, its update (`learn`).
+`bench/first_call.py --fit`); with a few labels, its update (`learn`). What the labels say can be kept (`Evidence`), to
+update what is expected of another set of the same base model.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from prn_cli.thresholding.logit_statistics import BINS, CENTRES, EDGES, LEVELS, 
 FloatArray = NDArray[np.float64]
 
 FEATURES = ("steepest logit", "Otsu's threshold", "typical background")
-MAP_WEIGHT = 10.0
+MAP_WEIGHT = 7.0
 """Independent pixels that a labelled map is worth: more trusts a few maps too much (bench/first_call.py)."""
 _NODES = 9
 _LEAST = 1e-5
@@ -77,29 +78,57 @@ class Calibration:
         weights = np.concatenate([(1 - _TAIL) * weights, _TAIL * weights])
         return points, weights / weights.sum()
 
-    def to_json(self) -> str:
-        """As the weights' metadata hold it."""
-        return json.dumps(
-            {"mean": np.round(self.mean, 4).tolist(), "covariance": np.round(self.covariance, 6).tolist()}
-        )
+
+@dataclass(frozen=True)
+class Evidence:
+    """What labelled maps say of the calibration of their base model, whatever was expected of it.
+
+    Attributes:
+        precision: `(2, 2)` float64, inverse covariance of (log slope, shift) by the labels alone.
+        information: `(2,)` float64, the precision times the mean.
+        allowed: bool, by cut: whether the labelled maps bear it, see `prn_cli.thresholding.decision.bearable`.
+        maps: how many there are.
+    """
+
+    precision: FloatArray
+    information: FloatArray
+    allowed: NDArray[np.bool_]
+    maps: int
+
+    def update(self, prior: Calibration) -> Calibration:
+        """What is known of a set for which the prior is expected."""
+        known = np.linalg.inv(prior.covariance + _SMALL * np.eye(2))
+        covariance = np.asarray(np.linalg.inv(known + self.precision), np.float64)
+        return Calibration(covariance @ (known @ prior.mean + self.information), covariance)
+
+    def record(self) -> dict[str, Any]:
+        """As the card of weights holds it."""
+        return {
+            "maps": self.maps,
+            "precision": np.round(self.precision, 6).tolist(),
+            "information": np.round(self.information, 6).tolist(),
+            "allowed": np.packbits(self.allowed).tobytes().hex(),
+        }
 
     @classmethod
-    def from_json(cls, text: str) -> Calibration:
-        """Read what `to_json` wrote.
+    def from_record(cls, record: Mapping[str, Any], cuts: int) -> Evidence:
+        """Read what `record` gave, for so many cuts.
 
         Raises:
             ValueError: it is not that.
         """
         try:
-            parts = json.loads(text)
-            mean, covariance = (np.array(parts[key], np.float64) for key in ("mean", "covariance"))
+            precision, information = (np.array(record[key], np.float64) for key in ("precision", "information"))
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex(record["allowed"]), np.uint8))[:cuts]
+            maps = int(record["maps"])
         except (KeyError, TypeError) as error:
-            raise ValueError("not a calibration") from error
-        if mean.shape != (2,) or covariance.shape != (2, 2) or not np.isfinite([*mean, *covariance.ravel()]).all():
-            raise ValueError("not a calibration")
-        if np.linalg.eigvalsh(covariance).min() < 0:
-            raise ValueError("not a calibration")
-        return cls(mean, covariance)
+            raise ValueError("no evidence of labelled maps") from error
+        shapes = (precision.shape, information.shape, bits.shape) == ((2, 2), (2,), (cuts,))
+        if not shapes or not np.isfinite([*precision.ravel(), *information]).all():
+            raise ValueError("no evidence of labelled maps")
+        if np.linalg.eigvalsh(precision).min() < -1e-3:
+            raise ValueError("no evidence of labelled maps")
+        return cls(precision, information, bits.astype(bool), maps)
 
 
 def describe(statistics: LogitStatistics) -> FloatArray:

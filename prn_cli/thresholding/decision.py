@@ -6,7 +6,7 @@ If a pixel of logit z is foreground with probability p(z), a cut has the expecte
 
 and the best cut is that of the greatest E[I] / E[U] (Dai and Li, RankSEG, JMLR 2023; RankSEG-RMA, arXiv 2510.15362, cut
 each image so). Sums over a histogram give it for all cuts at once. As p is not known for sure, gains are averaged over
-what it may be (`calibration`), and a loss counts more than a gain.
+what it may be (`calibration`), a loss counts more than a gain, and a cut no more than those beside it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from prn_cli.thresholding.calibration import FIT, Calibration, Fit, expect, learn
+from prn_cli.thresholding.calibration import FIT, Calibration, Evidence, Fit, expect, learn
 from prn_cli.thresholding.logit_statistics import BINS, CENTRES, EDGES, PER_LOGIT, LogitStatistics
 
 FloatArray = NDArray[np.float64]
@@ -27,12 +28,17 @@ Score = Literal["iou", "dice"]
 
 LOSS_WEIGHT = 3.0
 """A loss counts so many times a gain of the same size."""
+LABELLED_LOSS_WEIGHT = 5.0
+"""The same where maps are labelled: who labels expects no loss."""
 CAUTION = 0.04
 """Gains far above 4 points hardly count, so that they do not outweigh a small risk; losses count exponentially."""
 _FARTHEST = 5
 """Cuts lie within so many logits of 0: thresholds from 0.007 to 0.993."""
+_NEARBY = 3
+"""Bins to either side, a tenth of a logit, in which a cut must do well, too."""
 _HALF = BINS // 2
 _FIRST, _LAST = _HALF - _FARTHEST * PER_LOGIT, _HALF + _FARTHEST * PER_LOGIT
+CUTS = _LAST - _FIRST + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +80,27 @@ def decide(
     score: Score = "iou",
     *,
     of_set: NDArray[np.number] | None = None,
+    evidence: Evidence | None = None,
 ) -> Decision:
     """Choose a threshold.
 
     Args:
         counts: `(BINS,)` pixels by logit, see `logit_statistics`: of the set, or of one image.
-        calibration: how logits turn into probabilities.
+        calibration: how logits turn into probabilities, as far as is known without labels.
         score: what is to be high.
         of_set: counts of the whole set, which those of an image are drawn towards, half and half.
+        evidence: of labelled maps.
     """
+    loss_weight, allowed = LOSS_WEIGHT, np.ones(CUTS, bool)
+    if evidence is not None:
+        calibration, loss_weight, allowed = evidence.update(calibration), LABELLED_LOSS_WEIGHT, evidence.allowed
     if of_set is not None:
         counts = counts / max(counts.sum(), 1) + of_set / max(of_set.sum(), 1)
     belief = _Belief.of(calibration, counts)
     weights = belief.weights
     scores = expected_scores(counts, belief.probabilities, score)
     gains = scores[:, _FIRST : _LAST + 1] - scores[:, _HALF, None]
-    worth = weights @ _utility(gains)
+    worth = np.where(allowed, _worst_nearby(weights @ _utility(gains, loss_weight)), 0.0)
     best = int(worth.argmax())
     if worth[best] <= _WORTHWHILE:
         return Decision(0.5, 0.0, 1.0)
@@ -103,7 +114,7 @@ _WORTHWHILE = 1e-6
 def decide_by_labels(
     maps: Sequence[NDArray[np.int64]], statistics: LogitStatistics, score: Score = "iou", *, fit: Fit = FIT
 ) -> Decision:
-    """Choose a threshold by a few labelled maps: calibrate, then decide; 0.5 if these maps themselves lose by it.
+    """Choose a threshold by labelled maps: calibrate, then decide.
 
     Args:
         maps: of each map, `(2, BINS)` int64: background and foreground by logit.
@@ -111,15 +122,28 @@ def decide_by_labels(
         score: what is to be high.
         fit: what is known of other base models.
     """
-    decision = decide(statistics.counts, learn(expect(statistics, fit), maps), score)
-    cut = cut_of(decision.threshold)
-    above = np.stack([_from_above(counts.astype(np.float64)) for counts in maps])[..., [_HALF, cut]]
-    foreground = np.array([counts[1].sum() for counts in maps])
-    single = _scores(above, foreground[:, None], score)
-    pooled = _scores(above.sum(axis=0), foreground.sum(), score)
-    if pooled[1] < pooled[0] or single[:, 1].mean() < single[:, 0].mean():
-        return Decision(0.5, 0.0, 1.0)
-    return decision
+    return decide(statistics.counts, expect(statistics, fit), score, evidence=gather(maps, statistics, fit=fit))
+
+
+def gather(maps: Sequence[NDArray[np.int64]], statistics: LogitStatistics, *, fit: Fit = FIT) -> Evidence:
+    """What labelled maps say, see `decide_by_labels`: to be kept, for the decision on other maps of the base model."""
+    prior = expect(statistics, fit)
+    posterior = learn(prior, maps)
+    before, after = (np.linalg.inv(each.covariance) for each in (prior, posterior))
+    return Evidence(after - before, after @ posterior.mean - before @ prior.mean, bearable(maps), len(maps))
+
+
+def bearable(maps: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
+    """`(CUTS,)`: whether labelled maps lose no IoU by a cut: not pooled, whichever is left out, and not on average."""
+    above = np.stack([_from_above(counts.astype(np.float64)) for counts in maps])[..., _FIRST : _LAST + 1]
+    foreground = np.array([counts[1].sum() for counts in maps], np.float64)
+    mean = _ious(above, foreground).mean(axis=0)
+    if len(maps) > 1:
+        above, foreground = above.sum(axis=0) - above, foreground.sum() - foreground
+    pooled = _ious(above, foreground)
+    half = _HALF - _FIRST
+    allowed: NDArray[np.bool_] = (mean >= mean[half]) & (pooled >= pooled[:, [half]]).all(axis=0)
+    return allowed
 
 
 def cut_of(threshold: float) -> int:
@@ -127,12 +151,10 @@ def cut_of(threshold: float) -> int:
     return round((math.log(threshold) - math.log1p(-threshold)) * PER_LOGIT) + _HALF
 
 
-def _scores(above: FloatArray, foreground: NDArray[np.number], score: Score) -> FloatArray:
-    """IoU or Dice of false and true positives `(..., 2, cuts)`; 1 with nothing to find and nothing found."""
-    false, true = above[..., 0, :], above[..., 1, :]
-    union = false + foreground
-    right, whole = (true, union) if score == "iou" else (2 * true, union + true)
-    scores: FloatArray = np.divide(right, whole, out=np.ones_like(true), where=whole > 0)
+def _ious(above: FloatArray, foreground: FloatArray) -> FloatArray:
+    """IoU of false and true positives `(maps, 2, cuts)`; 1 with nothing to find and nothing found."""
+    union = above[:, 0] + foreground[:, None]
+    scores: FloatArray = np.divide(above[:, 1], union, out=np.ones_like(union), where=union > 0)
     return scores
 
 
@@ -149,6 +171,11 @@ class ClassDecision:
     offsets: FloatArray
     gains: FloatArray
     confidence: float
+
+    @classmethod
+    def none(cls, classes: int) -> ClassDecision:
+        """All classes stay as they are."""
+        return cls(np.zeros(classes), np.zeros(classes), 1.0)
 
 
 def decide_classes(
@@ -220,10 +247,15 @@ class _Belief:
         return np.divide(above, below, out=np.ones_like(hits), where=below > 0)
 
 
-def _utility(gains: FloatArray) -> FloatArray:
+def _utility(gains: FloatArray, loss_weight: float = LOSS_WEIGHT) -> FloatArray:
     """What a gain is worth: concave, and steeper for losses."""
     held = np.maximum(gains, -6 * CAUTION)
-    return np.where(held > 0, 1.0, LOSS_WEIGHT) * CAUTION * -np.expm1(-held / CAUTION)
+    return np.where(held > 0, 1.0, loss_weight) * CAUTION * -np.expm1(-held / CAUTION)
+
+
+def _worst_nearby(worth: FloatArray) -> FloatArray:
+    """The least worth of the cuts around each: one that is good at its very place alone is so by chance."""
+    return sliding_window_view(np.pad(worth, _NEARBY, mode="edge"), 2 * _NEARBY + 1).min(axis=-1)
 
 
 def _from_above(values: FloatArray) -> FloatArray:

@@ -7,6 +7,7 @@ the number of parts or processes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +94,7 @@ def count_logits(logits: FloatMap) -> NDArray[np.int64]:
         place = scratch("logit place", part.shape, np.intp)
         np.copyto(place, part)
         np.add.at(keys, place, 1)
-    return np.bincount(_BIN_OF_KEY, weights=keys, minlength=BINS + 1)[:BINS].astype(np.int64)
+    return np.bincount(_bins_of_keys(), weights=keys, minlength=BINS + 1)[:BINS].astype(np.int64)
 
 
 def measure_steepness(logits: FloatMap) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -133,6 +134,7 @@ def _cell_gradients(logits: FloatMap, height: int, width: int) -> tuple[FloatMap
     return means, gradient
 
 
+@cache
 def _bins_of_keys() -> NDArray[np.intp]:
     """`(65536,)`: the bin of every upper half of a float32; `BINS` for NaN."""
     bits = np.arange(1 << 16, dtype=np.uint32) << 16
@@ -148,4 +150,3 @@ def _bins_of_keys() -> NDArray[np.intp]:
 
 
 _UPPER_HALF = 1 if np.little_endian else 0
-_BIN_OF_KEY = _bins_of_keys()

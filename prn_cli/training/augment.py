@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.methods.recipe import Batch
+from prn_cli.refinement.chain import reduce_map
 
 
 @dataclass(frozen=True)
 class TrainingMap:
     """One labelled map: logits (H, W) float32, NaN invalid; label and pseudo-label (H, W) uint8, 0, 1, 255 ignore.
 
-    And its image, (C, H, W) float32, NaN invalid, if there is one.
+    And its image, (C, H, W) float32, NaN invalid, if there is one; and the number of the class that it is of, from 0.
     """
 
     name: str
@@ -25,6 +26,7 @@ class TrainingMap:
     label: NDArray[np.uint8]
     pseudo: NDArray[np.uint8]
     image: NDArray[np.float32] | None = None
+    plane: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,20 @@ class Jitter:
 
     scale: float = 0.2
     shift: float = 0.5
+
+
+def reduced_copies(maps: Sequence[TrainingMap], side: int) -> list[TrainingMap]:
+    """Copies of the maps that are larger, of at most `side` px a side, as a pass over the whole map sees them."""
+    return [_reduced(one, side) for one in maps if max(one.label.shape) > side]
+
+
+def _reduced(one: TrainingMap, side: int) -> TrainingMap:
+    marks = [np.where(plane == IGNORE, np.nan, plane).astype(np.float32) for plane in (one.label, one.pseudo)]
+    planes = [one.logits, *marks, *(() if one.image is None else one.image)]
+    height, width = one.label.shape
+    logits, *found = reduce_map(lambda at: [plane[at.slices] for plane in planes], len(planes), (height, width), side)
+    label, pseudo = (np.where(np.isnan(plane), IGNORE, plane >= 0.5).astype(np.uint8) for plane in found[:2])
+    return TrainingMap(one.name, logits, label, pseudo, None if one.image is None else np.stack(found[2:]))
 
 
 def draw_batch(
@@ -59,7 +75,8 @@ def draw_batch(
     shift = jitter.shift * random.standard_normal(shape)
     for crop, factor, offset in zip(logits, scale, shift, strict=True):
         crop[:] = crop * factor + offset
-    return Batch(logits=logits, label=label, pseudo=pseudo, image=image[0] if image else None)
+    plane = np.array([maps[index].plane for index in chosen], np.int64)
+    return Batch(logits=logits, label=label, pseudo=pseudo, image=image[0] if image else None, plane=plane)
 
 
 def _planes(source: TrainingMap) -> list[tuple[NDArray[Any], float]]:

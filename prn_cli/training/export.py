@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from safetensors.torch import save
@@ -51,6 +52,9 @@ def export(
     """
     network = network.cpu().eval()
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    if recipe_of(network.name).half_precision:
+        tensors = {name: tensor.half() if _is_large(tensor) else tensor for name, tensor in tensors.items()}
+        network.load_state_dict(tensors)  # both files hold the same numbers
     description = describe(network) | dict(metadata or {})
     files = {}
     # One entry of metadata: the library writes several in an order that changes from run to run.
@@ -80,6 +84,8 @@ def to_onnx(network: Any, description: Mapping[str, str] | None = None) -> bytes
     first, *others = (_graph_to_onnx(graph) for graph in recipe_of(network.name).graphs(network))
     for number, other in enumerate(others, 1):
         _join(first.graph, onnx.compose.add_prefix(other, f"{number}/", rename_inputs=False, rename_outputs=False))
+    if recipe_of(network.name).half_precision:
+        _halve(first.graph)
     onnx.helper.set_model_props(first, dict(description or describe(network)))
     onnx.checker.check_model(first)
     return bytes(first.SerializeToString())
@@ -105,6 +111,26 @@ def _graph_to_onnx(graph: Graph) -> Any:
             dynamo=False,
         )
         return onnx.load(path)
+
+
+def _is_large(tensor: Tensor) -> bool:
+    """Whether a tensor is one whose digits matter less than its size: the weights of a convolution."""
+    return tensor.is_floating_point() and tensor.ndim == 4
+
+
+def _halve(graph: Any) -> None:
+    """Hold the weights of convolutions in float16, and make float32 of them when the file is loaded."""
+    casts = []
+    for tensor in graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.ndim != 4:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}/half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}/half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _join(graph: Any, other: Any) -> None:

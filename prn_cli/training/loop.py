@@ -28,7 +28,7 @@ from prn_cli.options import Options
 from prn_cli.refinement.rows import cut, refine_map
 from prn_cli.thresholding.strength import tally
 from prn_cli.training import parallel
-from prn_cli.training.augment import Jitter, TrainingMap, draw_batch
+from prn_cli.training.augment import Jitter, TrainingMap, draw_batch, reduced_copies
 from prn_cli.training.runtime import reduced_precision
 
 T = TypeVar("T")
@@ -150,6 +150,8 @@ def fit(
             # An epoch must beat on the validation maps what there was before: the trained weights, or the base model.
             state.best_iou = pooled(evaluate(network.to(device), validation, device)).iou()
     trainer = _Trainer(network, settings, device, state, steps_per_epoch(maps, settings))
+    side = trainer.recipe.reduced_side(network)
+    maps = [*maps, *(reduced_copies(maps, side) if side else ())]
     while not ended(state, settings):
         began = time.monotonic()
         losses = trainer.epoch(maps, state, began)

@@ -18,7 +18,7 @@ from prn_cli.maps.pixels import IGNORE
 
 @dataclass(slots=True)
 class Figures:
-    """Counts of pixels; `pixels` by class."""
+    """Counts of pixels; `pixels` by class, `padding` those of `prn_cli.maps.certain.find_padding`."""
 
     height: int
     width: int
@@ -27,6 +27,7 @@ class Figures:
     pixels: list[int] = field(default_factory=list)
     drift: float | None = None
     not_counted: Counter[str] = field(default_factory=Counter)  # pixels by reason
+    padding: int = 0
 
     @staticmethod
     def of(
@@ -54,6 +55,7 @@ class Figures:
         self.pixels = [a + b for a, b in zip(self.pixels, more.pixels, strict=True)] if self.pixels else more.pixels
         self.changed += more.changed
         self.not_counted.update(more.not_counted)
+        self.padding += more.padding
 
     def take(self, runs: Runs) -> None:
         """Count a whole mask."""
@@ -67,7 +69,8 @@ class Figures:
             figures["classes"] = dict(zip(self.classes, self.pixels, strict=True))
         else:
             figures["foreground"] = self.pixels[1]
-        return figures | {"changed": self.changed, "drift": self.drift, "not_counted": dict(self.not_counted)}
+        figures |= {"changed": self.changed, "drift": self.drift, "not_counted": dict(self.not_counted)}
+        return figures | ({"padding": self.padding} if self.padding else {})
 
 
 class Sample:

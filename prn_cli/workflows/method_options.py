@@ -12,7 +12,7 @@ from prn_cli.options import Option, Options, Parameter, parameters
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
-_OBJECTIVE = Option("Add this objective to the method's own; may be repeated.", panel="Method")
+_CONTRAST = Option("Add this objective, of the network's features, to the method's own.", panel="Method")
 
 
 def composed(base: type[OptionsT]) -> type[OptionsT]:
@@ -28,7 +28,7 @@ def composed(base: type[OptionsT]) -> type[OptionsT]:
     added.append(("network", Annotated[Literal[tuple(METHODS)], network.option], field(default=network.default)))
     if OBJECTIVES:
         names: Any = Literal[tuple(OBJECTIVES)]
-        added.append(("objective", Annotated[tuple[names, ...], _OBJECTIVE], field(default=())))
+        added.append(("contrast", Annotated[tuple[names, ...], _CONTRAST], field(default=())))
     return make_dataclass(base.__name__, added, bases=(base,), frozen=True, kw_only=True)
 
 
@@ -77,6 +77,6 @@ def refuse_strangers(base: type[Options], options: Options, chosen: Iterable[str
 
 
 def _named(owners: Sequence[str]) -> str:
-    kinds = (("--network", METHODS), ("--objective", OBJECTIVES))
+    kinds = (("--network", METHODS), ("--contrast", OBJECTIVES))
     names = [(flag, [owner for owner in owners if owner in known]) for flag, known in kinds]
     return " or ".join(f"{flag} {' or '.join(found)}" for flag, found in names if found)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _input, _output, _method, _run = (partial(Option, panel=name) for name in ("Input", "Output", "Method", "Run"))
 
-ScoreKind: TypeAlias = Literal["auto", "logits", "probabilities", "percent", "byte"]
+ScoreKind: TypeAlias = Literal["auto", "logits", "probabilities", "percent", "byte", "mask"]
 
 Logits: TypeAlias = Annotated[
     tuple[str, ...],
@@ -51,6 +51,14 @@ Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], _run("Where the ne
 DryRun: TypeAlias = Annotated[bool, _run("List what would be done, and why; write nothing.", common=True)]
 Seed: TypeAlias = Annotated[int, _run("Random seed.", least=0)]
 PatchSide: TypeAlias = Annotated[int, _method("Side of a patch, px.", flags=("-p",), common=True, least=16, most=1024)]
+Rgb: TypeAlias = Annotated[
+    str | None,
+    _input(
+        "Bands of the images to look at, counted from 1, such as 4,3,2 for red, green and blue of Landsat.",
+        metavar="BANDS",
+        default="all of them",
+    ),
+]
 GridName: TypeAlias = Annotated[
     Literal["paper", "exact"], _method("Thresholds a patch may take: the paper's 20, or all its values.")
 ]
@@ -71,7 +79,11 @@ class MapOptions(Options):
     recursive: Annotated[bool, _input("Take the maps in subfolders, too.", flags=("-r",))] = False
     input_kind: Annotated[
         ScoreKind,
-        _input("What the numbers mean; auto looks at type and range, and refuses what is ambiguous.", common=True),
+        _input(
+            "What the numbers mean; auto looks at type and range, and refuses what is ambiguous; mask: no scores, but "
+            "hard masks.",
+            common=True,
+        ),
     ] = "auto"
     scale: Annotated[
         float | None,
@@ -117,7 +129,22 @@ class MapOptions(Options):
         if self.scale is not None and self.input_kind in ("percent", "byte"):
             raise UsageError(f"--scale with --input-kind {self.input_kind}", hint="leave one of them out")
         names = ("nodata", "band", "scale", "key", "max_pixels", "label_nodata")
-        return Reading(kind=self.input_kind, **{name: getattr(self, name, None) for name in names})
+        given = {name: getattr(self, name, None) for name in names}
+        return Reading(kind=self.input_kind, rgb=_bands_of(getattr(self, "rgb", None)), **given)
+
+
+def _bands_of(text: str | None) -> tuple[int, ...] | None:
+    """The bands that `--rgb` names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"--rgb {text}, expected numbers of bands, counted from 1", hint="as in --rgb 4,3,2")
+    return tuple(map(int, words))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from prn_cli.workflows.options import (
     RunOptions,
     TaskOptions,
 )
+from prn_cli.workflows.weak import WeakOptions, WeakResult
 
 if TYPE_CHECKING:
     from prn_cli.metrics.regions import RegionCounts
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PseudolabelOptions(ReadOptions, TaskOptions, MaskOptions, ReportOptions, RunOptions):
-    """Options of `pseudolabel`."""
+class PseudolabelOptions(ReadOptions, TaskOptions, MaskOptions, ReportOptions, WeakOptions, RunOptions):
+    """Options of `pseudolabel`.
+
+    Raises:
+        UsageError: a value is out of range, or options do not go together.
+    """
 
     logits: LogitsHere = field(default=("logits",), kw_only=False)
     labels: Labels = Path("labels")
@@ -55,6 +60,18 @@ class PseudolabelOptions(ReadOptions, TaskOptions, MaskOptions, ReportOptions, R
     ] = False
     overwrite: Overwrite = False
     dry_run: DryRun = False
+    images: Annotated[
+        Path | None,
+        Option(
+            "Folder of the images, paired by stem: shown in the report; with --weak, masks follow their edges.",
+            "Output",
+            metavar="DIR",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_weak(self.logits != ("logits",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +143,10 @@ def _figures(headroom: Headroom) -> dict[str, Any]:
     return {"images": headroom.images, "with_foreground": headroom.with_foreground, "pixels": headroom.pixels, **found}
 
 
-def pseudolabel(options: PseudolabelOptions, watch: Watch = SILENT) -> PseudolabelResult:
+def pseudolabel(options: PseudolabelOptions, watch: Watch = SILENT) -> PseudolabelResult | WeakResult:
     """Find the best threshold of every patch of labelled maps, and write the pseudo-labels.
+
+    With `weak`, make masks from activation maps.
 
     A map whose outputs are current is searched again for its figures, but not written again. A map that fails does not
     stop the others; the result names it.
@@ -135,6 +154,10 @@ def pseudolabel(options: PseudolabelOptions, watch: Watch = SILENT) -> Pseudolab
     Raises:
         PrnError: nothing could be started.
     """
+    if options.weak is not None:
+        from prn_cli.workflows import weak_maps
+
+        return weak_maps.run(options, watch)
     from prn_cli.workflows import pseudolabel_maps
 
     return pseudolabel_maps.run(options, watch)

@@ -31,7 +31,6 @@ from prn_cli.rasters import (
     mask_nodata,
     tiff_suffix,
 )
-from prn_cli.rasters.guards import check_same_size
 from prn_cli.report import HeadroomReport, Searched
 from prn_cli.tasks import Task
 from prn_cli.thresholding.pseudolabels import Headroom, ThresholdCurve, count_curve, empty_curve, make_pseudolabels
@@ -205,14 +204,13 @@ def _search_map(item: Item, run: _Run, progress: Progress) -> PseudolabelledMap:
     work, job = run.work, run.work.job(item)
     kept = bool(item.outputs) and work.finished(job) is not None
     with (
-        run.task.open_label(item.inputs["label"], run.reading, plane=item.plane) as label,
         run.task.open_scores(
             item.path, run.reading, plane=item.plane, valid_mask=item.inputs.get("valid_mask")
         ) as scores,
+        run.task.open_label(item.inputs["label"], run.reading, plane=item.plane, like=scores.raster) as label,
     ):
         run.foregrounds[label.path] = label.foreground
         run.ignored.update(label.ignored_values)
-        check_same_size(label.raster, scores.raster)
         begin = partial(work.manifest.begin, job) if item.outputs and not kept else None
         curve, counts, lost = _search(item, run, (scores, label), progress, begin=begin)
         if run.page is not None:

@@ -19,6 +19,7 @@ from prn_cli.workflows.options import (
     MapOptions,
     MaskOptions,
     Overwrite,
+    Rgb,
     RunOptions,
     TaskOptions,
     shipped_names,
@@ -43,6 +44,7 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
         Path | None,
         _read("Folder of the images that the maps were made from, paired by stem.", metavar="DIR", common=True),
     ] = None
+    rgb: Rgb = None
     out: Annotated[
         Path,
         _written(
@@ -116,7 +118,7 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
         float | Literal["auto"] | None,
         _method(
             "Refined probability above which a pixel is foreground; auto: where the expected score of the set is "
-            "greatest, found without labels.",
+            "greatest, found without labels; of several classes, offsets of their logits.",
             flags=("--threshold", "-t"),
             metavar="auto|0..1",
             common=True,

@@ -19,7 +19,7 @@ from prn_cli.execution.threads import Progress
 from prn_cli.maps.components import Runs, join_beside, runs_of
 from prn_cli.maps.noise import place_seed
 from prn_cli.maps.tiles import WholeRows, Window
-from prn_cli.rasters import MapImage, Raster, RasterWriter, ScoreMap, count_reasons, create_raster, lay_like
+from prn_cli.rasters import MapImage, Raster, RasterWriter, ScoreMap, count_reasons, create_raster
 from prn_cli.rasters.reading import Reading, open_map
 from prn_cli.refinement.rows import (
     How,
@@ -33,7 +33,7 @@ from prn_cli.refinement.rows import (
     refine_section,
     window_rows,
 )
-from prn_cli.tasks import Task
+from prn_cli.tasks import Cut, Task
 from prn_cli.workflows.figures import Figures, Sample
 from prn_cli.workflows.items import PART, Item
 from prn_cli.workflows.objects import Objects
@@ -82,7 +82,7 @@ class Run:
     """What is the same for all maps of a run."""
 
     links: Sequence[Link]
-    threshold: float
+    threshold: Cut
     tta: bool
     task: Task
     reading: Reading
@@ -252,10 +252,9 @@ def _refine_section(
 @contextmanager
 def _open(item: Item, run: Run) -> Iterator[OpenMap]:
     with ExitStack() as stack:
-        scores = run.task.open_scores(item.path, run.reading, valid_mask=item.inputs.get("valid_mask"))
+        valid_mask, georeference = map(item.inputs.get, ("valid_mask", "like"))
+        scores = run.task.open_scores(item.path, run.reading, valid_mask=valid_mask, georeference=georeference)
         stack.enter_context(scores)
-        if "like" in item.inputs:
-            lay_like(scores.raster, item.inputs["like"])
         image = None
         if "image" in item.inputs:
             bands = max(link.refiner.needs.bands for link in run.links)
@@ -282,7 +281,7 @@ def _finish(ramp: Ramp, item: Item, run: Run, opened: OpenMap) -> Band:
 
 
 def _band(rows: Rows, item: Item, run: Run, opened: OpenMap) -> Band:
-    mask, base = run.task.masks(rows, run.threshold)
+    mask, base, padding = run.task.masks(rows, run.threshold)
     runs = runs_of(mask, base, rows.probabilities) if run.objects else None
     outputs: dict[str, NDArray[Any]] = {}
     if runs is None:
@@ -296,6 +295,7 @@ def _band(rows: Rows, item: Item, run: Run, opened: OpenMap) -> Band:
     figures = Figures.of(mask, base, run.classes, all_valid=rows.all_valid)
     if figures.valid < figures.size:
         figures.not_counted = count_reasons(opened.scores.reasons(Window(rows.y, rows.x, *mask.shape)))
+    figures.padding = padding
     sample = run.sample(opened.scores.height, opened.scores.width).of(rows.logits, rows.y, rows.x)
     return Band(rows.y, rows.x, outputs, figures, sample, runs)
 

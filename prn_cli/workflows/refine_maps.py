@@ -39,6 +39,7 @@ def run(options: RefineOptions, watch: Watch) -> RefineResult:
     if summary:
         watch.note(summary)
     _account(maps).tell(watch)
+    _warn_of_padding(maps, watch)
     if any(link.applied > 0 for link in plan.run.links):
         _warn_of_drift(maps, watch)
     _write_layer(batch, plan, watch)
@@ -100,6 +101,18 @@ def _summary(maps: Sequence[RefinedMap], out: Path, seconds: float) -> str:
 def _account(maps: Sequence[RefinedMap]) -> Account:
     figures = [found.figures for found in maps]
     return Account.of((each["height"] * each["width"], each.get("not_counted", {})) for each in figures)
+
+
+def _warn_of_padding(maps: Sequence[RefinedMap], watch: Watch) -> None:
+    """Name maps with areas of exact zeros, which are rather filled than scored."""
+    padded = [found for found in maps if found.figures.get("padding")]
+    if not padded:
+        return
+    zeros, pixels = (sum(found.figures[name] for found in padded) for name in ("padding", "valid"))
+    watch.warning(
+        f"{zeros / pixels:.1%} of the pixels of {len(padded)} of {len(maps)} maps are exactly 0 over whole areas, such "
+        f"as in {padded[0].input.name}: they stay background; if nothing was scored there, say --nodata 0"
+    )
 
 
 def _warn_of_drift(maps: Sequence[RefinedMap], watch: Watch) -> None:

@@ -16,14 +16,15 @@ from prn_cli.methods import load_refiner
 from prn_cli.methods.weights import Weights, find_weights
 from prn_cli.rasters.pairs import Paths
 from prn_cli.refinement.rows import Link, check_image, check_tile
-from prn_cli.tasks import Task
-from prn_cli.workflows.decide import SetDecision, decide_threshold
+from prn_cli.tasks import Cut, Task
+from prn_cli.workflows.decide import ClassOffsets, SetDecision, decide_offsets, decide_threshold, evidence_of
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.objects import Objects
 from prn_cli.workflows.options import recorded, with_kind
 from prn_cli.workflows.parts import check_part, select_part
 from prn_cli.workflows.refine import RefineOptions
 from prn_cli.workflows.refine_map import Masks, Run
+from prn_cli.workflows.survey import MapSet, survey
 from prn_cli.workflows.work import Work, pass_over_outputs
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ class Plan:
     options: RefineOptions
     run: Run
     work: Work
-    choice: SetDecision | None = None
+    choice: SetDecision | ClassOffsets | None = None
 
     def run_of(self, item: Item) -> Run:
         """The run of one map, which may have a threshold of its own.
@@ -49,7 +50,7 @@ class Plan:
         Raises:
             PrnError: the map cannot be read.
         """
-        if self.choice is None or not self.options.per_image:
+        if not isinstance(self.choice, SetDecision) or not self.options.per_image:
             return self.run
         decision = self.choice.of_map(item.path, self.run.reading, item.inputs.get("valid_mask"))
         return replace(self.run, threshold=decision.threshold)
@@ -91,20 +92,16 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
         masks.create(role, path, task, (1, 1))  # unknown creation options show before the work
     manifest = _manifest(options, items, single=single)
     reading = with_kind(reading, inputs, watch)
-    choice = None
-    if _chooses(options, weights[-1], task):
-        valid_masks = rasters.find_valid_masks(inputs, options.valid_mask)
-        threads = options.thread_count()
-        choice = decide_threshold(
-            inputs, reading, options.score, valid_mask=valid_masks.of, threads=threads, watch=watch
-        )
-    threshold = choice.decision.threshold if choice is not None else options.fixed_threshold()
+    maps = MapSet(inputs=inputs, images=images, valid_mask=options.valid_mask, task=task, reading=reading, watch=watch)
+    links, surveyed = survey(links, maps.sample, watch)
+    choice = _choose(options, weights[-1], task, inputs, reading, watch)
+    threshold = options.fixed_threshold() if choice is None else choice.cut
     threshold = links[-1].refiner.threshold if threshold is None else threshold
     _tell(options, weights, links, threshold, choice=choice, watch=watch)
     run = Run(
         links=links, threshold=threshold, tta=options.tta, task=task, reading=reading, masks=masks, objects=objects
     )
-    settings = _settings(options, run, weights, choice)
+    settings = _settings(options, run, weights, choice) | surveyed
     work = Work(
         items=items,
         partners=partners,
@@ -147,19 +144,43 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _chooses(options: RefineOptions, weights: Weights, task: Task) -> bool:
-    """Whether the threshold of the set is chosen without labels."""
-    chosen_before = options.threshold is None and not weights.card.get("learned_without_labels")
-    return options.fixed_threshold() is None and task.cuts and (options.per_image or not chosen_before)
+def _choose(
+    options: RefineOptions, weights: Weights, task: Task, inputs: Paths, reading: rasters.Reading, watch: Watch
+) -> SetDecision | ClassOffsets | None:
+    """Choose the threshold on the maps of the set, or the offsets of its classes; None if it stands.
+
+    Raises:
+        UsageError: a threshold was given for several classes.
+    """
+    fixed = options.fixed_threshold()
+    if task.several and fixed not in (None, 0.5):
+        raise UsageError(
+            f"--threshold {fixed:g} with --task {task.name}: the greatest score counts",
+            hint="give auto, or 0.5 for the classes as they are",
+        )
+    left_open = weights.card.get("learned_without_labels") or weights.card.get("evidence")
+    chosen_before = options.threshold is None and not left_open
+    if fixed is not None or not (task.cuts or task.several) or (chosen_before and not options.per_image):
+        return None
+    if reading.kind == "mask":  # masks have one threshold
+        return None
+    valid_mask = rasters.find_valid_masks(inputs, options.valid_mask).of
+    score, threads = options.score, options.thread_count()
+    if task.several:
+        return decide_offsets(inputs, reading, score, task=task, valid_mask=valid_mask, threads=threads, watch=watch)
+    evidence = evidence_of(weights)
+    return decide_threshold(
+        inputs, reading, score, valid_mask=valid_mask, evidence=evidence, threads=threads, watch=watch
+    )
 
 
 def _tell(
     options: RefineOptions,
     weights: Sequence[Weights],
     links: Sequence[Link],
-    threshold: float,
+    threshold: Cut,
     *,
-    choice: SetDecision | None,
+    choice: SetDecision | ClassOffsets | None,
     watch: Watch,
 ) -> None:
     """Note which weights are applied, their strength, the threshold, and the gain that training expects."""
@@ -169,7 +190,7 @@ def _tell(
         watch.detail(f"{found.path} ({refiner.name}) {where}, tile {link.tile}, halo {refiner.needs.halo}")
     if choice is not None:
         watch.note(str(choice))
-    if options.probabilities is not None and threshold != 0.5 and options.task == "binary":
+    if options.probabilities is not None and threshold != 0.5 and isinstance(threshold, float):
         watch.note(f"to score the probabilities as the masks are cut: prn score --threshold {threshold:g}")
     if choice is not None and not any(link.applied for link in links):
         return
@@ -182,7 +203,8 @@ def _tell(
     strengths = [link.applied for link in links]
     said = []
     if threshold != 0.5 or any(strength != 1 for strength in strengths):
-        said.append(f"strength {', '.join(f'{strength:g}' for strength in strengths)}, cut at {threshold:g}")
+        cut = f", cut at {threshold:g}" if isinstance(threshold, float) else ""
+        said.append(f"strength {', '.join(f'{strength:g}' for strength in strengths)}{cut}")
     refiner = links[0].refiner
     if len(links) == 1 and (strengths[0], threshold) == (refiner.strength, refiner.threshold):
         said += _expected(weights[0].card)
@@ -248,11 +270,11 @@ def _manifest(options: RefineOptions, items: Sequence[Item], *, single: bool) ->
 
 
 def _settings(
-    options: RefineOptions, run: Run, weights: Sequence[Weights], choice: SetDecision | None
+    options: RefineOptions, run: Run, weights: Sequence[Weights], choice: SetDecision | ClassOffsets | None
 ) -> dict[str, Any]:
     """On what the outputs depend, for the manifest."""
     masks = run.masks
-    per_image = {} if choice is None or not options.per_image else {"per_image": choice.digest}
+    per_image = {"per_image": choice.digest} if isinstance(choice, SetDecision) and options.per_image else {}
     return {
         **run.task.settings(),
         **({} if masks.palette is None else {"palette": masks.palette.tobytes().hex()}),
@@ -260,7 +282,7 @@ def _settings(
         **({"cog": True} if masks.cog else {}),
         "weights": _one_or_all(found.sha256 for found in weights),
         "strength": _one_or_all(link.applied for link in run.links),
-        "threshold": run.threshold,
+        "threshold": run.threshold if isinstance(run.threshold, float) else list(run.threshold),
         **per_image,
         "tile": _one_or_all(link.tile for link in run.links),
         "tta": run.tta,

@@ -31,7 +31,6 @@ from prn_cli.rasters import (
     is_pair,
     pair_by_stem,
 )
-from prn_cli.rasters.guards import check_same_size
 from prn_cli.report import ClassReport, Scored, ScoreReport
 from prn_cli.tasks import Task
 from prn_cli.workflows.account import Account, warn_of_absent
@@ -209,16 +208,14 @@ def _score_image(image: Item, run: _Run, progress: Progress) -> ImageScore:
         partners.of(image.path)
     valid_mask = image.inputs.get("valid_mask")
     with unchanged(*image.inputs.values()), ExitStack() as stack:
-        label = stack.enter_context(task.open_label(image.inputs["label"], run.reading))
+        opened = [task.open_prediction(image.path, run.reading, valid_mask=valid_mask)]
+        grid = stack.enter_context(opened[0]).raster
+        label = stack.enter_context(task.open_label(image.inputs["label"], run.reading, like=grid))
         run.foregrounds[label.path] = label.foreground
         run.ignored.update(label.ignored_values)
-        opened = [task.open_prediction(image.path, run.reading, valid_mask=valid_mask)]
-        stack.enter_context(opened[0])
         if baseline is not None:
-            opened.append(task.open_prediction(baseline, run.base_reading, valid_mask=valid_mask))
+            opened.append(task.open_prediction(baseline, run.base_reading, valid_mask=valid_mask, like=grid))
             stack.enter_context(opened[1])
-        for each in opened:
-            check_same_size(each.raster, label.raster)
         task.check_same_classes(label, opened)
         names = ("threshold", "baseline_threshold", "buffer")
         thresholds = {name: getattr(options, name) for name in names}

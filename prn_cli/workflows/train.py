@@ -23,6 +23,7 @@ from prn_cli.workflows.options import (
     Overwrite,
     PatchSide,
     ReadOptions,
+    Rgb,
     RunOptions,
     Seed,
     TaskOptions,
@@ -49,6 +50,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         Path | None,
         Option("Folder of the images, paired by stem: the refiner sees them too.", "Input", metavar="DIR", common=True),
     ] = None
+    rgb: Rgb = None
     out: Annotated[
         Path, Option("Folder of the run.", "Output", flags=("-o",), aliases=("--output",), common=True, output=True)
     ] = Path("run")
@@ -97,7 +99,12 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     validation_images: Annotated[Path | None, _held_out("Folder of their images. Default: --images")] = None
 
     network: Annotated[
-        str, _method("Method to train: fast, ours; paper, as published.", aliases=("--model",), common=True)
+        str,
+        _method(
+            "Method to train: fast, ours; image, which needs --images; paper and segrefiner, as published.",
+            aliases=("--model",),
+            common=True,
+        ),
     ] = "fast"
     start_from: Annotated[
         str | None,
@@ -109,7 +116,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             complete=shipped_names,
         ),
     ] = None
-    objective: tuple[str, ...] = ()  # an option where there are any, see `composed`
+    contrast: tuple[str, ...] = ()  # an option where there are any, see `composed`
     crop: Annotated[int, _method("Side of the training crops, px.", least=64)] = 256
     jitter_scale: Annotated[float, _method("Spread of the random scaling of logits, e^(x·N).", least=0)] = 0.2
     jitter_shift: Annotated[float, _method("Spread of the random shift of logits.", least=0)] = 0.5
@@ -124,7 +131,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     rate: Annotated[
         float | None,
         _schedule(
-            "Peak learning rate. Default: 0.001; 0.0002 with --from and few maps.",
+            "Peak learning rate. Default: 0.001, or 0.0004 for segrefiner; 0.0002 with --from and few maps.",
             aliases=("--lr", "--learning-rate"),
             least=0,
         ),
@@ -150,7 +157,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             compiled(self.groups)
         if self.shots is not None and self.validation_stems is not None:
             raise UsageError("--shots and --validation-stems exclude each other", hint="use --validation-logits")
-        refuse_strangers(TrainOptions, self, (self.network, *self.objective))
+        refuse_strangers(TrainOptions, self, (self.network, *self.contrast))
         self.for_method()
         self.seconds()
         self.find_task("train")

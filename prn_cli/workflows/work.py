@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prn_cli.errors import OutputError, PrnError, UsageError
 from prn_cli.execution.threads import Batch, Progress, run_batch
 from prn_cli.execution.watch import Watch
-from prn_cli.files.manifest import OTHER_SETTINGS, Job, Manifest
+from prn_cli.files.manifest import MANIFEST_NAME, OTHER_SETTINGS, Job, Manifest
 from prn_cli.files.temporaries import remove_stale
 from prn_cli.rasters import check_file, is_whole, pair_by_stem, two_kinds_of_labels
 from prn_cli.rasters.pairs import Partners, Paths
+from prn_cli.rasters.sidecars import find_sidecars
 from prn_cli.workflows.items import Item, Planned
+from prn_cli.workflows.parts import select_part
 
 R = TypeVar("R")
 
@@ -32,15 +35,34 @@ def pass_over_outputs(inputs: Paths, manifest: Manifest, places: Iterable[Path |
     Raises:
         UsageError: nothing is left.
     """
-    known = tuple(os.path.join(os.path.abspath(place), "") for place in places if place is not None)  # noqa: PTH100, PTH118
-    inside = [path for path in inputs if os.path.join(os.path.abspath(path), "").startswith(known)]  # noqa: PTH100, PTH118
-    made = manifest.made(inside) if inside else set()
+    real = cache(os.path.realpath)
+    known = [(os.path.join(real(place), ""), os.path.abspath(place)) for place in places if place is not None]  # noqa: PTH100, PTH118
+    asked: dict[Path, Path] = {}  # by input, the name that the manifest may have for it
+    for path in inputs:
+        folder, name = os.path.split(path)
+        where = os.path.join(real(folder), name, "")  # noqa: PTH118
+        for start, place in known:
+            if where.startswith(start):
+                asked[path] = Path(place, where.removeprefix(start))
+    by_manifest = manifest.made(asked.values()) if asked else set()
+    made = {path for path, name in asked.items() if name in by_manifest}
+    if made and len(made) == len(inputs):
+        raise UsageError(f"all inputs were made by prn, says {manifest.path}", hint="name other maps, or another --out")
+    made |= _made_of_others(inputs, made)
     if not made:
         return inputs
-    if len(made) == len(inputs):
-        raise UsageError(f"all inputs were made by prn, says {manifest.path}", hint="name other maps, or another --out")
-    watch.note(f"{len(made)} of {len(inputs)} inputs passed over: prn made them, says {manifest.path}")
+    watch.note(f"{len(made)} of {len(inputs)} inputs passed over: prn made them, says {MANIFEST_NAME} beside them")
     return Paths([str(path) for path in inputs if path not in made])
+
+
+def _made_of_others(inputs: Paths, made: Set[Path]) -> set[Path]:
+    """Outputs of runs into other folders, where what they were made of, which has their stem, is among the inputs."""
+    _, twins = select_part(inputs.stems(), None, None)
+    paths = [path for path in map(inputs.__getitem__, twins) if path not in made]
+    places = dict.fromkeys(place for path in paths for place in (path.parent, path.parent.parent))
+    found = {path for place in places if (place / MANIFEST_NAME).is_file() for path in Manifest(place).made(paths)}
+    sources = {path.stem for path in paths if path not in found}
+    return {path for path in found if path.stem in sources}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +93,12 @@ class Work:
         """
         for partners in self.partners:
             partners.of(item.path)
-        return self.manifest.job(inputs=item.inputs, settings=self.settings(item), outputs=item.outputs)
+        inputs = {
+            name: place
+            for role, path in item.inputs.items()
+            for name, place in ((role, path), *((f"{role}/{p.name}", p) for p in find_sidecars(path).values()))
+        }
+        return self.manifest.job(inputs=inputs, settings=self.settings(item), outputs=item.outputs)
 
     def finished(self, job: Job) -> dict[str, Any] | None:
         """The manifest's entry of a job whose outputs are current; None if they must be made.

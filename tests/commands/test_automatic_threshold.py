@@ -41,9 +41,10 @@ def mask(path) -> np.ndarray:
     return np.asarray(Image.open(path)) == 255
 
 
-def threshold_in(folder) -> float:
+def threshold_in(folder, kind=float):
     lines = [json.loads(line) for line in (folder / "prn-manifest.jsonl").read_text().splitlines()]
-    return {line["settings"]["threshold"] for line in lines if "settings" in line}.pop()
+    (found,) = {kind(line["settings"]["threshold"]) for line in lines if "settings" in line}
+    return found
 
 
 def test_the_threshold_is_said_and_recorded_and_masks_are_cut_there(folder, prn):
@@ -111,6 +112,44 @@ def test_python_takes_numbers_and_words(folder):
     chosen = prn_api.refine("logits", out="chosen", threshold="auto")
     assert len(fixed.maps) == len(chosen.maps) == 6
     assert threshold_in(folder / "fixed") == 0.43
+
+
+@pytest.fixture
+def classes(folder):
+    """Maps of three classes, of which the model gives the third too little."""
+    (folder / "classes").mkdir()
+    for seed in range(4):
+        scores = np.stack([blobs(3 * seed + number) for number in range(3)]) + 2.5
+        np.save(folder / "classes" / f"map{seed}.npy", scores - np.array([0, 0, 3], np.float32)[:, None, None])
+    return folder / "classes"
+
+
+def test_classes_get_offsets_and_the_greatest_of_what_remains_counts(classes, folder, prn):
+    line = ("refine", "classes", "--task", "multiclass", "--classes", "a,b,c")
+    code, _, err = prn(*line, "-o", "masks")
+    assert (code, "logits shifted by" in err, "points of mean IoU expected" in err) == (0, True, True)
+    offsets = np.array(threshold_in(folder / "masks", tuple))
+    assert offsets[2] < offsets[:2].min()
+    for path in classes.iterdir():
+        scores = np.load(path).astype(np.float64)
+        rest = np.array([np.log(np.exp(np.delete(scores, number, 0)).sum(axis=0)) for number in range(3)])
+        left = np.sort(scores - rest - offsets[:, None, None], axis=0)
+        clear = left[2] - left[1] > 1e-4
+        numbers = (scores - rest - offsets[:, None, None]).argmax(axis=0)
+        found = np.asarray(Image.open(folder / "masks" / f"{path.stem}.png"))
+        assert np.array_equal(found[clear], numbers[clear])
+    for part in range(2):
+        assert prn(*line, "-o", "parts", "--num-parts", "2", "--part-id", part)[0] == 0
+    assert np.array_equal(threshold_in(folder / "parts", tuple), offsets)
+    assert "4 kept" in prn(*line, "-o", "masks")[2]
+
+
+def test_classes_are_left_as_they_are_when_asked(classes, folder, prn):
+    code, _, err = prn("refine", "classes", "-o", "masks", "--task", "multiclass", "-t", "0.5")
+    assert (code, "shifted" in err) == (0, False)
+    for path in classes.iterdir():
+        found = np.asarray(Image.open(folder / "masks" / f"{path.stem}.png"))
+        assert np.array_equal(found, np.load(path).argmax(axis=0))
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])

@@ -188,7 +188,7 @@ def test_a_map_too_small_to_be_cut_is_refused(folder: Path, prn: Prn) -> None:
     assert "256 px" in error
 
 
-@pytest.mark.parametrize("shots", [1, 4])
+@pytest.mark.parametrize("shots", [3, 5])
 def test_of_a_few_maps_without_weights_the_threshold_alone_is_learned(folder: Path, prn: Prn, shots: int) -> None:
     random = np.random.default_rng(0)
     for index in range(6):  # labels that are foreground above a logit of -1.5, more or less
@@ -201,12 +201,25 @@ def test_of_a_few_maps_without_weights_the_threshold_alone_is_learned(folder: Pa
     assert "the threshold alone is learned" in card["verdict"]
     assert card["held_out_figures"]["pooled_iou"]["difference"][0] > 0
 
-    code, _, error = prn("refine", "logits", "-o", "masks", "--weights", "run", "--quiet", "--format", "png")
+    code, _, error = prn("refine", "logits", "-o", "masks", "--weights", "run", "--format", "png")
     assert code == 0, error
+    assert f"by {shots} maps with labels for 6 maps" in error
+    lines = map(json.loads, (folder / "masks" / "prn-manifest.jsonl").read_text().splitlines())
+    threshold = {line["settings"]["threshold"] for line in lines if "settings" in line}.pop()
+    assert 0 < threshold < 0.5
     logits = np.load(folder / "logits" / "tile0.npy")
-    least = np.log(float(card["threshold"])) - np.log1p(-float(card["threshold"]))
+    least = np.log(threshold) - np.log1p(-threshold)
     mask = np.asarray(Image.open(next((folder / "masks").glob("tile0.*"))))
     assert np.array_equal(mask > 0, logits > np.float32(least))
+
+
+def test_a_damaged_card_of_a_few_maps_is_refused(folder: Path, prn: Prn) -> None:
+    assert prn("train", "--shots", 2, "--threads", 1, "--quiet")[0] == 0
+    path = folder / "run" / "model.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {"evidence": {"maps": 2}}))
+    code, _, error = prn("refine", "logits", "-o", "masks", "--weights", "run")
+    assert (code, "no evidence of labelled maps" in error) == (1, True)
 
 
 def test_weights_that_cannot_help_are_switched_off(folder: Path, prn: Prn) -> None:

@@ -328,14 +328,17 @@ def test_areas_are_square_metres_where_there_is_a_reference(prn, write, grid):
         mask = source.read(1)
         _, geometries, fields = layer("clean.gpkg")
         np.testing.assert_array_equal(burnt(geometries, source), mask == 255)
+        shapes = [burnt([geometry], source) for geometry in geometries]
     np.testing.assert_array_equal(mask == 127, plain == 127)
-    assert fields["area"].min() >= limit
+    open_pixels = ndimage.binary_dilation(mask == 127)
+    open_pixels[[0, -1]] = open_pixels[:, [0, -1]] = True
+    spared = [bool((shape & open_pixels).any()) for shape in shapes]
+    assert 0 < sum(spared) < len(spared)
+    assert fields["area"][~np.array(spared)].min() >= limit
     _, count = ndimage.label(mask == 255)
     assert count == len(geometries) > 0
     holes, count = ndimage.label(mask == 0)
-    border = np.unique(np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]]))
-    beside_nodata = np.unique(holes[ndimage.binary_dilation(mask == 127)])
-    for number in set(range(1, count + 1)) - set(border) - set(beside_nodata):
+    for number in set(range(1, count + 1)) - set(np.unique(holes[open_pixels])):
         # Holes that are left were too big, or are where a small object was.
         hole = holes == number
         assert hole.sum() >= 10 or (plain[hole] == 255).any()
@@ -540,10 +543,14 @@ def test_references_pair_by_stem(prn, write, random_logits):
 def test_a_map_that_lies_somewhere_stays_there(prn, write):
     crs, transform = GRIDS["utm, rotated"]
     write("a.tif", crs, transform)
-    write("images/a.tif", *GRIDS["degrees"])
+    write("images/a.tif", crs, transform @ Affine.translation(0, 70) @ Affine.scale(1, -1))
     assert prn("a.tif", "-o", "m", "--like", "images")[0] == 0
     with rasterio.open("m/a.tif") as made, rasterio.open("a.tif") as own:
         assert (made.crs, made.transform) == (own.crs, own.transform)
+    write("images/a.tif", *GRIDS["degrees"])
+    code, _, err = prn("a.tif", "-o", "m", "--like", "images", "--overwrite")
+    assert code == 1
+    assert "images/a.tif: in another coordinate reference system (EPSG:4326) than its map (EPSG:32719)" in err
 
 
 def test_what_is_for_tiff_alone_is_refused_where_none_is_written(prn, write, random_logits):
@@ -612,3 +619,42 @@ def test_what_gdal_cannot_write_is_the_layer_s_failure(prn, write, folder, monke
     code, _, err = prn("a.tif", "-o", "m", "--polygons", "layer.gpkg")
     assert (code, Path("m/a.tif").exists()) == (1, True)
     assert "layer.gpkg: cannot be written: no room" in err
+
+
+ENGINEERING = 'LOCAL_CS["site",UNIT["foot",0.3048],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+ROTATED_POLE = (
+    "+proj=ob_tran +o_proj=longlat +lon_0=-162 +o_lat_p=39.25 +o_lon_p=180 +a=6371229 +b=6371229 "
+    "+to_meter=0.0174532925199433"
+)
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "fgb"])
+def test_a_local_system_has_areas_but_no_degrees(prn, write, suffix):
+    write("a.tif", ENGINEERING, Affine(2, 0, 900, 0, -2, 650))
+    code, _, err = prn("a.tif", "-o", "m", "--polygons", f"l.{suffix}", "--min-area", "3")
+    assert code == 0, err
+    meta, geometries, fields = layer(f"l.{suffix}")
+    assert meta["crs"].startswith('LOCAL_CS["site"')
+    assert set(fields["area_unit"]) == {"m2"}
+    square_metres = 0.3048**2 * np.array([geometry.area for geometry in geometries])
+    np.testing.assert_allclose(fields["area"], square_metres)
+    code, _, err = prn("a.tif", "-o", "m", "--polygons", "l.geojson")
+    assert code == 1
+    assert "has a local coordinate system, and GeoJSON has longitudes and latitudes only; write .gpkg or" in err
+    write("b.tif", *GRIDS["utm, 5 cm"])
+    code, _, err = prn("a.tif", "b.tif", "-o", "m", "--polygons", f"both.{suffix}")
+    assert code == 1
+    assert "has a local coordinate system, and maps of several systems are put into one layer" in err
+
+
+def test_areas_and_degrees_of_a_rotated_pole(prn, write):
+    write("a.tif", ROTATED_POLE, Affine(0.05, 0, -10, 0, -0.05, 10))
+    assert prn("a.tif", "-o", "m", "--polygons", "l.geojson", "--min-area", "3")[0] == 0
+    with rasterio.open("a.tif") as source, rasterio.open("m/a.tif") as mask:
+        assert (mask.crs, mask.transform) == (source.crs, source.transform)
+    _, geometries, fields = layer("l.geojson")
+    longitudes, latitudes = np.concatenate([np.array(each.exterior.coords) for each in geometries]).T
+    assert longitudes.min() > -5
+    assert latitudes.max() < 70
+    assert fields["area"].sum() < (6371229 * np.radians(0.05)) ** 2 * 70 * 90  # as at the equator
+    assert fields["area"].sum() > 0.2 * (6371229 * np.radians(0.05)) ** 2 * 70 * 90

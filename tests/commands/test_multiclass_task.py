@@ -254,7 +254,10 @@ def test_what_does_not_fit_is_refused(folder, prn):
     (folder / "two.txt").write_text("0 1 2 3\n1 4 5 6\n")
     for arguments, message in (
         (("refine", "logits", "-o", "m"), "--task multiclass"),
-        (("refine", "logits", "-o", "m", *task, "--threshold", "0.4"), "--threshold with --task multiclass: the gr"),
+        (
+            ("refine", "logits", "-o", "m", *task, "--threshold", "0.4"),
+            "--threshold 0.4 with --task multiclass: the",
+        ),
         (("refine", "logits", "-o", "m", *task, "--values", "0,1"), "--values with --task multiclass"),
         (("refine", "logits", "-o", "m", *task, "--bidx", "2"), "--bidx with --task multiclass"),
         (("refine", "logits", "-o", "m", *task, "--classes", "a,b"), "names 2 classes, expected 4"),

@@ -170,7 +170,7 @@ def test_the_commands_train_it_and_chain_it_behind_fast(
     for m in maps(4, 1):
         np.save(f"logits/{m.name}.npy", m.logits)
         Image.fromarray(m.label * np.uint8(255)).save(f"labels/{m.name}.png")
-    line = ["train", "--network", "toy", "--features", "5", "--objective", "bank", "--weight", "0.5", "--folds", "2"]
+    line = ["train", "--network", "toy", "--features", "5", "--contrast", "bank", "--weight", "0.5", "--folds", "2"]
     sizes = ["--crop", "64", "--batch", "2", "--epochs", "2", "--steps", "2", "--threads", "1", "-q"]
     assert app.run([*line, *sizes]) == 0, capsys.readouterr().err
     assert set(load_tensors(Path("run/model.safetensors"))[0]) == set(build("toy").state_dict())
@@ -217,7 +217,7 @@ def test_it_is_trained_by_the_workflow_with_the_options_that_it_brings(tmp_path:
     places = {"labels": tmp_path / "labels", "out": tmp_path / "run"}
     short = {"crop": 64, "batch": 2, "epochs": 1, "steps": 2, "threads": 1}
     options = kind(
-        tmp_path / "logits", **places, **short, network="toy", features=5, objective="bank", weight=0.25, iou_weight=0
+        tmp_path / "logits", **places, **short, network="toy", features=5, contrast="bank", weight=0.25, iou_weight=0
     )
     card = train_by_workflow(options).card
     assert card is not None
@@ -227,9 +227,9 @@ def test_it_is_trained_by_the_workflow_with_the_options_that_it_brings(tmp_path:
     assert load_refiner(find_weights(str(tmp_path / "run")), device="cpu", threads=1).name == "toy"
     for strange, message in (
         ({"features": 5}, "--features is for --network toy"),
-        ({"weight": 0.25}, "--weight is for --objective bank"),
+        ({"weight": 0.25}, "--weight is for --contrast bank"),
         ({"network": "toy", "width": 16}, "--width is for --network fast"),
-        ({"network": "toy", "objective": "tank"}, "--objective tank, expected bank"),
+        ({"network": "toy", "contrast": "tank"}, "--contrast tank, expected fbr or bank"),
     ):
         with pytest.raises(UsageError, match=message):
             kind(tmp_path / "logits", **strange)

@@ -244,13 +244,15 @@ def test_metadata_that_grows_is_left_out(tmp_path):
             np.testing.assert_array_equal(raster.read()[0], SMALL)
 
 
-def test_a_world_file_that_never_ends_is_passed_over(tmp_path):
+def test_a_world_file_that_never_ends_is_passed_over_or_named(tmp_path):
     (tmp_path / "a.tif").write_bytes(written(SMALL))
     os.mkfifo(tmp_path / "a.tfw")
-    (tmp_path / "a.tifw").write_text("1\n" * 10_000_000)
-    (tmp_path / "a.wld").write_text("1\n0\n0\nnan\n1\n1\n")
     with open_raster(tmp_path / "a.tif") as raster:
         assert raster.geo is None
+    for name, text in (("a.wld", "1\n0\n0\nnan\n1\n1\n"), ("a.tifw", "1\n" * 1_000_000)):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=rf"{name}: expected six lines, each with a number"):
+            open_raster(tmp_path / "a.tif")
 
 
 # NumPy

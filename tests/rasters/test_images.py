@@ -155,17 +155,21 @@ def test_georeferences_decide_where_an_image_lies(tmp_path: Path, transform: Aff
     np.testing.assert_allclose(found[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=0.01)
 
 
-def test_turned_alike_is_fine_and_turned_otherwise_is_refused(tmp_path: Path) -> None:
+def test_turned_alike_or_mirrored_is_fine_and_turned_otherwise_is_refused(tmp_path: Path) -> None:
     bands = RGB.transpose(2, 0, 1)
     turned = UTM @ Affine.rotation(30)
     image = write_tiff(tmp_path / "a.tif", bands, turned)
     scores = write_tiff(tmp_path / "map.tif", np.zeros((1, 8, 9), np.float32), turned @ Affine.translation(4, 5))
     with open_raster(scores) as like:
         np.testing.assert_array_equal(read(image, like=like), bands[:, 5:13, 4:13])
-    for wrong in (UTM, UTM @ Affine.rotation(40), turned @ Affine.scale(1, -1)):
+    for wrong in (UTM, UTM @ Affine.rotation(40)):
         write_tiff(scores, np.zeros((1, 8, 9), np.float32), wrong)
-        with open_raster(scores) as like, pytest.raises(InputError, match=r"turned or mirrored|beside"):
+        with open_raster(scores) as like, pytest.raises(InputError, match=r"turned against its map|beside"):
             open_map("image", image, like=like)
+    mirrored = turned @ Affine.translation(4, 13) @ Affine.scale(1, -1)
+    write_tiff(scores, np.zeros((1, 8, 9), np.float32), mirrored)
+    with open_raster(scores) as like:
+        np.testing.assert_array_equal(read(image, like=like), bands[:, 12:4:-1, 4:13])
 
 
 def test_other_ground_and_other_systems_are_refused(tmp_path: Path) -> None:

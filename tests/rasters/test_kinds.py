@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 
-from prn_cli.errors import InputError
+from prn_cli.errors import InputError, UsageError
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters import Reading, is_pair, open_map, resolve
 
 
@@ -267,3 +269,33 @@ def test_two_bands_of_a_softmax(tmp_path: Path, kind: str) -> None:
 def test_two_bands_that_are_no_softmax(tmp_path: Path, kind: str) -> None:
     with pytest.raises(InputError, match=r"2 bands, .* do not rise and fall against each other"):
         is_pair(save(tmp_path, of_two_bands(kind)), Reading(kind="logits"))
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 255)])
+@pytest.mark.parametrize("suffix", ["npy", "png"])
+def test_hard_masks_are_scores_of_their_own_kind(tmp_path: Path, values: tuple[int, int], suffix: str) -> None:
+    truth = np.arange(64).reshape(8, 8) % 3 == 0
+    mask, path = np.where(truth, values[1], values[0]).astype(np.uint8), tmp_path / f"mask.{suffix}"
+    mask[:2, :2] = 127 if values[1] == 255 else 255
+    if suffix == "npy":
+        np.save(path, mask)
+    else:
+        Image.fromarray(mask).save(path)
+    reading = Reading(kind="mask", nodata=float(mask[0, 0]) if suffix == "png" else None)
+    with open_map("scores", path, reading) as scores:
+        probabilities, logits = scores.probabilities(), scores.logits(Window(1, 2, 3, 4))
+        scores.check_valid()
+    assert np.isnan(probabilities[:2, :2]).all()
+    valid = ~np.isnan(probabilities)
+    assert valid.sum() == 60
+    np.testing.assert_allclose(probabilities[valid], np.where(truth, 0.95, 0.05)[valid], rtol=1e-6)
+    np.testing.assert_allclose(logits, np.where(truth, 2.944439, -2.944439)[1:4, 2:6], rtol=1e-5)
+
+
+def test_what_is_no_mask_is_not_read_as_one(tmp_path: Path) -> None:
+    (path,) = save(tmp_path, np.uint8([[0, 3, 255]]))
+    with pytest.raises(InputError, match="mask is not binary"):
+        open_map("scores", path, Reading(kind="mask"))
+    (path,) = save(tmp_path, np.zeros((2, 4, 4), np.uint8))
+    with pytest.raises(UsageError, match="--input-kind mask, expected scores with a band a class"):
+        open_map("class scores", path, Reading(kind="mask"))

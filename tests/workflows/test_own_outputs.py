@@ -50,6 +50,21 @@ def test_a_single_output_beside_its_map(tmp_path: Path) -> None:
     assert done.maps[0].status == "kept"
 
 
+def test_outputs_under_another_name_of_their_folder(tmp_path: Path) -> None:
+    make(tmp_path / "in" / "a.npy")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for folder in ("in", "link", "in/../in"):
+        done = prn.refine(tmp_path / folder, out=tmp_path / "in", strength=0)
+        assert [found.input.name for found in done.maps] == ["a.npy"]
+
+
+def test_outputs_of_a_run_into_another_folder(tmp_path: Path) -> None:
+    make(tmp_path / "in" / "a.npy")
+    for out in ("masks", "more"):
+        done = prn.refine(str(tmp_path / "**" / "*.*"), out=tmp_path / out, strength=0)
+        assert [found.input.name for found in done.maps] == ["a.npy"]
+
+
 def test_pseudolabels_among_the_maps(tmp_path: Path) -> None:
     make(tmp_path / "in" / "a.npy")
     (tmp_path / "labels").mkdir()

@@ -15,7 +15,9 @@ class FastOptions(JointLossOptions):
 
     width: Annotated[
         int,
-        Option("Channels of fast at a quarter of the resolution; time grows with the square.", panel="Method", least=4),
+        Option(
+            "Channels of the finest level, which fast has at 4 px; time grows with the square.", panel="Method", least=4
+        ),
     ] = 16
     keep_level: Annotated[
         bool,

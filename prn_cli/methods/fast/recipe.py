@@ -51,6 +51,9 @@ class FastRecipe(Recipe):
         *paths, features = network.supervised(planes)
         return Outputs(tuple(paths), features)
 
+    def feature_channels(self, network: FastNetwork) -> int:
+        return network.width
+
     def graphs(self, network: FastNetwork) -> tuple[Graph, ...]:
         """The bias map, so that the addition stays in float32 and the map can be written out."""
         side = 2 * network.multiple

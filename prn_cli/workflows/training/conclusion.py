@@ -14,8 +14,8 @@ from prn_cli.metrics.classes import mean_of_present
 from prn_cli.metrics.intervals import compare
 from prn_cli.metrics.regions import FloatArray, count_regions, iou
 from prn_cli.refinement.rows import cut
-from prn_cli.thresholding.decision import Decision, decide_by_labels
-from prn_cli.thresholding.logit_statistics import count_logits, measure, no_statistics
+from prn_cli.thresholding.decision import Decision, decide_by_labels, gather
+from prn_cli.thresholding.logit_statistics import LogitStatistics, count_logits, measure, no_statistics
 from prn_cli.thresholding.strength import STRENGTHS, THRESHOLDS, Choice, choose
 from prn_cli.training.augment import TrainingMap
 
@@ -84,6 +84,17 @@ def conclude(
     return Conclusion(choice, figures, verdict(choice, figures["pooled_iou"]["difference"], noun, parts_of))
 
 
+def evidence_of(maps: Sequence[TrainingMap]) -> dict[str, Any]:
+    """What a few labelled maps say of their base model, for the card: `prn refine` decides on the maps of its set."""
+    counts, statistics = _measured(maps)
+    return gather(counts, sum(statistics, no_statistics())).record()
+
+
+def _measured(maps: Sequence[TrainingMap]) -> tuple[list[NDArray[np.int64]], list[LogitStatistics]]:
+    counts = [np.stack([count_logits(m.logits[m.label == side]) for side in (0, 1)]) for m in maps]
+    return counts, [measure(np.where(m.label == IGNORE, np.float32(np.nan), m.logits)) for m in maps]
+
+
 def conclude_few(maps: Sequence[TrainingMap], *, seed: int = 0) -> Conclusion:
     """Choose the threshold alone, of so few labelled maps that no network can be trusted: calibrate, then decide.
 
@@ -93,8 +104,7 @@ def conclude_few(maps: Sequence[TrainingMap], *, seed: int = 0) -> Conclusion:
         maps: of one class.
         seed: of the bootstrap.
     """
-    counts = [np.stack([count_logits(m.logits[m.label == side]) for side in (0, 1)]) for m in maps]
-    statistics = [measure(np.where(m.label == IGNORE, np.float32(np.nan), m.logits)) for m in maps]
+    counts, statistics = _measured(maps)
 
     def decided(of: Sequence[int]) -> Decision:
         return decide_by_labels([counts[i] for i in of], sum((statistics[i] for i in of), no_statistics()))

@@ -126,9 +126,9 @@ def read_dataset(
     stored = reader.store.mapped()
     return Dataset(
         maps=[
-            TrainingMap(path.stem, *(place.view(stored) for place in places))
+            TrainingMap(path.stem, *(place.view(stored) for place in places), plane=number)
             for (path, _), planes in batch.results
-            for places in planes
+            for number, places in enumerate(planes)
         ],
         paths={path.stem: path.resolve() for (path, _), _ in batch.results},
         classes=task.names,
@@ -169,7 +169,7 @@ class _Reader:
             task.open_scores(path, reading, valid_mask=valid_mask) as scores,
         ):
             logits, probabilities = hold(scores.logits()), scores.probabilities()
-            with task.open_label(label_path, reading) as opened:
+            with task.open_label(label_path, reading, like=scores.raster) as opened:
                 self.foregrounds[label_path] = getattr(opened, "foreground", None)
                 label = opened.read()
                 self.ignored.update(opened.ignored_values)
@@ -179,8 +179,6 @@ class _Reader:
                     pixels = picture.read()
                     picture.check_valid()
                 image = [self.store.put(pixels)]
-        if label.shape != logits.shape[-2:]:
-            raise InputError(f"label has shape {label.shape}, its logit map {logits.shape[-2:]}", path=label_path)
         planes = zip(task.planes(logits), task.planes(probabilities), task.label_planes(label), strict=True)
         return [self._plane(path, *plane) + image for plane in planes]
 

@@ -49,9 +49,11 @@ class Run:
 
     def network(self, maps: Sequence[TrainingMap] = ()) -> Any:
         """A network to train on these maps."""
-        if self.start is not None:  # its weights know images by statistics of their own
-            return self.start.network(self.settings.options)
-        network = build(self.options.network, self.settings.options, bands=self.bands, seed=self.options.seed)
-        if self.bands and maps:
-            self.recipe.observe(network, (m.image for m in maps if m.image is not None))
+        recipe, options = self.recipe, self.settings.options
+        if self.start is not None:
+            network = self.start.network(options)
+        else:
+            network = build(self.options.network, options, bands=self.bands, seed=self.options.seed)
+        if self.bands and maps and (self.start is None or recipe.observes_again):
+            recipe.observe(network, (m.image for m in maps if m.image is not None))
         return network

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from prn_cli import __version__
@@ -29,7 +30,7 @@ from prn_cli.workflows.method_options import given_for, options_for
 from prn_cli.workflows.options import labels_beside
 from prn_cli.workflows.train import TrainOptions, TrainResult
 from prn_cli.workflows.training import folder
-from prn_cli.workflows.training.conclusion import conclude, conclude_few
+from prn_cli.workflows.training.conclusion import conclude, conclude_few, evidence_of
 from prn_cli.workflows.training.dataset import Dataset, names_of, read_dataset
 from prn_cli.workflows.training.holdout import Holdout, hint_at_scenes, hold_out
 from prn_cli.workflows.training.run import Run
@@ -44,7 +45,8 @@ def run(options: TrainOptions, watch: Watch) -> TrainResult:
     if calibrates:
         holdout = Holdout(found.maps, "each map in turn, to choose the threshold; no network is trained on so few")
     else:
-        holdout = hold_out(found, options, given=given, cross_validate=begun.recipe.cross_validates)
+        quick = begun.recipe.cross_validates or begun.start is not None
+        holdout = hold_out(found, options, given=given, cross_validate=quick)
     settled = replace(begun, settings=_settled(begun, len(found.names), choose_epoch=not holdout.folds))
     _note(settled, found, holdout)
     conditions = _conditions(settled, found, holdout)
@@ -86,12 +88,15 @@ def _begin(options: TrainOptions, watch: Watch) -> Run:
     if options.images is not None and not recipe_of(options.network).takes_images:
         able = " or ".join(name for name in METHODS if recipe_of(name).takes_images)
         raise UsageError(f"--images is for --network {able}", hint="leave --images out")
-    bands = 0 if options.images is None else common_bands(image_files(options.images))
+    bands = 0 if options.images is None else _image_bands(options, options.images)
     if start is not None and start.bands != bands:
         given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
         raise UsageError(f"--from {start.name}: these weights see {_bands(start.bands)}, {given}")
     begun = Run(options, _settings(options, method), start, bands, device, threads, watch)
-    multiple = begun.network().multiple
+    network = begun.network()
+    if options.contrast and not begun.recipe.feature_channels(network):
+        raise UsageError(f"--contrast {options.contrast[0]}: --network {options.network} has no features to look at")
+    multiple = network.multiple
     if options.crop % multiple:
         raise UsageError(f"--crop {options.crop}, expected a multiple of {multiple} for --network {options.network}")
     folder.check(options.out, resume=options.resume, overwrite=options.overwrite)
@@ -105,6 +110,12 @@ def _calibrates(run: Run) -> bool:
     return few and run.start is None and not options.ways and find_task(options.task).cuts
 
 
+def _image_bands(options: TrainOptions, images: Path) -> int:
+    """How many bands of the images the network sees."""
+    recipe = recipe_of(options.network)
+    return recipe.bands or len(options.reading().rgb or ()) or common_bands(image_files(images))
+
+
 def _bands(count: int) -> str:
     return f"images of {count} band{'s' if count > 1 else ''}" if count else "no images"
 
@@ -113,9 +124,9 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
     same = ("network", "crop", "batch", "steps", "weight_decay", "average", "patience", "seed")
     return Settings(
         options=method,
-        objectives={name: options_for(name, options) for name in options.objective},
+        objectives={name: options_for(name, options) for name in options.contrast},
         epochs=options.epochs or 20,
-        rate=1e-3 if options.rate is None else options.rate,
+        rate=recipe_of(options.network).rate if options.rate is None else options.rate,
         time_budget=options.seconds(),
         jitter=Jitter(scale=options.jitter_scale, shift=options.jitter_shift),
         **{name: getattr(options, name) for name in same},
@@ -133,7 +144,7 @@ def _settled(run: Run, maps: int, *, choose_epoch: bool) -> Settings:
         options=run.recipe.gentle(settings.options) if brief.few else settings.options,
         epochs=options.epochs or brief.epochs,
         steps=options.steps or brief.steps,
-        rate=brief.rate if options.rate is None else options.rate,
+        rate=min(brief.rate, run.recipe.rate) if options.rate is None else options.rate,
     )
 
 
@@ -163,7 +174,7 @@ def _note(run: Run, found: Dataset, holdout: Holdout) -> None:
 def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
     """What the result depends on, besides settings and maps."""
     options = run.options
-    names = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "shots")
+    names = ("task", "patch", "grid", "nodata", "label_nodata", "band", "valid_mask", "images", "rgb", "shots")
     given = {name: getattr(options, name) for name in names}
     given |= {} if options.scale is None else {"scale": str(options.scale)}
     return {
@@ -257,6 +268,7 @@ def _export(
         "best_epoch": outcome.state.best_epoch + 1,
         "seconds": round(outcome.seconds, 1),
         **conclusion.card(),
+        **({"evidence": evidence_of(holdout.learn)} if _calibrates(run) else {}),
     }
     metadata = {
         "prn.strength": f"{conclusion.choice.strength:g}",

@@ -53,6 +53,9 @@ class ToyRecipe(Recipe):
     def describe(self, network: ToyNetwork) -> dict[str, str]:
         return super().describe(network) | {"prn.overview": "16"}
 
+    def feature_channels(self, network: ToyNetwork) -> int:
+        return network.features
+
     def prepare(
         self, batch: Batch[NDArray[np.float32]], options: ToyOptions, random: np.random.Generator
     ) -> Batch[NDArray[np.float32]]:

@@ -1,0 +1,143 @@
+"""How much of a correction a set bears, found without labels: where the network does not know the place, it shows.
+
+Refined masks of a map and of its mirror image, of the map turned, and of the map at half the scale are compared; so are
+how sure refined scores are, and how far the refined mask is from the base model's. From these a regression, fitted over
+many sets and base models by `bench/image.py`, says what each strength is likely to gain.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.maps.probabilities import sigmoid
+from prn_cli.methods.refiner import FloatMap, Windows
+
+FEATURES = (
+    "agreement under mirrors",
+    "agreement under turns",
+    "agreement under scales",
+    "expected IoU before",
+    "expected IoU after",
+    "IoU of base and refined",
+    "log area, refined by base",
+)
+
+
+class Agreement:
+    """Counts over a sample of a set, from which its features come."""
+
+    def __init__(self) -> None:
+        self._overlap = np.zeros((4, 2))  # with the mask of the mirror image, of the turned map, at half scale, of base
+        self._expected = np.zeros((2, 2))  # of the base model and refined
+        self._areas = np.zeros(2)
+
+    def add(self, windows: Windows, field_of: Callable[[Windows], FloatMap]) -> None:
+        """Count windows; `field_of` gives what is to be added to their logits."""
+        logits = windows.logits
+        valid = ~np.isnan(logits)
+        refined = np.nan_to_num(logits + field_of(windows), nan=-np.inf)
+        base = np.nan_to_num(logits, nan=-np.inf)
+        mirrored = windows.turned(True, 0)
+        turned = windows.turned(False, 1)
+        others = (
+            (mirrored.logits + field_of(mirrored))[..., ::-1],
+            np.rot90(turned.logits + field_of(turned), -1, axes=(1, 2)),
+            logits + _at_half_scale(windows, field_of),
+            logits,
+        )
+        mask = refined > 0
+        for counts, other in zip(self._overlap, others, strict=True):
+            same = valid & (np.nan_to_num(other, nan=-np.inf) > 0)
+            counts += (mask & same).sum(), (mask | same).sum()
+        for counts, scores in zip(self._expected, (base, refined), strict=True):
+            chance = sigmoid(scores)
+            found = scores > 0
+            hits = chance[found].sum()
+            counts += hits, found.sum() + chance[~found].sum()
+        self._areas += (base > 0).sum(), mask.sum()
+
+    def features(self) -> NDArray[np.float64]:
+        """See `FEATURES`, `(7,)`."""
+        iou = [float(both / either) if either else 1.0 for both, either in (*self._overlap, *self._expected)]
+        *agreement, kept, before, after = iou
+        area = np.log((self._areas[1] + 1) / (self._areas[0] + 1))
+        return np.array([*agreement, before, after, kept, np.clip(area, -3, 3)])
+
+
+def _at_half_scale(windows: Windows, field_of: Callable[[Windows], FloatMap]) -> FloatMap:
+    """The field of windows at half their scale, at the full one again."""
+    height, width = windows.logits.shape[1:]
+    side = [2 * multiple * max(size // (2 * multiple), 1) for multiple, size in ((_CELL, height), (_CELL, width))]
+    rows, columns = (np.minimum(np.arange(s), n - 1) for s, n in zip(side, (height, width), strict=True))
+    cut = np.ix_(range(len(windows.logits)), rows, columns)
+    image = None if windows.image is None else _halved(windows.image[..., rows[:, None], columns])
+    small = Windows(_halved(windows.logits[cut]), image, windows.places, windows.size, windows.seed, windows.overview)
+    field = field_of(small).repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
+    missing = height - field.shape[1], width - field.shape[2]
+    return np.pad(field, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge")
+
+
+_CELL = 16  # px, of which sides of windows are multiples
+
+
+def _halved(maps: FloatMap) -> FloatMap:
+    *first, height, width = maps.shape
+    return np.asarray(maps.reshape(*first, height // 2, 2, width // 2, 2).mean(axis=(-3, -1)), np.float32)
+
+
+@dataclass(frozen=True)
+class Brake:
+    """A regression from features to the gain of each strength.
+
+    Attributes:
+        centre: of each feature.
+        spread: of each feature.
+        weights: of each strength, of the features and at last a constant, in points of IoU.
+        strengths: greater than 0.
+        least: expected gain below which masks are left as they are, in points of IoU.
+    """
+
+    centre: Sequence[float]
+    spread: Sequence[float]
+    weights: Sequence[Sequence[float]]
+    strengths: Sequence[float]
+    least: float
+
+    def strength(self, features: NDArray[np.float64]) -> float:
+        """The strength with the greatest expected gain; 0 if that is too small."""
+        standard = np.clip((features - self.centre) / self.spread, -3, 3)
+        gains = np.asarray(self.weights) @ [*standard, 1.0]
+        best = int(gains.argmax())
+        return float(self.strengths[best]) if gains[best] > self.least else 0.0
+
+    def to_json(self) -> str:
+        """As the weights' metadata hold it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Brake:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it is not that.
+        """
+        try:
+            brake = cls(**json.loads(text))
+            shape = np.array(brake.weights, np.float64).shape
+            sizes = [len(values) for values in (brake.strengths, brake.centre, brake.spread)]
+            numbers = [*brake.centre, *brake.spread, *brake.strengths, float(brake.least), *np.ravel(brake.weights)]
+        except (TypeError, ValueError) as error:
+            raise ValueError("not a brake") from error
+        fits = shape == (sizes[0], len(FEATURES) + 1) and sizes[1:] == [len(FEATURES)] * 2
+        if not fits or not np.isfinite(numbers).all() or min(brake.spread) <= 0 or not _within(brake.strengths):
+            raise ValueError("not a brake")
+        return brake
+
+
+def _within(strengths: Sequence[float]) -> bool:
+    return all(0 <= strength <= 1 for strength in strengths)

@@ -1,0 +1,145 @@
+"""An encoder that sees the image once, and a light U-shaped decoder that turns logits and features into a bias map.
+
+The bias is bounded, and its bound shrinks where the base model is sure: what it is sure of stays as it is.
+The decoder starts at zero, so an untrained network is the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prn_cli.methods.image.encoder import CHANNELS, Encoder
+
+WIDTHS = (16, 32, 64, 96)
+"""Channels of the decoder at 1/2, 1/4, 1/8 and 1/16 of the resolution."""
+CONTEXT = (5, 13)
+"""Sides of the context averages, in cells of 16 px."""
+REACH = 10.0
+"""The largest change of a logit, where the base model is undecided."""
+LIMIT = 1.5  # of the image, whose range is [-1, 1]
+_SURE = 5.0  # logits over which the bound falls to 1/e
+_LEAST = 0.1  # of the bound, where the base model is sure
+BANDS = 3
+"""Of the image."""
+_PLANES = 6  # the image, the logits, their side, and where they are valid
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)
+    )
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv(width, width), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.body(x))
+
+
+class Decoder(nn.Module):
+    """Planes at full resolution and features of the image → (N, 1, H, W), what the bias is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        half, quarter, eighth, deepest = WIDTHS
+        self.stem = nn.Sequential(_conv(_PLANES * 4 + CHANNELS[0], half, 1), _conv(half, half))
+        self.down = nn.ModuleList([_conv(i, o, stride=2) for i, o in pairwise(WIDTHS)])
+        self.see = nn.ModuleList([_conv(w + c, w, 1) for w, c in zip(WIDTHS[1:], CHANNELS[1:], strict=True)])
+        self.encode = nn.ModuleList([_Residual(w) for w in WIDTHS[1:]])
+        self.context = nn.ModuleList([_conv(deepest, 24, 1) for _ in CONTEXT])
+        self.merge = nn.Sequential(_conv(deepest + 24 * len(CONTEXT), deepest, 1), _Residual(deepest))
+        self.up = nn.ModuleList(
+            [nn.Conv2d(i, o, 1) for i, o in ((deepest, eighth), (eighth, quarter), (quarter, half))]
+        )
+        self.decode = nn.ModuleList([_Residual(eighth), _Residual(quarter), _conv(half, half)])
+        self.head = nn.Conv2d(half, 4, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def forward(self, planes: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Planes (N, 6, H, W) and the features of the encoder."""
+        x = self.stem(torch.cat([F.pixel_unshuffle(planes, 2), features[0]], 1))
+        skips = [x]
+        for down, see, encode, seen in zip(self.down, self.see, self.encode, features[1:], strict=True):
+            x = encode(see(torch.cat([down(x), seen], 1)))
+            skips.append(x)
+        around = [_around(project(x), side) for project, side in zip(self.context, CONTEXT, strict=True)]
+        x = self.merge(torch.cat([x, *around], 1))
+        for up, decode, skip in zip(self.up, self.decode, skips[-2::-1], strict=True):
+            x = decode(F.interpolate(up(x), scale_factor=2.0, mode="nearest") + skip)
+        return F.pixel_shuffle(self.head(x), 2)
+
+
+def _around(x: Tensor, side: int) -> Tensor:
+    return F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False)
+
+
+class ImageNetwork(nn.Module):
+    """(N, 1, H, W) logits, NaN invalid, and (N, 3, H, W) image in [-1, 1] → a bias map; H and W multiples of 16.
+
+    Args:
+        freeze_encoder: train the decoder alone.
+    """
+
+    name = "image"
+    multiple = 16
+    halo = 96
+    tile = 1024
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, *, freeze_encoder: bool = False) -> None:
+        super().__init__()
+        self.freeze_encoder = freeze_encoder
+        self.register_buffer("low", torch.zeros(BANDS, 1, 1))
+        self.register_buffer("high", torch.zeros(BANDS, 1, 1))
+        self.encoder = Encoder()
+        self.encoder.requires_grad_(not freeze_encoder)
+        self.decoder = Decoder()
+
+    @property
+    def knows_range(self) -> bool:
+        """Whether the range of each band of the images is known; if not, each set has its own."""
+        return bool((self.high > self.low).all())
+
+    def set_range(self, low: Sequence[float], high: Sequence[float]) -> None:
+        """Set the range of each band of the images."""
+        for buffer, values in ((self.low, low), (self.high, high)):
+            buffer.copy_(torch.tensor(values, dtype=torch.float32).reshape(buffer.shape))
+
+    def stretched(self, image: Tensor) -> Tensor:
+        """The image, (N, 3, H, W), in its range: [-1, 1], and half as much on either side."""
+        return (2 * (image - self.low) / (self.high - self.low) - 1).clamp(-LIMIT, LIMIT)
+
+    def bias(self, logits: Tensor, image: Tensor, features: Sequence[Tensor] | None = None) -> Tensor:
+        """The bias map, (N, 1, H, W), finite; 0 where the logits are invalid.
+
+        Args:
+            logits: (N, 1, H, W), NaN invalid.
+            image: (N, 3, H, W) in [-1, 1], NaN invalid.
+            features: of the encoder; run if None.
+        """
+        valid = ~torch.isnan(logits)
+        weight = valid.to(image.dtype)
+        image = torch.nan_to_num(image, nan=0.0)
+        clean = torch.where(valid, logits, 0.0).clamp(-30, 30)
+        planes = torch.cat([image, 1.5 * torch.tanh(clean / 6), torch.tanh(clean / 2), weight], 1)
+        raw = self.decoder(planes, self.encoder(image) if features is None else features).float()
+        bound = REACH * (_LEAST + (1 - _LEAST) * torch.exp(-clean.abs() / _SURE))
+        found: Tensor = weight * bound * torch.tanh(raw)
+        return found
+
+    def forward(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Refined logits, NaN where the base logits are."""
+        return logits + self.bias(logits, image)

@@ -1,0 +1,67 @@
+"""How `image` is made, trained and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from prn_cli.errors import UsageError
+from prn_cli.maps.bands import band_range
+from prn_cli.methods.image.network import BANDS, ImageNetwork
+from prn_cli.methods.image.options import ImageOptions
+from prn_cli.methods.recipe import Batch, Graph, Outputs, Recipe
+from prn_cli.methods.refiner import FloatMap
+
+
+class ImageRecipe(Recipe):
+    """Learns from logits and an image; goes on from trained weights, whose encoder stays as it is."""
+
+    takes_images = True
+    bands = BANDS
+    identity_at_start = True
+    adaptable = True
+    observes_again = True
+    half_precision = True
+    built_with = ("freeze_encoder",)
+
+    def build(self, options: ImageOptions, bands: int = BANDS) -> ImageNetwork:
+        if bands != BANDS:
+            raise UsageError("--network image needs the images", hint="give --images DIR")
+        return ImageNetwork(freeze_encoder=options.freeze_encoder)
+
+    def describe(self, network: ImageNetwork) -> dict[str, str]:
+        known = {"prn.image_channels": str(BANDS)}
+        if network.knows_range:
+            known["prn.image_low"], known["prn.image_high"] = (
+                " ".join(f"{value:.9g}" for value in limit.flatten().tolist()) for limit in (network.low, network.high)
+            )
+        return super().describe(network) | known
+
+    def observe(self, network: ImageNetwork, images: Iterable[FloatMap]) -> None:
+        """Take the range of each band; weights that learned from many sets know none."""
+        if not network.knows_range:
+            network.set_range(*band_range(images))
+
+    def outputs(self, network: ImageNetwork, batch: Batch[Tensor]) -> Outputs:
+        if batch.image is None:
+            raise UsageError("--network image needs the images", hint="give --images DIR")
+        with torch.autocast(batch.logits.device.type, enabled=False):
+            image = network.stretched(batch.image)
+        return Outputs((network(batch.logits, image),))
+
+    def graphs(self, network: ImageNetwork) -> tuple[Graph, ...]:
+        """The bias map, from logits and an image that is in range."""
+        side = 2 * network.multiple
+        examples = tuple(torch.zeros(2, channels, side, 2 * side) for channels in (1, BANDS))
+        return (Graph(_Bias(network), ("logits", "image"), ("bias",), examples),)
+
+
+class _Bias(nn.Module):
+    def __init__(self, network: ImageNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, logits: Tensor, image: Tensor) -> Tensor:
+        return self.network.bias(logits, image)

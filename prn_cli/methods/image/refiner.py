@@ -1,0 +1,103 @@
+"""`image`: a bias map from logits and image, added to the logits; on sets it has not learned from, with a brake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.maps.bands import band_range
+from prn_cli.methods.image.brake import Agreement, Brake
+from prn_cli.methods.refiner import FloatMap, Metadata, NetworkRefiner, Runner, Survey, Windows
+
+Range = tuple[tuple[float, ...], tuple[float, ...]]
+"""Lowest and highest value of each band."""
+
+_LIMIT = 1.5  # of the image, whose range is [-1, 1]
+_SURE = 6.5
+"""Logits beyond which no bias moves a pixel across a threshold between 0.05 and 0.95."""
+_SURVEYED = 4 << 20  # pixels of a set
+_OVERVIEW = 256  # px
+
+
+class ImageRefiner(NetworkRefiner):
+    """Field: the bias map, in logits.
+
+    What the base model is sure of is neither looked at nor changed, but as the surroundings of what it is not.
+
+    Args:
+        runner: maps `logits` (N, 1, H, W) and `image` (N, 3, H, W), in [-1, 1], to `bias`, all float32.
+        limits: of each band of the images; those that the weights know, or each map's own, if None.
+    """
+
+    name = "image"
+
+    def __init__(self, runner: Runner, limits: Range | None = None) -> None:
+        super().__init__(runner)
+        self.expect(["logits", "image"], ["bias"])
+        known = Metadata(runner.metadata, runner.path)
+        low, high = (known.numbers(f"prn.image_{end}", self.needs.bands) for end in ("low", "high"))
+        self.brake = known.parsed("prn.brake", Brake.from_json, "a brake")
+        self.limits = limits or (None if low is None or high is None else (low, high))
+        unknown = self.limits is None
+        self.needs = replace(self.needs, overview=_OVERVIEW * unknown, survey=_SURVEYED * unknown)
+
+    def overview(self, reduced: Windows) -> Range | None:
+        """The range of each band of the map's image."""
+        return None if reduced.image is None else band_range(reduced.image)
+
+    def survey(self, sample: Sequence[Windows]) -> Survey:
+        """Take the range of each band of the set, and the strength that the network's agreement with itself bears."""
+        images = [windows.image[0] for windows in sample if windows.image is not None]
+        if not images:
+            return Survey(self)
+        known = type(self)(self.runner, band_range(images))
+        settings = {"image_range": known.limits}
+        if self.brake is None:
+            return Survey(known, settings=settings)
+        agreement = Agreement()
+        for windows in sample:
+            agreement.add(windows, known.field)
+        features = agreement.features()
+        strength = self.brake.strength(features)
+        then = f"strength {strength:g}" if strength else "masks left as they are"
+        said = f"agreement {features[:3].mean():.2f} of refined masks of maps mirrored, turned and reduced: {then}"
+        return Survey(known, strength, said, settings | {"agreement": features.round(4).tolist()})
+
+    def field(self, windows: Windows) -> FloatMap:
+        """The bias map; 0 around which the base model is sure."""
+        found = np.zeros(windows.logits.shape, np.float32)
+        part = self._unsure(windows.logits)
+        if part is not None and windows.image is not None:
+            low, high = (np.array(end, np.float32)[:, None, None] for end in self.limits or windows.overview)
+            image = np.clip(2 * (windows.image[:, :, *part] - low) / (high - low) - 1, -_LIMIT, _LIMIT)
+            inputs = {"logits": windows.logits[:, np.newaxis, *part], "image": image}
+            found[:, *part] = self.runner.run(["bias"], inputs)[0][:, 0]
+        return found
+
+    def _unsure(self, logits: FloatMap) -> tuple[slice, slice] | None:
+        """Rows and columns around all that the base model is not sure of; None if there is nothing."""
+        unsure: NDArray[np.bool_] = (np.abs(logits) < _SURE).max(axis=0)
+        if not unsure.any():
+            return None
+        rows, columns = np.nonzero(unsure)
+        return self._around(rows, unsure.shape[0]), self._around(columns, unsure.shape[1])
+
+    def _around(self, places: NDArray[np.intp], size: int) -> slice:
+        """The rows or columns from the first place to the last, with what a pixel needs around it."""
+        multiple, halo = self.needs.multiple, self.needs.halo
+        first, last = (int(places.min()) - halo) // multiple, -(-(int(places.max()) + 1 + halo) // multiple)
+        return slice(max(first * multiple, 0), min(last * multiple, size))
+
+    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
+        """Logits and the bias times the strength, added."""
+        field *= np.float32(strength)
+        field += logits
+        return field
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        """Pickle what the set has shown, too."""
+        return type(self), (self.runner, self.limits)

@@ -1,0 +1,130 @@
+"""What refiners make of a whole set before its first map: a bounded sample of it, read and shown to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prn_cli import rasters
+from prn_cli.errors import PrnError
+from prn_cli.execution.watch import Watch
+from prn_cli.maps.certain import hold
+from prn_cli.maps.tiles import Window, round_up
+from prn_cli.methods.refiner import FloatMap, Needs, Windows
+from prn_cli.rasters import Reading, open_map
+from prn_cli.rasters.pairs import Paths
+from prn_cli.refinement.rows import Link, refine_rows
+from prn_cli.refinement.windows import pad
+from prn_cli.tasks import Task
+from prn_cli.thresholding.sampling import SIDE, sample_maps, sample_windows
+
+_WINDOWS_OF_A_MAP = 2
+_SMALL_MAPS = 4  # so many times as many maps as of full windows, where maps are small
+
+
+Sample = Callable[[Needs], Iterable[tuple[FloatMap, FloatMap]]]
+"""Gives logits `(h, w)` and images `(bands, h, w)` of windows, for what a refiner needs."""
+
+
+def survey(links: Sequence[Link], sample: Sample, watch: Watch) -> tuple[tuple[Link, ...], dict[str, Any]]:
+    """Show each refiner that wants it a sample of its set: maps as the links before it hand them on, and their images.
+
+    Returns:
+        The links as they suit the set, and what the outputs depend on by that, for the manifest.
+    """
+    found: list[Link] = []
+    settings = []
+    for link in links:
+        needs = link.refiner.needs
+        if not needs.survey or link.strength == 0:
+            found.append(link)
+            continue
+        made = link.refiner.survey([_windows(_refined(*planes, found), planes[1], needs) for planes in sample(needs)])
+        strength = made.strength if link.strength is None else link.strength
+        found.append(replace(link, refiner=made.refiner, strength=strength))
+        settings.append(dict(made.settings))
+        if made.said and link.strength is None:
+            watch.note(made.said)
+    return tuple(found), {"survey": settings} if settings else {}
+
+
+def sample_of_map(logits: FloatMap, image: FloatMap | None, needs: Needs) -> Iterator[tuple[FloatMap, FloatMap]]:
+    """A sample of a map in memory: logits `(H, W)`, or `(C, H, W)` of several classes, and its image."""
+    height, width = logits.shape[-2:]
+    for window in sample_windows("", height, width, most=max(needs.survey // SIDE**2, 1)):
+        seen = np.empty((0, window.height, window.width), np.float32) if image is None else image[:, *window.slices]
+        for plane in logits.reshape(-1, height, width):
+            yield plane[window.slices], seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapSet:
+    """All maps of a run, those of other parts of a job array among them, and how they are read."""
+
+    inputs: Paths
+    images: Path | None
+    valid_mask: Path | None
+    task: Task
+    reading: Reading
+    watch: Watch
+
+    def sample(self, needs: Needs) -> Iterator[tuple[FloatMap, FloatMap]]:
+        """Windows drawn by the names of the maps, until there are enough pixels."""
+        numbers = {stem: number for number, stem in enumerate(self.inputs.stems())}
+        stems = sample_maps(numbers, most=_SMALL_MAPS * max(needs.survey // SIDE**2, 1))
+        paths = [self.inputs[numbers[stem]] for stem in stems]
+        images = rasters.find_images(paths, self.images if needs.bands else None)
+        masks = rasters.find_valid_masks(paths, self.valid_mask)
+        seen = 0
+        for stem, path in zip(stems, paths, strict=True):
+            try:
+                for logits, image in self._windows_of(stem, path, images.of(path), masks.of(path), bands=needs.bands):
+                    yield logits, image
+                    seen += logits.size
+            except (PrnError, OSError) as error:  # it fails when its turn comes
+                self.watch.detail(f"{path}: no part of the sample: {error}")
+            if seen >= needs.survey:
+                return
+
+    def _windows_of(
+        self, stem: str, path: Path, image: Path | None, valid_mask: Path | None, *, bands: int
+    ) -> Iterator[tuple[FloatMap, FloatMap]]:
+        with ExitStack() as stack:
+            scores = stack.enter_context(self.task.open_scores(path, self.reading, valid_mask=valid_mask))
+            opened = None
+            if image is not None:
+                opened = stack.enter_context(open_map("image", image, self.reading, like=scores.raster, bands=bands))
+            for window in sample_windows(stem, scores.height, scores.width, most=_WINDOWS_OF_A_MAP):
+                empty = np.empty((0, window.height, window.width), np.float32)
+                seen = empty if opened is None else opened.read(window)
+                for plane in self.task.planes(scores.logits(window)):
+                    yield np.asarray(plane, np.float32), seen
+
+
+def _windows(logits: FloatMap, image: FloatMap, needs: Needs) -> Windows:
+    sides = [round_up(size, needs.multiple) for size in logits.shape]
+    planes = pad(np.concatenate([logits[np.newaxis], image]), *sides, mode=needs.padding)
+    image = planes[np.newaxis, 1:]
+    return Windows(hold(planes[:1]), image if needs.bands else None, size=(logits.shape[0], logits.shape[1]))
+
+
+def _refined(logits: FloatMap, image: FloatMap, links: Sequence[Link]) -> FloatMap:
+    """The window as the links before have refined it."""
+    if not any(link.applied for link in links):
+        return logits
+
+    def read_logits(window: Window) -> FloatMap:
+        return logits[window.slices]
+
+    def read_image(window: Window) -> FloatMap:
+        return image[:, *window.slices]
+
+    height, width = logits.shape
+    takes = any(link.refiner.needs.bands for link in links)
+    rows = refine_rows(read_logits, height, width, links, read_image=read_image if takes else None)
+    return np.concatenate([each.refined for each in rows])
