@@ -62,5 +62,5 @@ def test_the_base_install_has_no_gpu_runtime():
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.sh")), ids=lambda path: path.name)
 def test_examples_write_where_the_user_finds_it(script):
     text = script.read_text("utf-8")
-    assert "out=${1:-prn-demo}" in text
+    assert "out=${1:-prn-demo" in text
     assert "mktemp" not in text
