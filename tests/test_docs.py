@@ -15,7 +15,7 @@ import pytest
 from prn_cli.commands.on_demand import OnDemand
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ["pseudolabel", "train", "refine", "score", "weights"]
 EVERYWHERE = {"--help", "--help-all", "--version"}
 
