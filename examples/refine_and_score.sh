@@ -17,6 +17,6 @@ done
 find "$examples/buildings/logits" -name 'tile4_*.tif' -print0 | sort -z |
     prn refine - --null -o "$out/scene4/masks" --bias "$out/scene4/bias" --json --quiet |
     python3 -c 'import json, sys; [print(json.loads(line)["mask"]) for line in sys.stdin]' |
-    prn score - --labels "$examples/buildings/labels" --baseline "$examples/buildings/logits" --json |
+    prn score - --labels "$examples/buildings/labels" --baseline "$examples/buildings/logits" --json --quiet |
     python3 "$examples/print_iou.py" "buildings, scene 4"
 echo "masks are in $out" >&2

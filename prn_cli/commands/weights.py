@@ -45,7 +45,10 @@ def _about(card: Mapping[str, Any]) -> Iterator[str]:
     for name, terms in training.get("sets", {}).items():
         yield f"  {name}: {terms}"
     if "test_splits" in card:
-        yield "pooled IoU on test splits, and its change over the base model in points [95 % interval]:"
+        if card.get("learned_without_labels"):
+            yield "by default, prn refine takes no correction of them, only a threshold of the set (--threshold auto)"
+        strength = card.get("strength", "1")
+        yield f"pooled IoU on test splits at strength {strength}, and its change in points [95 % interval]:"
     for name, figures in card.get("test_splits", {}).items():
         seen = ", learned from its training split" if figures.get("learned_from_its_training_split") else ""
         yield f"  {name}: {figures['pooled_iou']}, {figures['change_points']}{seen}"

@@ -155,11 +155,11 @@ class ReadOptions(MapOptions):
 
 
 def labels_beside(labels: Path, logits: Sequence[str]) -> Path:
-    """The folder of the labels: if it was not named, the one in the folder that holds the logits."""
-    if labels == Path("labels") and not labels.exists() and len(logits) == 1:
-        inside = Path(logits[0]) / labels
-        return inside if inside.is_dir() else labels
-    return labels
+    """The folder of the labels: if it was not named, the one in the folder of the logits, or beside it."""
+    if labels != Path("labels") or labels.exists() or len(logits) != 1:
+        return labels
+    places = (Path(logits[0]) / labels, Path(logits[0]).parent / labels)
+    return next((place for place in places if place.is_dir()), labels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -195,10 +195,10 @@ def _tell(
     if choice is not None and not any(link.applied for link in links):
         return
     if options.strength is None and threshold == 0.5 and not any(link.applied for link in links):
-        watch.note(
-            "these weights leave masks as they are: in training, no correction helped on held-out images (--strength 1 "
-            "applies it nevertheless)"
-        )
+        why = "in training, no correction helped on held-out images (--strength 1 applies it nevertheless)"
+        if all(found.card.get("learned_without_labels") for found in weights):
+            why = "they choose the threshold where none is given, and correct on request (--strength 0.5)"
+        watch.note(f"these weights leave masks as they are: {why}")
         return
     strengths = [link.applied for link in links]
     said = []

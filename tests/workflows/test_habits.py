@@ -52,8 +52,8 @@ def test_the_folder_above_will_do(here):
     refined = prn.refine("set", out="masks")
     assert sorted(path.name for path in (here / "masks").glob("*.png")) == ["north.png", "south.png"]
     assert len(refined.maps) == 2
-    found = prn.pseudolabel("set", figures_only=True)
-    assert found.headrooms[""].images == 2
+    for place in ("set", "set/logits"):
+        assert prn.pseudolabel(place, figures_only=True).headrooms[""].images == 2
 
 
 def test_headroom_alone_writes_nothing(here, capsys):
@@ -112,6 +112,7 @@ def test_another_threshold_into_the_same_folder_is_said(here):
     prn.refine("logits", out="masks", threshold=0.5, watch=heard)
     assert not any("replaces" in note for note in heard.notes)
     prn.refine("logits", out="masks", threshold=0.4, watch=heard)
+    assert any("they choose the threshold where none is given" in note for note in heard.notes)
     notes = [note for note in heard.notes if "replaces" in note]
     assert notes == ["replaces what an earlier run left in masks: it had other settings: threshold"]
 
