@@ -82,6 +82,38 @@ def train(logits: Files = ("logits",), *, watch: Watch = SILENT, **options: Any)
     return _train.train(_train.train_options()(logits, **options), watch)  # type: ignore[arg-type]
 
 
+def train_maps(
+    scores: Sequence[FloatArray], labels: Sequence[NDArray[np.uint8]], *, watch: Watch = SILENT, **options: Any
+) -> _train.TrainResult:
+    """Learn the correction from labelled maps in memory, as `train` does from files.
+
+    Args:
+        scores: a map an image, `(H, W)` float32 of one class, or `(C, H, W)` of several with `task="multiclass"`; NaN
+            invalid. Sizes may differ.
+        labels: `(H, W)` uint8 each: 0, 1 or class numbers, 255 ignore.
+        watch: is told what happens.
+        options: of `train`, such as `out="run"`, the folder of the weights, and `input_kind="probabilities"`. Maps are
+            named by their numbers, `000000` on, which `groups` sees.
+
+    Raises:
+        PrnError: as `train` does.
+        ValueError: another number of labels than of maps.
+    """
+    import tempfile
+    from pathlib import Path
+
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(prefix="prn-") as folder:
+        for number, pair in enumerate(zip(scores, labels, strict=True)):
+            for kind, values in zip(("logits", "labels"), pair, strict=True):
+                place = Path(folder, kind, f"{number:06}.npy")
+                place.parent.mkdir(exist_ok=True)
+                np.save(place, np.asarray(values, np.float32 if kind == "logits" else np.uint8))
+        known = {"input_kind": "logits", "label_nodata": 255, **options}
+        return train(Path(folder, "logits"), labels=Path(folder, "labels"), watch=watch, **known)
+
+
 @dataclass(frozen=True, slots=True)
 class RefinedArrays:
     """A map that was refined in memory.

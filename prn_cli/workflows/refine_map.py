@@ -336,7 +336,7 @@ def _refine_map(
         if grid is not None and PART in item.outputs:
             from prn_cli.rasters.polygons import save_objects, trace_objects
 
-            save_objects(item.outputs[PART], trace_objects(runs, grid, areas))
+            save_objects(item.outputs[PART], trace_objects(runs, grid, areas, simplify=run.objects.simplify))
     return figures
 
 

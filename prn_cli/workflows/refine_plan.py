@@ -64,7 +64,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     """
     check_part(options.num_parts, options.part_id)
     task = options.find_task("refine")
-    objects = Objects(options.polygons, options.min_area, options.fill_holes)
+    objects = Objects(options.polygons, options.min_area, options.fill_holes, options.simplify)
     values, creation = options.mask_values(), options.creation_options()
     if options.dask is not None:
         from prn_cli.execution.cluster import check_cluster
@@ -195,10 +195,10 @@ def _tell(
     if choice is not None and not any(link.applied for link in links):
         return
     if options.strength is None and threshold == 0.5 and not any(link.applied for link in links):
-        watch.note(
-            "these weights leave masks as they are: in training, no correction helped on held-out images (--strength 1 "
-            "applies it nevertheless)"
-        )
+        why = "in training, no correction helped on held-out images (--strength 1 applies it nevertheless)"
+        if all(found.card.get("learned_without_labels") for found in weights):
+            why = "they choose the threshold where none is given, and correct on request (--strength 0.5)"
+        watch.note(f"these weights leave masks as they are: {why}")
         return
     strengths = [link.applied for link in links]
     said = []
@@ -301,7 +301,7 @@ def _one_or_all(values: Iterable[T]) -> T | list[T]:
 
 
 def _outputs(path: Path, options: RefineOptions, task: Task, objects: Objects, *, single: bool) -> dict[str, Path]:
-    suffix = _suffix(options) or (path.suffix.lower() if path.suffix.lower() in _TIFF_SUFFIXES else ".png")
+    suffix = _suffix(options) or rasters.tiff_suffix(path) or ".png"
     mask = options.out if single else options.out / (path.stem + suffix)
     outputs = {"mask": mask}
     floats = {"probabilities": options.probabilities, "bias": options.bias}
@@ -316,7 +316,7 @@ def _outputs(path: Path, options: RefineOptions, task: Task, objects: Objects, *
 
 def _float_file(role: str, place: Path, stem: str, mask: Path, *, single: bool) -> Path:
     if place.is_dir() or not place.suffix:
-        return place / (stem + (mask.suffix.lower() if mask.suffix.lower() in _TIFF_SUFFIXES else ".npy"))
+        return place / (stem + (rasters.tiff_suffix(mask) or ".npy"))
     if not single or place.suffix.lower() not in _FLOAT_SUFFIXES:
         found = f"'{place.suffix}' for float32 maps" if single else "a file, for masks in a folder"
         raise UsageError(f"--{role} names {found}", hint="give a folder, or a .npy or .tif file", path=place)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from prn_cli.errors import OutputError, PrnError, UsageError
 from prn_cli.execution.threads import Batch, Progress, run_batch
 from prn_cli.execution.watch import Watch
-from prn_cli.files.manifest import MANIFEST_NAME, Job, Manifest
+from prn_cli.files.manifest import MANIFEST_NAME, OTHER_SETTINGS, Job, Manifest
 from prn_cli.files.temporaries import remove_stale
 from prn_cli.rasters import check_file, is_whole, pair_by_stem, two_kinds_of_labels
 from prn_cli.rasters.pairs import Partners, Paths
@@ -142,6 +142,15 @@ class Work:
             self._refuse_edited(job)
         return why
 
+    def _note_replaced(self, watch: Watch) -> None:
+        """Say that an earlier run with other settings is replaced, as far as the first map tells."""
+        try:
+            why = self.manifest.why(self.job(self.items[0])) if self.items else ""
+        except PrnError:  # it fails when its turn comes
+            return
+        if why.startswith(OTHER_SETTINGS) and not self.overwrite:
+            watch.note(f"replaces what an earlier run left in {self.manifest.folder}: it had {why}")
+
     def _refuse_edited(self, job: Job) -> None:
         for path in self.manifest.changed(job):
             if is_whole(path):  # one that is cut off may be written again
@@ -151,7 +160,9 @@ class Work:
         self, do: Callable[[Item, Progress], R], *, label: str, watch: Watch, threads: int, **options: Any
     ) -> Batch[Item, R]:
         """Do the work on every map; see `prn_cli.execution.threads.run_batch`."""
-        self.manifest.start()
+        if any(item.outputs for item in self.items):
+            self._note_replaced(watch)
+            self.manifest.start()
         remove_stale(output.parent for item in self.items for output in item.outputs.values())
         return run_batch(self.items, do, name=name_of, label=label, watch=watch, threads=threads, **options)
 
