@@ -144,7 +144,9 @@ def test_a_filled_hole_joins_what_lies_beside_it():
 def test_tiles_of_a_scene_give_what_the_whole_scene_gives(mask, rows, columns, data):
     min_area, fill_holes = data.draw(st.integers(0, 12)), data.draw(st.integers(0, 12))
     height, width = mask.shape
-    ys, xs = (sorted({0, side, *(cut for cut in cuts if cut < side)}) for cuts, side in ((rows, height), (columns, width)))
+    ys, xs = (
+        sorted({0, side, *(cut for cut in cuts if cut < side)}) for cuts, side in ((rows, height), (columns, width))
+    )
     places = [(y, x, mask[y:bottom, x:right]) for y, bottom in pairwise(ys) for x, right in pairwise(xs)]
     places = data.draw(st.permutations(places))
     tiles = [Tile(y, x, runs, runs.lengths.astype(float)) for y, x, part in places for runs in [runs_of(part)]]

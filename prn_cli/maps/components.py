@@ -183,19 +183,19 @@ def _small(
     goes_on = np.zeros(firsts[-1], np.bool_)
     beyond = [[np.ones(len(edge), np.bool_) for edge in sides] for sides in edges]  # nobody knows what lies there
     joined: list[tuple[Ints, Ints]] = []
-    for (one, edge, pixels), (other, other_edge, other_pixels) in seams:
-        ours, theirs = edges[one][edge][pixels], edges[other][other_edge][other_pixels]
-        beyond[one][edge][pixels] = masks[other].values[theirs] == IGNORE
-        beyond[other][other_edge][other_pixels] = masks[one].values[ours] == IGNORE
+    for (one, edge, part), (other, other_edge, other_part) in seams:
+        ours, theirs = edges[one][edge][part], edges[other][other_edge][other_part]
+        beyond[one][edge][part] = masks[other].values[theirs] == IGNORE
+        beyond[other][other_edge][other_part] = masks[one].values[ours] == IGNORE
         same = (masks[one].values[ours] == value) & (masks[other].values[theirs] == value)
         joined.append((everywhere[one][ours[same]], everywhere[other][theirs[same]]))
-    for tile, runs in enumerate(masks):
-        for edge, unknown in zip(edges[tile], beyond[tile], strict=True):
-            goes_on[everywhere[tile][edge[unknown]]] = True
+    for number, runs, sides, unknown in zip(everywhere, masks, edges, beyond, strict=True):
+        for side, is_unknown in zip(sides, unknown, strict=True):
+            goes_on[number[side[is_unknown]]] = True
         invalid = runs.values == IGNORE
         for first, second in (runs.above, runs.beside):
-            goes_on[everywhere[tile][first[invalid[second]]]] = True
-            goes_on[everywhere[tile][second[invalid[first]]]] = True
+            goes_on[number[first[invalid[second]]]] = True
+            goes_on[number[second[invalid[first]]]] = True
     area = np.concatenate([np.bincount(n, tile.areas) for n, tile in zip(numbers, tiles, strict=True)])
     ends = [np.concatenate(each) for each in zip(*joined, strict=True)] if joined else [np.zeros(0, np.int64)] * 2
     whole = _numbered(len(area), *ends)
