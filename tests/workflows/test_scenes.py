@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,6 @@ import prn_cli as prn
 from prn_cli.files.manifest import MANIFEST_NAME
 
 rasterio = pytest.importorskip("rasterio")
-
-import itertools
 
 from rasterio.transform import Affine  # noqa: E402
 
@@ -34,8 +33,8 @@ def scene(tmp_path: Path, random_logits: Any) -> np.ndarray:
     logits = random_logits(180, 240) - 1
     logits[60:75, 90:104] = np.nan
     write(tmp_path / "whole" / "a.tif", logits, UTM)
-    for i, (y, bottom) in enumerate(itertools.pairwise(ROWS)):
-        for j, (x, right) in enumerate(itertools.pairwise(COLUMNS)):
+    for i, (y, bottom) in enumerate(pairwise(ROWS)):
+        for j, (x, right) in enumerate(pairwise(COLUMNS)):
             write(tmp_path / "tiles" / f"{i}{j}.tif", logits[y:bottom, x:right], UTM @ Affine.translation(x, y))
     return logits
 
