@@ -25,7 +25,7 @@ from prn_cli.rasters.pairs import (
     pair_by_stem,
 )
 from prn_cli.rasters.palettes import Palette, class_names, read_palette
-from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster
+from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster, tiff_suffix
 from prn_cli.rasters.reading import open_map, read_label, resolve
 from prn_cli.rasters.roles import InputKind, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
@@ -75,6 +75,7 @@ __all__ = [
     "read_tags",
     "resolve",
     "sigmoid",
+    "tiff_suffix",
     "two_kinds_of_labels",
     "with_bands",
 ]
