@@ -92,6 +92,8 @@ class WeakOptions(Options):
             return
         if self.scale_of is not None and {"--background", "--normalise"} & given.keys():
             raise UsageError("--scale-of says what --background and --normalise would", hint="leave them out")
+        if self.saliency is not None and self.background == "none":
+            raise UsageError("--saliency with --background none: it tells the background", hint="leave one out")
         if logits:
             raise UsageError("LOGITS and --weak exclude each other")
         for flag in ("--patch", "--grid", "--report", "--bidx", "--input-kind", "--nodata", "--valid-mask", "--key"):
