@@ -55,7 +55,7 @@ class WeakOptions(Options):
             least=0,
             most=1,
         ),
-    ] = 0.45
+    ] = 0.3
     scale_of: Annotated[
         Path | None,
         _weak(
