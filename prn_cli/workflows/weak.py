@@ -56,7 +56,7 @@ class WeakOptions(Options):
             least=0,
             most=1,
         ),
-    ] = 0.45
+    ] = 0.3
     scale_of: Annotated[
         Path | None,
         _weak(
@@ -93,6 +93,8 @@ class WeakOptions(Options):
             return
         if self.scale_of is not None and {"--background", "--normalise"} & given.keys():
             raise UsageError("--scale-of says what --background and --normalise would", hint="leave them out")
+        if self.saliency is not None and self.background == "none":
+            raise UsageError("--saliency with --background none: it tells the background", hint="leave one out")
         if logits:
             raise UsageError("LOGITS and --weak exclude each other")
         for flag in (
