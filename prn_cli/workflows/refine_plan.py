@@ -195,6 +195,8 @@ def _tell(
     if choice is not None and not any(link.applied for link in links):
         return
     if options.strength is None and threshold == 0.5 and not any(link.applied for link in links):
+        if any(link.refiner.strength for link in links):  # the set does not bear them, and the survey has said so
+            return
         watch.note(
             "these weights leave masks as they are: in training, no correction helped on held-out images (--strength 1 "
             "applies it nevertheless)"
