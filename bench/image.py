@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ from prn_cli.methods.refiner import FloatMap, Windows
 from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.boundaries import boundary_iou, count_boundaries, mean_boundary_accuracy
 from prn_cli.metrics.regions import iou
-from prn_cli.refinement.rows import refine_map
+from prn_cli.refinement.rows import Link, count_windows, refine_map
 from prn_cli.thresholding.sampling import sample_maps, sample_windows
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -248,7 +249,8 @@ def summary(judged: dict[str, dict[str, Any]], rows: Sequence[Sequence[str]]) ->
         pooled = values[:, place]
         found[what] = (
             f"{len(pooled)}: {(pooled > 0).sum()} gain, {(pooled == 0).sum()} are left as they are, "
-            f"{(pooled < -0.2).sum()} lose more than 0.2, {(pooled < -1).sum()} more than 1; the worst {pooled.min():+.2f}"
+            f"{(pooled < -0.2).sum()} lose more than 0.2, {(pooled < -1).sum()} more than 1; the worst "
+            f"{pooled.min():+.2f}"
         )
     return found
 
@@ -269,6 +271,22 @@ def by_set(judged: dict[str, dict[str, Any]], rows: Sequence[Sequence[str]]) -> 
 
 
 # Speed ----------------------------------------------------------------------------------------------------------------
+
+
+def published_seconds() -> float:
+    """CPU seconds a megapixel of SegRefiner's published shape on one thread, all windows in doubt."""
+    from segrefiner_speed import STEPS, published
+
+    with tempfile.TemporaryDirectory() as folder:
+        refiner, _ = published(Path(folder), threads=1)
+        inputs = {"mask": (1, 256, 256), "step": (1,), "image": (3, 256, 256)}
+        zeros = {name: np.zeros((1, *shape), np.float32) for name, shape in inputs.items()}
+        refiner.runner.run(["logits"], zeros)
+        began = time.process_time()
+        refiner.runner.run(["logits"], zeros)
+        run = time.process_time() - began
+    windows = count_windows(2048, 2048, [Link(refiner)])
+    return (STEPS - 1 + windows) * run / (2048**2 / 1e6)
 
 
 def speed(names: Sequence[str], side: int, rounds: int) -> str:
@@ -293,6 +311,8 @@ def speed(names: Sequence[str], side: int, rounds: int) -> str:
         ]
         for name, seconds in found.items()
     ]
+    other = published_seconds()
+    rows.append(["SegRefiner's published shape, random weights", f"{other:.2f}", f"{1 / other:.4f}", ""])
     return markdown(["weights", "CPU s/Mpx", "Mpx/s and core", "least and most"], rows) + f"\n\n{machine()}"
 
 
