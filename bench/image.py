@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -275,16 +274,19 @@ def by_set(judged: dict[str, dict[str, Any]], rows: Sequence[Sequence[str]]) -> 
 
 def published_seconds() -> float:
     """CPU seconds a megapixel of SegRefiner's published shape on one thread, all windows in doubt."""
-    from segrefiner_speed import STEPS, published
+    import torch
+    from segrefiner_speed import STEPS
 
-    with tempfile.TemporaryDirectory() as folder:
-        refiner, _ = published(Path(folder), threads=1)
-        inputs = {"mask": (1, 256, 256), "step": (1,), "image": (3, 256, 256)}
-        zeros = {name: np.zeros((1, *shape), np.float32) for name, shape in inputs.items()}
-        refiner.runner.run(["logits"], zeros)
-        began = time.process_time()
-        refiner.runner.run(["logits"], zeros)
-        run = time.process_time() - began
+    from prn_cli.methods import options_of, refiner_of
+    from prn_cli.methods.recipe import build
+    from prn_cli.methods.torch_runner import TorchRunner
+
+    torch.set_num_threads(1)
+    refiner = refiner_of(TorchRunner(build("segrefiner", options_of("segrefiner")(width=128), bands=3, seed=0)))
+    inputs = {"mask": (1, 256, 256), "step": (1,), "image": (3, 256, 256)}
+    began = time.process_time()
+    refiner.runner.run(["logits"], {name: np.zeros((1, *shape), np.float32) for name, shape in inputs.items()})
+    run = time.process_time() - began
     windows = count_windows(2048, 2048, [Link(refiner)])
     return (STEPS - 1 + windows) * run / (2048**2 / 1e6)
 

@@ -215,7 +215,7 @@ def ship(trained: Path, brake: Path, folder: Path) -> None:
     network.load_state_dict(state["network"], strict=False)  # the range of the image is each set's own
     judged = json.loads(brake.read_text())
     card = {
-        "description": "puts edges where the image has them, and leaves sets alone that it does not know",
+        "description": "adds what the image shows and weak base models miss; leaves sets alone on which it may do harm",
         "training": {
             "sets": {name: SOURCES[name] for name in state["sets"]},
             "encoder": ENCODER,
