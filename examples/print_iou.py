@@ -3,14 +3,20 @@
 import json
 import sys
 
+
+def points(value: float) -> str:
+    """A change in percentage points; one that rounds to 0 has no minus."""
+    return f"{round(100 * value, 1) + 0.0:+.1f}"
+
+
 scores = json.load(sys.stdin)
 iou = scores["pooled"]["iou"]
 change = iou["difference"]
 interval = "one image, no interval"
 if change["low"] is not None:
-    interval = f"95 % interval {100 * change['low']:+.1f} to {100 * change['high']:+.1f}"
+    interval = f"95 % interval {points(change['low'])} to {points(change['high'])}"
 print(
     f"{sys.argv[1]:20} {scores['images']:3d} maps   pooled IoU {iou['baseline']['value']:.4f} before, "
-    f"{iou['value']:.4f} after: {100 * change['value']:+.1f} points ({interval})",
+    f"{iou['value']:.4f} after: {points(change['value'])} points ({interval})",
     flush=True,
 )

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Refine three sets of logit maps with the shipped weights, and score the masks beside the base model's.
-# usage: refine_and_score.sh [OUTPUT_FOLDER]
+# usage: refine_and_score.sh [OUTPUT_FOLDER], by default prn-demo here
 set -euo pipefail
 examples=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-out=${1:-$(mktemp -d)}
+out=${1:-prn-demo}
 
 # Folder in, folder out; `prn score --json` is made for pipes.
 for name in buildings nuclei buildings_geotiff; do
@@ -17,6 +17,6 @@ done
 find "$examples/buildings/logits" -name 'tile4_*.tif' -print0 | sort -z |
     prn refine - --null -o "$out/scene4/masks" --bias "$out/scene4/bias" --json --quiet |
     python3 -c 'import json, sys; [print(json.loads(line)["mask"]) for line in sys.stdin]' |
-    prn score - --labels "$examples/buildings/labels" --baseline "$examples/buildings/logits" --json |
+    prn score - --labels "$examples/buildings/labels" --baseline "$examples/buildings/logits" --json --quiet |
     python3 "$examples/print_iou.py" "buildings, scene 4"
 echo "masks are in $out" >&2

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The usual case: a folder of logit maps, a few of them labelled. Learn from these, refine the others.
-# usage: train_and_refine.sh [OUTPUT_FOLDER]
+# usage: train_and_refine.sh [OUTPUT_FOLDER], by default prn-demo here
 set -euo pipefail
 examples=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-out=${1:-$(mktemp -d)}
+out=${1:-prn-demo}
 mkdir -p "$out" && out=$(cd -- "$out" && pwd)
 
 # Labelled is every second tile, by name: 9 of 18. The labels of the other 9 are used to score them, and only for that.

@@ -3,7 +3,7 @@
 # usage: weak.sh [OUTPUT_FOLDER]
 set -euo pipefail
 examples=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-out=${1:-$(mktemp -d)}
+out=${1:-prn-demo/weak}
 mkdir -p "$out" && out=$(cd -- "$out" && pwd)
 classes=(--task multiclass --classes land,building,road,vegetation,water)
 tagged=$examples/weak/tagged new=$examples/weak/new

@@ -17,7 +17,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prn_cli.api import pseudolabel, pseudolabel_map, refine, refine_map, score, score_map, train
+    from prn_cli.api import pseudolabel, pseudolabel_map, refine, refine_map, score, score_map, train, train_maps
     from prn_cli.errors import PrnError
     from prn_cli.execution.watch import Watch
 
@@ -27,7 +27,18 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 
-__all__ = ["PrnError", "Watch", "pseudolabel", "pseudolabel_map", "refine", "refine_map", "score", "score_map", "train"]
+__all__ = [
+    "PrnError",
+    "Watch",
+    "pseudolabel",
+    "pseudolabel_map",
+    "refine",
+    "refine_map",
+    "score",
+    "score_map",
+    "train",
+    "train_maps",
+]
 
 
 def __getattr__(name: str) -> Any:

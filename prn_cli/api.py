@@ -82,6 +82,38 @@ def train(logits: Files = ("logits",), *, watch: Watch = SILENT, **options: Any)
     return _train.train(_train.train_options()(logits, **options), watch)  # type: ignore[arg-type]
 
 
+def train_maps(
+    scores: Sequence[FloatArray], labels: Sequence[NDArray[np.uint8]], *, watch: Watch = SILENT, **options: Any
+) -> _train.TrainResult:
+    """Learn the correction from labelled maps in memory, as `train` does from files.
+
+    Args:
+        scores: a map an image, `(H, W)` float32 of one class, or `(C, H, W)` of several with `task="multiclass"`; NaN
+            invalid. Sizes may differ.
+        labels: `(H, W)` uint8 each: 0, 1 or class numbers, 255 ignore.
+        watch: is told what happens.
+        options: of `train`, such as `out="run"`, the folder of the weights, and `input_kind="probabilities"`. Maps are
+            named by their numbers, `000000` on, which `groups` sees.
+
+    Raises:
+        PrnError: as `train` does.
+        ValueError: another number of labels than of maps.
+    """
+    import tempfile
+    from pathlib import Path
+
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(prefix="prn-") as folder:
+        for number, pair in enumerate(zip(scores, labels, strict=True)):
+            for kind, values in zip(("logits", "labels"), pair, strict=True):
+                place = Path(folder, kind, f"{number:06}.npy")
+                place.parent.mkdir(exist_ok=True)
+                np.save(place, np.asarray(values, np.float32 if kind == "logits" else np.uint8))
+        known = {"input_kind": "logits", "label_nodata": 255, **options}
+        return train(Path(folder, "logits"), labels=Path(folder, "labels"), watch=watch, **known)
+
+
 @dataclass(frozen=True, slots=True)
 class RefinedArrays:
     """A map that was refined in memory.
@@ -102,7 +134,7 @@ def refine_map(
     weights: str | PathLike[str] | Sequence[str | PathLike[str]] = "fast",
     *,
     image: FloatArray | None = None,
-    input_kind: Meaning = "logits",
+    input_kind: Meaning | Literal["mask"] = "logits",
     strength: float | None = None,
     threshold: float | None = None,
     tile: int | None = None,
@@ -115,7 +147,7 @@ def refine_map(
         scores: `(H, W)` float32 of one class, or `(C, H, W)` of a softmax.
         weights: as `prn refine --weights`; several are applied one after the other.
         image: `(bands, H, W)` float32, values as in the file, for weights that were trained with images.
-        input_kind: what the scores are.
+        input_kind: what the scores are; a mask, `(H, W)`, is foreground where it is above 0, and NaN where invalid.
         strength: of the correction, 0 to 1; as the weights say if None.
         threshold: refined probability above which a pixel is foreground; as the weights say if None.
         tile: side of a window, px; as the weights say if None.
@@ -130,12 +162,15 @@ def refine_map(
 
     from prn_cli.maps.certain import find_certain, settle
     from prn_cli.maps.classes import one_versus_rest, one_versus_rest_of
-    from prn_cli.maps.probabilities import logit
+    from prn_cli.maps.pixels import IGNORE
+    from prn_cli.maps.probabilities import logit, mask_probabilities
     from prn_cli.refinement.rows import How, Link, refine_rows
     from prn_cli.tasks import find_task
     from prn_cli.workflows.survey import sample_of_map, survey
 
     scores = np.asarray(scores, np.float32)
+    if input_kind == "mask":
+        scores = mask_probabilities(np.where(np.isnan(scores), IGNORE, scores > 0))
     if input_kind == "logits":
         layers = scores if scores.ndim == 3 else scores[np.newaxis]
         scores = settle(layers, find_certain(layers)).reshape(scores.shape)

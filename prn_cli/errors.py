@@ -5,7 +5,11 @@ Every error that a user can cause is a `PrnError`. `commands/app.py` is the only
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from os import PathLike
+from pathlib import Path
 from typing import Self
 
 _LONGEST_REASON = 1000  # characters; a damaged file may be quoted in it
@@ -54,6 +58,36 @@ def reason(error: BaseException, *, lines: int | None = None) -> str:
     return said.rstrip(".") or type(error).__name__
 
 
+def install_line(extra: str) -> str:
+    """The command that adds an extra to this environment, from the source that prn was installed from."""
+    source, pip = _source(), str(Path(sys.prefix, "bin", "pip"))
+    if not os.access(pip, os.X_OK):  # Windows, or a Python without scripts
+        pip = f"{sys.executable} -m pip"
+    return f"{_from_here(pip)} install '{_from_here(source) if source else 'prn-cli'}[{extra}]'"
+
+
+def _source() -> str:
+    """The folder that prn was installed from, or runs in; empty if it came from a package index."""
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import unquote, urlsplit
+
+    here = Path(__file__).resolve().parent.parent
+    if (here / "pyproject.toml").is_file():
+        return str(here)
+    try:
+        recorded = json.loads(distribution("prn-cli").read_text("direct_url.json") or "{}")  # PEP 610
+    except (PackageNotFoundError, ValueError):
+        return ""
+    folder = Path(unquote(urlsplit(recorded.get("url", "")).path))
+    return str(folder) if (folder / "pyproject.toml").is_file() else ""
+
+
+def _from_here(path: str) -> str:
+    """A path as short as it can be written in this folder."""
+    inside = os.path.relpath(path) if path.startswith(os.getcwd()) else path  # noqa: PTH109
+    return path if inside.startswith("..") else inside
+
+
 class InputError(PrnError):
     """A file that cannot be used: missing, broken, ambiguous, or of the wrong shape."""
 
@@ -99,5 +133,5 @@ class MissingExtraError(UsageError):
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}, which is not installed", hint=f"pip install 'prn-cli[{extra}]'")
+        super().__init__(f"{purpose} needs {package}, which is not installed", hint=install_line(extra))
         self.args = (package, extra, purpose)  # what a copy in another process is made from

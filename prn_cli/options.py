@@ -30,6 +30,8 @@ class Option:
         help: one sentence.
         panel: heading of the help.
         flags: short flags, or a long one that replaces the field's name.
+        aliases: long flags that are accepted besides, and that no help shows.
+        common: whether the short help shows it.
         metavar: what the help calls its value.
         least: lower bound of a number.
         most: upper bound of a number.
@@ -42,6 +44,8 @@ class Option:
     help: str
     panel: str = "Options"
     flags: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    common: bool = False
     metavar: str | None = None
     least: float | None = None
     most: float | None = None
@@ -116,6 +120,8 @@ class Parameter:
         if (least is not None and not converted >= least) or (most is not None and not converted <= most):
             bounds = f"{least:g} or more" if most is None else f"{least or 0:g} to {most:g}"
             raise UsageError(f"{self.flag} {value}, expected {also}{bounds}")
+        if self.option.output and converted == Path("-"):
+            raise UsageError(f"{self.flag} -: files are written, not stdout", hint="give a folder or a file")
         if self.option.output and gdal_name(converted) is not None:
             hint = "give a folder or file of this machine, and copy it"
             raise UsageError("outputs are local", hint=hint, path=as_path(converted))

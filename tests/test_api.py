@@ -208,3 +208,13 @@ def test_several_weights_refine_one_after_the_other():
     np.testing.assert_allclose(twice.bias, once.bias + again.bias, atol=1e-5)
     probabilities = prn.refine_map(1 / (1 + np.exp(-logits)), input_kind="probabilities", strength=1)
     assert (probabilities.mask != once.mask).mean() < 0.001
+
+
+def test_a_hard_mask_is_refined_as_probabilities_of_a_twentieth_from_0_and_1():
+    mask = np.where(logits_of(0) > 0, 255.0, 0.0)
+    mask[:3, :5] = np.nan
+    found = prn.refine_map(mask, "fast", input_kind="mask", strength=1)
+    scores = np.where(np.isnan(mask), np.nan, np.where(mask > 0, 0.95, 0.05))
+    same = prn.refine_map(scores, "fast", input_kind="probabilities", strength=1)
+    np.testing.assert_allclose(found.probabilities, same.probabilities, atol=1e-6)
+    assert (found.mask[:3, :5] == 255).all()

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from prn_cli.commands.on_demand import OnDemand
+
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ["pseudolabel", "train", "refine", "score", "weights"]
-EVERYWHERE = {"--help", "--version"}
+EVERYWHERE = {"--help", "--help-all", "--version"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -29,11 +31,21 @@ def options_of(command: str) -> set[str]:
     )
     text = ""
     for name in names:
-        line = [sys.executable, "-m", "prn_cli", *name.split(), "--help"]
+        line = [
+            sys.executable,
+            "-m",
+            "prn_cli",
+            *name.split(),
+            "--help" if name.startswith("weights") else "--help-all",
+        ]
         text += subprocess.run(
             line, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"}
         ).stdout
-    return set(re.findall(r"(?<![\w-])--?[a-z0-9][a-z0-9-]*", text))
+    group = OnDemand(name="prn")
+    group.load(command)
+    spelling = getattr(group.commands[command], "spelling", None)  # what works, and no help shows
+    aliases = [alias for found in spelling.aliases.values() for alias in found] if spelling else []
+    return set(re.findall(r"(?<![\w-])--?[a-z0-9][a-z0-9-]*", text)) | set(aliases)
 
 
 def slug(heading: str) -> str:

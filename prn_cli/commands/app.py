@@ -123,6 +123,9 @@ def _reader_gone() -> int:
 def _usage(error: Any) -> int:
     command = error.ctx.command_path if error.ctx else "prn"
     message = error.format_message().strip().rstrip(".")
+    near = getattr(error, "possibilities", None)  # of an option that there is not
+    if near:
+        message = f"no such option: {error.option_name}; did you mean {' or '.join(near)}?"
     if message and error.ctx and getattr(error, "param", None):
         message += source_of(error.ctx, error.param.name)
     if message:  # empty where the help was shown instead

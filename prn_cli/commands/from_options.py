@@ -12,6 +12,7 @@ import typer
 
 from prn_cli.commands import console
 from prn_cli.commands.settings import use_settings
+from prn_cli.commands.short_help import HELP_ALL, Spelling
 from prn_cli.errors import UsageError
 from prn_cli.options import Options, Parameter, parameters, required
 
@@ -20,7 +21,8 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 _PANELS = ("Input", "Output", "Method", "Objects", "Held-out images", "Loss", "Schedule", "Report", "Cluster", "Run")
 """The order of the help; other panels come before the last."""
 
-_run_option = partial(typer.Option, rich_help_panel="Run")
+_run_option = partial(typer.Option, rich_help_panel="Run", show_envvar=False)
+_level = partial(_run_option, callback=console.set_level)
 _SETTINGS = _run_option(
     "--settings",
     metavar="FILE",
@@ -31,13 +33,14 @@ _SETTINGS = _run_option(
 )
 _COMMON: dict[str, tuple[Any, Any]] = {
     "settings_file": (Annotated[Path | None, _SETTINGS], None),
-    "quiet": (Annotated[bool, _run_option("--quiet", "-q", callback=console.set_level, help="Errors only.")], False),
-    "verbose": (
-        Annotated[bool, _run_option("--verbose", "-v", callback=console.set_level, help="Say more, tracebacks too.")],
-        False,
-    ),
+    "quiet": (Annotated[bool, _level("--quiet", "-q", help="Errors only.")], False),
+    "verbose": (Annotated[bool, _level("--verbose", "-v", help="Say more, tracebacks too.")], False),
+    "help_all": (HELP_ALL, False),
 }
-_JSON = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.", rich_help_panel="Output")]
+_JSON = Annotated[
+    bool,
+    typer.Option("--json", help="JSON on stdout instead of a table.", rich_help_panel="Output", show_envvar=False),
+]
 
 
 def command(
@@ -51,7 +54,9 @@ def command(
         json: whether the command has `--json`.
         settings: whether it has `--settings`.
     """
-    common = {name: found for name, found in _COMMON.items() if settings or name != "settings_file"}
+    spelling = _spelling(options)
+    wanted = {"settings_file": settings, "help_all": bool(spelling.common)}
+    common = {name: found for name, found in _COMMON.items() if wanted.get(name, True)}
 
     def callback(**values: Any) -> None:
         for name in common:
@@ -71,7 +76,15 @@ def command(
     paragraphs = inspect.cleandoc(run.__doc__ or "").split("\n\n")
     callback.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     callback.__name__ = run.__name__
+    callback.spelling = spelling  # type: ignore[attr-defined]
     return callback
+
+
+def _spelling(options: type[Options]) -> Spelling:
+    found = parameters(options)
+    common = {parameter.name for parameter in found if parameter.option.common}
+    aliases = {parameter.name: parameter.option.aliases for parameter in found if parameter.option.aliases}
+    return Spelling(frozenset(common | {"json", "help_all"} if common else ()), aliases)
 
 
 def _ordered(options: type[Options]) -> list[Parameter]:

@@ -8,6 +8,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from prn_cli.commands.short_help import Command
+
 # Lines of help by name, which is also that of the module and of the function or application in it.
 COMMANDS = {
     "pseudolabel": "Find the best threshold of every patch, and what a set of maps could gain by them.",
@@ -47,7 +49,7 @@ def _command(name: str) -> Any:
     found = getattr(import_module(f"prn_cli.commands.{name}"), name)
     if not isinstance(found, typer.Typer):
         alone = typer.Typer(rich_markup_mode="rich", add_completion=False)
-        alone.command(name)(found)
+        alone.command(name, cls=Command)(found)
         found = alone
     command = typer.main.get_command(found)
     command.name = name

@@ -68,7 +68,9 @@ def _show(result: PseudolabelResult) -> None:
 
 
 def _show_one(headroom: Headroom) -> None:
-    table = console.table("IoU", "Threshold", "Pooled", "Mean per image")
+    some = headroom.with_foreground < headroom.images
+    mean = f"Mean of {headroom.with_foreground} with foreground" if some else "Mean per image"
+    table = console.table("IoU", "Threshold", "Pooled", mean)
     for name, cut in (
         ("Base model", headroom.at(0.5)),
         ("Best single threshold", headroom.best_single()),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prn_cli.metrics.score import Figure, Metric, Summary
 
 _HEADINGS = {"mean": ("Per image (mean)", "Per image"), "pooled": ("All pixels pooled", "Pooled")}  # of two, and alone
+_SHOWN = 5e-5  # half of the last digit of a figure
 _MEAN_ALONE = ("Mean over images", "Mean over images")
 
 
@@ -61,6 +62,8 @@ def _show(result: ScoreResult, summary: Summary) -> None:
         counts = ", ".join(f"{title} of {count}" for title, count in partial.items())
         method += f"\nFigures that do not exist for all {summary.images} images: {counts}."
     if baseline is not None and summary.images > 1:
+        name, better, worse = result.changed_images()
+        console.tell(f"By {name}, {better} of {summary.images} images became better, {worse} worse.")
         method += "\nBetter, worse: the interval of the change excludes 0."
     console.tell(method, style="dim")
 
@@ -120,16 +123,20 @@ def _title(metric: Metric) -> str:
 
 
 def _value(estimate: Estimate, sign: str = "") -> str:
-    return f"{estimate.value:{sign}.4f}" if math.isfinite(estimate.value) else "-"
+    return _number(estimate.value, sign) if math.isfinite(estimate.value) else "-"
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
     if not math.isfinite(estimate.low):
         return "-"
-    return f"[{estimate.low:{sign}.4f}, {estimate.high:{sign}.4f}]"
+    return f"[{_number(estimate.low, sign)}, {_number(estimate.high, sign)}]"
+
+
+def _number(value: float, sign: str) -> str:
+    return f"{value:{sign}.4f}" if abs(value) >= _SHOWN else f"{0:{sign}.4f}"
 
 
 def _verdict(difference: Estimate, metric: Metric) -> str:
-    if difference.low > 0 or difference.high < 0:
+    if abs(difference.value) >= _SHOWN and (difference.low > 0 or difference.high < 0):
         return "worse" if (difference.low > 0) == metric.lower_is_better else "better"
     return ""

@@ -6,6 +6,7 @@ does the environment.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import typer
 from prn_cli.commands.on_demand import COMMANDS
 from prn_cli.errors import UsageError
 
-_NOT_IN_A_FILE = {"help", "settings"}
+_NOT_IN_A_FILE = {"help", "help-all", "settings"}
 
 
 def use_settings(context: typer.Context, file: Path | None) -> Path | None:
@@ -32,8 +33,10 @@ def use_settings(context: typer.Context, file: Path | None) -> Path | None:
 
 def source_of(context: Any, name: str) -> str:
     """Where a parameter's value comes from, for messages; empty if from the command line or a default."""
-    variable = f"{context.auto_envvar_prefix}_{name}".upper()
     source = getattr(context.get_parameter_source(name), "name", None)
+    parameter = next(each for each in context.command.params if each.name == name)
+    names = [*(parameter.envvar or ()), f"{context.auto_envvar_prefix}_{name}".upper()]
+    variable = next((each for each in names if each in os.environ), names[0])
     return {"DEFAULT_MAP": " (from --settings)", "ENVIRONMENT": f" (from {variable})"}.get(source or "", "")
 
 
@@ -100,8 +103,7 @@ def _parameters(command: Any) -> dict[str, Any]:
     """The command's parameters by key: the long name of an option, the name of an argument."""
     found = {}
     for parameter in command.params:
-        long = [name.removeprefix("--") for name in parameter.opts if name.startswith("--")]
-        for key in long or [parameter.name]:
+        for key in [flag.removeprefix("--") for flag in command.flags(parameter)] or [parameter.name]:
             if key not in _NOT_IN_A_FILE:
                 found[key] = parameter
     return found

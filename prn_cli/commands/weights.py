@@ -11,6 +11,7 @@ import typer
 
 from prn_cli.commands import console
 from prn_cli.commands.from_options import command
+from prn_cli.commands.short_help import Command
 from prn_cli.options import Options
 from prn_cli.workflows import weights as workflow
 
@@ -44,7 +45,10 @@ def _about(card: Mapping[str, Any]) -> Iterator[str]:
     for name, terms in training.get("sets", {}).items():
         yield f"  {name}: {terms}"
     if "test_splits" in card:
-        yield "pooled IoU on test splits, and its change over the base model in points [95 % interval]:"
+        if card.get("learned_without_labels"):
+            yield "by default, prn refine takes no correction of them, only a threshold of the set (--threshold auto)"
+        strength = card.get("strength", "1")
+        yield f"pooled IoU on test splits at strength {strength}, and its change in points [95 % interval]:"
     for name, figures in card.get("test_splits", {}).items():
         seen = ", learned from its training split" if figures.get("learned_from_its_training_split") else ""
         yield f"  {name}: {figures['pooled_iou']}, {figures['change_points']}{seen}"
@@ -78,7 +82,7 @@ def _tell(written: tuple[Path, Mapping[str, Any]]) -> None:
     console.tell(f"{folder / 'model.onnx'}  {card['network']}{patch}")
 
 
-weights.command("list")(command(Options, _list, settings=False))
-weights.command("import")(command(workflow.ImportOptions, _import, json=False, settings=False))
-weights.command("export")(command(workflow.ExportOptions, _export, json=False, settings=False))
-weights.command("quantize")(command(workflow.QuantizeOptions, _quantize, json=False, settings=False))
+weights.command("list", cls=Command)(command(Options, _list, settings=False))
+weights.command("import", cls=Command)(command(workflow.ImportOptions, _import, json=False, settings=False))
+weights.command("export", cls=Command)(command(workflow.ExportOptions, _export, json=False, settings=False))
+weights.command("quantize", cls=Command)(command(workflow.QuantizeOptions, _quantize, json=False, settings=False))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
 
@@ -21,7 +23,25 @@ def core_count() -> int:
     """The number of cores that this process may use."""
     if _share is not None:
         return _share
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores, _granted()), 1)
+
+
+def free_cores() -> int:
+    """The cores that other programs have left idle in the last minute; at least half of them all."""
+    cores = core_count()
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    whole = os.cpu_count() or cores
+    return max(min(cores, whole - round(busy)), -(-cores // 2))
+
+
+def _granted() -> int:
+    """The cores that a container of Linux grants; a large number if it sets no limit."""
+    try:
+        quota, _, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").partition(" ")
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no such file, or the word "max"
+        return sys.maxsize
 
 
 def spare_threads() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import PurePath
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -80,6 +82,15 @@ class Progress:
         return Progress, ()
 
 
+_FEW = 2
+
+
+def _kind(name: str, cause: str) -> str:
+    """What a failure has in common with others: its cause without the file and its numbers."""
+    stem = re.escape(PurePath(name).stem)
+    return re.sub(rf"\d+|(?<!\w){stem}(?!\w)", "#", cause.replace(name, ""))
+
+
 @dataclass
 class Batch(Generic[T, R]):
     """What became of each item. Items of one name, such as the classes of a map, count and fail as one.
@@ -91,6 +102,8 @@ class Batch(Generic[T, R]):
         not_tried: items left when the first failure stopped the rest.
         done: names of the items that were done.
         failed: names of those that failed.
+        untold: while nothing is done, failures that are like one that was told, by what they have in common. A mistake
+            of the whole set is said once.
     """
 
     watch: Watch = SILENT
@@ -99,6 +112,7 @@ class Batch(Generic[T, R]):
     not_tried: int = 0
     done: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    untold: dict[str, list[str]] = field(default_factory=dict)
 
     def fail(self, name: str, cause: str) -> None:
         """Record and report a failure; of each name, only the first."""
@@ -106,7 +120,37 @@ class Batch(Generic[T, R]):
             return
         self.failed.add(name)
         self.failures.append((name, cause))
-        self.watch.failure(cause if cause.startswith(name) else f"{name}: {cause}")
+        text, kind = cause if cause.startswith(name) else f"{name}: {cause}", _kind(name, cause)
+        if kind in self.untold:
+            self.untold[kind].append(text)
+            return
+        self.watch.failure(text)
+        if not self.done:
+            self.untold[kind] = []
+
+    def succeed(self, name: str) -> None:
+        """Record that an item is done: what failed before is no mistake of the whole set."""
+        self.done.add(name)
+        self._tell(most=None)
+
+    def end(self) -> None:
+        """Say how many failures were like those that were told."""
+        if len(self.untold) == 1 and not self.done:
+            [texts] = self.untold.values()
+            if len(texts) > _FEW:
+                for text in texts:
+                    self.watch.detail(text)
+                return  # the verdict says so
+        self._tell(most=_FEW)
+
+    def _tell(self, most: int | None) -> None:
+        untold, self.untold = self.untold, {}
+        for texts in untold.values():
+            few = most is None or len(texts) <= most
+            for text in texts:
+                (self.watch.failure if few else self.watch.detail)(text)
+            if not few:
+                self.watch.failure(f"{len(texts)} more failed as {texts[0].partition(': ')[0]} did")
 
     @property
     def verdict(self) -> str:
@@ -114,6 +158,8 @@ class Batch(Generic[T, R]):
         if not self.failures:
             return ""
         total = len(self.done | self.failed) + self.not_tried
+        if len(self.untold) == 1 and len(self.failures) == total > 1:
+            return f"all {total} failed in this way; -v names each"
         rest = "; the rest is done" if self.done - self.failed else ""
         if self.not_tried:
             rest = f"; stopped at the first failure, {self.not_tried} not tried"
@@ -169,13 +215,14 @@ def run_batch(
                 batch.fail(name(item), f"unexpected {type(error).__name__}: {error}")
             else:
                 results.append((number, item, result))
-                batch.done.add(name(item))
+                batch.succeed(name(item))
                 if on_done is not None:
                     on_done(item, result)
             advance(progress.rest)
             if fail_fast and batch.failures:
                 batch.not_tried = len({name(item) for item in items} - batch.done - batch.failed)
                 break
+    batch.end()
     results.sort(key=lambda found: found[0])
     batch.results = [(item, result) for _, item, result in results]
     return batch

@@ -34,6 +34,8 @@ from prn_cli.files.remote import gdal_name, state_of, without_secrets
 from prn_cli.files.temporaries import lock, open_made
 
 MANIFEST_NAME = "prn-manifest.jsonl"
+OTHER_SETTINGS = "other settings"
+"""How `Manifest.why` begins where settings differ; it goes on with their names."""
 
 _LONGEST_LINE = 1 << 20  # bytes
 _BUFFER = 1 << 20  # bytes
@@ -221,7 +223,7 @@ class Manifest:
         if not _same_inputs(entry.get("inputs"), job.inputs()):
             return "other inputs, or changed ones"
         if entry.get("settings") != job.settings:
-            return "other settings" + _differing(entry.get("settings"), job.settings)
+            return OTHER_SETTINGS + _differing(entry.get("settings"), job.settings)
         return entry
 
     def refuse_strangers(self, outputs: Iterable[Path]) -> None:

@@ -189,7 +189,7 @@ def _runtime() -> Any:
 def _cuda_obstacle(runtime: Any) -> str:
     """Why this onnxruntime cannot use CUDA, as far as that shows without loading CUDA's libraries; empty if it may."""
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
-        return "built without CUDA (the package onnxruntime-gpu has it)"
+        return "built without CUDA (onnxruntime-gpu has it, see docs/gpu.md)"
     # CUDA and cuDNN may lie in pip packages, where the loader does not look on its own. It prints what it misses.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
         runtime.preload_dlls(directory="")

@@ -11,7 +11,7 @@ from prn_cli.rasters.activations import Activations
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, common_bands
-from prn_cli.rasters.kinds import count_bands, count_classes, is_pair
+from prn_cli.rasters.kinds import count_bands, count_classes, with_bands
 from prn_cli.rasters.labels import ClassNumbers, LabelMap, two_kinds_of_labels
 from prn_cli.rasters.mask_values import can_tell_invalid, mask_nodata
 from prn_cli.rasters.pairs import (
@@ -25,7 +25,7 @@ from prn_cli.rasters.pairs import (
     pair_by_stem,
 )
 from prn_cli.rasters.palettes import Palette, class_names, read_palette
-from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster
+from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster, tiff_suffix
 from prn_cli.rasters.reading import open_map, read_label, resolve
 from prn_cli.rasters.roles import InputKind, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
@@ -64,7 +64,6 @@ __all__ = [
     "find_references",
     "find_valid_masks",
     "image_files",
-    "is_pair",
     "is_whole",
     "logit",
     "mask_nodata",
@@ -76,5 +75,7 @@ __all__ = [
     "read_tags",
     "resolve",
     "sigmoid",
+    "tiff_suffix",
     "two_kinds_of_labels",
+    "with_bands",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,13 +15,17 @@ from typing import TextIO, overload
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.files.remote import as_path, gdal_name
-from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES
+from prn_cli.rasters.raster import IMAGE_SUFFIXES, SUFFIXES, VRT
 
 _EXAMPLES = 3
+_ROLE = re.compile(
+    r"(?<=.)[_-](logits?|scores?|prob(abilitie)?s?|pred(iction)?s?|labels?|masks?|gt|image|img|valid)\Z", re.IGNORECASE
+)
+"""What people add to a stem to say what a file is: `x_logits.tif` belongs to `x.png`, and to `x_mask.png`."""
 _UTF_16 = ("\udcff\udcfe", "\udcfe\udcff", "ÿþ", "þÿ")  # its byte order marks, read as UTF-8 or Latin-1
 _MOST_LOOKED_FOR = 1000  # stems, among files of other suffixes
 _FORMATS = (
-    "jpg jpeg jp2 j2k jxl img vrt nc h5 hdf5 hdf bmp gif webp avif heic asc bil bip bsq dat grd ecw sid pgm ppm pbm "
+    "jpg jpeg jp2 j2k jxl img nc h5 hdf5 hdf bmp gif webp avif heic asc bil bip bsq dat grd ecw sid pgm ppm pbm "
     "pfm exr tga mat pt pth pkl nii gz dcm gtiff geotiff btf"
 )
 _OTHERS = tuple(f".{name}" for name in _FORMATS.split())
@@ -159,14 +164,23 @@ def image_files(folder: _Path) -> list[Path]:
     return found
 
 
-def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: bool = False) -> Paths:
+def find_inputs(
+    arguments: Sequence[str],
+    *,
+    stdin: TextIO | None = None,
+    null: bool = False,
+    recursive: bool = False,
+    inside: str = "",
+) -> Paths:
     """The files that the arguments of a command line name.
 
     Args:
-        arguments: files; folders, for their raster files by name, without subfolders and hidden files; globs that the
-            shell has not expanded; addresses of remote files; `-` for paths on `stdin`, one per line.
+        arguments: files; folders, for their raster files by name, without hidden files; globs that the shell has not
+            expanded; addresses of remote files; `-` for paths on `stdin`, one per line.
         stdin: what `-` reads.
         null: paths on `stdin` end in NUL, not in a newline.
+        recursive: take the files of subfolders, too.
+        inside: the subfolder that stands for a folder without raster files of its own, such as `logits`.
 
     Returns:
         The paths in the order of the arguments, each once. A named file that is missing is among them, to fail on
@@ -179,7 +193,12 @@ def find_inputs(arguments: Sequence[str], *, stdin: TextIO | None = None, null: 
     if list(arguments).count("-") > 1:
         raise UsageError("'-' is given twice", hint="read paths from stdin once")
     passed_over = Counter[str]()
-    names = [name for argument in arguments for name in _expand(argument, stdin, null, passed_over)]
+
+    def listed(folder: Path) -> list[str]:
+        names = _raster_names(folder, recursive=recursive, passed_over=passed_over)
+        return names or (_raster_names(folder / inside) if inside and (folder / inside).is_dir() else [])
+
+    names = [name for argument in arguments for name in _expand(argument, listed, stdin, null, passed_over)]
     if not names:
         raise InputError("no input files", hint="name files or folders, or pipe paths into '-'")
     one_folder = len(arguments) == 1 and arguments[0] != "-" and Path(arguments[0]).is_dir()
@@ -202,11 +221,12 @@ def pair_by_stem(
     """Pair each input with the raster file of a folder that has the same stem: the name without its last suffix.
 
     Names in composed and decomposed Unicode are the same. Where no stem is equal, one that differs in case alone will
-    do, if there is only one.
+    do, or one that differs in what it says of the file (`x_logits`, `x_mask`, `x`), if there is only one.
 
     Args:
         inputs: the files.
-        folder: where their partners are; with a single input, it may be the partner itself.
+        folder: where their partners are, in its subfolders if it holds none itself; with a single input, it may be the
+            partner itself.
         same_allowed: a file may be its own partner, as a base model is when it is scored against itself.
         suffixes: of the partners.
         part: positions of the inputs to pair, all if None. Others cost a fraction of the time and memory of a pair.
@@ -221,11 +241,12 @@ def pair_by_stem(
     if not folder.is_dir():
         found = "is a file, expected a folder" if folder.exists() else "no such folder"
         raise InputError(found, hint="check the path", path=folder)
-    partners = _raster_names(folder, suffixes)
+    partners = _raster_names(folder, suffixes) or _raster_names(folder, suffixes, recursive=True)
     wanted = _by_stem((_composed(path.stem), path) for path in chosen)
     stems = [_stem(name) for name in partners]
     offered = _by_stem((stem, Path(name)) for stem, name in zip(stems, partners, strict=True) if stem in wanted)
-    offered |= _by_case(wanted.keys() - offered.keys(), inputs, dict(zip(stems, partners, strict=True)))
+    for others_of in (_by_case, _by_role):
+        offered |= others_of(wanted.keys() - offered.keys(), inputs, dict(zip(stems, partners, strict=True)))
     matched = tuple((path, offered[stem]) for stem, path in wanted.items() if stem in offered)
     for path, partner in () if same_allowed else matched:
         if path == partner or (path.exists() and partner.exists() and path.samefile(partner)):
@@ -311,7 +332,34 @@ def _by_case(missing: Set[str], inputs: Sequence[Path], partners: Mapping[str, s
     return {mine: Path(partners[other]) for mine, other in pairs}
 
 
-def _expand(argument: str, stdin: TextIO | None, null: bool, passed_over: Counter[str]) -> Iterator[str]:
+def _by_role(missing: Set[str], inputs: Sequence[Path], partners: Mapping[str, str]) -> dict[str, Path]:
+    """The partners of stems that have none, where one input and one partner share a name without what it is of."""
+    if not missing:
+        return {}
+    owned = {_composed(path.stem) for path in inputs}
+    mine, theirs = (_by_name(stems) for stems in (owned, partners.keys() - owned))
+    pairs = ((stems, theirs.get(name, [])) for name, stems in mine.items())
+    return {
+        stems[0]: Path(partners[others[0]])
+        for stems, others in pairs
+        if len(stems) == len(others) == 1 and stems[0] in missing
+    }
+
+
+def _by_name(stems: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for stem in stems:
+        found.setdefault(_ROLE.sub("", stem), []).append(stem)
+    return found
+
+
+def _expand(
+    argument: str,
+    listed: Callable[[Path], list[str]],
+    stdin: TextIO | None,
+    null: bool,
+    passed_over: Counter[str],
+) -> Iterator[str]:
     if argument == "-":
         if stdin is None:
             raise UsageError("'-' reads paths from stdin, and there is none", hint="name files or folders")
@@ -321,9 +369,10 @@ def _expand(argument: str, stdin: TextIO | None, null: bool, passed_over: Counte
     if gdal_name(argument) is not None:
         yield argument
     elif path.is_dir():
-        files = _raster_names(path, passed_over=passed_over)
+        files = listed(path)
         if not files:
             hint = _convert(passed_over.keys(), SUFFIXES) or f"expected files that end in {' '.join(SUFFIXES)}"
+            hint = "add --recursive for its subfolders" if _raster_names(path, recursive=True) else hint
             raise InputError(f"holds {_no_rasters(path)}", hint=hint, path=path)
         yield from files
     elif path.exists() or not glob.has_magic(argument):
@@ -335,8 +384,8 @@ def _expand(argument: str, stdin: TextIO | None, null: bool, passed_over: Counte
         for name in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207 (Path.glob wants relative patterns)
             match = Path(name)
             if match.is_dir():
-                files += _raster_names(match, passed_over=passed_over)
-            elif _is_raster_name(match.name):
+                files += listed(match)
+            elif _is_raster_name(match.name, (*SUFFIXES, VRT)):
                 files.append(name)
             else:
                 passed_over.update([match.suffix.lower()] if match.suffix.lower() in _OTHERS else [])
@@ -363,20 +412,28 @@ def _read_paths(stdin: TextIO, null: bool) -> Iterator[str]:
 
 
 def _raster_names(
-    folder: Path, suffixes: Sequence[str] = SUFFIXES, *, passed_over: Counter[str] | None = None
+    folder: Path,
+    suffixes: Sequence[str] = SUFFIXES,
+    *,
+    recursive: bool = False,
+    passed_over: Counter[str] | None = None,
 ) -> list[str]:
     start = os.path.join(folder, "")  # noqa: PTH118
     try:
         with os.scandir(folder) as entries:
-            names = []
-            for entry in entries:
-                if _is_raster_name(entry.name, suffixes):
-                    names += [entry.name] if _is_file(entry) else []
-                elif passed_over is not None and _is_raster_name(entry.name, _OTHERS):
-                    passed_over[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
+            listed = sorted(entries, key=lambda entry: os.path.normcase(entry.name))
     except OSError as error:
         raise InputError(f"cannot be listed: {error.strerror}", hint="check the folder", path=folder) from error
-    return [start + name for name in sorted(names, key=os.path.normcase)]
+    names = []
+    for entry in listed:
+        if _is_raster_name(entry.name, suffixes):
+            names += [start + entry.name] if _is_file(entry) else []
+        elif passed_over is not None and _is_raster_name(entry.name, _OTHERS):
+            passed_over[os.path.splitext(entry.name)[1].lower()] += 1  # noqa: PTH122
+    for entry in listed if recursive else ():
+        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+            names += _raster_names(Path(entry.path), suffixes, recursive=True, passed_over=passed_over)
+    return names
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

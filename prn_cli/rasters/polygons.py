@@ -140,7 +140,7 @@ def check_system(path: Path, crs: str | None, source: Path, *, degrees: bool = F
     )
 
 
-def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64]) -> Objects:
+def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64], *, simplify: float = 0) -> Objects:
     """The components of the foreground as polygons, with their holes.
 
     Memory grows with the number of corners, not with the map: GDAL gets the components as a compressed raster.
@@ -149,6 +149,7 @@ def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64]) -> Objects
         runs: the mask.
         grid: of the map.
         areas: `(n,)` area of each run.
+        simplify: how far outlines may move, px (Douglas and Peucker 1973). Areas stay those of the pixels.
     """
     rasterio = import_rasterio("polygons")
     numbers, count = runs.objects()
@@ -168,15 +169,29 @@ def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64]) -> Objects
     corners = np.concatenate(rings) / _SCALE if rings else np.empty((0, 2))
     pixels = np.bincount(numbers, runs.lengths, count + 1)
     order = np.array(owners, np.int64)
+    offsets = _offsets([len(ring) for ring in rings]), _offsets(sizes)
+    corners, offsets = _simplified(corners, offsets, simplify)
     return Objects(
         grid.points(corners[:, 0], corners[:, 1]),
-        _offsets([len(ring) for ring in rings]),
-        _offsets(sizes),
+        *offsets,
         np.bincount(numbers, areas, count + 1)[order].astype(np.float64),
         np.bincount(numbers, runs.probability, count + 1)[order] / np.maximum(pixels[order], 1),
         grid.crs,
         grid.unit,
     )
+
+
+def _simplified(
+    corners: NDArray[np.float64], offsets: tuple[NDArray[np.int64], NDArray[np.int64]], tolerance: float
+) -> tuple[NDArray[np.float64], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Corners and offsets of valid polygons of fewer corners; the same number of polygons, in the same order."""
+    if not tolerance or not len(corners):
+        return corners, offsets
+    import shapely
+
+    found = shapely.from_ragged_array(shapely.GeometryType.POLYGON, corners, offsets)
+    _, corners, (rings, polygons) = shapely.to_ragged_array(shapely.simplify(found, tolerance))
+    return corners, (rings.astype(np.int64), polygons.astype(np.int64))
 
 
 def save_objects(path: Path, objects: Objects) -> None:

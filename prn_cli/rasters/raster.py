@@ -33,6 +33,7 @@ __all__ = [
     "create_raster",
     "is_whole",
     "open_raster",
+    "tiff_suffix",
 ]
 
 _TIFF = (".tif", ".tiff")
@@ -49,9 +50,12 @@ _WRITERS = {
     ".png": "png_writing:PngWriter",
     ".npy": "writing:NpyWriter",
 }
+VRT = ".vrt"
+"""Of files that name others: read if it is named itself, never because it lies in a folder."""
+
 _REMOTE, _COG, _SOFT_PNG = "remote:RemoteRaster", "cog:CogWriter", "png_writing:SoftPngWriter"
 
-IMAGE_SUFFIXES = tuple(_READERS)
+IMAGE_SUFFIXES = tuple(_READERS)  # without VRT, which is read if it is named itself
 """Suffixes of images, in lower case."""
 
 SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix not in _JPEG)
@@ -73,7 +77,7 @@ def open_raster(
     """Open a raster file by the format that its suffix names.
 
     Args:
-        path: the file, or the address of a remote `.tif` or `.tiff`.
+        path: the file, or the address of a remote `.tif` or `.tiff`. A `.vrt` may be given whatever the suffixes.
         key: name of the array in an `.npz` file; other formats ignore it.
         max_pixels: see `prn_cli.rasters.roles.Reading`.
         suffixes: the formats that are accepted.
@@ -84,7 +88,7 @@ def open_raster(
     Raises:
         InputError: the file is missing, empty, damaged, of an unknown format or of an unsupported shape or type,
             claims more pixels than its limit, or is refused by `prn_cli.rasters.guards.check_stored`.
-        MissingExtraError: a remote file, and rasterio is not installed.
+        MissingExtraError: a remote file or a VRT, and rasterio is not installed.
     """
     path = as_path(path)
     check_file(path)
@@ -95,7 +99,7 @@ def open_raster(
         if not suffix:
             found, hint = "a remote name without a suffix", "name each file: folders are for this machine"
         raise InputError(f"{found}, expected .tif or .tiff", hint=hint, path=path)
-    if suffix not in suffixes:
+    if suffix not in (*suffixes, VRT):
         raise InputError(
             f"unknown format '{path.suffix}', expected one of {' '.join(suffixes)}",
             hint="JPEG blurs numbers: save it without loss"
@@ -103,8 +107,9 @@ def open_raster(
             else "convert the file, or rename it if its suffix is wrong",
             path=path,
         )
+    reader = _REMOTE if remote else "remote:VirtualRaster" if suffix == VRT else _READERS[suffix]
     try:
-        raster: Raster = _load(_REMOTE if remote else _READERS[suffix])(path, key=key, max_pixels=max_pixels)
+        raster: Raster = _load(reader)(path, key=key, max_pixels=max_pixels)
     except OSError as error:
         raise InputError(f"cannot be read: {reason(error)}", hint="check the file", path=path) from error
     try:
@@ -114,6 +119,12 @@ def open_raster(
         raster.close()
         raise
     return raster
+
+
+def tiff_suffix(path: Path) -> str:
+    """The suffix of a TIFF made of this file: its own, `.tif` of a VRT; empty if it is neither."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in _TIFF else ".tif" if suffix == VRT else ""
 
 
 def check_file(path: Path) -> None:

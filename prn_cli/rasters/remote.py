@@ -1,10 +1,11 @@
-"""Remote GeoTIFF (`https://`, `s3://`, `/vsi…`), read by window through GDAL, which fetches what a window needs."""
+"""What GDAL reads by window: remote GeoTIFF (`https://`, `s3://`, `/vsi…`), of which it fetches what is needed; VRT."""
 
 from __future__ import annotations
 
 import threading
 import warnings
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,16 @@ class RemoteRaster(Raster):
     """A GeoTIFF that is read through GDAL."""
 
     noun = "a TIFF"
+    driver = "GTiff"
+    purpose = "reading remote files"
 
     def _open(self) -> None:
-        self._rasterio = import_rasterio("reading remote files")
+        self._rasterio = import_rasterio(self.purpose)
         warnings.filterwarnings("ignore", category=self._rasterio.errors.NotGeoreferencedWarning, module="rasterio")
         self._lock = threading.Lock()
         try:
             with network_env(self._rasterio):
-                self._file = self._rasterio.open(gdal_name(self.path), driver="GTiff")
+                self._file = self._rasterio.open(gdal_name(self.path) or self.path, driver=self.driver)
         except self._rasterio.errors.RasterioError as error:
             if not sends_parts(self.path):  # which GDAL says, and then hides behind what follows from it
                 raise self.error(
@@ -113,3 +116,17 @@ class RemoteRaster(Raster):
         if hasattr(self, "_file"):
             with self._lock:
                 self._file.close()
+
+
+class VirtualRaster(RemoteRaster):
+    """A VRT of GDAL's: a mosaic or a view of other files, which it names. Its formulas in Python are not run."""
+
+    noun = "a VRT"
+    driver = "VRT"
+    purpose = "reading VRT"
+
+    def _stored_bytes(self) -> int | None:
+        return sum(Path(name).stat().st_size for name in self._file.files if Path(name).is_file())
+
+    def _failed(self, error: BaseException) -> InputError:
+        return self.error(f"cannot be read: {reason(error)}", "check the files that it names")

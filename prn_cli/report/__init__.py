@@ -4,7 +4,7 @@
 band (`Viewer`), and leaves a `Glimpse`: pictures of 256 px and counts. `Totals` gathers them.
 
 - `builder`: files to a page
-- `shrinking`, `glimpses`, `totals`: what is kept of an image, and of a set
+- `shrinking`, `glimpses`, `class_glimpses`, `totals`: what is kept of an image, and of a set
 - `gallery`, `curves`, `charts`, `colours`: the parts of a page, ready to be drawn
 - `scored`, `headroom`: the two pages
 - `page`, `templates`: values to HTML
@@ -12,7 +12,7 @@ band (`Viewer`), and leaves a `Glimpse`: pictures of 256 px and counts. `Totals`
 
 from __future__ import annotations
 
-from prn_cli.report.builder import HeadroomReport, ScoreReport
+from prn_cli.report.builder import ClassReport, HeadroomReport, ScoreReport
 from prn_cli.report.glimpses import Glimpse, Prediction, Viewer
 from prn_cli.report.headroom import Choice, Searched, headroom_page
 from prn_cli.report.scored import Scored, score_page
@@ -20,6 +20,7 @@ from prn_cli.report.totals import Totals
 
 __all__ = [
     "Choice",
+    "ClassReport",
     "Glimpse",
     "HeadroomReport",
     "Prediction",

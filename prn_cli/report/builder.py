@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.files.temporaries import refuse_strangers, write_whole
 from prn_cli.maps.probabilities import binarize, logit
 from prn_cli.maps.tiles import Window
-from prn_cli.metrics.score import Summary
+from prn_cli.metrics.score import Metric, Summary
 from prn_cli.rasters import (
     LabelMap,
     MapImage,
@@ -24,6 +27,8 @@ from prn_cli.rasters import (
     open_map,
     pair_by_stem,
 )
+from prn_cli.report import colours
+from prn_cli.report.class_glimpses import ClassViewer, class_colours
 from prn_cli.report.gallery import MOST_PICTURED
 from prn_cli.report.glimpses import PATCH, Prediction, Viewer, picture_room
 from prn_cli.report.headroom import HALF, Choice, Searched, headroom_page
@@ -76,7 +81,7 @@ class _Report:
             self._watch.warning(f"{error}; shown without it")
             return nullcontext()
 
-    def _keep(self, viewer: Viewer) -> None:
+    def _keep(self, viewer: Viewer | ClassViewer) -> None:
         glimpse = viewer.finish()
         with self._lock:
             self._totals.add(glimpse, viewer.before, viewer.after)
@@ -161,9 +166,75 @@ class ScoreReport(_Report):
                 viewer.add(window.y, label.read(window), parts[0], before, bias=added, image=pixels)
         self._keep(viewer)
 
-    def finish(self, summary: Summary, what: Scored, failures: Sequence[tuple[str, str]]) -> None:
+    def finish(
+        self, summary: Summary, what: Scored, failures: Sequence[tuple[str, str]], metrics: Sequence[Metric]
+    ) -> None:
         """Write the page."""
-        self._write(score_page(summary, self._totals, what, failures=failures))
+        self._write(score_page(summary, self._totals, what, failures=failures, metrics=metrics))
+
+
+class ClassReport(_Report):
+    """The report of `prn score` on maps of several classes.
+
+    Args:
+        path: the page.
+        inputs: what is scored.
+        files: all other files that are read.
+        images: folder of images.
+        rows: gives the class numbers of a window of an open prediction.
+        watch: hears what is missing, and where the page is.
+
+    Raises:
+        OutputError: the page would replace a folder, or a file that is no report.
+        UsageError: the page would replace an input.
+    """
+
+    cut = 0.5
+    """Of no use here: no class is cut at a threshold."""
+
+    def __init__(
+        self,
+        path: Path,
+        inputs: Sequence[Path],
+        files: Iterable[Path | None],
+        *,
+        images: Path | None,
+        rows: Callable[[Any, Window], NDArray[Any]],
+        watch: Watch = SILENT,
+    ) -> None:
+        super().__init__(path, inputs, files, images, watch)
+        self._rows = rows
+        self._table = class_colours()
+
+    def look(
+        self, path: Path, label: LabelMap, predictions: Sequence[LabelMap | ScoreMap], stop: threading.Event
+    ) -> None:
+        """Look at an image, as `ScoreReport.look` does.
+
+        Raises:
+            InputError: a file cannot be read.
+            CancelledError: `stop` is set.
+        """
+        palettes = [each.raster.palette for each in (label, *predictions) if each.raster.palette is not None]
+        if palettes:
+            self._table = class_colours(palettes[0])
+        paired = len(predictions) > 1
+        viewer = ClassViewer(path.stem, label.height, label.width, table=self._table, paired=paired, room=self._room)
+        with self._open_image(path, predictions[-1].raster) as image:
+            for window in _bands(label.height, label.width, PATCH, stop):
+                numbers = [self._rows(each, window) for each in predictions]
+                pixels = None if image is None else image.read(window)
+                viewer.add(window.y, label.read(window), *numbers, image=pixels)
+        self._keep(viewer)
+
+    def finish(
+        self, summary: Summary, what: Scored, failures: Sequence[tuple[str, str]], metrics: Sequence[Metric]
+    ) -> None:
+        """Write the page."""
+        names = [metric.title.removeprefix("IoU ") for metric in metrics if metric.title.startswith("IoU ")]
+        classes = [(name, colours.hexadecimal(self._table[number])) for number, name in enumerate(names)]
+        page = score_page(summary, self._totals, what, failures=failures, metrics=metrics, classes=classes)
+        self._write(page)
 
 
 class HeadroomReport(_Report):

@@ -21,6 +21,8 @@ from prn_cli.thresholding.pseudolabels import ThresholdCurve
 from prn_cli.thresholding.thresholds import PAPER_GRID
 
 _TABLE_STEPS = (50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 950)
+LEAST_BIAS = 0.5
+"""The least bias of the darkest colours, in logits: it moves a probability by an eighth at most."""
 _LIMITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
@@ -182,7 +184,7 @@ def position_maps(totals: Totals, *, cut: float) -> list[PositionMap]:
     maps = []
     if totals.bias.images:
         words = ("Bias added", "logits added to the base, mean over images", "scores lowered", "scores raised")
-        maps.append(_position_map(totals.bias, words, centre=0, least=0))
+        maps.append(_position_map(totals.bias, words, centre=0, least=LEAST_BIAS))
     if totals.thresholds.images:
         words = ("Best threshold", "threshold of the patches, mean", "scores too low", "scores too high")
         maps.append(_position_map(totals.thresholds, words, centre=cut, least=0.05))
@@ -219,4 +221,4 @@ def round_reach(values: NDArray[np.floating]) -> float:
 def bias_reach(totals: Totals) -> float:
     """The bias of the darkest colours in the images' bias maps."""
     maps = [glimpse.bias.ravel() for glimpse in totals.glimpses if glimpse.bias is not None]
-    return round_reach(np.concatenate(maps)) if maps else 1.0
+    return max(round_reach(np.concatenate(maps)), LEAST_BIAS) if maps else 1.0

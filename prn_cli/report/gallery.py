@@ -16,8 +16,6 @@ _MAP_ROOM = 3000  # bytes of a heat map
 MOST_PICTURED = 120
 """With more images than that, only the worst, the median and the best are shown."""
 
-_MASK = "light: foreground, dark: background"
-
 
 @dataclass(frozen=True, slots=True)
 class Words:
@@ -29,6 +27,9 @@ class Words:
         scores: the picture of soft maps, shown if there is no image.
         change: the picture of what changed, or of errors.
         rank: what images are sorted by, as in "sorted by …".
+        figure: what the figures of an image are.
+        mask: what the colours of masks mean; empty if the page says it elsewhere.
+        right: what the colours of a picture of what changed mean, of pixels that are right.
     """
 
     before: str | None
@@ -36,6 +37,14 @@ class Words:
     scores: str
     change: str
     rank: str
+    figure: str = "IoU"
+    mask: str = "light: foreground, dark: background"
+    right: str = "light and dark: right both times"
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether pixels are right or wrong, and no foreground is found or missed."""
+        return not self.mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +140,18 @@ def _examples(images: int, count: int) -> dict[int, str]:
 def _panels(glimpses: Sequence[Glimpse], words: Words, bias_reach: float, cut: float) -> list[Panel]:
     change = (
         "blue: won (wrong before, right now), orange: lost (right before, wrong now), grey: wrong both times, "
-        "light and dark: right both times"
+        + words.right
     )
     if words.before is None:
-        change = "blue: missed, orange: spurious, light: found, dark: right background"
+        masks = "blue: missed, orange: spurious, light: found, dark: right background"
+        change = "blue: wrong, light: right" if words.of_classes else masks
     far = f"purple: below {cut:g}, scores too low; green: above, scores too high; white: {cut:g} is as good"
     panels = (
         Panel("image", "Image"),
         Panel("scores", words.scores, f"purple: background, green: foreground, ±{LOGIT_REACH:g} logits"),
-        Panel("label", "Label", _MASK),
-        Panel("before", words.before or "", _MASK),
-        Panel("after", words.after, _MASK),
+        Panel("label", "Label", words.mask),
+        Panel("before", words.before or "", words.mask),
+        Panel("after", words.after, words.mask),
         Panel("change", words.change, change),
         Panel("bias", "Bias map", f"green: scores raised, purple: lowered, up to ±{bias_reach:.2g} logits"),
         Panel("thresholds", "Best thresholds", far),

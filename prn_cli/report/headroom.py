@@ -120,6 +120,7 @@ def headroom_page(
         title="prn pseudolabel: headroom",
         what=what,
         images=len(choices),
+        with_foreground=len(_with_foreground(choices)),
         pixels=sum(choice.oracles[what.patch].pixels for choice in choices),
         gallery=make_gallery(totals.glimpses, words, bias_reach=1.0, cut=HALF),
         half=pooled[0],
@@ -138,6 +139,8 @@ def headroom_page(
 
 
 def _rows(choices: Sequence[Choice], *, pool: bool) -> list[Row]:
+    best = int(_pooled(choices).ious().argmax()) + 1
+    choices = choices if pool else _with_foreground(choices)
     foreground, background = (
         np.stack([getattr(choice.curve, kind) for choice in choices]).astype(np.float64)
         for kind in ("foreground", "background")
@@ -148,7 +151,6 @@ def _rows(choices: Sequence[Choice], *, pool: bool) -> list[Row]:
         tp, fp = foreground[:, step:].sum(axis=1), background[:, step:].sum(axis=1)
         return np.stack((tp, fp, foreground.sum(axis=1) - tp, background.sum(axis=1) - fp), axis=1)
 
-    best = int(_pooled(choices).ious().argmax()) + 1
     half = at(round(HALF * CURVE_STEPS))
     kinds = [
         ("Base at 0.5", "before", f"{HALF:g}", half),
@@ -162,7 +164,12 @@ def _rows(choices: Sequence[Choice], *, pool: bool) -> list[Row]:
 
 
 def _oracle(size: int) -> str:
-    return f"Oracle, patches of {size} px"
+    return f"Oracle, {size} px patches"
+
+
+def _with_foreground(choices: Sequence[Choice]) -> Sequence[Choice]:
+    """The images that have some; all if none has. On others a few pixels make the IoU 0 or 1."""
+    return [choice for choice in choices if choice.curve.foreground.any()] or choices
 
 
 def _pooled(choices: Sequence[Choice]) -> ThresholdCurve:
@@ -171,7 +178,7 @@ def _pooled(choices: Sequence[Choice]) -> ThresholdCurve:
 
 def _by_threshold(choices: Sequence[Choice]) -> Chart:
     pooled = _pooled(choices).ious()
-    mean = np.mean([choice.curve.ious() for choice in choices], axis=0)
+    mean = np.mean([choice.curve.ious() for choice in _with_foreground(choices)], axis=0)
     steps = np.arange(1, CURVE_STEPS + 1) / CURVE_STEPS
     best = int(pooled.argmax())
     spot = (float(steps[best]), float(pooled[best]), f"best: {steps[best]:g}")

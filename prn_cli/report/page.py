@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prn_cli import __version__
@@ -50,7 +52,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"number": number, "points": points, "percent": percent, "count": count, "interval": interval}
-    made.filters |= {"data_uri": data_uri, "path": path}
+    made.filters |= {"data_uri": data_uri, "path": path, "place": place, "unplaced": unplaced}
     made.tests["finite"] = math.isfinite
     made.globals |= {"axis": Axis, "axis_around": axis_around, "gradient": gradient, "version": __version__}
     return made
@@ -60,7 +62,8 @@ def number(value: float, digits: int = 4, *, sign: bool = False) -> str:
     """A number with this many decimals and a true minus; a dash if there is none."""
     if not math.isfinite(value):
         return NONE
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", MINUS)
 
 
 def points(value: float) -> str:
@@ -86,6 +89,21 @@ def interval(estimate: Estimate, look: str = "number") -> str:
         return NONE
     low, high = (points(b) if look == "points" else number(b, sign=look == "signed") for b in estimate[1:])
     return f"{low} to {high}"
+
+
+def place(path: str) -> str:
+    """A file or folder as others may see it: from the working folder, or its last two names if it lies elsewhere."""
+    whole = Path(path)
+    if not whole.is_absolute():
+        return path
+    if whole.is_relative_to(Path.cwd()):
+        return str(whole.relative_to(Path.cwd()))
+    return str(Path("…", *whole.parts[-2:]))
+
+
+def unplaced(text: str) -> str:
+    """A message in which files keep their names, but not their absolute paths."""
+    return re.sub(r"(?<![^\s:;,('\"])(?:[A-Za-z]:)?[/\\](?:[^/\\\n:;]+[/\\])+", "", text)
 
 
 def data_uri(data: bytes, kind: str) -> str:

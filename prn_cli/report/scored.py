@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prn_cli.metrics.intervals import Estimate
-from prn_cli.metrics.score import METRICS, Figure, Summary
+from prn_cli.metrics.score import METRICS, Figure, Metric, Summary
 from prn_cli.report.curves import (
     Scores,
     bias_reach,
@@ -21,7 +21,8 @@ from prn_cli.report.glimpses import PATCH
 from prn_cli.report.page import render
 from prn_cli.report.totals import Totals
 
-_VERBS = {"better": "rises", "worse": "falls", "": "shows no clear change"}
+_WORDS = {"better": "better than the base's", "worse": "worse than the base's", "": "about as good as the base's"}
+_SHOWN = 5e-5  # half of the last digit of a figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,15 @@ class Row:
         return max((abs(bound) for bound in self.drawn or () if math.isfinite(bound)), default=0.0)
 
 
-def score_page(summary: Summary, totals: Totals, what: Scored, *, failures: Sequence[tuple[str, str]] = ()) -> str:
+def score_page(
+    summary: Summary,
+    totals: Totals,
+    what: Scored,
+    *,
+    failures: Sequence[tuple[str, str]] = (),
+    metrics: Sequence[Metric] = METRICS,
+    classes: Sequence[tuple[str, str]] = (),
+) -> str:
     """Build the page.
 
     Args:
@@ -77,11 +86,16 @@ def score_page(summary: Summary, totals: Totals, what: Scored, *, failures: Sequ
         totals: the pictures and curves of the same images.
         what: what was scored.
         failures: files that could not be scored, and why.
+        metrics: of the tables; the first is that of the summary.
+        classes: names and colours, if there are several.
     """
     paired = what.baseline is not None
     words = Words("Base mask", "Refined mask", "Base scores", "Won and lost", "Gain per image")
     if not paired:
         words = Words(None, "Mask", "Scores", "Errors", "IoU per image")
+    if classes:
+        rank = "Gain per image" if paired else "Accuracy per image"
+        words = replace(words, rank=rank, figure="Accuracy", mask="", right="light: right both times")
     maps = [Scores("Refined" if paired else "Scores", "after", totals.after, totals.regions_after())]
     if paired:
         maps.insert(0, Scores("Base", "before", totals.before, totals.regions_before()))
@@ -93,12 +107,14 @@ def score_page(summary: Summary, totals: Totals, what: Scored, *, failures: Sequ
         what=what,
         paired=paired,
         gallery=make_gallery(totals.glimpses, words, bias_reach=bias_reach(totals), cut=what.cut),
-        headline=_headline(summary),
+        headline=_headline(summary, metrics[0]),
+        first=metrics[0],
+        classes=classes,
         tables={
-            "All pixels pooled": _rows(summary.pooled, summary.images),
-            "Mean per image": _rows(summary.mean, summary.images),
+            "All pixels pooled": _rows(summary.pooled, metrics, summary.images),
+            "Mean per image": _rows(summary.mean, metrics, summary.images),
         },
-        gains=[glimpse.gain for glimpse in totals.glimpses],
+        gains=[round(glimpse.gain, 4) for glimpse in totals.glimpses],
         positions=position_maps(totals, cut=what.cut),
         precision_recall=precision_recall(maps) if soft else None,
         reliability=reliability(maps),
@@ -109,10 +125,10 @@ def score_page(summary: Summary, totals: Totals, what: Scored, *, failures: Sequ
     )
 
 
-def _rows(figures: Mapping[str, Figure], images: int) -> list[Row]:
-    """The rows of a table of metrics, without those that have no figure. The first one is IoU."""
+def _rows(figures: Mapping[str, Figure], metrics: Sequence[Metric], images: int) -> list[Row]:
+    """The rows of a table of metrics, without those that have no figure."""
     rows = []
-    for metric in METRICS:
+    for metric in metrics:
         figure = figures[metric.name]
         if not any(math.isfinite(e.value) for e in (figure.masks, figure.baseline) if e is not None):
             continue
@@ -127,16 +143,20 @@ def _rows(figures: Mapping[str, Figure], images: int) -> list[Row]:
 
 
 def verdict(change: Estimate, *, lower_is_better: bool) -> str:
-    """`better` or `worse` if the interval excludes 0, else nothing."""
+    """`better` or `worse` if the interval excludes 0 and the change can be seen in a table, else nothing."""
+    if abs(change.value) < _SHOWN:
+        return ""
     if change.low > 0 or change.high < 0:
         return "worse" if (change.low > 0) == lower_is_better else "better"
     return ""
 
 
-def _headline(summary: Summary) -> str:
-    """Whether IoU rises or falls, in a sentence; empty without a base, or without intervals."""
-    changes = summary.pooled["iou"].difference, summary.mean["iou"].difference
+def _headline(summary: Summary, metric: Metric) -> str:
+    """Whether the masks are better, in a sentence; empty without a base, or without intervals."""
+    changes = summary.pooled[metric.name].difference, summary.mean[metric.name].difference
     if any(change is None or not math.isfinite(change.low) for change in changes):
         return ""
-    pooled, mean = (_VERBS[verdict(change, lower_is_better=False)] for change in changes if change is not None)
-    return f"IoU {pooled}." if pooled == mean else f"Pooled IoU {pooled}, mean IoU per image {mean}."
+    pooled, mean = (_WORDS[verdict(change, lower_is_better=False)] for change in changes if change is not None)
+    if pooled == mean:
+        return f"The refined masks are {pooled}."
+    return f"Over all pixels, the refined masks are {pooled}; image by image, they are {mean} on average."

@@ -56,6 +56,24 @@ class Mean:
             return (total / count).astype(np.float32)
 
 
+class Picked:
+    """The value of the pixel in the middle of each cell, for class numbers, whose means say nothing."""
+
+    def __init__(self, cells: Cells) -> None:
+        self._values = np.zeros(cells.shape, np.uint8)
+        sides = zip(cells.shape, (cells.height, cells.width), strict=True)
+        self._rows, self._columns = (((np.arange(count) + 0.5) * side / count).astype(np.intp) for count, side in sides)
+
+    def add(self, first: int, values: NDArray[np.uint8]) -> None:
+        """Add a band of whole rows, `(h, W)`, from row `first` of the map on."""
+        inside = np.flatnonzero((self._rows >= first) & (self._rows < first + len(values)))
+        self._values[inside] = values[np.ix_(self._rows[inside] - first, self._columns)]
+
+    def result(self) -> NDArray[np.uint8]:
+        """`(h, w)` uint8."""
+        return self._values
+
+
 class Shares:
     """The share of each class in each cell.
 

@@ -150,7 +150,7 @@ class Multiclass(Task):
             ("score --threshold", "--per-image", "--baseline-threshold", "--buffer"), "the greatest score counts"
         ),
         "--bidx": "all classes are taken",
-        "score --report": "it shows masks of one class",
+        "score --bias": "the report shows none of several classes",
         "pseudolabel --report": "it shows one class; report on one at a time, with --bidx and labels of it",
         "refine --values": "masks hold class numbers",
         **dict.fromkeys(("--polygons", "--min-area", "--fill-holes"), "objects are of masks of one class"),

@@ -215,7 +215,8 @@ class Cut:
 
     Attributes:
         pooled: IoU over all pixels.
-        mean: mean over the images of their IoU.
+        mean: mean over the images with foreground of their IoU. On others, IoU is 1 if nothing is predicted and else 0,
+            so that a few pixels would decide.
         threshold: the one threshold, or None where every patch has its own.
     """
 
@@ -229,11 +230,12 @@ class Headroom:
 
     Attributes:
         images: how many.
+        with_foreground: how many have foreground in their label.
         pixels: how many of theirs count.
     """
 
     def __init__(self) -> None:
-        self.images = 0
+        self.images = self.with_foreground = 0
         self._curve = empty_curve()
         self._ious = np.zeros(CURVE_STEPS)
         self._oracle = RegionCounts()
@@ -253,14 +255,16 @@ class Headroom:
         """
         self.images += 1
         self._curve += curve
-        self._ious += curve.ious()
         self._oracle += oracle
-        self._oracle_iou += oracle.iou()
+        if curve.foreground.any():
+            self.with_foreground += 1
+            self._ious += curve.ious()
+            self._oracle_iou += oracle.iou()
 
     def at(self, threshold: float) -> Cut:
         """All maps cut at this threshold, which is rounded to 1/1000."""
         step = round(threshold * CURVE_STEPS)
-        return Cut(float(self._curve.ious()[step - 1]), float(self._ious[step - 1]) / self.images, step / CURVE_STEPS)
+        return self._cut(float(self._curve.ious()[step - 1]), float(self._ious[step - 1]), step / CURVE_STEPS)
 
     def best_single(self) -> Cut:
         """All maps cut at the threshold (k / 1000) of the highest pooled IoU; the lowest of several."""
@@ -268,7 +272,10 @@ class Headroom:
 
     def oracle(self) -> Cut:
         """Every patch cut at its own best threshold."""
-        return Cut(self._oracle.iou(), self._oracle_iou / self.images)
+        return self._cut(self._oracle.iou(), self._oracle_iou)
+
+    def _cut(self, pooled: float, total: float, threshold: float | None = None) -> Cut:
+        return Cut(pooled, total / self.with_foreground if self.with_foreground else pooled, threshold)
 
     def gain(self) -> Cut:
         """How far the oracle lies above the best single threshold."""

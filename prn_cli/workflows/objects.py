@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prn_cli.errors import InputError
+from prn_cli.errors import InputError, UsageError
 from prn_cli.workflows.items import PART
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from prn_cli.files.manifest import Manifest
-    from prn_cli.maps.components import Runs
+    from prn_cli.maps.components import Runs, Tile
     from prn_cli.rasters import GeoTags
     from prn_cli.rasters.grid import Grid
 
@@ -24,25 +21,35 @@ _PARTS = ".polygons"
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What is done with the objects of masks: the file of polygons, and the areas below which to drop and to fill."""
+    """What is done with the objects of masks.
+
+    Attributes:
+        layer: the file of polygons, if they are written.
+        min_area: below which objects are dropped.
+        fill_holes: the area below which holes are filled.
+        simplify: how far the outlines of polygons may move, px.
+    """
 
     layer: Path | None = None
     min_area: float = 0
     fill_holes: float = 0
+    simplify: float = 0
 
     def __post_init__(self) -> None:
         if self.layer is not None:
             from prn_cli.rasters.polygons import check_layer
 
             check_layer(self.layer)
+        elif self.simplify:
+            raise UsageError("--simplify is for polygons, and none are written", hint="add --polygons FILE")
 
     def __bool__(self) -> bool:
         return self.layer is not None or self.min_area > 0 or self.fill_holes > 0
 
     def settings(self) -> dict[str, Any]:
         """For the manifest."""
-        areas = {"min_area": self.min_area, "fill_holes": self.fill_holes}
-        return {name: area for name, area in areas.items() if area > 0}
+        given = {name: getattr(self, name) for name in ("min_area", "fill_holes", "simplify")}
+        return {name: value for name, value in given.items() if value > 0}
 
     def part(self, mask: Path) -> dict[str, Path]:
         """The file of a map's polygons, by role; none without a layer."""
@@ -70,14 +77,11 @@ class Objects:
             check_system(self.layer, grid.crs, source)
         return grid
 
-    def clean(self, parts: Sequence[Runs], grid: Grid) -> tuple[Runs, NDArray[np.float64]]:
-        """Join the parts of a mask, drop and fill what is too small; returns the mask and the areas of its runs."""
-        from prn_cli.maps.components import join
+    def clean(self, tiles: Sequence[Tile]) -> list[Runs]:
+        """Drop and fill what is too small in a scene; returns the mask of each tile."""
+        from prn_cli.maps.components import clean_scene
 
-        runs = join(parts)
-        middle = runs.starts % runs.width + runs.lengths / 2
-        areas = grid.areas(middle, runs.starts // runs.width + 0.5, runs.lengths)
-        return runs.cleaned(areas, min_area=self.min_area, fill_holes=self.fill_holes), areas
+        return clean_scene(tiles, min_area=self.min_area, fill_holes=self.fill_holes)
 
     def write_layer(self, parts: Mapping[str, Path], manifest: Manifest) -> int:
         """Write the layer from the files of the maps that are done; returns the number of polygons.

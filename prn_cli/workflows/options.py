@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from prn_cli.errors import UsageError
-from prn_cli.execution.cores import core_count
+from prn_cli.execution.cores import free_cores
 from prn_cli.execution.watch import Watch
 from prn_cli.options import Option, Options
 from prn_cli.tasks import Task, TaskName, find_task
@@ -43,12 +43,14 @@ LogitsHere: TypeAlias = Annotated[
         argument=True,
     ),
 ]
-Labels: TypeAlias = Annotated[Path, _input("Folder of labels, paired with the inputs by stem.", flags=("-l",))]
-Overwrite: TypeAlias = Annotated[bool, _output("Redo outputs that are current; replace any other file.")]
+Labels: TypeAlias = Annotated[
+    Path, _input("Folder of labels, paired with the inputs by stem.", flags=("-l",), common=True)
+]
+Overwrite: TypeAlias = Annotated[bool, _output("Redo outputs that are current; replace any other file.", common=True)]
 Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], _run("Where the network runs.")]
-DryRun: TypeAlias = Annotated[bool, _run("List what would be done, and why; write nothing.")]
+DryRun: TypeAlias = Annotated[bool, _run("List what would be done, and why; write nothing.", common=True)]
 Seed: TypeAlias = Annotated[int, _run("Random seed.", least=0)]
-PatchSide: TypeAlias = Annotated[int, _method("Side of a patch, px.", flags=("-p",), least=16, most=1024)]
+PatchSide: TypeAlias = Annotated[int, _method("Side of a patch, px.", flags=("-p",), common=True, least=16, most=1024)]
 Rgb: TypeAlias = Annotated[
     str | None,
     _input(
@@ -62,16 +64,25 @@ GridName: TypeAlias = Annotated[
 ]
 
 
+def shipped_names(incomplete: str) -> list[str]:
+    """The names of the shipped weights that begin so, for the completion of a shell."""
+    from prn_cli.methods.weights import shipped
+
+    return [weights.name for weights in shipped() if weights.name.startswith(incomplete)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class MapOptions(Options):
     """How score maps are read."""
 
     null: Annotated[bool, _input("Paths on stdin end in NUL.", flags=("-0",))] = False
+    recursive: Annotated[bool, _input("Take the maps in subfolders, too.", flags=("-r",))] = False
     input_kind: Annotated[
         ScoreKind,
         _input(
             "What the numbers mean; auto looks at type and range, and refuses what is ambiguous; mask: no scores, but "
-            "hard masks."
+            "hard masks.",
+            common=True,
         ),
     ] = "auto"
     scale: Annotated[
@@ -81,7 +92,8 @@ class MapOptions(Options):
     nodata: Annotated[float | None, _input("Value of invalid pixels, besides NaN and the TIFF tag.")] = None
     valid_mask: Annotated[Path | None, _input("Folder of validity masks, paired by stem: zero is invalid.")] = None
     band: Annotated[
-        int | None, _input("Band (class) of a multi-band map, counted from 1.", flags=("--bidx",), least=1)
+        int | None,
+        _input("Band (class) of a multi-band map, counted from 1.", flags=("--bidx",), aliases=("--band",), least=1),
     ] = None
     key: Annotated[str | None, _input("Name of the array in .npz files.")] = None
     max_pixels: Annotated[
@@ -93,12 +105,15 @@ class MapOptions(Options):
         ),
     ] = None
 
-    def find_inputs(self, names: Sequence[str], watch: Watch) -> Paths:
-        """The files behind names, folders and globs; `-` reads paths from stdin. Others are named by their suffix."""
+    def find_inputs(self, names: Sequence[str], watch: Watch, *, inside: str = "logits") -> Paths:
+        """The files behind names, folders and globs; `-` reads paths from stdin. Others are named by their suffix.
+
+        `inside` is the subfolder that stands for a folder without files of its own.
+        """
         from prn_cli.rasters import find_inputs
         from prn_cli.rasters.pairs import count_suffixes
 
-        found = find_inputs(names, stdin=sys.stdin, null=self.null)
+        found = find_inputs(names, stdin=sys.stdin, null=self.null, recursive=self.recursive, inside=inside)
         if found.passed_over:
             watch.note(f"files passed over by their suffix: {count_suffixes(found.passed_over)}")
         return found
@@ -139,13 +154,24 @@ class ReadOptions(MapOptions):
     label_nodata: Annotated[float | None, _input("Label value to ignore.")] = None
 
 
+def labels_beside(labels: Path, logits: Sequence[str]) -> Path:
+    """The folder of the labels: if it was not named, the one in the folder of the logits, or beside it."""
+    if labels != Path("labels") or labels.exists() or len(logits) != 1:
+        return labels
+    places = (Path(logits[0]) / labels, Path(logits[0]).parent / labels)
+    return next((place for place in places if place.is_dir()), labels)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions(Options):
     """What maps are of."""
 
     task: Annotated[
         TaskName,
-        _method("binary: masks; saliency: soft maps, and labels that may be grey; multiclass: maps of class numbers."),
+        _method(
+            "binary: masks; saliency: soft maps, and labels that may be grey; multiclass: maps of class numbers.",
+            common=True,
+        ),
     ] = "binary"
     classes: Annotated[
         str | None,
@@ -211,10 +237,16 @@ class ReportOptions(Options):
 
     report: Annotated[
         Path | None,
-        _output("Write one HTML page, readable offline: figures, pictures, maps, curves.", metavar="FILE", output=True),
+        _output(
+            "Write one HTML page, readable offline: figures, pictures, maps, curves.",
+            metavar="FILE",
+            common=True,
+            output=True,
+        ),
     ] = None
     images: Annotated[
-        Path | None, _output("Folder of the images, shown in the report, paired by stem.", metavar="DIR")
+        Path | None,
+        _output("Folder of the images, shown in the report, paired by stem.", metavar="DIR", common=True),
     ] = None
 
 
@@ -222,12 +254,15 @@ class ReportOptions(Options):
 class RunOptions(Options):
     """How a run uses the machine."""
 
-    threads: Annotated[int, _run("Threads to use; 0: as many as cores.", flags=("-j",), least=0)] = 0
+    threads: Annotated[
+        int,
+        _run("Threads to use; 0: as many as cores that other programs leave, at least half.", flags=("-j",), least=0),
+    ] = 0
     fail_fast: Annotated[bool, _run("Stop at the first failure.")] = False
 
     def thread_count(self) -> int:
-        """How many threads to use."""
-        return self.threads or core_count()
+        """How many threads to use: as many as were asked for, else the cores that other programs leave."""
+        return self.threads or free_cores()
 
 
 def with_kind(reading: Reading, paths: Sequence[Path], watch: Watch) -> Reading:
@@ -236,10 +271,10 @@ def with_kind(reading: Reading, paths: Sequence[Path], watch: Watch) -> Reading:
     Raises:
         InputError: the kind is ambiguous, or two bands are no softmax pair.
     """
-    from prn_cli.rasters import is_pair, resolve
+    from prn_cli.rasters import resolve, with_bands
 
-    found = resolve(reading, paths)
-    pair = "2 bands: a softmax pair, background first" if is_pair(paths, found) else ""
+    found = with_bands(resolve(reading, paths), paths)
+    pair = "2 bands: a softmax pair, background first" if found.is_pair else ""
     kind = f"inputs read as {found.kind}" if reading.kind == "auto" else ""
     if kind or pair:
         watch.note("; ".join(filter(None, (kind, pair))))

@@ -43,10 +43,21 @@ class PseudolabelOptions(ReadOptions, TaskOptions, MaskOptions, ReportOptions, W
     labels: Labels = Path("labels")
     out: Annotated[
         Path,
-        Option("Folder for labels/ and thresholds/.", "Output", flags=("-o",), metavar="DIR", output=True),
+        Option(
+            "Folder for labels/ and thresholds/.",
+            "Output",
+            flags=("-o",),
+            aliases=("--output",),
+            metavar="DIR",
+            common=True,
+            output=True,
+        ),
     ] = Path("pseudolabels")
     patch: PatchSide = 64
     grid: GridName = "paper"
+    figures_only: Annotated[
+        bool, Option("Print the figures, and write neither pseudo-labels nor thresholds.", "Output", common=True)
+    ] = False
     overwrite: Overwrite = False
     dry_run: DryRun = False
     images: Annotated[
@@ -71,7 +82,7 @@ class PseudolabelledMap:
         input: the map.
         class_name: empty for a single foreground.
         outputs: the files written, by role: `labels`, `thresholds`.
-        status: `written`, or `kept` if an earlier run wrote them.
+        status: `written`, `kept` if an earlier run wrote them, `searched` with `figures_only`.
         curve: the counts of every single threshold.
         counts: the pseudo-labels against the label.
         pixels: of the map.
@@ -115,7 +126,7 @@ class PseudolabelResult(WrittenResult):
             "grid": self.options.grid,
             "input_kind": self.input_kind,
             "not_counted": dict(self.account.not_counted),
-            "out": str(self.options.out),
+            "out": None if self.options.figures_only else str(self.options.out),
             "failures": self.failure_records(),
         }
 
@@ -129,7 +140,7 @@ def _figures(headroom: Headroom) -> dict[str, Any]:
     if headroom.images:
         cuts = (headroom.at(0.5), headroom.best_single(), headroom.oracle(), headroom.gain())
         found = dict(zip(found, map(plain, cuts), strict=True))
-    return {"images": headroom.images, "pixels": headroom.pixels, **found}
+    return {"images": headroom.images, "with_foreground": headroom.with_foreground, "pixels": headroom.pixels, **found}
 
 
 def pseudolabel(options: PseudolabelOptions, watch: Watch = SILENT) -> PseudolabelResult | WeakResult:

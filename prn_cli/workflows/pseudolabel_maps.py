@@ -29,18 +29,18 @@ from prn_cli.rasters import (
     create_raster,
     find_valid_masks,
     mask_nodata,
+    tiff_suffix,
 )
 from prn_cli.report import HeadroomReport, Searched
 from prn_cli.tasks import Task
 from prn_cli.thresholding.pseudolabels import Headroom, ThresholdCurve, count_curve, empty_curve, make_pseudolabels
 from prn_cli.workflows.account import Account, warn_of_absent
 from prn_cli.workflows.items import Item
-from prn_cli.workflows.options import as_json, recorded, with_kind
+from prn_cli.workflows.options import as_json, labels_beside, recorded, with_kind
 from prn_cli.workflows.pseudolabel import PseudolabelledMap, PseudolabelOptions, PseudolabelResult
 from prn_cli.workflows.work import Work, check_foregrounds, done_line, pair_labels, pass_over_outputs
 
 _LABELS, _THRESHOLDS = "labels", "thresholds"
-_TIFF = (".tif", ".tiff")
 _BAND_PIXELS = 1 << 22  # of a map in memory at once
 
 
@@ -79,11 +79,14 @@ def run(options: PseudolabelOptions, watch: Watch) -> PseudolabelResult:
     account = Account.of((found.pixels, found.not_counted) for found in whole)
     account.tell(watch)
     if maps:
-        warn_of_absent(_label_pixels(maps), run.ignored, watch)
+        warn_of_absent(_label_pixels(maps), watch, ignored=run.ignored)
     summary = ""
     if maps:
         speed = sum(each.pixels for each in maps) / 1e6 / (time.perf_counter() - started)
-        summary = f"{done_line([each.status for each in maps], 'written', options.out)}; {speed:.3g} Mpx/s"
+        done = f"{len(maps)} searched, nothing written"
+        if not options.figures_only:
+            done = done_line([each.status for each in maps], "written", options.out)
+        summary = f"{done}; {speed:.3g} Mpx/s"
         watch.note(summary)
     if run.page is not None:
         source = " ".join(map(without_secrets, options.logits))
@@ -116,25 +119,28 @@ def _prepare(options: PseudolabelOptions, watch: Watch) -> _Run:
     task = options.find_task("pseudolabel")
     if options.report is None and options.images is not None:
         raise UsageError("--images are for the report, and there is none", hint="add --report FILE")
-    reading, labels, out = options.reading(), options.labels, options.out
+    reading, out = options.reading(), options.out
+    labels = labels_beside(options.labels, options.logits)
     inputs = pass_over_outputs(options.find_inputs(options.logits, watch), Manifest(out), [out], watch)
     pairs = pair_labels(inputs, labels, watch, noun="map")
     paths = [path for path, _ in pairs]
     valid_masks = find_valid_masks(paths, options.valid_mask)
     task = task.with_classes(paths, reading, given=options.classes)
+    outputs = (lambda *_: {}) if options.figures_only else _outputs
     items = [
-        Item(path, {"logits": path, "label": label} | valid_masks.role(path), _outputs(path, out / name), plane, name)
+        Item(path, {"logits": path, "label": label} | valid_masks.role(path), outputs(path, out / name), plane, name)
         for plane, name in enumerate(task.names)
         for path, label in pairs
     ]
-    if any((out / name / _LABELS).resolve() == labels.resolve() for name in task.names):
+    if not options.figures_only and any((out / name / _LABELS).resolve() == labels.resolve() for name in task.names):
         raise UsageError(f"would put pseudo-labels among the labels of {labels}", hint="choose another -o", path=out)
     check_outputs((item.inputs.values(), item.outputs.values()) for item in items)
-    _create(items[0], options, (1, 1))  # unknown creation options show before the work
-    outputs = [output for item in items for output in item.outputs.values()]
-    manifest = Manifest(out, outputs)
-    if not options.overwrite:
-        manifest.refuse_strangers(outputs)
+    places = [place for item in items for place in item.outputs.values()]
+    manifest = Manifest(out, places)
+    if places:
+        _create(items[0], options, (1, 1))  # unknown creation options show before the work
+        if not options.overwrite:
+            manifest.refuse_strangers(places)
     page = None
     if options.report is not None:
         page = HeadroomReport(
@@ -172,11 +178,10 @@ def _prepare(options: PseudolabelOptions, watch: Watch) -> _Run:
 
 
 def _outputs(path: Path, out: Path) -> dict[str, Path]:
-    suffix = path.suffix.lower()
-    tiff = suffix in _TIFF
+    tiff = tiff_suffix(path)
     return {
-        _LABELS: out / _LABELS / (path.stem + (suffix if tiff else ".png")),
-        _THRESHOLDS: out / _THRESHOLDS / (path.stem + (suffix if tiff else ".npy")),
+        _LABELS: out / _LABELS / (path.stem + (tiff or ".png")),
+        _THRESHOLDS: out / _THRESHOLDS / (path.stem + (tiff or ".npy")),
     }
 
 
@@ -197,7 +202,7 @@ def _search_map(item: Item, run: _Run, progress: Progress) -> PseudolabelledMap:
     """Search one map. Outputs that are current are kept; the figures are always counted again."""
     started = time.perf_counter()
     work, job = run.work, run.work.job(item)
-    kept = work.finished(job) is not None
+    kept = bool(item.outputs) and work.finished(job) is not None
     with (
         run.task.open_scores(
             item.path, run.reading, plane=item.plane, valid_mask=item.inputs.get("valid_mask")
@@ -206,17 +211,17 @@ def _search_map(item: Item, run: _Run, progress: Progress) -> PseudolabelledMap:
     ):
         run.foregrounds[label.path] = label.foreground
         run.ignored.update(label.ignored_values)
-        begin = None if kept else partial(work.manifest.begin, job)
+        begin = partial(work.manifest.begin, job) if item.outputs and not kept else None
         curve, counts, lost = _search(item, run, (scores, label), progress, begin=begin)
         if run.page is not None:
             run.page.look(scores, label, progress.stop)
         pixels = scores.height * scores.width
-    if kept:
+    if begin is None:
         check_unchanged(job.stamps)
     else:
         figures = asdict(counts) | {"not_counted": dict(lost)}
         work.manifest.record(job, seconds=time.perf_counter() - started, figures=figures)
-    status = "kept" if kept else "written"
+    status = "written" if begin is not None else "kept" if kept else "searched"
     return PseudolabelledMap(item.path, item.name, item.outputs, status, curve, counts, pixels, lost)
 
 

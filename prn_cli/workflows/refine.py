@@ -22,14 +22,8 @@ from prn_cli.workflows.options import (
     Rgb,
     RunOptions,
     TaskOptions,
+    shipped_names,
 )
-
-
-def _shipped_names(incomplete: str) -> list[str]:
-    from prn_cli.methods.weights import shipped
-
-    return [weights.name for weights in shipped() if weights.name.startswith(incomplete)]
-
 
 _read = partial(Option, panel="Input")
 _output = partial(Option, panel="Output")
@@ -47,7 +41,8 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
 
     logits: Logits = field(kw_only=False)
     images: Annotated[
-        Path | None, _read("Folder of the images that the maps were made from, paired by stem.", metavar="DIR")
+        Path | None,
+        _read("Folder of the images that the maps were made from, paired by stem.", metavar="DIR", common=True),
     ] = None
     rgb: Rgb = None
     out: Annotated[
@@ -55,11 +50,13 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
         _written(
             "Folder of the masks, named by the inputs' stems; or a file, for a single input.",
             flags=("--out", "-o"),
+            aliases=("--output",),
             metavar="MASKS",
+            common=True,
         ),
     ]
     probabilities: Annotated[
-        Path | None, _written("Write the refined probabilities too, as float32.", metavar="DIR")
+        Path | None, _written("Write the refined probabilities too, as float32.", metavar="DIR", common=True)
     ] = None
     bias: Annotated[Path | None, _written("Write what was added to the logits too, as float32.", metavar="DIR")] = None
     format: Annotated[
@@ -85,22 +82,34 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     fill_holes: Annotated[float, _objects("Fill holes below this area, in the same unit.", least=0)] = 0
     polygons: Annotated[
         Path | None,
-        _objects("Write the masks of all maps as polygons too: .gpkg, .geojson or .fgb.", metavar="FILE", output=True),
+        _objects(
+            "Write the masks of all maps as polygons too: .gpkg, .geojson or .fgb.",
+            metavar="FILE",
+            common=True,
+            output=True,
+        ),
     ] = None
+    simplify: Annotated[
+        float,
+        _objects("Simplify the outlines of polygons by at most this many pixels: 1 takes the stairs out.", least=0),
+    ] = 0
     weights: Annotated[
         tuple[Path, ...],
         _method(
             "Shipped weights by name (see 'prn weights list'), an .onnx file, or a folder of 'prn train'. Several are "
             "applied one after the other.",
             flags=("--weights", "-w"),
+            aliases=("--model",),
             metavar="NAME|PATH",
-            complete=_shipped_names,
+            common=True,
+            complete=shipped_names,
         ),
     ] = (Path("fast"),)
     strength: Annotated[
         tuple[float, ...] | None,
         _by_weights(
             "Of the correction: 0 leaves the base model's masks, 1 applies all of it. One for all, or one each.",
+            common=True,
             least=0,
             most=1,
         ),
@@ -112,6 +121,7 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
             "greatest, found without labels; of several classes, offsets of their logits.",
             flags=("--threshold", "-t"),
             metavar="auto|0..1",
+            common=True,
             least=0,
             most=1,
             default="what the weights have learned from labels, else auto",

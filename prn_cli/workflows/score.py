@@ -48,28 +48,39 @@ class ScoreOptions(ReadOptions, TaskOptions, ReportOptions, RunOptions):
     baseline: Annotated[
         Path | None,
         _baseline(
-            "Folder of the base model's logit maps or masks, paired by stem: adds its figures.", metavar="LOGITS"
+            "Folder of the base model's logit maps or masks, paired by stem: adds its figures.",
+            aliases=("--base",),
+            metavar="LOGITS",
+            common=True,
         ),
     ] = None
     baseline_input_kind: Annotated[ScoreKind, _baseline("What the baseline's numbers mean.")] = "auto"
     baseline_threshold: Annotated[
-        float, _baseline("Probability above which the baseline is foreground.", least=0, most=1)
+        float, _baseline("Probability above which the baseline is foreground.", common=True, least=0, most=1)
     ] = 0.5
     baseline_nodata: Annotated[float | None, _baseline("As --nodata, for the baseline.", default="as --nodata")] = None
     baseline_band: Annotated[
         int | None,
-        _baseline("As --bidx, for the baseline.", flags=("--baseline-bidx",), least=1, default="as --bidx"),
+        _baseline(
+            "As --bidx, for the baseline.",
+            flags=("--baseline-bidx",),
+            aliases=("--baseline-band",),
+            least=1,
+            default="as --bidx",
+        ),
     ] = None
     baseline_scale: Annotated[float | None, _baseline("As --scale, for the baseline.", least=1e-6)] = None
     threshold: Annotated[
-        float, _method("Probability above which a soft map is foreground.", flags=("-t",), least=0, most=1)
+        float, _method("Probability above which a soft map is foreground.", flags=("-t",), common=True, least=0, most=1)
     ] = 0.5
     buffer: Annotated[float, _method("Buffer of relaxed precision and recall, px.", least=0)] = 3.0
     resamples: Annotated[int, _method("Bootstrap resamples of the intervals.", least=100)] = 2000
     seed: Seed = 0
     csv: Annotated[
         str | None,
-        _output("Write a row per image; '-': on stdout instead of the table.", metavar="FILE", output=True),
+        _output(
+            "Write a row per image; '-': on stdout instead of the table.", metavar="FILE", common=True, output=True
+        ),
     ] = None
     bias: Annotated[
         Path | None,
@@ -135,6 +146,23 @@ class ScoreResult(Result):
             if score.baseline is not None:
                 row |= {f"baseline_{name}": value for name, value in figures(score.baseline, metrics).items()}
             yield row
+
+    def changed_images(self) -> tuple[str, int, int]:
+        """How many images are better, and how many worse than the baseline by the first metric; its title comes first.
+
+        A change too small for its last digit is none.
+        """
+        from prn_cli.metrics.score import figures
+
+        first = self.metrics[0]
+        pairs = [
+            (image.score.counts, image.score.baseline) for image in self.images if image.score.baseline is not None
+        ]
+        changes = [
+            figures(after, [first])[first.name] - figures(before, [first])[first.name] for after, before in pairs
+        ]
+        signs = [round(-change if first.lower_is_better else change, 4) for change in changes]
+        return first.title, sum(sign > 0 for sign in signs), sum(sign < 0 for sign in signs)
 
     def csv(self, *, shown: bool = False) -> str:
         """The rows as CSV; an empty cell where a figure does not exist.

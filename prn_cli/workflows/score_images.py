@@ -28,10 +28,10 @@ from prn_cli.rasters import (
     ScoreMap,
     count_reasons,
     find_valid_masks,
-    is_pair,
     pair_by_stem,
+    with_bands,
 )
-from prn_cli.report import Scored, ScoreReport
+from prn_cli.report import ClassReport, Scored, ScoreReport
 from prn_cli.tasks import Task
 from prn_cli.workflows.account import Account, warn_of_absent
 from prn_cli.workflows.items import Item
@@ -49,7 +49,7 @@ class _Run:
     partners: Sequence[Partners]  # of the images; one that lacks a partner fails
     reading: Reading
     base_reading: Reading
-    page: ScoreReport | None
+    page: ScoreReport | ClassReport | None
     foregrounds: dict[Path, int | None] = field(default_factory=dict)  # of the labels that were read
     ignored: set[float] = field(default_factory=set)  # values of labels
     pool: Executor | None = None  # counts parts of an image side by side
@@ -82,7 +82,8 @@ def run(options: ScoreOptions, watch: Watch) -> ScoreResult:
     account = Account.of((score.height * score.width, score.not_counted) for score in scores)
     account.tell(watch)
     if scores:
-        warn_of_absent(run.task.label_pixels(scores), run.ignored, watch)
+        warn_of_absent(run.task.label_pixels(scores), watch, ignored=run.ignored)
+        warn_of_absent(run.task.predicted_pixels(scores), watch, noun="mask")
     result = ScoreResult(
         account=account,
         task=run.task,
@@ -110,7 +111,7 @@ def run(options: ScoreOptions, watch: Watch) -> ScoreResult:
             cut=run.page.cut,
             not_counted=str(account),
         )
-        run.page.finish(result.summary, what, failures)
+        run.page.finish(result.summary, what, failures, result.metrics)
     return result
 
 
@@ -122,7 +123,7 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     if not math.isfinite(options.buffer):
         raise UsageError(f"a buffer of {options.buffer} pixels is no distance", hint="give a number")
     reading = options.reading()
-    inputs = options.find_inputs(options.masks, watch)
+    inputs = options.find_inputs(options.masks, watch, inside="masks")
     partners = [_baselines(inputs, options), find_valid_masks(inputs, options.valid_mask)]
     images = [
         Item(path, {"masks": path, "label": label} | partners[0].role(path) | partners[1].role(path), {})
@@ -147,15 +148,19 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     base_files = [image.inputs["baseline"] for image in images if "baseline" in image.inputs]
     reading = replace(reading, kind=task.detect([image.path for image in images], reading))
     base_reading = replace(base_reading, kind=task.detect(base_files, base_reading))
-    pair = any([is_pair([image.path for image in images], reading), is_pair(base_files, base_reading)])
+    reading, base_reading = with_bands(reading, [image.path for image in images]), with_bands(base_reading, base_files)
+    pair = reading.is_pair or base_reading.is_pair
     said = f"masks read as {reading.kind}" + (f", baseline as {base_reading.kind}" if base_files else "")
     (watch.note if pair else watch.detail)(f"{said}; 2 bands are a softmax pair, background first" if pair else said)
-    page = None
-    if options.report is not None:
+    page: ScoreReport | ClassReport | None = None
+    files = [path for image in images for path in (image.inputs["label"], image.inputs.get("baseline"))]
+    if options.report is not None and task.several:
+        page = ClassReport(options.report, inputs, files, images=options.images, rows=task.rows, watch=watch)
+    elif options.report is not None:
         page = ScoreReport(
             options.report,
             inputs,
-            [path for image in images for path in (image.inputs["label"], image.inputs.get("baseline"))],
+            files,
             images=options.images,
             bias=options.bias,
             threshold=options.threshold,

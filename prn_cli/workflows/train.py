@@ -28,6 +28,7 @@ from prn_cli.workflows.options import (
     RunOptions,
     Seed,
     TaskOptions,
+    shipped_names,
 )
 
 FOLDS, QUARTERS = 3, 4
@@ -49,11 +50,13 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     labels: Labels = Path("labels")
     images: Annotated[
         Path | None,
-        Option("Folder of the images, paired by stem: the refiner sees them too.", "Input", metavar="DIR"),
+        Option("Folder of the images, paired by stem: the refiner sees them too.", "Input", metavar="DIR", common=True),
     ] = None
     rgb: Rgb = None
-    out: Annotated[Path, Option("Folder of the run.", "Output", flags=("-o",), output=True)] = Path("run")
-    resume: Annotated[bool, Option("Resume the run in the output folder.", "Output")] = False
+    out: Annotated[
+        Path, Option("Folder of the run.", "Output", flags=("-o",), aliases=("--output",), common=True, output=True)
+    ] = Path("run")
+    resume: Annotated[bool, Option("Resume the run in the output folder.", "Output", common=True)] = False
     overwrite: Overwrite = False
     tensorboard: Annotated[bool, Option("Also write a TensorBoard log.", "Output")] = False
     device: Device = "auto"
@@ -69,6 +72,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             "Hold out each of this many parts in turn, then learn from all maps; 1 holds out one part only. Default: "
             f"{FOLDS} for fast with fewer than {FEW_MAPS} maps, else 1; {QUARTERS} for {FEWEST_MAPS} large maps or "
             "fewer, each part a quarter of every map.",
+            common=True,
             least=1,
         ),
     ] = None
@@ -79,6 +83,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             "such as '^(tile[0-9]+)'. With few scenes, each is held out once. Default: what names and georeferences "
             "show; none for maps of their own.",
             metavar="PATTERN|none",
+            common=True,
         ),
     ] = None
     group_distance: Annotated[
@@ -98,7 +103,11 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
 
     network: Annotated[
         str,
-        _method("Method to train: fast, ours; image, which needs --images; paper and segrefiner, as published."),
+        _method(
+            "Method to train: fast, ours; image, which needs --images; paper and segrefiner, as published.",
+            aliases=("--model",),
+            common=True,
+        ),
     ] = "fast"
     start_from: Annotated[
         str | None,
@@ -106,6 +115,8 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             "Start from these weights, with a short schedule: a shipped name, a run's folder or a model.safetensors.",
             flags=("--from",),
             metavar="NAME|PATH",
+            common=True,
+            complete=shipped_names,
         ),
     ] = None
     contrast: tuple[str, ...] = ()  # an option where there are any, see `composed`
@@ -119,17 +130,21 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     steps: Annotated[
         int | None, _schedule("Steps per epoch. Default: half the maps' area, 100 to 250; 25 with --from.", least=1)
     ] = None
-    batch: Annotated[int, _schedule("Crops per step.", least=1)] = 8
+    batch: Annotated[int, _schedule("Crops per step.", aliases=("--batch-size",), least=1)] = 8
     rate: Annotated[
         float | None,
         _schedule(
-            "Peak learning rate. Default: 0.001, or 0.0004 for segrefiner; 0.0002 with --from and few maps.", least=0
+            "Peak learning rate. Default: 0.001, or 0.0004 for segrefiner; 0.0002 with --from and few maps.",
+            aliases=("--lr", "--learning-rate"),
+            least=0,
         ),
     ] = None
     weight_decay: Annotated[float, _schedule("Weight decay.", least=0)] = 0.05
     average: Annotated[float, _schedule("Decay of the moving average of the weights.", least=0, most=0.9999)] = 0.995
     patience: Annotated[int, _schedule("Stop after this many epochs without gain.", least=1)] = 8
-    time_budget: Annotated[str | None, _schedule("Stop after this time: 90, 90s, 10m or 2h.", metavar="TIME")] = None
+    time_budget: Annotated[
+        str | None, _schedule("Stop after this time: 90, 90s, 10m or 2h.", metavar="TIME", common=True)
+    ] = None
 
     def __post_init__(self) -> None:
         """Check options against each other."""

@@ -18,7 +18,12 @@ from prn_cli.workflows.options import Logits, MapOptions, with_kind
 class _Written(Options):
     out: Annotated[
         Path | None,
-        Option("Folder to write into. Default: beside the file, by its name.", flags=("-o",), output=True),
+        Option(
+            "Folder to write into. Default: beside the file, by its name.",
+            flags=("-o",),
+            aliases=("--output",),
+            output=True,
+        ),
     ] = None
 
 
@@ -49,7 +54,7 @@ class QuantizeOptions(MapOptions):
         field(kw_only=False)
     )
     logits: Logits = field(kw_only=False)
-    out: Annotated[Path, Option("Folder to write into.", flags=("-o",), output=True)]
+    out: Annotated[Path, Option("Folder to write into.", flags=("-o",), aliases=("--output",), output=True)]
 
 
 def import_weights(options: ImportOptions) -> tuple[Path, dict[str, Any]]:

@@ -17,6 +17,7 @@ import pytest
 import tifffile
 
 from prn_cli.commands import app
+from prn_cli.errors import install_line
 from prn_cli.execution import cluster
 from prn_cli.execution.cluster import Cluster
 from prn_cli.execution.watch import Watch
@@ -326,5 +327,5 @@ def test_a_wrong_address_is_one_line_and_costs_nothing(folder, where, message, r
 def test_without_the_extra_it_is_named(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert app.run(["refine", "nowhere", "-o", "masks", "-w", "model.onnx", "-q", "--dask", "local"]) == 2
-    assert "--dask needs distributed, which is not installed; pip install 'prn-cli[dask]'" in capsys.readouterr().err
+    assert f"--dask needs distributed, which is not installed; {install_line('dask')}" in capsys.readouterr().err
     assert not Path("masks").exists()

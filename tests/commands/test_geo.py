@@ -123,6 +123,59 @@ def test_masks_and_polygons_overlay_their_inputs(prn, write, grid, suffix):
             assert fields["area"].sum() == pytest.approx(square_metres, rel=1e-9)
 
 
+def test_simplified_polygons_stay_near_the_mask_and_valid(prn, write):
+    write("logits/map.tif", *GRIDS["utm, rotated"])
+    assert prn("logits", "-o", "masks", "--polygons", "stairs.gpkg")[0] == 0
+    code, _, err = prn("logits", "-o", "masks", "--polygons", "plain.gpkg", "--simplify", "1")
+    assert code == 0, err
+    assert "replaces what an earlier run left in masks: it had other settings: simplify" in err
+    _, stairs, before = layer("stairs.gpkg")
+    _, plain, after = layer("plain.gpkg")
+    assert len(stairs) == len(plain)
+    assert sum(map(shapely.get_num_coordinates, plain)) < 0.7 * sum(map(shapely.get_num_coordinates, stairs))
+    assert all(geometry.is_valid and not geometry.is_empty for geometry in plain)
+    pixel = 2.0
+    assert max(a.hausdorff_distance(b) for a, b in zip(stairs, plain, strict=True)) <= 1.01 * pixel
+    np.testing.assert_array_equal(before["area"], after["area"])
+    assert "--simplify is for polygons" in prn("logits", "-o", "masks", "--simplify", "1")[2]
+
+
+def test_a_mosaic_by_vrt_is_refined_as_its_parts_are(prn, write, folder):
+    """Two tiles side by side in one VRT: what lies in a folder is not taken, since it names other files."""
+    crs, transform = GRIDS["utm, 5 cm"]
+    logits = write("tiles/west.tif", crs, transform)
+    height, width = logits.shape
+    write("tiles/east.tif", crs, transform @ Affine.translation(width, 0))
+    parts = "".join(
+        f'<SimpleSource><SourceFilename relativeToVRT="1">{name}.tif</SourceFilename><SourceBand>1</SourceBand>'
+        f'<SrcRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>'
+        f'<DstRect xOff="{number * width}" yOff="0" xSize="{width}" ySize="{height}"/></SimpleSource>'
+        for number, name in enumerate(("west", "east"))
+    )
+    (folder / "tiles" / "both.vrt").write_text(
+        f'<VRTDataset rasterXSize="{2 * width}" rasterYSize="{height}"><SRS>{crs}</SRS>'
+        f"<GeoTransform>{', '.join(map(str, transform.to_gdal()))}</GeoTransform>"
+        f'<VRTRasterBand dataType="Float32" band="1"><NoDataValue>-9999</NoDataValue>{parts}'
+        "</VRTRasterBand></VRTDataset>"
+    )
+    code, _, err = prn("tiles/both.vrt", "-o", "masks", "--strength", "0")
+    assert code == 0, err
+    with rasterio.open("masks/both.tif") as mask:
+        assert (mask.crs, mask.transform, mask.shape) == (crs, transform, (height, 2 * width))
+        halves = mask.read(1)
+    assert prn("tiles", "-o", "each", "--strength", "0")[0] == 0
+    assert sorted(path.name for path in (folder / "each").glob("*.tif")) == ["east.tif", "west.tif"]
+    for number, name in enumerate(("west", "east")):
+        with rasterio.open(f"each/{name}.tif") as mask:
+            np.testing.assert_array_equal(mask.read(1), halves[:, number * width : (number + 1) * width])
+    assert prn("tiles/*.vrt", "-o", "by_glob")[0] == 0
+    (folder / "tiles" / "west.tif").unlink()
+    code, _, err = prn("tiles/both.vrt", "-o", "gone")
+    assert code == 1
+    assert "tiles/both.vrt: cannot be read" in err
+    assert "check the files that it names" in err
+
+
 @pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:32636", "EPSG:4326"])
 @pytest.mark.parametrize("turn", [0, 25])
 def test_a_real_chip_overlays_its_input(prn, folder, crs, turn):

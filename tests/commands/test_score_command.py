@@ -384,7 +384,7 @@ def test_a_reader_that_leaves_early_is_no_error(folder, output):
 
 
 def test_help_names_every_option_of_its_own(prn):
-    code, out, _ = prn("--help")
+    code, out, _ = prn("--help-all")
     assert code == 0
     for option in ("--baseline", "--buffer", "--csv", "--json", "--threshold", "--label-nodata", "--seed", "--bidx"):
         assert option in out

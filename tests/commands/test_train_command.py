@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from prn_cli.commands import app
+from prn_cli.errors import install_line
 from prn_cli.training.choice import Choice
 from prn_cli.workflows.training.conclusion import Trained
 from prn_cli.workflows.training.conclusion import verdict as verdict_of
@@ -269,13 +270,16 @@ def test_a_wrong_call_gets_one_line(folder: Path, arguments: tuple[str, ...], co
 
 
 @pytest.mark.parametrize("package", ["torch", "onnx"])
-def test_without_the_extra_it_is_named_before_anything_is_read(package: str, tmp_path: Path) -> None:
+def test_without_the_extra_it_is_named_before_anything_is_read(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the line is written as seen from there
     code = (
         f"import sys; sys.modules[{package!r}] = None; from prn_cli.commands.app import run; sys.exit(run(['train']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2
-    message = f"prn train needs {package}, which is not installed; pip install 'prn-cli[train]'"
+    message = f"prn train needs {package}, which is not installed; {install_line('train')}"
     assert done.stderr == f"prn: error: {message}\n"
 
 

@@ -119,8 +119,8 @@ def test_duplicates_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_nothing_pairs(tmp_path: Path) -> None:
     inputs = touch(tmp_path / "logits", *[f"tile_{i}.npy" for i in range(5)])
-    touch(tmp_path / "labels", "tile_0_label.png")
-    message = r"inputs 'tile_0', 'tile_1', 'tile_2', … \(5\); folder 'tile_0_label'"
+    touch(tmp_path / "labels", "tile_0_truth.png")
+    message = r"inputs 'tile_0', 'tile_1', 'tile_2', … \(5\); folder 'tile_0_truth'"
     with pytest.raises(InputError, match=message):
         pair_by_stem(inputs, tmp_path / "labels")
     touch(tmp_path / "empty")

@@ -162,6 +162,21 @@ def test_no_width_needs_scrolling_sideways(page, width):
         page.call("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
 
 
+@pytest.mark.parametrize("width", [320, 360, 390])
+def test_on_a_phone_no_figure_of_the_summary_is_cut_and_the_verdicts_are_there(page, width):
+    page.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=True)
+    shown = "[...document.querySelectorAll('#summary td, #summary th[scope=row]')].filter((c) => c.offsetWidth)"
+    try:
+        assert page.run(f"{shown}.length") > 50
+        assert page.run(f"Math.max(...{shown}.map((c) => c.getBoundingClientRect().right))") <= width
+        assert page.run(f"Math.max(...{shown}.map((c) => c.scrollWidth - c.clientWidth))") <= 1
+        says = "[...document.querySelectorAll('.says')].filter((c) => c.textContent.trim())"
+        assert page.run(f"{says}.length") > 0
+        assert page.run(f"{says}.every((c) => c.offsetWidth > 0)") is True
+    finally:
+        page.call("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
+
+
 def test_every_control_has_a_name(page):
     """As assistive tools see the page: what can be focused has a name, and each picture is described."""
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]

@@ -21,7 +21,7 @@ def test_text_cannot_leave_its_place(value):
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(0.0123, "+1.23"), (-0.00004, "−0.00"), (0.0, "+0.00"), (float("nan"), "–")]
+    ("value", "expected"), [(0.0123, "+1.23"), (-0.00004, "0.00"), (0.0, "0.00"), (float("nan"), "–")]
 )
 def test_points(value, expected):
     assert page.points(value) == expected

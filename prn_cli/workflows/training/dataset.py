@@ -122,7 +122,7 @@ def read_dataset(
     label_pixels = Counter[str]()
     for pair, _ in batch.results:
         label_pixels.update(reader.label_pixels[pair])
-    warn_of_absent(label_pixels, reader.ignored, watch)
+    warn_of_absent(label_pixels, watch, ignored=reader.ignored)
     stored = reader.store.mapped()
     return Dataset(
         maps=[

@@ -28,6 +28,7 @@ from prn_cli.training.export import export
 from prn_cli.training.loop import Settings, base_counts, pooled
 from prn_cli.training.runtime import reduced_precision, set_up
 from prn_cli.workflows.method_options import given_for, options_for
+from prn_cli.workflows.options import labels_beside
 from prn_cli.workflows.train import TrainOptions, TrainResult
 from prn_cli.workflows.training import folder
 from prn_cli.workflows.training.conclusion import Trained, conclude, conclude_few, evidence_of
@@ -155,12 +156,12 @@ def _settled(run: Run, maps: int, *, choose_epoch: bool) -> Settings:
 def _read(run: Run) -> tuple[Dataset, Dataset | None]:
     """The labelled maps, and those of `--validation-logits`."""
     options = run.options
-    inputs = options.find_inputs(options.logits, run.watch)
-    found = read_dataset(run, inputs, options.labels, options.images, shots=options.shots)
+    inputs, labels = options.find_inputs(options.logits, run.watch), labels_beside(options.labels, options.logits)
+    found = read_dataset(run, inputs, labels, options.images, shots=options.shots)
     if options.validation_logits is None:
         return found, None
     inputs = options.find_inputs([str(options.validation_logits)], run.watch)
-    labels, images = options.validation_labels or options.labels, options.validation_images or options.images
+    labels, images = options.validation_labels or labels, options.validation_images or options.images
     return found, read_dataset(run, inputs, labels, images)
 
 
