@@ -41,7 +41,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "two, twice the rate": {"batch": 2, "rate": 0.002},
     "four, four times the rate": {"batch": 4, "rate": 0.004},
     "eight of 128 px": {"crop": 128},
-    "four, the harder of two places": {"batch": 4, "candidates": 2},
 }
 LEVELS = np.linspace(-3, 3, 61, dtype=np.float32)
 MOST_HELD_OUT = 40
