@@ -7,8 +7,9 @@ Every folder of DIR that holds `train/` and `test/`, each with `logits/` and `la
 
 Rows without labels see the logits of the test split alone. What they know of other base models was fitted to the
 training splits of the other sets (leave one set out). Rows with K labelled maps draw them from the training split, with
-several seeds. Changes are to a threshold of 0.5, in points of IoU, on the test split; the intervals are of a bootstrap
-over sets. `--fit` prints the constants of `prn_cli/thresholding/calibration.py`, fitted to the training splits of all.
+several seeds; *calibrated* ones then decide on the test split, as `prn refine` does. Changes are to a threshold of 0.5,
+in points of IoU, on the test split; the intervals are of a bootstrap over sets. `--fit` prints the constants of
+`prn_cli/thresholding/calibration.py`, fitted to the training splits of all.
 """
 
 from __future__ import annotations
@@ -199,6 +200,24 @@ def drawn(split: Split, shots: int, seed: int) -> Split:
     return Split(**{name: values[order] for name, values in vars(split).items()})
 
 
+def surely_better(split: Split) -> int:
+    """The cut, of nineteen, whose gain has the highest lower bound over the maps; 0.5 if none is above 0.
+
+    `prn train` chose its threshold so, before it calibrated.
+    """
+    scorer = Scorer(split)
+    cuts = np.array([HALF, *(cut_of(round(0.05 * step, 2)) for step in range(1, 20))])
+    false, true = scorer.false[:, cuts], scorer.true[:, cuts]
+
+    def gains(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        scores = (weights @ true) / np.maximum(weights @ false + weights @ scorer.true[:, :1], 1)
+        return scores - scores[:, :1]
+
+    low = np.nan_to_num(bootstrap(gains, len(false))[1], nan=-1.0)
+    low[0] = 0
+    return int(cuts[low.argmax()])
+
+
 def changes(pair: Pair, fit: Fit, seeds: int) -> dict[str, NDArray[np.float64]]:
     """Change of pooled and mean IoU `(2,)` by row, or `(seeds, 2)` for rows with labels."""
     scorer, statistics = Scorer(pair.test), pair.test.statistics()
@@ -222,6 +241,8 @@ def changes(pair: Pair, fit: Fit, seeds: int) -> dict[str, NDArray[np.float64]]:
         rows[f"tuned on {what}"] = np.array([scorer.change(Scorer(draw).best()) for draw in draws])
         known = [gather(draw.counts, draw.statistics(), fit=fit) for draw in draws]
         decisions = [decide(statistics.counts, prior, evidence=evidence) for evidence in known]
+        if shots >= 10:
+            rows[f"surely better on {what}"] = np.array([scorer.change(surely_better(draw)) for draw in draws])
         rows[f"calibrated on {what}"] = np.array([scorer.change(cut_of(d.threshold)) for d in decisions])
     return rows | {"oracle: best threshold": scorer.change(scorer.best())}
 

@@ -31,8 +31,8 @@ from prn_cli.metrics.regions import iou
 from prn_cli.thresholding.calibration import expect
 from prn_cli.thresholding.decision import decide
 from prn_cli.thresholding.sampling import sample_maps
-from prn_cli.thresholding.strength import STRENGTHS, THRESHOLDS
 from prn_cli.training.augment import Jitter, TrainingMap
+from prn_cli.training.choice import STRENGTHS
 from prn_cli.training.loop import Settings, fit, tallies
 
 LEARN, LEARN_SIDE = 5, 256
@@ -72,7 +72,7 @@ def trained(learn: list[TrainingMap], steps: int, seed: int) -> FastNetwork:
 
 def changes(network: FastNetwork, hold: list[TrainingMap]) -> NDArray[np.float64]:
     """Change of pooled IoU, in points, for every strength `(S,)`."""
-    counts = tallies(network, hold)[:, :, THRESHOLDS.index(0.5)].sum(axis=0).astype(np.float64)
+    counts = tallies(network, hold)[:, :, 0].sum(axis=0).astype(np.float64)
     found = iou(counts)
     return 100 * (found - found[0])
 

@@ -63,8 +63,8 @@ def train(sets: Sequence[list[TrainingMap]], folder: Path, seed: int, card: dict
 
     from prn_cli.maps.drift import describe, reference
     from prn_cli.methods.fast.network import FastNetwork
-    from prn_cli.thresholding.strength import choose
     from prn_cli.training.augment import Jitter, draw_batch
+    from prn_cli.training.choice import Limits, choose
     from prn_cli.training.export import export
     from prn_cli.training.loop import learning_rate, tallies
     from prn_cli.training.runtime import reduced_precision, set_up
@@ -97,7 +97,7 @@ def train(sets: Sequence[list[TrainingMap]], folder: Path, seed: int, card: dict
             print(f"{folder.name}: step {step + 1}, loss {loss.item():.3f}", file=sys.stderr, flush=True)
     maps = [m for found in sets for m in found]
     names = [str(position) for position, found in enumerate(sets) for _ in found]
-    gains = choose(tallies(average.module, maps, device), names, any_threshold=False).strengths
+    gains = choose(tallies(average.module, maps, device), names, limits=Limits(any_threshold=False)).strengths
     strength = min((s for s, gain in gains.items() if gain >= 0.75 * max(gains.values())), key=float)
     known = reference([describe(m.logits) for m in maps])
     card["training"] |= {

@@ -254,6 +254,42 @@ def mask_counts(masks: Path, labels: Path) -> Counts:
     )
 
 
+def refine(work: Path, name: str, seed: int, out: Path, **options: Any) -> Path:
+    """Masks of the test tiles by a refiner that learned on the training tiles."""
+    place, same = work / f"seed{seed}", {"task": "multiclass", "classes": ",".join(SETS[name].classes), "threads": 1}
+    learn = {"images": work / "train" / "images", "out": out / "run", "seed": seed, "overwrite": True, **SHORT}
+    prn.train(place / "train-images" / "scores", **learn, **same, **options)
+    use = {"images": work / "test" / "images", "out": out / "masks", "weights": str(out / "run"), "overwrite": True}
+    prn.refine(place / "test-images" / "scores", **use, **same)
+    return out / "masks"
+
+
+COLOURS = np.array([[200, 190, 170], [190, 60, 50], [70, 70, 80], [60, 140, 60], [50, 110, 200]], np.uint8)
+
+
+def draw(work: Path, stems: list[str], out: Path) -> None:
+    """Some test tiles of Dubai: image, activations of the strongest class, mask of them, refined mask, true mask."""
+    place = work / "seed0"
+    masks = refine(work, "dubai", 0, place / "picture", labels=place / "train-images" / "labels", contrast="fbr")
+    rows = []
+    for stem in stems:
+        image = np.asarray(Image.open(work / "test" / "images" / f"{stem}.png"))
+        source = place / "test" / f"activations{SIDES[1]}" / f"{stem}.npy"
+        with open_map("image", source, shape=(TILE, TILE)) as opened:
+            maps = np.maximum(opened.read(), 0)
+        strongest = int(maps.mean(axis=(1, 2)).argmax())
+        heat = (maps[strongest] / maps[strongest].max())[..., None]
+        warm = COLOURS[strongest + 1] * heat + 0.5 * image.mean(axis=2, keepdims=True) * (1 - heat)
+        numbers = [
+            read_label(path / f"{stem}.png", role="class label")
+            for path in (place / "test-images" / "labels", masks, work / "test" / "labels")
+        ]
+        full = np.concatenate((COLOURS, np.zeros((251, 3), np.uint8)))
+        rows.append(np.hstack([image, warm.astype(np.uint8), *(full[each] for each in numbers)]))
+    picture = np.vstack(rows)
+    Image.fromarray(picture).resize((picture.shape[1] * 3 // 2, picture.shape[0] * 3 // 2)).save(out, optimize=True)
+
+
 def bench_seed(work: Path, name: str, seed: int) -> None:
     """Every row of a set with one seed; what is there is kept."""
     place = work / f"seed{seed}"
@@ -283,22 +319,7 @@ def bench_seed(work: Path, name: str, seed: int) -> None:
 
     def refined(labels: Path, **more: Any) -> Counts:
         with tempfile.TemporaryDirectory() as folder:
-            same = {"task": "multiclass", "classes": ",".join(SETS[name].classes), "threads": 1}
-            prn.train(
-                place / "train-images" / "scores",
-                labels=labels,
-                images=work / "train" / "images",
-                out=Path(folder) / "run",
-                seed=seed,
-                **SHORT,
-                **same,
-                **more,
-            )
-            test = place / "test-images" / "scores"
-            masks = Path(folder) / "masks"
-            images = work / "test" / "images"
-            prn.refine(test, out=masks, weights=str(Path(folder) / "run"), images=images, **same)
-            return mask_counts(masks, truth["test"])
+            return mask_counts(refine(work, name, seed, Path(folder), labels=labels, **more), truth["test"])
 
     for split in SPLITS:
         for tagged in (False, True) if split == "train" else (False,):
@@ -357,7 +378,12 @@ def main() -> None:
     parser.add_argument("--set", action="append", choices=SETS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the table here too")
+    parser.add_argument("--picture", type=Path, help="draw tiles of Dubai instead, once there are rows of it")
+    parser.add_argument("--stems", nargs="*", default=[])
     arguments = parser.parse_args()
+    if arguments.picture:
+        draw(arguments.work / "dubai", arguments.stems, arguments.picture)
+        return
     names = arguments.set or list(SETS)
     for name in names:
         work = arguments.work / name

@@ -134,7 +134,7 @@ def refine_map(
     weights: str | PathLike[str] | Sequence[str | PathLike[str]] = "fast",
     *,
     image: FloatArray | None = None,
-    input_kind: Meaning = "logits",
+    input_kind: Meaning | Literal["mask"] = "logits",
     strength: float | None = None,
     threshold: float | None = None,
     tile: int | None = None,
@@ -147,7 +147,7 @@ def refine_map(
         scores: `(H, W)` float32 of one class, or `(C, H, W)` of a softmax.
         weights: as `prn refine --weights`; several are applied one after the other.
         image: `(bands, H, W)` float32, values as in the file, for weights that were trained with images.
-        input_kind: what the scores are.
+        input_kind: what the scores are; a mask, `(H, W)`, is foreground where it is above 0, and NaN where invalid.
         strength: of the correction, 0 to 1; as the weights say if None.
         threshold: refined probability above which a pixel is foreground; as the weights say if None.
         tile: side of a window, px; as the weights say if None.
@@ -162,12 +162,15 @@ def refine_map(
 
     from prn_cli.maps.certain import find_certain, settle
     from prn_cli.maps.classes import one_versus_rest, one_versus_rest_of
-    from prn_cli.maps.probabilities import logit
+    from prn_cli.maps.pixels import IGNORE
+    from prn_cli.maps.probabilities import logit, mask_probabilities
     from prn_cli.refinement.rows import How, Link, refine_rows
     from prn_cli.tasks import find_task
     from prn_cli.workflows.survey import sample_of_map, survey
 
     scores = np.asarray(scores, np.float32)
+    if input_kind == "mask":
+        scores = mask_probabilities(np.where(np.isnan(scores), IGNORE, scores > 0))
     if input_kind == "logits":
         layers = scores if scores.ndim == 3 else scores[np.newaxis]
         scores = settle(layers, find_certain(layers)).reshape(scores.shape)

@@ -113,14 +113,14 @@ def test_training_is_that_of_the_shell(folder, capsys):
     heard = []
 
     class Ear(prn.Watch):
-        def stage(self, stage, history):
-            heard.append((stage.name, stage.epochs, len(history)))
-            return nullcontext(lambda epoch: heard.append(epoch.number))
+        def stages(self, names):
+            heard.append(names)
+            return nullcontext(lambda stage, epoch, left: heard.append((stage.epochs, epoch.number, left >= 0)))
 
     short = {"crop": 64, "batch": 2, "epochs": 2, "steps": 2, "threads": 1, "folds": 1, "width": 4}
     result = prn.train("logits", out="python", **short, watch=Ear())
     assert capsys.readouterr() == ("", "")
-    assert heard == [("", 2, 0), 0, 1]
+    assert heard == [[""], (2, 0, True), (2, 1, True)]
     line = [word for name, value in short.items() for word in (f"--{name}", value)]
     code, card = shell(capsys, "train", "-o", "shell", *line, "--json")
     assert code == 0
@@ -208,3 +208,13 @@ def test_several_weights_refine_one_after_the_other():
     np.testing.assert_allclose(twice.bias, once.bias + again.bias, atol=1e-5)
     probabilities = prn.refine_map(1 / (1 + np.exp(-logits)), input_kind="probabilities", strength=1)
     assert (probabilities.mask != once.mask).mean() < 0.001
+
+
+def test_a_hard_mask_is_refined_as_probabilities_of_a_twentieth_from_0_and_1():
+    mask = np.where(logits_of(0) > 0, 255.0, 0.0)
+    mask[:3, :5] = np.nan
+    found = prn.refine_map(mask, "fast", input_kind="mask", strength=1)
+    scores = np.where(np.isnan(mask), np.nan, np.where(mask > 0, 0.95, 0.05))
+    same = prn.refine_map(scores, "fast", input_kind="probabilities", strength=1)
+    np.testing.assert_allclose(found.probabilities, same.probabilities, atol=1e-6)
+    assert (found.mask[:3, :5] == 255).all()

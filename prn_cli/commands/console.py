@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from prn_cli.errors import one_line
-from prn_cli.execution.watch import SILENT, Advance, Epoch, Stage, Watch
+from prn_cli.execution.watch import SILENT, Advance, Show, Watch
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -71,10 +71,10 @@ class Terminal(Watch):
 
             yield advance
 
-    def stage(self, stage: Stage, history: Sequence[Epoch]) -> AbstractContextManager[Callable[[Epoch], None]]:
+    def stages(self, names: Sequence[str]) -> AbstractContextManager[Show]:
         from prn_cli.commands import epochs
 
-        return epochs.shown(stage, history, self)
+        return epochs.shown(names, self)
 
     def mute(self) -> None:
         Terminal.quiet = Terminal.muted = True

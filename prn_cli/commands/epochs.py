@@ -1,62 +1,76 @@
-"""The epochs of training: a live table on a terminal, elsewhere a line each; on stderr."""
+"""The stages of training: a live table on a terminal, a row each; elsewhere a line an epoch; on stderr."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from prn_cli.commands import console
-from prn_cli.execution.watch import Epoch, Stage
+from prn_cli.execution.watch import Epoch, Show, Stage
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_ROWS = 12
-
 
 @contextmanager
-def shown(stage: Stage, history: Sequence[Epoch], terminal: console.Terminal) -> Iterator[Callable[[Epoch], None]]:
-    """Show the epochs of a stage, of which some may have been run before. Yields the callback for the next ones."""
+def shown(names: Sequence[str], terminal: console.Terminal) -> Iterator[Show]:
+    """Show the epochs of the stages of these names. Yields the callback for them."""
     if terminal.quiet or not console.stderr().is_terminal:
-        yield lambda epoch: terminal.note(_line(stage, epoch))
+        yield lambda stage, epoch, left: terminal.note(_line(stage, epoch, left))
         return
     from rich.live import Live
 
-    epochs = list(history)
-    with Live(_table(stage, epochs), console=console.stderr(), refresh_per_second=4) as live:
+    latest: dict[str, tuple[Stage, Epoch]] = {}
+    with Live(_table(names, latest, None), console=console.stderr(), refresh_per_second=4) as live:
 
-        def show(epoch: Epoch) -> None:
-            epochs.append(epoch)
-            live.update(_table(stage, epochs))
+        def show(stage: Stage, epoch: Epoch, left: float) -> None:
+            latest[stage.name] = stage, epoch
+            live.update(_table(names, latest, left))
 
         yield show
 
 
-def _line(stage: Stage, epoch: Epoch) -> str:
+def _line(stage: Stage, epoch: Epoch, left: float) -> str:
     name = f"{stage.name}, " if stage.name else ""
-    gain = "" if epoch.iou is None or stage.before is None else f"  IoU {stage.before:.4f} → {epoch.iou:.4f}"
+    iou = "" if epoch.iou is None or stage.before is None else f"  IoU {stage.before:.4f} → {epoch.iou:.4f}"
+    gain = f" ({_gain(epoch)})" if epoch.gain else ""
     best = "  best" if epoch.best and stage.keeps_best else ""
-    return f"{name}epoch {epoch.number + 1}/{stage.epochs}  loss {epoch.loss:.4f}{gain}{best}"
+    return f"{name}{_reached(stage, epoch)}  loss {epoch.loss:.4f}{iou}{gain}{best}  {_time(left)} left"
 
 
-def _table(stage: Stage, epochs: Sequence[Epoch]) -> Table:
+def _reached(stage: Stage, epoch: Epoch) -> str:
+    number = epoch.number + 1
+    return f"epoch {number}/{stage.epochs}" if stage.epochs else f"step {epoch.steps}, {epoch.done:.0%} of its time"
+
+
+def _gain(epoch: Epoch) -> str:
+    if not epoch.gain:
+        return "–"
+    value, low, high = (100 * part for part in epoch.gain)
+    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _table(names: Sequence[str], latest: dict[str, tuple[Stage, Epoch]], left: float | None) -> Table:
     from rich.table import Table
 
-    what = "held-out images, pooled IoU" if stage.before is not None else "learning from all"
-    table = Table(title=f"{stage.name}: {what}" if stage.name else what, title_justify="left")
-    for heading in ("epoch", "loss", "before", "after", "change", "seconds"):
-        table.add_column(heading, justify="right")
-    best = max((epoch.number for epoch in epochs if epoch.best and stage.keeps_best), default=-1)
-    for epoch in epochs[-_ROWS:]:
+    title = "training" if left is None else f"training, {_time(left)} left"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading in ("reached", "loss", "IoU before", "after", "change, points [95 %]"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name in names:
+        if name not in latest:
+            table.add_row(name, *["–"] * 5)
+            continue
+        stage, epoch = latest[name]
         figures = ["–"] * 3
         if epoch.iou is not None and stage.before is not None:
-            figures = [f"{stage.before:.4f}", f"{epoch.iou:.4f}", f"{100 * (epoch.iou - stage.before):+.2f}"]
-        table.add_row(
-            f"{epoch.number + 1}/{stage.epochs}",
-            f"{epoch.loss:.4f}",
-            *figures,
-            f"{epoch.seconds:.0f}",
-            style="bold green" if epoch.number == best else None,
-        )
+            figures = [f"{stage.before:.4f}", f"{epoch.iou:.4f}", _gain(epoch)]
+        table.add_row(name, _reached(stage, epoch), f"{epoch.loss:.4f}", *figures)
     return table

@@ -40,28 +40,45 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
     data, choice = card["data"], card["choice"]
     several = len(card["conditions"].get("classes", ())) > 1
     what = f"held-out parts of {data['parts_of']} map(s)" if data["parts_of"] else "held-out images"
+    own = choice["own"]
+    headings = [
+        "at 0.5",
+        *([f"at its own {own:.3g}"] if own != 0.5 else []),
+        "refined",
+        "change, points",
+        "95 % interval",
+    ]
     table = Table(title=f"{len(data['held_out'])} {what}", title_justify="left")
-    for heading in ("", "before", "after", "change, points", "95 % interval"):
+    for heading in ("", *headings):
         table.add_column(heading, justify="right" if heading else "left")
     figure = "IoU of a class" if several else "IoU"
     for name, label in (("pooled_iou", f"{figure}, pooled"), ("mean_iou", f"{figure}, mean")):
         row = card["held_out_figures"][name]
         change, low, high = row["difference"]
         interval = "–" if low is None else f"{100 * low:+.2f} to {100 * high:+.2f}"
-        table.add_row(label, f"{row['before'][0]:.4f}", f"{row['after'][0]:.4f}", f"{100 * change:+.2f}", interval)
+        before = [row["before"][0], *([row["own"][0]] if own != 0.5 else []), row["after"][0]]
+        table.add_row(label, *(f"{value:.4f}" for value in before), f"{100 * change:+.2f}", interval)
     console.show(table)
-    gains = _points(choice["strengths"], ": ")
-    console.tell(
-        f"Strength {choice['strength']:g}, threshold {choice['threshold']:g} (expected gain by strength: {gains})."
-    )
+    console.tell(f"Strength {choice['strength']:g}, threshold {choice['threshold']:g}{_shares(card)}.")
+    images = card["held_out_images"]
+    console.tell(f"Of {images['all']} images, {images['better']} are better than before and {images['worse']} worse.")
     if len(choice["groups"]) > 1:
         console.tell(f"By {'class' if several else 'scene'}: {_points(choice['groups'], ' ')}")
     console.tell(f"{card['verdict'][0].upper()}{card['verdict'][1:]}.")
     if data["scenes_held_out"] == 1 and data["scenes"] > 1:
         console.tell("Only one scene was held out, which says nothing of others (--folds).")
-    elif data["scenes"] < 2 and not data["parts_of"]:
+    elif data["scenes"] < 2 and not data["parts_of"] and choice["gain"] > 0:
         console.tell("New images of the same scenes can expect as much; of other scenes, this says nothing (--groups).")
     console.tell(f"Weights: {out / card['files']['onnx']['file']} (epoch {card['best_epoch']} of {card['epochs']})")
+
+
+def _shares(card: Mapping[str, Any]) -> str:
+    """What of the gain is the network's, where the threshold has a share."""
+    if not card["choice"]["strength"] or card["choice"]["own"] == 0.5:
+        return ""
+    figures = card["held_out_figures"]["pooled_iou"]
+    added = 100 * figures["added"][0]
+    return f": {100 * figures['difference'][0] - added:+.2f} by the threshold alone, {added:+.2f} by the network"
 
 
 def _points(gains: Mapping[str, float], separator: str) -> str:

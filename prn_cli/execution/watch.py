@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,26 +28,29 @@ class Stage:
 
     Attributes:
         name: such as `fold 1 of 3`; empty if there is only one stage.
-        epochs: at most.
-        before: IoU of the base model, pooled over the held-out maps; None without any.
+        epochs: at most; None if time decides.
+        before: IoU of the base model, pooled over the held-out maps that are looked at; None without any.
         keeps_best: whether the best epoch is kept, not the last.
     """
 
     name: str
-    epochs: int
+    epochs: int | None
     before: float | None
     keeps_best: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """The result of an epoch, counted from 0.
+    """The result of an epoch, or of a part of one, counted from 0.
 
     Attributes:
         loss: mean over its steps.
-        iou: pooled over the held-out maps, cut at 0.5; None without any.
+        iou: pooled over held-out maps, cut at 0.5; None without any.
         best: whether it is the best so far.
         seconds: since the start of the stage.
+        steps: since the start of the stage.
+        done: of the stage, 0 to 1.
+        gain: change of `iou` over the base model, and the bounds of its 95 % interval; None of fewer than two maps.
     """
 
     number: int
@@ -55,9 +58,19 @@ class Epoch:
     iou: float | None
     best: bool
     seconds: float
+    steps: int = 0
+    done: float = 0.0
+    gain: tuple[float, ...] | None = None
 
 
-def _no_epoch(epoch: Epoch) -> None:
+class Show(Protocol):
+    """A callback for epochs: `show(stage, epoch, left)`, with the seconds that all stages are expected to take yet."""
+
+    def __call__(self, stage: Stage, epoch: Epoch, left: float) -> None:
+        """Show an epoch."""
+
+
+def _no_epoch(stage: Stage, epoch: Epoch, left: float) -> None:
     """Stand in for a table where there is none."""
 
 
@@ -88,8 +101,8 @@ class Watch:
         """Work of `total` steps, unknown if None, starts. Returns a context with the callback that advances it."""
         return nullcontext(_no_advance)
 
-    def stage(self, stage: Stage, history: Sequence[Epoch]) -> AbstractContextManager[Callable[[Epoch], None]]:  # noqa: ARG002
-        """A stage of training starts, or resumes after some epochs. Returns a context with the callback for epochs."""
+    def stages(self, names: Sequence[str]) -> AbstractContextManager[Show]:  # noqa: ARG002
+        """Training starts, or resumes, in stages of these names. Returns a context with the callback for epochs."""
         return nullcontext(_no_epoch)
 
     def mute(self) -> None:

@@ -6,6 +6,8 @@ The value is a mean over the pixels that are not ignored and whose logit is fini
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,6 +52,50 @@ def soft_iou_loss(*, pred: Tensor, target: Tensor) -> Tensor:
     probability, truth = torch.sigmoid(logits) * weight, truth * weight
     both = (probability * truth).sum()
     return 1 - (both + 1) / (probability.sum() + truth.sum() - both + 1)
+
+
+class _LabelLoss(torch.autograd.Function):
+    """Both losses of the labels with their gradient, in half the time.
+
+    They are functions of the probability of the wrong class: -log(1 - wrong), and its sums over either class.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pred: Tensor, target: Tensor, weights: tuple[float, float, float]) -> Tensor:
+        logits, truth = pred.detach().float().flatten(), target.flatten()
+        counted = (truth != IGNORE) & torch.isfinite(logits)
+        every = bool(counted.all())
+        if not every:
+            logits, truth = logits[counted], truth[counted]
+        of_entropy, of_positives, of_iou = weights
+        sign = truth.to(torch.float32).mul_(-2).add_(1)  # -1 where it is foreground
+        right = torch.sigmoid(-sign * logits)
+        wrong, foreground = 1 - right, (1 - sign).mul_(0.5)
+        weight = (foreground * (of_positives - 1) + 1).mul_(of_entropy / max(len(logits), 1))
+        positives, missed = foreground.sum(), wrong @ foreground
+        false = wrong.sum() - missed
+        both, either = positives - missed + 1, positives + false + 1
+        # The gradient by the wrong class's logit: of the entropy, its probability; of the IoU, by the quotient rule.
+        slope = torch.lerp(both / either**2, 1 / either, foreground)
+        gradient = right.mul(slope).mul_(of_iou).add_(weight).mul_(wrong).mul_(sign)
+        if not every:
+            gradient = gradient.new_zeros(counted.shape).masked_scatter_(counted, gradient)
+        ctx.save_for_backward(gradient.reshape(pred.shape).to(pred.dtype))
+        entropy = right.clamp_min_(torch.finfo(torch.float32).tiny).log_() @ weight
+        return of_iou * (1 - both / either) - entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0], None, None
+
+
+def label_loss(
+    *, pred: Tensor, target: Tensor, entropy_weight: float = 1.0, positive_weight: float = 1.0, iou_weight: float = 0.0
+) -> Tensor:
+    """`binary_cross_entropy` and `soft_iou_loss`, weighted and added."""
+    weights = (entropy_weight, positive_weight, iou_weight)
+    return _LabelLoss.apply(pred, target, weights)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def edge_map(probability: Tensor) -> Tensor:

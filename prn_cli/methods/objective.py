@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from prn_cli.methods.losses import binary_cross_entropy, edge_loss, focal_loss, soft_iou_loss
+from prn_cli.methods.losses import edge_loss, focal_loss, label_loss
 
 if TYPE_CHECKING:
     from prn_cli.methods.options import JointLossOptions
@@ -65,14 +65,17 @@ class JointLoss(Objective):
 
     def _path(self, logits: Tensor, pseudo: Tensor, target: Tensor) -> Tensor:
         weights = self.options
-        truth = binary_cross_entropy(pred=logits, target=target, positive_weight=weights.positive_weight)
-        loss = (1 - weights.pseudo_weight) * truth
+        loss = label_loss(
+            pred=logits,
+            target=target,
+            entropy_weight=1 - weights.pseudo_weight,
+            positive_weight=weights.positive_weight,
+            iou_weight=weights.iou_weight,
+        )
         if weights.pseudo_weight > 0:
             region = focal_loss(pred=logits, target=pseudo, gamma=weights.focal_gamma)
             signal = weights.focal_weight * weights.focal_scale * region
             if weights.focal_weight < 1:
                 signal = signal + (1 - weights.focal_weight) * edge_loss(pred=logits, target=pseudo)
             loss = loss + weights.pseudo_weight * signal
-        if weights.iou_weight > 0:
-            loss = loss + weights.iou_weight * soft_iou_loss(pred=logits, target=target)
         return loss

@@ -11,7 +11,7 @@ from prn_cli.rasters.activations import Activations
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, common_bands
-from prn_cli.rasters.kinds import count_bands, count_classes, is_pair
+from prn_cli.rasters.kinds import count_bands, count_classes, with_bands
 from prn_cli.rasters.labels import ClassNumbers, LabelMap, two_kinds_of_labels
 from prn_cli.rasters.mask_values import can_tell_invalid, mask_nodata
 from prn_cli.rasters.pairs import (
@@ -64,7 +64,6 @@ __all__ = [
     "find_references",
     "find_valid_masks",
     "image_files",
-    "is_pair",
     "is_whole",
     "logit",
     "mask_nodata",
@@ -78,4 +77,5 @@ __all__ = [
     "sigmoid",
     "tiff_suffix",
     "two_kinds_of_labels",
+    "with_bands",
 ]

@@ -75,7 +75,7 @@ class _View(Raster):
         self.source = source
         for name in (
             *("path", "key", "max_pixels", "bands", "height", "width", "dtype", "nodata", "geo", "palette"),
-            *("alpha_last", "scaled", "orientation", "by_columns", "rewrite"),
+            *("alpha_last", "scaled", "bits", "orientation", "by_columns", "rewrite"),
         ):
             setattr(self, name, getattr(source, name))
 
@@ -127,6 +127,9 @@ class _Nearest(_View):
         area, rows, columns, inside = self._under(window)
         valid = self.source.valid(area)
         return inside if valid is None else inside & valid[rows][:, columns]
+
+    def outside(self, window: Window | None = None) -> NDArray[np.bool_]:
+        return ~self._under(self._inside(window))[3]
 
     def _under(self, window: Window) -> tuple[Window, NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
         """The window of the source under one of this raster, rows and columns in it, and where the source reaches."""

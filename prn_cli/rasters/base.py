@@ -143,6 +143,10 @@ class Raster(Closing):
         beside: NDArray[np.bool_] = (self.mask.read(window) != 0).all(axis=0)
         return beside if own is None else own & beside
 
+    def outside(self, window: Window | None = None) -> NDArray[np.bool_] | None:  # noqa: ARG002
+        """Pixels that the file does not reach, `(h, w)`, where it is read on the grid of another; else None."""
+        return None
+
     def close(self) -> None:
         """Close the files and free their pixels."""
         if self.mask is not None:

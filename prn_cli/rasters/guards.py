@@ -99,6 +99,9 @@ def _check_score_bands(role: GuardedRole, raster: Raster, reading: Reading) -> N
     if reading.band is not None and not 1 <= reading.band <= raster.bands:
         raise UsageError(f"band {reading.band} of {raster.bands}", hint="give another --bidx", path=raster.path)
     _refuse_more_than_classes(raster)
+    if reading.bands not in (None, raster.bands):
+        found = f"{raster.bands} band{'s' if raster.bands > 1 else ''}"
+        raise raster.error(f"{found}, expected {reading.bands} as in the first map", "name maps of one model")
     if raster.bands > 2 and reading.band is None:
         raise UsageError(
             f"{raster.bands} bands, expected 1, or 2 of a softmax",

@@ -77,21 +77,20 @@ def resolve(
     return replace(reading, kind="mask" if role == "prediction" and sample.is_mask() else sample.kind())
 
 
-def is_pair(paths: Sequence[str | os.PathLike[str]], reading: Reading) -> bool:
-    """Whether the files of a set, whose kind is known, have two bands that are read as a softmax pair.
+def with_bands(reading: Reading, paths: Sequence[str | os.PathLike[str]]) -> Reading:
+    """The reading of a set whose kind is known, with the number of bands that all of its files must have.
 
     Raises:
-        InputError: they have, but their logits can be none.
+        InputError: they have two, which are to be read as a softmax pair, but their logits can be none.
     """
     try:
-        if reading.band is not None or count_bands(paths, reading) != 2:
-            return False
-        sample = _sample(paths, reading)
+        known = replace(reading, bands=count_bands(paths, reading))
+        sample = _sample(paths, reading) if known.is_pair and reading.kind == "logits" else None
     except (InputError, UsageError):  # they fail when their turn comes
-        return False
-    if reading.kind == "logits":
+        return reading
+    if sample is not None:
         sample.check_pair()
-    return True
+    return known
 
 
 def count_bands(paths: Sequence[str | os.PathLike[str]], reading: Reading = AS_DECLARED) -> int:

@@ -18,7 +18,7 @@ from prn_cli.rasters.base import Raster
 from prn_cli.rasters.guards import too_many_bands
 from prn_cli.rasters.mask_values import undeclared_nodata
 from prn_cli.rasters.roles import LABELS, Reading, Role, nodata_option
-from prn_cli.rasters.valid import IGNORED, NODATA, Reasons, ValidMap, no_valid_pixel
+from prn_cli.rasters.valid import IGNORED, NODATA, OUTSIDE, Reasons, ValidMap, no_valid_pixel
 
 _MOST_CLASSES_OF_LABELS = 32  # that are believed to be classes where binary labels are expected
 _EXAMPLES = 16  # of values that are no label's: a map of floats by mistake has billions
@@ -101,7 +101,11 @@ class LabelMap(ValidMap):
         """See `ValidMap.reasons`."""
         ignored = self.read(window) == IGNORE
         if self.role in LABELS:
-            return np.where(ignored, np.uint8(IGNORED), np.uint8(0))
+            found = np.where(ignored, np.uint8(IGNORED), np.uint8(0))
+            beyond = self.raster.outside(window)
+            if beyond is not None:
+                found[beyond] = OUTSIDE
+            return found
         found = super().reasons(window)
         found[ignored & (found == 0)] = NODATA
         return found

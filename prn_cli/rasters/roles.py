@@ -42,6 +42,7 @@ class Reading:
             declared value: no value is nodata then.
         label_nodata: the same for labels.
         band: band of the class in a multi-band map, counted from 1.
+        bands: that every score map of the set must have; None if that is unknown.
         scale: by what logits or probabilities were multiplied, to be stored as integers; None if they were not.
         rgb: bands of images to look at, counted from 1, in this order; all if None.
         key: name of the array in `.npz` files.
@@ -53,10 +54,16 @@ class Reading:
     nodata: float | None = None
     label_nodata: float | None = None
     band: int | None = None
+    bands: int | None = None
     scale: float | None = None
     rgb: tuple[int, ...] | None = None
     key: str | None = None
     max_pixels: int | None = None
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether score maps are read as a softmax pair, background first."""
+        return self.bands == 2 and self.band is None
 
     def nodata_of(self, role: Role) -> float | None:
         """The nodata value of files of a role; images know only the one they declare."""

@@ -172,6 +172,10 @@ class MaskScores(ScoreMap):
         """Read probabilities. Otherwise as `logits`."""
         return mask_probabilities(self._mask.read(window))
 
+    def reasons(self, window: Window | None = None) -> Reasons:
+        """See `ValidMap.reasons`."""
+        return self._mask.reasons(window)
+
 
 class ClassScoreMap(ScoreMap):
     """The scores of all classes of a softmax, one per band; as `ScoreMap`, but `(C, h, w)`.

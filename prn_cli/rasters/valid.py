@@ -139,6 +139,9 @@ def _excluded(
     own = raster.valid(window)
     if own is not None:
         yield MASK, ~own
+    beyond = raster.outside(window)
+    if beyond is not None:
+        yield OUTSIDE, beyond
 
 
 def _valid_by(mask: Raster, window: Window | None) -> NDArray[np.bool_]:

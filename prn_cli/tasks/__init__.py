@@ -227,6 +227,10 @@ class Task(ABC):
         """How many pixels of the labels count, by class; empty if a record does not tell."""
         return {}
 
+    def predicted_pixels(self, scores: Sequence[ImageScore]) -> dict[str, int]:
+        """How many pixels of the masks count, by class; empty if it does not matter."""
+        return {}
+
     @abstractmethod
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         """The metrics, in table order."""
@@ -275,7 +279,7 @@ class Task(ABC):
         """The refined mask and the base model's, as they are."""
         from prn_cli.refinement.rows import cut
 
-        assert isinstance(threshold, float)  # offsets are of several classes
+        assert not isinstance(threshold, tuple)  # offsets are of several classes
         all_valid = rows.all_valid
         return cut(rows.refined, threshold, all_valid=all_valid), cut(rows.logits, 0.5, all_valid=all_valid)
 

@@ -37,6 +37,10 @@ class Binary(Task):
         right, false, missed, rest = np.sum([score.counts[:4] for score in scores], axis=0)
         return {"background": int(false + rest), "foreground": int(right + missed)}
 
+    def predicted_pixels(self, scores: Sequence[ImageScore]) -> dict[str, int]:
+        right, false, missed, rest = np.sum([score.counts[:4] for score in scores], axis=0)
+        return {"background": int(missed + rest), "foreground": int(right + false)}
+
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
         return METRICS
 

@@ -255,7 +255,8 @@ def _utility(gains: FloatArray, loss_weight: float = LOSS_WEIGHT) -> FloatArray:
 
 def _worst_nearby(worth: FloatArray) -> FloatArray:
     """The least worth of the cuts around each: one that is good at its very place alone is so by chance."""
-    return sliding_window_view(np.pad(worth, _NEARBY, mode="edge"), 2 * _NEARBY + 1).min(axis=-1)
+    around = sliding_window_view(np.pad(worth, _NEARBY, mode="edge"), 2 * _NEARBY + 1)
+    return np.asarray(around.min(axis=-1), np.float64)
 
 
 def _from_above(values: FloatArray) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from prn_cli.errors import DivergedError
 from prn_cli.execution.ahead import ahead
+from prn_cli.execution.clock import now
 from prn_cli.execution.watch import Epoch
 from prn_cli.maps.noise import place_seed
 from prn_cli.methods import objective_of, options_of, recipe_of, refiner_of
@@ -23,17 +24,22 @@ from prn_cli.methods.objective import Objective
 from prn_cli.methods.recipe import Batch, Outputs
 from prn_cli.methods.refiner import FloatMap
 from prn_cli.methods.torch_runner import TorchRunner
-from prn_cli.metrics.regions import RegionCounts, count_regions
+from prn_cli.metrics.intervals import compare
+from prn_cli.metrics.regions import RegionCounts, count_regions, iou
 from prn_cli.options import Options
 from prn_cli.refinement.rows import cut, refine_map
-from prn_cli.thresholding.strength import tally
 from prn_cli.training import parallel
 from prn_cli.training.augment import Jitter, TrainingMap, draw_batch, reduced_copies
+from prn_cli.training.choice import tally
 from prn_cli.training.runtime import reduced_precision
 
 T = TypeVar("T")
 
 _BATCHES_AHEAD = 2
+_RESAMPLES = 400  # for a look; the verdict has more
+_TRIED = 3  # steps
+SEEDED = threading.Lock()
+"""Held by whoever seeds torch's generator and draws from it: it is one for all threads."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Settings:
         choose_epoch: keep the epoch with the best validation IoU; if not, the last, and patience has no say.
         seed: of everything that is drawn.
         time_budget: seconds after which training ends; the learning rate falls in time for it.
+        report: steps after which held-out maps are looked at, if these are fewer than an epoch's.
         jitter: of the scores.
     """
 
@@ -72,12 +79,31 @@ class Settings:
     choose_epoch: bool = True
     seed: int = 0
     time_budget: float | None = None
+    report: int | None = None
     jitter: Jitter = field(default_factory=Jitter)
+    candidates: int = 1
 
 
 @dataclass
 class State:
-    """Everything that a later process needs to go on as if there had been no break."""
+    """Everything that a later process needs to go on as if there had been no break.
+
+    Attributes:
+        network: weights after the last step.
+        average: moving average of the weights.
+        best: the weights to keep.
+        objective: what the objective has learned.
+        optimizer: moments, by number of the parameter.
+        epoch: rounds of training done, each followed by a look at held-out maps: epochs, or less with `report`.
+        steps: done.
+        best_epoch: round of the best weights; -1 for those of the start.
+        best_iou: of the best weights.
+        seconds: of training.
+        history: of the rounds.
+        total: steps of the whole training.
+        late: whether time has ended it before.
+        counts: `(maps, S, 3, 4)` int64 of all held-out maps at the end, see `choice.tally`; None before.
+    """
 
     network: dict[str, Tensor]
     average: dict[str, Tensor]
@@ -85,10 +111,14 @@ class State:
     objective: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     epoch: int = 0
+    steps: int = 0
     best_epoch: int = -1
     best_iou: float = -1.0
     seconds: float = 0.0
     history: list[Epoch] = field(default_factory=list)
+    total: int = 0
+    late: bool = False
+    counts: NDArray[np.int64] | None = None
 
 
 def steps_per_epoch(maps: Sequence[TrainingMap], settings: Settings) -> int:
@@ -108,10 +138,11 @@ def learning_rate(progress: float, peak: float) -> float:
 
 
 def ended(state: State, settings: Settings) -> bool:
-    """Whether a run in this state is at its end: by its epochs, without gain for too long, or out of time."""
+    """Whether a run in this state is at its end: by its steps, without gain for too long, or out of time."""
     waited = state.epoch - 1 - state.best_epoch if settings.choose_epoch else 0
     late = settings.time_budget is not None and state.seconds >= settings.time_budget
-    return state.epoch >= settings.epochs or waited >= settings.patience or late
+    patience = settings.patience if settings.report is None else settings.epochs * settings.patience
+    return state.steps >= state.total or waited >= patience or (late and state.epoch > 0)
 
 
 def fit(
@@ -119,10 +150,11 @@ def fit(
     maps: Sequence[TrainingMap],
     validation: Sequence[TrainingMap],
     settings: Settings,
-    *,
     device: torch.device | None = None,
+    *,
     state: State | None = None,
     trained: bool = False,
+    check: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[Epoch, State]]:
     """Train, one epoch an iteration; by several processes, if there are, all of which give the same.
 
@@ -135,6 +167,7 @@ def fit(
         device: where to train; the CPU if None.
         state: of an earlier run to go on from. On the CPU, the result is that of an unbroken run.
         trained: whether the network's weights have been trained before.
+        check: is called before every step; what it raises ends the training.
 
     Yields:
         What the epoch gave, and the state after it.
@@ -143,30 +176,51 @@ def fit(
         DivergedError: the weights, or what the network gives, are not finite.
     """
     device = device or torch.device("cpu")
+    before = np.array([count.array() for count in base_counts(validation)])
     if state is None:
         weights = _on_cpu(network.state_dict())
         state = State(network=weights, average=weights, best=weights)
-        if settings.choose_epoch and (trained or recipe_of(network.name).identity_at_start):
-            # An epoch must beat on the validation maps what there was before: the trained weights, or the base model.
+        # An epoch must beat on the validation maps what there was before: the trained weights, or the base model.
+        if settings.choose_epoch and trained:
             state.best_iou = pooled(evaluate(network.to(device), validation, device)).iou()
-    trainer = _Trainer(network, settings, device, state, steps_per_epoch(maps, settings))
+        elif settings.choose_epoch and recipe_of(network.name).identity_at_start:
+            state.best_iou = float(iou(before.sum(axis=0)))
+    steps = steps_per_epoch(maps, settings)
+    total = settings.epochs * steps
+    with SEEDED:
+        trainer = _Trainer(network, settings, device, state, steps=min(steps, settings.report or steps), total=total)
     side = trainer.recipe.reduced_side(network)
     maps = [*maps, *(reduced_copies(maps, side) if side else ())]
+    state.total = total
     while not ended(state, settings):
-        began = time.monotonic()
-        losses = trainer.epoch(maps, state, began)
+        began = now()
+        losses = trainer.epoch(maps, state, began, check)
         trainer.check_finite(losses, state.epoch)
         network.load_state_dict(trainer.average)
-        iou = pooled(evaluate(network, validation, device)).iou() if validation else None
+        after = np.array([count.array() for count in evaluate(network, validation, device)])
         network.load_state_dict(trainer.current)
-        better = not settings.choose_epoch or (iou is not None and iou > state.best_iou)
-        state.seconds = parallel.agreed(state.seconds + time.monotonic() - began)
-        epoch = Epoch(state.epoch, float(losses.mean()), iou, better, state.seconds)
+        reached = float(iou(after.sum(axis=0))) if validation else None
+        better = not settings.choose_epoch or (reached is not None and reached > state.best_iou)
+        state.steps += len(losses)
+        state.seconds = parallel.agreed(state.seconds + now() - began)
+        by_time = 0.0 if settings.time_budget is None else state.seconds / settings.time_budget
+        gain = compare(before, after, iou, pool=True, resamples=_RESAMPLES).difference if validation else None
+        epoch = Epoch(
+            number=state.epoch,
+            loss=float(losses.mean()),
+            iou=reached,
+            best=better,
+            seconds=state.seconds,
+            steps=state.steps,
+            done=min(max(state.steps / total, by_time), 1.0),
+            gain=None if gain is None or np.isnan(gain.low) else tuple(round(value, 6) for value in gain),
+        )
         trainer.save(state)
         if better:
             state.best, state.best_epoch = _on_cpu(state.average), state.epoch
-            state.best_iou = -1.0 if iou is None else iou
+            state.best_iou = -1.0 if reached is None else reached
         state.epoch += 1
+        state.late, state.counts = by_time >= 1 and state.steps < total, None
         state.history.append(epoch)
         yield epoch, state
 
@@ -179,8 +233,11 @@ class _Trainer:
         current: the network's weights after the last epoch, by name.
     """
 
-    def __init__(self, network: Any, settings: Settings, device: torch.device, state: State, steps: int) -> None:
-        self.network, self.settings, self.device, self.steps = network, settings, device, steps
+    def __init__(
+        self, network: Any, settings: Settings, device: torch.device, state: State, *, steps: int, total: int
+    ) -> None:
+        self.network, self.settings, self.device = network, settings, device
+        self.steps, self.total = steps, total
         self.recipe = recipe_of(network.name)
         self.options = settings.options or options_of(network.name)()
         network.load_state_dict(state.network)
@@ -208,7 +265,7 @@ class _Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.reduced == torch.float16)
         self.loss_of = parallel.data_parallel(network, self._loss)
 
-    def epoch(self, maps: Sequence[TrainingMap], state: State, began: float) -> Tensor:
+    def epoch(self, maps: Sequence[TrainingMap], state: State, began: float, check: Callable[[], object]) -> Tensor:
         """Train for an epoch; the losses of its steps."""
         settings = self.settings
         self.network.train()
@@ -216,12 +273,13 @@ class _Trainer:
         random = np.random.default_rng([settings.seed, state.epoch])
         torch.manual_seed(place_seed(settings.seed, state.epoch))
         losses = []
-        with closing(ahead(self._batches(maps, random), _BATCHES_AHEAD)) as batches:
+        with closing(ahead(self._batches(maps, random, state.steps), _BATCHES_AHEAD)) as batches:
             for step, batch in enumerate(batches):
-                taken = state.epoch * self.steps + step
-                progress = taken / (settings.epochs * self.steps)
-                if settings.time_budget:
-                    elapsed = parallel.agreed(state.seconds + time.monotonic() - began)
+                check()
+                taken = state.steps + step
+                progress = taken / self.total
+                if settings.time_budget is not None:
+                    elapsed = parallel.agreed(state.seconds + now() - began)
                     progress = max(progress, elapsed / settings.time_budget)
                 for group in self.optimizer.param_groups:
                     group["lr"] = learning_rate(progress, settings.rate)
@@ -235,11 +293,15 @@ class _Trainer:
                 self.average[name].copy_(tensor)
         return torch.stack(losses)
 
-    def _batches(self, maps: Sequence[TrainingMap], random: np.random.Generator) -> Generator[Batch[Tensor]]:
+    def _batches(
+        self, maps: Sequence[TrainingMap], random: np.random.Generator, taken: int
+    ) -> Generator[Batch[Tensor]]:
         """An epoch's batches, drawn while the device is at work on others."""
         settings = self.settings
-        for _ in range(self.steps):
-            drawn = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random)
+        for _ in range(min(self.steps, self.total - taken)):
+            drawn = draw_batch(
+                maps, settings.batch, settings.crop, settings.jitter, random, candidates=settings.candidates
+            )
             batch = self.recipe.prepare(drawn, self.options, random).mapped(torch.from_numpy)
             yield batch.mapped(Tensor.pin_memory) if self.device.type == "cuda" else batch
 
@@ -293,6 +355,20 @@ def _objective(network: Any, options: Options, more: Mapping[str, Options]) -> O
     return total
 
 
+def seconds_per_step(network: Any, maps: Sequence[TrainingMap], settings: Settings, device: torch.device) -> float:
+    """How long a step of training takes, by a few that are forgotten."""
+    weights = _on_cpu(network.state_dict())
+    fresh = State(network=weights, average=weights, best=weights)
+    with SEEDED:
+        trainer = _Trainer(network, settings, device, fresh, steps=1, total=1 << 30)
+    taken = []
+    for _ in range(_TRIED):
+        began = now()
+        trainer.epoch(maps, fresh, began, lambda: None)
+        taken.append(now() - began)
+    return min(taken)
+
+
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
@@ -325,16 +401,18 @@ def evaluate(network: Any, maps: Sequence[TrainingMap], device: torch.device | N
     return _refined(network, maps, device, lambda m, refined: count_regions(cut(refined, 0.5), m.label))
 
 
-def tallies(network: Any, maps: Sequence[TrainingMap], device: torch.device | None = None) -> NDArray[np.int64]:
-    """What every strength and threshold would give on each map, `(maps, S, T, 4)`: see `strength.tally`."""
-    return np.stack(_refined(network, maps, device, lambda m, refined: tally(m.logits, refined, m.label)))
+def tallies(
+    network: Any, maps: Sequence[TrainingMap], device: torch.device | None = None, *, own: float = 0.5
+) -> NDArray[np.int64]:
+    """What every strength would give on each map, `(maps, S, 3, 4)`, with this threshold for the base: see `tally`."""
+    return np.stack(_refined(network, maps, device, lambda m, refined: tally(m.logits, refined, m.label, own)))
 
 
-def base_counts(maps: Sequence[TrainingMap]) -> list[RegionCounts]:
-    """Counts of each map's base mask, cut at 0.5."""
-    return [count_regions(cut(m.logits, 0.5), m.label) for m in maps]
+def base_counts(maps: Sequence[TrainingMap], threshold: float = 0.5) -> list[RegionCounts]:
+    """Counts of each map's base mask."""
+    return [count_regions(cut(m.logits, threshold), m.label) for m in maps]
 
 
 def pooled(counts: Sequence[RegionCounts]) -> RegionCounts:
     """The sum."""
-    return sum(counts[1:], counts[0])
+    return sum(counts, RegionCounts())

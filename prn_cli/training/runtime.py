@@ -34,6 +34,11 @@ def set_up(device: str, *, threads: int, seed: int) -> torch.device:
     return found
 
 
+def use_threads(count: int) -> None:
+    """Let each of torch's calls use so many threads."""
+    torch.set_num_threads(count)
+
+
 def reduced_precision(device: torch.device) -> torch.dtype | None:
     """The type in which convolutions are trained where that is faster: float16 on CUDA, bfloat16 on CPUs with it."""
     if device.type == "cuda":

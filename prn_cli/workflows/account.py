@@ -54,19 +54,22 @@ class Account:
             (watch.warning if self.share > _MUCH else watch.note)(str(self))
 
 
-def warn_of_absent(counts: Mapping[str, int], ignored: Collection[float], watch: Watch) -> None:
+def warn_of_absent(
+    counts: Mapping[str, int], watch: Watch, *, ignored: Collection[float] = (), noun: str = "label"
+) -> None:
     """Warn of classes of which no label has a pixel that counts.
 
     Args:
         counts: pixels that count in the labels, by class.
-        ignored: values that are ignored in labels.
         watch: is warned.
+        ignored: values that are ignored in labels.
+        noun: what a message calls a label.
     """
     absent = [name for name, count in counts.items() if not count]
     if absent:
         values = ", ".join(f"{value:g}" for value in sorted(ignored))
-        why = f"; labels ignore the value{'s' if len(ignored) > 1 else ''} {values}" if ignored else ""
-        watch.warning(f"no pixel of {', '.join(absent)} counts in any label{why}")
+        why = f"; {noun}s ignore the value{'s' if len(ignored) > 1 else ''} {values}" if ignored else ""
+        watch.warning(f"no pixel of {', '.join(absent)} counts in any {noun}{why}")
 
 
 def _percent(share: float) -> str:

@@ -271,10 +271,10 @@ def with_kind(reading: Reading, paths: Sequence[Path], watch: Watch) -> Reading:
     Raises:
         InputError: the kind is ambiguous, or two bands are no softmax pair.
     """
-    from prn_cli.rasters import is_pair, resolve
+    from prn_cli.rasters import resolve, with_bands
 
-    found = resolve(reading, paths)
-    pair = "2 bands: a softmax pair, background first" if is_pair(paths, found) else ""
+    found = with_bands(resolve(reading, paths), paths)
+    pair = "2 bands: a softmax pair, background first" if found.is_pair else ""
     kind = f"inputs read as {found.kind}" if reading.kind == "auto" else ""
     if kind or pair:
         watch.note("; ".join(filter(None, (kind, pair))))

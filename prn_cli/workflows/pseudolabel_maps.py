@@ -79,7 +79,7 @@ def run(options: PseudolabelOptions, watch: Watch) -> PseudolabelResult:
     account = Account.of((found.pixels, found.not_counted) for found in whole)
     account.tell(watch)
     if maps:
-        warn_of_absent(_label_pixels(maps), run.ignored, watch)
+        warn_of_absent(_label_pixels(maps), watch, ignored=run.ignored)
     summary = ""
     if maps:
         speed = sum(each.pixels for each in maps) / 1e6 / (time.perf_counter() - started)

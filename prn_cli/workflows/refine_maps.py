@@ -16,7 +16,7 @@ from prn_cli.execution.threads import Batch, Progress, Threads
 from prn_cli.execution.watch import Watch
 from prn_cli.files.temporaries import check_place
 from prn_cli.maps.drift import FAR
-from prn_cli.workflows.account import Account
+from prn_cli.workflows.account import Account, warn_of_absent
 from prn_cli.workflows.items import PART, Item
 from prn_cli.workflows.refine import RefinedMap, RefineOptions, RefineResult
 from prn_cli.workflows.refine_map import refine_item, steps_of
@@ -39,6 +39,9 @@ def run(options: RefineOptions, watch: Watch) -> RefineResult:
     if summary:
         watch.note(summary)
     _account(maps).tell(watch)
+    if maps and plan.run.task.cuts:
+        foreground, valid = (sum(found.figures[name] for found in maps) for name in ("foreground", "valid"))
+        warn_of_absent({"background": valid - foreground, "foreground": foreground}, watch, noun="mask")
     _warn_of_padding(maps, watch)
     if any(link.applied > 0 for link in plan.run.links):
         _warn_of_drift(maps, watch)

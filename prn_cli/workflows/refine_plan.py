@@ -190,7 +190,7 @@ def _tell(
         watch.detail(f"{found.path} ({refiner.name}) {where}, tile {link.tile}, halo {refiner.needs.halo}")
     if choice is not None:
         watch.note(str(choice))
-    if options.probabilities is not None and threshold != 0.5 and isinstance(threshold, float):
+    if options.probabilities is not None and threshold != 0.5 and not isinstance(threshold, tuple):
         watch.note(f"to score the probabilities as the masks are cut: prn score --threshold {threshold:g}")
     if choice is not None and not any(link.applied for link in links):
         return
@@ -203,7 +203,7 @@ def _tell(
     strengths = [link.applied for link in links]
     said = []
     if threshold != 0.5 or any(strength != 1 for strength in strengths):
-        cut = f", cut at {threshold:g}" if isinstance(threshold, float) else ""
+        cut = "" if isinstance(threshold, tuple) else f", cut at {threshold:g}"
         said.append(f"strength {', '.join(f'{strength:g}' for strength in strengths)}{cut}")
     refiner = links[0].refiner
     if len(links) == 1 and (strengths[0], threshold) == (refiner.strength, refiner.threshold):
@@ -282,7 +282,7 @@ def _settings(
         **({"cog": True} if masks.cog else {}),
         "weights": _one_or_all(found.sha256 for found in weights),
         "strength": _one_or_all(link.applied for link in run.links),
-        "threshold": run.threshold if isinstance(run.threshold, float) else list(run.threshold),
+        "threshold": list(run.threshold) if isinstance(run.threshold, tuple) else run.threshold,
         **per_image,
         "tile": _one_or_all(link.tile for link in run.links),
         "tta": run.tta,

@@ -28,8 +28,8 @@ from prn_cli.rasters import (
     ScoreMap,
     count_reasons,
     find_valid_masks,
-    is_pair,
     pair_by_stem,
+    with_bands,
 )
 from prn_cli.report import ClassReport, Scored, ScoreReport
 from prn_cli.tasks import Task
@@ -82,7 +82,8 @@ def run(options: ScoreOptions, watch: Watch) -> ScoreResult:
     account = Account.of((score.height * score.width, score.not_counted) for score in scores)
     account.tell(watch)
     if scores:
-        warn_of_absent(run.task.label_pixels(scores), run.ignored, watch)
+        warn_of_absent(run.task.label_pixels(scores), watch, ignored=run.ignored)
+        warn_of_absent(run.task.predicted_pixels(scores), watch, noun="mask")
     result = ScoreResult(
         account=account,
         task=run.task,
@@ -147,7 +148,8 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     base_files = [image.inputs["baseline"] for image in images if "baseline" in image.inputs]
     reading = replace(reading, kind=task.detect([image.path for image in images], reading))
     base_reading = replace(base_reading, kind=task.detect(base_files, base_reading))
-    pair = any([is_pair([image.path for image in images], reading), is_pair(base_files, base_reading)])
+    reading, base_reading = with_bands(reading, [image.path for image in images]), with_bands(base_reading, base_files)
+    pair = reading.is_pair or base_reading.is_pair
     said = f"masks read as {reading.kind}" + (f", baseline as {base_reading.kind}" if base_files else "")
     (watch.note if pair else watch.detail)(f"{said}; 2 bands are a softmax pair, background first" if pair else said)
     page: ScoreReport | ClassReport | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prn_cli.errors import UsageError
+from prn_cli.execution.clock import now
 from prn_cli.execution.extras import needs_extra
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.options import Option, Options
@@ -32,6 +33,7 @@ from prn_cli.workflows.options import (
 
 FOLDS, QUARTERS = 3, 4
 FEW_MAPS, FEWEST_MAPS = 60, 3
+NO_GROUPS = "none"
 
 _held_out, _method, _schedule = (partial(Option, panel=name) for name in ("Held-out images", "Method", "Schedule"))
 
@@ -78,8 +80,9 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         str | None,
         _held_out(
             "Keep maps of one scene together: a regular expression on their stems whose first group names the scene, "
-            "such as '^(tile[0-9]+)'. With few scenes, each is held out once.",
-            metavar="PATTERN",
+            "such as '^(tile[0-9]+)'. With few scenes, each is held out once. Default: what names and georeferences "
+            "show; none for maps of their own.",
+            metavar="PATTERN|none",
             common=True,
         ),
     ] = None
@@ -166,7 +169,8 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     def ways(self) -> tuple[str, ...]:
         """The options given that say which maps to hold out, or to keep together."""
         names = ("validation_stems", "validation_logits", "groups", "group_distance")
-        return tuple(f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None)
+        unset = (None, NO_GROUPS)
+        return tuple(f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in unset)
 
     def for_method(self) -> Options:
         """The options of the method.
@@ -228,9 +232,10 @@ def train(options: TrainOptions, watch: Watch = SILENT) -> TrainResult:
         OutputError: the folder cannot be written to.
         UsageError: options that do not suit the maps, the weights or the machine.
     """
+    began = now()
     with needs_extra("prn train"):
         from prn_cli.workflows.training import steps
-    return steps.run(options, watch)
+    return steps.run(options, watch, began)
 
 
 def compiled(pattern: str) -> re.Pattern[str]:

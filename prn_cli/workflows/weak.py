@@ -40,12 +40,12 @@ class WeakOptions(Options):
         _weak("Folder of saliency maps, 0 to 1 or 0 to 255: what does not stand out is background.", metavar="DIR"),
     ] = None
     normalise: Annotated[
-        Literal["set", "peak", "none"],
+        Literal["both", "set", "peak", "none"],
         _weak(
-            "What evidence of 1 is: a class's usual peak in the set, or its peak in the image; none: activations are "
-            "0 to 1."
+            "What evidence of 1 is: a class's usual peak in the set, its peak in the image, or the geometric mean of "
+            "both; none: activations are 0 to 1."
         ),
-    ] = "set"
+    ] = "both"
     background: Annotated[
         float | Literal["auto", "none"],
         _weak(
@@ -55,7 +55,7 @@ class WeakOptions(Options):
             least=0,
             most=1,
         ),
-    ] = 0.4
+    ] = 0.45
     scale_of: Annotated[
         Path | None,
         _weak(
@@ -70,7 +70,7 @@ class WeakOptions(Options):
     ] = 1.0
     edge_box: Annotated[
         int, _weak("With --images, side of the boxes in which masks follow edges, in cells of 4 px.", least=1, most=99)
-    ] = 9
+    ] = 11
     edge_smoothness: Annotated[
         float, _weak("With --images, contrast below the root of this, in spreads of the image, is no edge.", least=1e-6)
     ] = 0.01

@@ -385,7 +385,8 @@ def _scale_of(folder: Path, names: Sequence[str]) -> _Survey:
 
 def _scale(options: PseudolabelOptions, own: NDArray[np.float64], of_set: NDArray[np.float64]) -> NDArray[np.float64]:
     """The activations that are an evidence of 1."""
-    return {"peak": own, "set": of_set, "none": np.ones(len(own))}[options.normalise]
+    scales = {"peak": own, "set": of_set, "both": np.sqrt(own * of_set), "none": np.ones(len(own))}
+    return scales[options.normalise]
 
 
 # A map.

@@ -191,9 +191,9 @@ def test_a_map_too_small_to_be_cut_is_refused(folder: Path, prn: Prn) -> None:
 @pytest.mark.parametrize("shots", [3, 5])
 def test_of_a_few_maps_without_weights_the_threshold_alone_is_learned(folder: Path, prn: Prn, shots: int) -> None:
     random = np.random.default_rng(0)
-    for index in range(6):  # labels that are foreground above a logit of -1.5, more or less
+    for index in range(6):  # labels that are foreground above a logit of -2.5, more or less
         logits = np.load(folder / "logits" / f"tile{index}.npy")
-        label = logits + random.logistic(size=logits.shape) > -1.5
+        label = logits + random.logistic(size=logits.shape) > -2.5
         Image.fromarray((label * 255).astype(np.uint8)).save(folder / "labels" / f"tile{index}.png")
     card = card_of(prn("train", "--shots", shots, "--threads", 1, "--json"))
     assert (card["strength"], card["epochs"], len(card["data"]["learned_from"])) == ("0", 0, shots)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prn_cli.errors import UsageError
+from prn_cli.methods import recipe_of
 from prn_cli.methods.fbr.objective import FbrObjective, cluster, contrast, find_hard, prototype
 from prn_cli.methods.fbr.options import FbrOptions
 from prn_cli.methods.recipe import Batch, Outputs, build
@@ -257,6 +259,23 @@ def test_a_seed_gives_one_loss() -> None:
     features, logits, label = scene()
     losses = [float(objective(seed=s)(Outputs((logits,), features), batch(label, [0, 1]))) for s in (4, 4, 5)]
     assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("name", ["fast", "image"])
+def test_it_moves_the_networks_that_have_features(name: str) -> None:
+    recipe = recipe_of(name)
+    network = build(name, bands=3 if name == "image" else 0, seed=0).train()
+    features, _, label = scene(side=64)
+    given = batch(label)
+    if name == "image":
+        network.set_range([0] * 3, [1] * 3)
+        given = replace(given, image=features[:, :3])
+    torch.manual_seed(0)
+    found = recipe.outputs(network, given)
+    assert found.features.shape[1] == recipe.feature_channels(network)
+    made = FbrObjective(FbrOptions(contrast_width=8, negatives=16), network)
+    made(found, given).backward()
+    assert sum(float(p.grad.abs().sum()) for p in network.parameters() if p.grad is not None) > 1e-6
 
 
 # In training.

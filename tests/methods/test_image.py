@@ -197,6 +197,8 @@ def test_a_method_that_changes_nothing_agrees_with_itself_and_the_base_model() -
     )
     assert features.pop("expected IoU before") == features.pop("expected IoU after")
     assert features.pop("log area, refined by base") == 0
+    assert features.pop("log contrast of edges, refined by base") == 0
+    assert features.pop("log contrast of edges, refined by all pixels") > 0.5
     assert set(features.values()) == {1.0}
 
 

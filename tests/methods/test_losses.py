@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from prn_cli.methods.losses import binary_cross_entropy, edge_loss, edge_map, focal_loss, soft_iou_loss
+from prn_cli.methods.losses import binary_cross_entropy, edge_loss, edge_map, focal_loss, label_loss, soft_iou_loss
 from prn_cli.methods.objective import JointLoss
 from prn_cli.methods.options import JointLossOptions
 from prn_cli.methods.recipe import Batch, Outputs
@@ -107,3 +109,23 @@ def test_nothing_valid_costs_nothing_and_moves_nothing(pseudo: float) -> None:
     assert float(loss.detach()) == 0
     assert logits.grad is not None
     assert float(logits.grad.nan_to_num().abs().max()) == 0
+
+
+@given(seed=st.integers(0, 500), ignored=st.booleans(), entropy=st.floats(0, 1), iou=st.floats(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_both_losses_of_the_labels_at_once_are_their_sum_with_its_gradient(
+    seed: int, ignored: bool, entropy: float, iou: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    pred = 6 * torch.randn(2, 1, 9, 8, generator=generator)
+    target = (torch.rand(2, 1, 9, 8, generator=generator) > 0.6).to(torch.uint8)
+    if ignored:
+        target[torch.rand(target.shape, generator=generator) < 0.2] = 255
+        pred[torch.rand(pred.shape, generator=generator) < 0.2] = torch.nan
+    pred.requires_grad_()
+    apart = entropy * binary_cross_entropy(pred=pred, target=target, positive_weight=1.12)
+    apart = apart + iou * soft_iou_loss(pred=pred, target=target)
+    at_once = label_loss(pred=pred, target=target, entropy_weight=entropy, positive_weight=1.12, iou_weight=iou)
+    torch.testing.assert_close(at_once, apart, rtol=1e-4, atol=1e-5)
+    gradients = [torch.autograd.grad(3 * loss, pred)[0] for loss in (at_once, apart)]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)

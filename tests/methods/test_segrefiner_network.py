@@ -23,7 +23,7 @@ from prn_cli.methods.weights import find_tensors, find_weights
 from prn_cli.refinement.rows import cut, refine_map
 from prn_cli.training.augment import TrainingMap, reduced_copies
 from prn_cli.training.export import export
-from prn_cli.training.loop import Settings, State, fit
+from prn_cli.training.loop import Settings, State, base_counts, fit, pooled
 
 SMALL = {"width": 4, "chain_steps": 2}
 
@@ -247,14 +247,20 @@ def test_divergence_is_named():
 
 
 @pytest.mark.slow
-def test_it_learns_to_follow_the_image():
-    from prn_cli.training.loop import base_counts, pooled
-
-    network, hold = small(width=8), maps(3, 2, side=128)
-    about = Settings(network="segrefiner", options=options_of("segrefiner")(**SMALL | {"width": 8}), crop=64, rate=2e-3)
-    for epoch, _ in fit(network, maps(8, 1, side=128), hold, replace(about, epochs=2, steps=30)):
-        last = epoch.iou
-    assert last > 0.9 > pooled(base_counts(hold)).iou()
+def test_it_learns_to_follow_the_image_and_other_borders_of_windows_give_the_same_mask():
+    network, hold = small(width=8), maps(4, 2, side=128)
+    options = options_of("segrefiner")(**SMALL | {"width": 8})
+    about = Settings(network="segrefiner", options=options, crop=64, batch=8, epochs=2, steps=30, rate=2e-3)
+    for _, reached in fit(network, maps(8, 1, side=128), hold, about):
+        state = reached
+    assert state.best_iou > 0.95 > pooled(base_counts(hold)).iou()
+    network.load_state_dict(state.best)
+    rows = [np.concatenate([[m.logits, *m.image] for m in (hold * 2)[n : n + 4]], axis=2) for n in range(4)]
+    logits, *image = np.concatenate(rows, axis=1)
+    for network.windows_only in (False, True):
+        refiner = refiner_of(TorchRunner(network))
+        masks = [cut(refine_map(logits, refiner, image=np.stack(image), shift=shift), 0.5) for shift in (0, 64)]
+        assert np.mean(masks[0] != masks[1]) < 1e-3
 
 
 # In files.

@@ -91,8 +91,10 @@ def test_it_learns_with_an_objective_that_has_parameters_and_a_state() -> None:
 def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
     _, unbroken = train()
     _, broken = train(until=1)
-    save_state(tmp_path / "state.safetensors", broken, fingerprint="x")
-    _, resumed = train(state=load_state(tmp_path / "state.safetensors", fingerprint="x"))
+    save_state(tmp_path / "state.safetensors", broken, fingerprint={"the maps": "x"})
+    found = load_state(tmp_path / "state.safetensors", fingerprint={"the maps": "x"})
+    assert found is not None
+    _, resumed = train(state=found[0])
     for group in ("network", "average", "best", "objective"):
         for name, tensor in getattr(unbroken, group).items():
             assert torch.equal(tensor, getattr(resumed, group)[name]), (group, name)

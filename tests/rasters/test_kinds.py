@@ -9,7 +9,7 @@ from PIL import Image
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters import Reading, is_pair, open_map, resolve
+from prn_cli.rasters import Reading, count_reasons, open_map, resolve, with_bands
 
 
 def save(folder: Path, *arrays: np.ndarray) -> list[Path]:
@@ -259,8 +259,8 @@ def of_two_bands(kind: str) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["pair", "shifted", "log-softmax", "background of 0"])
 def test_two_bands_of_a_softmax(tmp_path: Path, kind: str) -> None:
     paths = save(tmp_path, of_two_bands(kind))
-    assert is_pair(paths, resolve(Reading(), paths))
-    assert not is_pair(paths, Reading(kind="logits", band=2))
+    assert with_bands(resolve(Reading(), paths), paths).is_pair
+    assert not with_bands(Reading(kind="logits", band=2), paths).is_pair
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,17 @@ def test_two_bands_of_a_softmax(tmp_path: Path, kind: str) -> None:
 )
 def test_two_bands_that_are_no_softmax(tmp_path: Path, kind: str) -> None:
     with pytest.raises(InputError, match=r"2 bands, .* do not rise and fall against each other"):
-        is_pair(save(tmp_path, of_two_bands(kind)), Reading(kind="logits"))
+        with_bands(Reading(kind="logits"), save(tmp_path, of_two_bands(kind)))
+
+
+def test_all_maps_of_a_set_have_as_many_bands(tmp_path: Path) -> None:
+    pair = of_two_bands("pair")
+    paths = save(tmp_path, pair, pair[1])
+    for first, other in (paths, paths[::-1]):
+        reading = with_bands(Reading(kind="logits"), [first, other])
+        open_map("scores", first, reading).close()
+        with pytest.raises(InputError, match=f"expected {reading.bands} as in the first map"):
+            open_map("scores", other, reading)
 
 
 @pytest.mark.parametrize("values", [(0, 1), (0, 255)])
@@ -285,6 +295,7 @@ def test_hard_masks_are_scores_of_their_own_kind(tmp_path: Path, values: tuple[i
     with open_map("scores", path, reading) as scores:
         probabilities, logits = scores.probabilities(), scores.logits(Window(1, 2, 3, 4))
         scores.check_valid()
+        assert count_reasons(scores.reasons()) == {"nodata": 4}
     assert np.isnan(probabilities[:2, :2]).all()
     valid = ~np.isnan(probabilities)
     assert valid.sum() == 60

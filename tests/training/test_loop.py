@@ -13,10 +13,13 @@ from prn_cli.errors import InputError
 from prn_cli.methods import options_of
 from prn_cli.methods.fast.network import FastNetwork
 from prn_cli.methods.recipe import build
+from prn_cli.metrics.intervals import Estimate
 from prn_cli.training import loop
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.checkpoint import load_state, save_state
 from prn_cli.training.loop import Settings, State, base_counts, evaluate, fit, learning_rate, pooled
+
+RUN = {"--rate": "0.1", "the maps": "a"}
 
 
 def biased_maps(count: int, seed: int, side: int = 96) -> list[TrainingMap]:
@@ -55,8 +58,10 @@ def test_a_resumed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     settings = small()
     _, unbroken = run(settings)
     _, broken = run(settings, until=2)
-    save_state(tmp_path / "state.safetensors", broken, fingerprint="x")
-    _, resumed = run(settings, state=load_state(tmp_path / "state.safetensors", fingerprint="x"))
+    save_state(tmp_path / "state.safetensors", broken, fingerprint=RUN, spent=7.0)
+    state, spent = load_state(tmp_path / "state.safetensors", fingerprint=RUN)  # type: ignore[misc]
+    assert spent == 7.0
+    _, resumed = run(settings, state=state)
     assert resumed.epoch == unbroken.epoch == 4
     for group in ("network", "average", "best"):
         for name, tensor in getattr(unbroken, group).items():
@@ -75,12 +80,18 @@ def test_the_seed_reproduces_and_another_differs() -> None:
 def test_a_state_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
     _, state = run(small(epochs=1))
     path = tmp_path / "state.safetensors"
-    save_state(path, state, fingerprint="x")
-    with pytest.raises(InputError, match="other settings or other data"):
-        load_state(path, fingerprint="y")
+    state.counts = np.arange(120).reshape(2, 5, 3, 4)
+    save_state(path, state, fingerprint=RUN)
+    with pytest.raises(InputError, match=r"other settings or other data: --rate 0\.1, not 0\.2"):
+        load_state(path, fingerprint=RUN | {"--rate": "0.2"})
+    with pytest.raises(InputError, match="other data: the maps"):
+        load_state(path, fingerprint=RUN | {"the maps": "b"})
+    found, _ = load_state(path, fingerprint=RUN)  # type: ignore[misc]
+    np.testing.assert_array_equal(found.counts, state.counts)
+    assert found.history == state.history
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(InputError, match="not a state"):
-        load_state(path, fingerprint="x")
+        load_state(path, fingerprint=RUN)
 
 
 def test_training_ends_without_gain_and_in_time() -> None:
@@ -91,8 +102,29 @@ def test_training_ends_without_gain_and_in_time() -> None:
     network.load_state_dict(state.best)
     maps = biased_maps(2, 2)
     assert pooled(evaluate(network, maps)) == pooled(base_counts(maps))
-    _, state = run(small(epochs=10_000, time_budget=1.0, patience=10_000))
-    assert state.epoch < 1000
+
+
+def test_time_ends_training_and_more_time_goes_on() -> None:
+    settings = small(epochs=10_000, time_budget=1.0, patience=10_000, report=2)
+    _, state = run(settings)
+    assert state.late
+    assert state.steps < state.total == 30_000
+    assert len(state.history) == state.epoch >= state.steps / 2
+    assert state.history[-1].done == 1
+    reached = state.steps
+    state.counts = np.zeros((2, 5, 3, 4), np.int64)
+    assert not list(fit(FastNetwork(width=8), biased_maps(4, 1), biased_maps(2, 2), settings, state=state))
+    _, state = run(small(epochs=10_000, time_budget=state.seconds + 0.5, report=2), state=state)
+    assert state.steps > reached
+    assert state.counts is None  # of weights that are no more
+
+
+def test_a_look_says_what_was_gained_with_its_interval() -> None:
+    _, state = run(small(epochs=1))
+    value, low, high = state.history[0].gain or ()
+    before = pooled(base_counts(biased_maps(2, 2))).iou()
+    assert value == pytest.approx((state.history[0].iou or 0) - before, abs=1e-6)
+    assert low <= value <= high
 
 
 def test_learning_rate_rises_and_falls() -> None:
@@ -105,7 +137,9 @@ def test_learning_rate_rises_and_falls() -> None:
 @pytest.mark.parametrize(("name", "trained", "kept"), [("fast", False, -1), ("paper", False, 0), ("paper", True, -1)])
 def test_an_epoch_must_beat_what_was_there_but_not_weights_drawn_at_random(name, trained, kept, monkeypatch):
     found = iter((0.5, 0.4) if kept < 0 else (0.4,))  # the start is better, where it is looked at
+    monkeypatch.setattr(loop, "iou", lambda _: np.array(next(found)))
     monkeypatch.setattr(loop, "pooled", lambda _: SimpleNamespace(iou=lambda: next(found)))
+    monkeypatch.setattr(loop, "compare", lambda *_, **__: SimpleNamespace(difference=Estimate(0.0, 0.0, 0.0)))
     settings = Settings(crop=64, batch=2, epochs=1, steps=1)
     options = {"width": 4} if name == "fast" else {"patch": 64}
     network = build(name, options_of(name)(**options), seed=0)

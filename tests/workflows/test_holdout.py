@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,13 +14,11 @@ from prn_cli.workflows.train import TrainOptions
 from prn_cli.workflows.training.dataset import Dataset
 from prn_cli.workflows.training.holdout import (
     Holdout,
-    groups_by_distance,
-    groups_by_pattern,
-    hint_at_scenes,
     hold_out,
     make_folds,
     quarters,
 )
+from prn_cli.workflows.training.scenes import groups_by_distance, groups_by_pattern, scenes_by_name
 
 
 @given(
@@ -205,8 +204,66 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, object],
         TrainOptions(**options)
 
 
-def test_names_that_look_like_tiles_are_hinted_at() -> None:
-    assert "tiles of 2 scenes (town, village, …)" in hint_at_scenes(
-        [f"{scene}_{number}" for scene in ("town", "village") for number in range(3)]
-    )
-    assert hint_at_scenes(["a_1", "b_2", "c_3"]) == hint_at_scenes(["one", "two", "three"]) == ""
+@pytest.mark.parametrize(
+    ("names", "scenes"),
+    [
+        ([f"tile{t}_part00{n}" for t in (1, 2, 7) for n in range(3)], {"tile1", "tile2", "tile7"}),
+        ([f"austin{n}" for n in range(5)] + [f"chicago{n}" for n in range(5)], {"austin", "chicago"}),
+        ([f"city-{c}-scene-{s}-{n}" for c in "ab" for s in "cd" for n in range(3)], {"city-a", "city-b"}),
+        (
+            [f"{part}_00{drive}_{n}" for part in ("train", "test") for drive in "789" for n in range(2)],
+            {"007", "008", "009"},
+        ),
+        ([f"satImage_{n:03}" for n in range(30)], set()),
+        ([f"{n:04}" for n in range(30)], set()),
+        (["a_1", "a_2", "b_1", "b_2"], set()),  # two maps a scene: as likely a name of another kind
+        ([f"a_{n}" for n in range(9)] + ["b_1"], set()),  # one scene has nearly all
+        (["one", "two", "three"], set()),
+    ],
+)
+def test_names_show_scenes(names: list[str], scenes: set[str]) -> None:
+    found = scenes_by_name(names)
+    assert set(found.values()) == scenes
+    assert all(scene in name for name, scene in found.items())
+
+
+@given(st.lists(st.text("ab1_-. ", max_size=9), max_size=30, unique=True))
+def test_scenes_by_name_are_few_and_of_several_maps_each(names: list[str]) -> None:
+    found = scenes_by_name(names)
+    sizes = [list(found.values()).count(scene) for scene in set(found.values())]
+    assert not found or (set(found) == set(names) and 2 <= len(sizes) <= len(names) / 3 and max(sizes) < len(names))
+
+
+def test_scenes_are_held_out_without_being_asked_for_unless_unwanted() -> None:
+    names = [f"tile{t}_{n}" for t in (1, 2, 7) for n in range(3)]
+    found = hold_out(dataset(*names), TrainOptions())
+    assert {fold.name for fold in found.folds} == {"tile1", "tile2", "tile7"}
+    assert found.note == "3 scenes by name: tile1, tile2, tile7; --groups none for maps of their own"
+    free = hold_out(dataset(*names), TrainOptions(groups="none"))
+    assert (free.scenes, free.note, len(free.folds)) == ({}, "", 3)
+    assert "3 parts in turn" in free.how
+    assert not hold_out(dataset(*names), TrainOptions(groups="^tile(.)")).note
+
+
+def placed(folder: Path, corners: list[tuple[float, float]]) -> Dataset:
+    """Maps of 8 × 8 px of 1 m whose upper left corners lie there."""
+    found = dataset(*(f"{number:02}" for number in range(len(corners))))
+    for name, (x, y) in zip(found.paths, corners, strict=True):
+        path = folder / f"{name}.tif"
+        tags = [(33550, "d", 3, (1.0, 1.0, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, x, y, 0.0), True)]
+        tags.append((34735, "H", 8, (1, 1, 0, 1, 3072, 0, 1, 32632), True))
+        tifffile.imwrite(path, np.zeros((8, 8), np.float32), extratags=tags)
+        found.paths[name] = path
+    return found
+
+
+def test_maps_that_adjoin_are_of_one_scene_and_those_of_one_place_are_blocks(tmp_path: Path) -> None:
+    apart = hold_out(placed(tmp_path, [(x + 500 * far, 0) for far in range(3) for x in (0, 8, 16)]), TrainOptions())
+    assert set(apart.scenes.values()) == {"00", "03", "06"}
+    assert apart.note.startswith("3 scenes by place: 00, 03, 06;")
+    mosaic = hold_out(placed(tmp_path, [(8 * (n % 3), 8 * (n // 3)) for n in range(12)]), TrainOptions())
+    assert mosaic.note == "3 scenes in one place: block 1, block 2, block 3; --groups none for maps of their own"
+    rows = [{name for name, block in mosaic.scenes.items() if block == f"block {k}"} for k in (1, 2, 3)]
+    assert [len(row) for row in rows] == [4, 4, 4]
+    single = hold_out(placed(tmp_path, [(100 * n, 0) for n in range(6)]), TrainOptions())
+    assert not single.scenes

@@ -66,8 +66,8 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
-    def forward(self, planes: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """Planes (N, 6, H, W) and the features of the encoder."""
+    def forward(self, planes: Tensor, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Planes (N, 6, H, W) and the features of the encoder; gives its own last features, too, (N, F, H/2, W/2)."""
         x = self.stem(torch.cat([F.pixel_unshuffle(planes, 2), features[0]], 1))
         skips = [x]
         for down, see, encode, seen in zip(self.down, self.see, self.encode, features[1:], strict=True):
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
         x = self.merge(torch.cat([x, *around], 1))
         for up, decode, skip in zip(self.up, self.decode, skips[-2::-1], strict=True):
             x = decode(F.interpolate(up(x), scale_factor=2.0, mode="nearest") + skip)
-        return F.pixel_shuffle(self.head(x), 2)
+        return F.pixel_shuffle(self.head(x), 2), x
 
 
 def _around(x: Tensor, side: int) -> Tensor:
@@ -130,15 +130,23 @@ class ImageNetwork(nn.Module):
             image: (N, 3, H, W) in [-1, 1], NaN invalid.
             features: of the encoder; run if None.
         """
+        return self._bias(logits, image, features)[0]
+
+    def supervised(self, logits: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Refined logits, and the features from which the bias is made, (N, F, H/2, W/2)."""
+        bias, features = self._bias(logits, image, None)
+        return logits + bias, features
+
+    def _bias(self, logits: Tensor, image: Tensor, features: Sequence[Tensor] | None) -> tuple[Tensor, Tensor]:
         valid = ~torch.isnan(logits)
         weight = valid.to(image.dtype)
         image = torch.nan_to_num(image, nan=0.0)
         clean = torch.where(valid, logits, 0.0).clamp(-30, 30)
         planes = torch.cat([image, 1.5 * torch.tanh(clean / 6), torch.tanh(clean / 2), weight], 1)
-        raw = self.decoder(planes, self.encoder(image) if features is None else features).float()
+        raw, last = self.decoder(planes, self.encoder(image) if features is None else features)
         bound = REACH * (_LEAST + (1 - _LEAST) * torch.exp(-clean.abs() / _SURE))
-        found: Tensor = weight * bound * torch.tanh(raw)
-        return found
+        found: Tensor = weight * bound * torch.tanh(raw.float())
+        return found, last
 
     def forward(self, logits: Tensor, image: Tensor) -> Tensor:
         """Refined logits, NaN where the base logits are."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prn_cli.errors import UsageError
 from prn_cli.maps.bands import band_range
-from prn_cli.methods.image.network import BANDS, ImageNetwork
+from prn_cli.methods.image.network import BANDS, WIDTHS, ImageNetwork
 from prn_cli.methods.image.options import ImageOptions
 from prn_cli.methods.recipe import Batch, Graph, Outputs, Recipe
 from prn_cli.methods.refiner import FloatMap
@@ -49,7 +49,11 @@ class ImageRecipe(Recipe):
             raise UsageError("--network image needs the images", hint="give --images DIR")
         with torch.autocast(batch.logits.device.type, enabled=False):
             image = network.stretched(batch.image)
-        return Outputs((network(batch.logits, image),))
+        refined, features = network.supervised(batch.logits, image)
+        return Outputs((refined,), features)
+
+    def feature_channels(self, network: ImageNetwork) -> int:
+        return WIDTHS[0]
 
     def graphs(self, network: ImageNetwork) -> tuple[Graph, ...]:
         """The bias map, from logits and an image that is in range."""

@@ -16,11 +16,15 @@ from prn_cli.metrics.regions import FloatArray, count_regions, iou
 from prn_cli.refinement.rows import cut
 from prn_cli.thresholding.decision import Decision, decide_by_labels, gather
 from prn_cli.thresholding.logit_statistics import LogitStatistics, count_logits, measure, no_statistics
-from prn_cli.thresholding.strength import STRENGTHS, THRESHOLDS, Choice, choose
 from prn_cli.training.augment import TrainingMap
+from prn_cli.training.choice import Choice, Limits, choose
 
 Figures = dict[str, dict[str, list[float | None]]]
-"""By metric, `before`, `after` and `difference`: each the figure and the bounds of its 95 % interval."""
+"""By metric, each a figure and the bounds of its 95 % interval.
+
+`before` is the base model at 0.5, `own` the base model at its own threshold, `after` refined, `difference` what that is
+more than at 0.5, and `added` what it is more than without a network, at the better of the two.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,32 @@ class Conclusion:
     choice: Choice
     figures: Figures
     verdict: str
+    images: dict[str, int]
 
     def card(self) -> dict[str, Any]:
         """For the card of the weights: JSON without NaN."""
         choice = {
             name: {key: _number(gain) for key, gain in value.items()} if isinstance(value, dict) else _number(value)
             for name, value in asdict(self.choice).items()
+            if name not in ("cell", "floor")
         }
-        return {"choice": choice, "held_out_figures": self.figures, "verdict": self.verdict}
+        figures = {"held_out_figures": self.figures, "held_out_images": self.images}
+        return {"choice": choice, **figures, "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How far training has come.
+
+    Attributes:
+        steps: done.
+        total: that a whole training has; no more than `steps` if this one was whole.
+        half: the correction is applied by half at most.
+    """
+
+    steps: int = 0
+    total: int = 0
+    half: bool = False
 
 
 def conclude(
@@ -47,18 +69,22 @@ def conclude(
     classes: Sequence[str] = ("",),
     scenes: Mapping[str, str] | None = None,
     parts_of: int = 0,
+    own: float = 0.5,
+    trained: Trained = Trained(),
     any_threshold: bool = True,
     seed: int = 0,
 ) -> Conclusion:
     """Choose strength and threshold on held-out maps, and compute what they gain there.
 
     Args:
-        counts: `(maps, S, T, 4)` int64, see `prn_cli.thresholding.strength.tally`. With several classes, each class
+        counts: `(maps, S, 3, 4)` int64, see `prn_cli.training.choice.tally`. With several classes, each class
             against the rest: the maps of an image follow each other, in class order.
         maps: names.
         classes: names.
         scenes: by map name.
         parts_of: the number of maps of which these are parts; 0 if they are whole.
+        own: the base model's own threshold.
+        trained: how far training has come.
         any_threshold: whether the threshold may differ from 0.5.
         seed: of the bootstrap.
     """
@@ -67,10 +93,10 @@ def conclude(
         for position, name in enumerate(maps)
     ]
     images = len(maps) // len(classes)
-    choice = choose(counts, groups, images=parts_of or images, any_threshold=any_threshold, seed=seed)
-    base = counts[:, 0, THRESHOLDS.index(0.5)]
-    chosen = counts[:, STRENGTHS.index(choice.strength), THRESHOLDS.index(choice.threshold)]
-    before, after = (found.astype(np.float64).reshape(images, -1) for found in (base, chosen))
+    limits = Limits(parts_of or images, any_threshold=any_threshold, strength=0.5 if trained.half else 1.0)
+    choice = choose(counts, groups, own=own, limits=limits, seed=seed)
+    cells = ((0, 0), (0, 1), choice.floor, choice.cell)
+    found = [counts[:, s, t].astype(np.float64).reshape(images, -1) for s, t in cells]
 
     def mean_iou(image_counts: FloatArray) -> FloatArray:
         by_class = image_counts.reshape(*image_counts.shape[:-1], len(classes), 4)
@@ -79,9 +105,15 @@ def conclude(
         right, false, missed, _ = np.moveaxis(by_class, -1, 0)
         return mean_of_present(right, false, missed)
 
-    figures = _figures(before, after, mean_iou, seed)
+    figures = _figures(found, mean_iou, seed)
     noun = "classes" if len(classes) > 1 else "scenes"
-    return Conclusion(choice, figures, verdict(choice, figures["pooled_iou"]["difference"], noun, parts_of))
+    said = verdict(choice, figures["pooled_iou"]["difference"], noun, parts_of, trained)
+    return Conclusion(choice, figures, said, _images(mean_iou(found[0]), mean_iou(found[3])))
+
+
+def _images(before: FloatArray, after: FloatArray) -> dict[str, int]:
+    """How many images have become better and worse."""
+    return {"better": int((after > before).sum()), "worse": int((after < before).sum()), "all": len(before)}
 
 
 def evidence_of(maps: Sequence[TrainingMap]) -> dict[str, Any]:
@@ -118,24 +150,36 @@ def conclude_few(maps: Sequence[TrainingMap], *, seed: int = 0) -> Conclusion:
         return np.array([count_regions(cut(m.logits, threshold), m.label).array() for m, threshold in pairs])
 
     before, after = cut_at([0.5] * len(maps)), cut_at([other.threshold for other in others])
-    figures = _figures(before, after, iou, seed)
-    choice = Choice(0.0, decision.threshold, decision.gain, {"": decision.gain}, {"0": 0.0})
-    if decision.threshold == 0.5:
-        return Conclusion(choice, figures, "so few maps bear no correction, and no threshold but 0.5; label more maps")
+    figures, images = _figures([before, after, after, after], iou, seed), _images(iou(before), iou(after))
+    own = decision.threshold
+    choice = Choice(0.0, own, decision.gain, {"": decision.gain}, {"0": 0.0}, own=own)
+    if own == 0.5:
+        said = "so few maps bear no correction, and no threshold but 0.5; label more maps"
+        return Conclusion(choice, figures, said, images)
     sure = f"{100 * decision.gain:+.1f} points expected, no loss with a probability of {decision.confidence:.0%}"
-    return Conclusion(choice, figures, f"of so few maps, the threshold alone is learned: {sure}")
+    return Conclusion(choice, figures, f"of so few maps, the threshold alone is learned: {sure}", images)
 
 
-def _figures(before: FloatArray, after: FloatArray, figure: Callable[[FloatArray], FloatArray], seed: int) -> Figures:
-    """Pooled and mean IoU before and after, with intervals, from counts by image."""
+def _figures(found: Sequence[FloatArray], figure: Callable[[FloatArray], FloatArray], seed: int) -> Figures:
+    """Pooled and mean IoU with intervals, from counts by image: base, at its own threshold, the better, refined."""
     figures: Figures = {}
+    base, own, floor, refined = found
     for name, pool in (("pooled_iou", True), ("mean_iou", False)):
-        found = compare(before, after, figure, pool=pool, seed=seed)
-        figures[name] = {part: [_number(value) for value in estimate] for part, estimate in found._asdict().items()}
+        change = compare(base, refined, figure, pool=pool, seed=seed)
+        alone = compare(own, own, figure, pool=pool, seed=seed).after
+        added = compare(floor, refined, figure, pool=pool, seed=seed).difference
+        parts = change._asdict() | {"own": alone, "added": added}
+        figures[name] = {part: [_number(value) for value in estimate] for part, estimate in parts.items()}
     return figures
 
 
-def verdict(choice: Choice, difference: Sequence[float | None], noun: str, parts_of: int) -> str:
+def verdict(
+    choice: Choice,
+    difference: Sequence[float | None],
+    noun: str,
+    parts_of: int,
+    trained: Trained = Trained(),
+) -> str:
     """What the held-out maps say, in one line.
 
     `difference` is that of the pooled IoU with its 95 % interval, `noun` names the groups of the choice, and `parts_of`
@@ -143,29 +187,40 @@ def verdict(choice: Choice, difference: Sequence[float | None], noun: str, parts
     """
     change, low, high = difference
     held_out = "parts of maps" if parts_of else "images"
-    if choice.gain <= 0:
-        if max(choice.strengths.values()) <= 0:
-            return f"refinement does not help on the held-out {held_out}"
-        if len(choice.groups) == 2:
-            return f"refinement does not help on both of the held-out {noun}, so nothing is corrected; hold out more"
-        return f"the gain on the few held-out {held_out} may be chance, so nothing is corrected; label more maps"
+    if choice.strength == 0:
+        kept = "" if choice.threshold == 0.5 else "; the base model's own threshold alone is kept"
+        return _unhelpful(choice, noun, held_out, trained) + kept
+    weak = f"; after {trained.steps} of {trained.total} steps, it is applied by half at most" if trained.half else ""
+    if not trained.steps < trained.total:
+        weak = "; of one scene alone, it is applied by half at most" if trained.half else ""
     losers = [name for name, gain in choice.groups.items() if gain < 0]
     chance = low is not None and low <= 0
     if losers and len(choice.groups) > 1:
         return (
             f"refinement helps on the mean of the held-out {noun}, and harms {len(losers)} of {len(choice.groups)}: "
-            f"{'; '.join(losers[:3])}" + (f"; pooled over the {held_out}, it may be chance" if chance else "")
+            f"{'; '.join(losers[:3])}" + (f"; pooled over the {held_out}, it may be chance" if chance else "") + weak
         )
     if change is None or change <= 0:
-        return f"refinement helps on the mean of the held-out {noun}, and not on their pooled {held_out}"
+        return f"refinement helps on the mean of the held-out {noun}, and not on their pooled {held_out}" + weak
     if low is None or high is None:
-        return "one held-out image gains, which says little; hold out more"
+        return "one held-out image gains, which says little; hold out more" + weak
     if chance:
-        return f"the gain on the held-out {held_out} may be chance: its 95 % interval holds 0"
+        return f"the gain on the held-out {held_out} may be chance: its 95 % interval holds 0" + weak
     if parts_of:
         maps = f"{parts_of} maps" if parts_of > 1 else "one map"
         return f"refinement helps on held-out parts of the {maps} that it learns from, which says little of other maps"
-    return "refinement helps on the held-out images"
+    return "refinement helps on the held-out images" + weak
+
+
+def _unhelpful(choice: Choice, noun: str, held_out: str, trained: Trained) -> str:
+    if trained.steps < trained.total:
+        done = f"{trained.steps} of {trained.total} steps"
+        return f"too short to tell whether refinement helps: {done}; --resume with a longer --time-budget goes on"
+    if not choice.promising:
+        return f"refinement does not help on the held-out {held_out}"
+    if len(choice.groups) > 1:
+        return f"refinement does not help on all of the held-out {noun}, so nothing is corrected; hold out more"
+    return f"the gain on the held-out {held_out} may be chance, so nothing is corrected; label more maps"
 
 
 def _number(value: float) -> float | None:

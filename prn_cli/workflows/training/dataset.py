@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,13 +122,13 @@ def read_dataset(
     label_pixels = Counter[str]()
     for pair, _ in batch.results:
         label_pixels.update(reader.label_pixels[pair])
-    warn_of_absent(label_pixels, reader.ignored, watch)
+    warn_of_absent(label_pixels, watch, ignored=reader.ignored)
     stored = reader.store.mapped()
     return Dataset(
         maps=[
-            TrainingMap(path.stem, *(place.view(stored) for place in places), plane=number)
+            plane.map_of(path.stem, stored, number)
             for (path, _), planes in batch.results
-            for number, places in enumerate(planes)
+            for number, plane in enumerate(planes)
         ],
         paths={path.stem: path.resolve() for (path, _), _ in batch.results},
         classes=task.names,
@@ -149,21 +149,44 @@ def _drawn(pairs: Sequence[Pair], count: int, seed: int, watch: Watch) -> Sequen
     return drawn
 
 
+class _Stored(NamedTuple):
+    """Where the arrays of a map lie."""
+
+    logits: Place
+    label: Place
+    pseudo: Place | None
+    image: Place | None
+
+    def map_of(self, name: str, stored: NDArray[np.uint8], plane: int) -> TrainingMap:
+        """The map; without a pseudo-label, the label stands in for it."""
+        label = self.label.view(stored)
+        return TrainingMap(
+            name,
+            self.logits.view(stored),
+            label,
+            label if self.pseudo is None else self.pseudo.view(stored),
+            None if self.image is None else self.image.view(stored),
+            plane=plane,
+        )
+
+
 class _Reader:
     def __init__(self, run: Run, task: Task, reading: Reading, paths: Sequence[Path], images: Path | None) -> None:
         self.run, self.task, self.reading = run, task, reading
         self.masks, self.images = find_valid_masks(paths, run.options.valid_mask), find_images(paths, images)
         self.store = Store(run.options.out)
+        # Objectives may look at pseudo-labels, too.
+        self.with_pseudo = bool(run.options.contrast) or getattr(run.settings.options, "pseudo_weight", 1.0) > 0
         self.foregrounds: dict[Path, int | None] = {}
         self.ignored: set[float] = set()  # values of labels
         self.sizes: dict[Pair, tuple[int, Mapping[str, int]]] = {}  # pixels, and those that do not count
         self.label_pixels: dict[Pair, Counter[str]] = {}  # that count, by class
 
-    def read(self, pair: Pair, _: Progress) -> list[list[Place]]:
-        """Logits, label, pseudo-label and the image, if there is one, of every plane."""
+    def read(self, pair: Pair, _: Progress) -> list[_Stored]:
+        """Logits, label, the image if there is one, and the pseudo-label if it has weight, of every plane."""
         (path, label_path), task, reading = pair, self.task, self.reading
         valid_mask, image_path = self.masks.of(path), self.images.of(path)
-        image: list[Place] = []
+        image: Place | None = None
         with (
             unchanged(path, label_path, valid_mask, image_path),
             task.open_scores(path, reading, valid_mask=valid_mask) as scores,
@@ -178,9 +201,9 @@ class _Reader:
                 with open_map("image", image_path, reading, like=scores.raster, bands=self.run.bands) as picture:
                     pixels = picture.read()
                     picture.check_valid()
-                image = [self.store.put(pixels)]
+                image = self.store.put(pixels)
         planes = zip(task.planes(logits), task.planes(probabilities), task.label_planes(label), strict=True)
-        return [self._plane(path, *plane) + image for plane in planes]
+        return [self._plane(path, *plane, image) for plane in planes]
 
     def _count(
         self, pair: Pair, scores: ScoreMap, opened: LabelMap, logits: NDArray[np.float32], label: NDArray[np.uint8]
@@ -196,13 +219,20 @@ class _Reader:
         self.label_pixels[pair] = Counter(dict(zip(names, pixels.tolist(), strict=False)))
 
     def _plane(
-        self, path: Path, logits: NDArray[np.float32], probabilities: NDArray[np.float32], label: NDArray[np.uint8]
-    ) -> list[Place]:
+        self,
+        path: Path,
+        logits: NDArray[np.float32],
+        probabilities: NDArray[np.float32],
+        label: NDArray[np.uint8],
+        image: Place | None,
+    ) -> _Stored:
         label[np.isnan(logits)] = IGNORE  # the base model scored nothing there
         if np.all(label == IGNORE):
             raise InputError("no pixel is valid in both the logit map and its label", path=path)
+        if not self.with_pseudo:
+            return _Stored(self.store.put(logits), self.store.put(label), None, image)
         patch = self.run.options.patch
         thresholds = best_thresholds(probabilities, label, patch=patch, grid=self.run.options.grid)
         pseudo = apply_thresholds(probabilities, thresholds, patch=patch)
         pseudo[label == IGNORE] = IGNORE
-        return [self.store.put(array) for array in (logits, label, pseudo)]
+        return _Stored(self.store.put(logits), self.store.put(label), self.store.put(pseudo), image)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,9 +13,20 @@ from pathlib import Path
 from prn_cli.errors import OutputError, UsageError
 from prn_cli.files.temporaries import lock
 
-STATE, FOLDS, LOG, TENSORBOARD = "state.safetensors", "folds.json", "log.jsonl", "tensorboard"
-_STATES = {STATE, FOLDS}
-_WRITTEN = (STATE, FOLDS, "model.json", "model.onnx", "model.safetensors", LOG, TENSORBOARD)
+STATES, LOG, TENSORBOARD = "state*.safetensors", "log.jsonl", "tensorboard"
+_WRITTEN = ("model.json", "model.onnx", "model.safetensors", LOG, TENSORBOARD)
+
+
+def state_file(folder: Path, stage: str) -> Path:
+    """The file of the state of a stage of training."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", stage)[:40]
+    digest = hashlib.sha256(stage.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return folder / (f"state-{name}-{digest}.safetensors" if stage else "state.safetensors")
+
+
+def _written(folder: Path) -> list[Path]:
+    """What a run has written, its states first."""
+    return [*sorted(folder.glob(STATES)), *(folder / name for name in _WRITTEN if (folder / name).exists())]
 
 
 def check(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -24,8 +37,8 @@ def check(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError("is a file, expected a folder", hint="give another --out", path=folder)
-    found = [name for name in _WRITTEN if (folder / name).exists()]
-    has_state = bool(_STATES & set(found))
+    found = [path.name for path in _written(folder)]
+    has_state = any(folder.glob(STATES))
     # A run that was killed in its first epoch may have left a TensorBoard log and nothing else.
     if resume and not has_state and set(found) - {TENSORBOARD}:
         raise UsageError(f"{folder} holds {found[0]}, but no state to resume from", hint="give the folder of the run")
@@ -66,7 +79,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
 def clear(folder: Path) -> None:
     """Remove what a run has written."""
-    for path in (folder / name for name in _WRITTEN):
+    for path in _written(folder):
         if path.is_dir():
             shutil.rmtree(path)
         else:

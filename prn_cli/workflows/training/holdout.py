@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +10,14 @@ import numpy as np
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.rasters import open_raster
 from prn_cli.training.augment import TrainingMap
-from prn_cli.workflows.train import FEW_MAPS, FEWEST_MAPS, FOLDS, QUARTERS, TrainOptions, compiled
+from prn_cli.workflows.train import FEW_MAPS, FEWEST_MAPS, FOLDS, QUARTERS, TrainOptions
 from prn_cli.workflows.training.dataset import Dataset, names_of
+from prn_cli.workflows.training.scenes import Scenes, find_scenes
 
 LEAST_PART = 128
 """Side of the smallest part of a map that says something about the rest, px."""
 _FEW_SCENES = 8
-
-Box = tuple[float, float, float, float]
-"""West, south, east and north of a map on the ground, in units of its reference system."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,8 @@ class Holdout:
         hold: maps held out of a single training; empty if there are folds.
         folds: held out in turn; empty if `hold` is not.
         parts: of the maps, for folds of too few whole maps; else empty.
-        scenes: by map name; empty if none were asked for.
+        scenes: by map name; empty if each map is one of its own.
+        note: how scenes were found that nobody asked for.
     """
 
     learn: Sequence[TrainingMap]
@@ -51,6 +48,7 @@ class Holdout:
     folds: Sequence[Fold] = ()
     parts: Sequence[TrainingMap] = ()
     scenes: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
     def of_fold(self, fold: Fold) -> tuple[list[TrainingMap], list[TrainingMap]]:
         """The maps, or parts of maps, that a fold learns from, and those that it holds out."""
@@ -81,10 +79,11 @@ def hold_out(
             hint=f"label more maps; a single one must be {2 * LEAST_PART} px a side or more, with labels in two of its "
             "quarters, and without --folds 1 and scenes",
         )
-    scenes = _scenes(found, options)
+    known = find_scenes(found, options) if given is None and not pieces else Scenes()
+    scenes, note = known.of, str(known)
     if given is not None:
         _check_given(found, given, options.validation_logits)
-        return Holdout(found.maps, f"given: {options.validation_logits}", hold=given.maps, scenes=scenes)
+        return Holdout(found.maps, f"given: {options.validation_logits}", hold=given.maps)
     if pieces:
         folds = make_folds({part.name: where for part, where in pieces}, options.folds or QUARTERS, seed=seed)
         turns = "each" if len(folds) == QUARTERS else f"{len(folds)} parts, each"
@@ -95,12 +94,13 @@ def hold_out(
         folds = make_folds(scenes or {name: name for name in names}, count, seed=seed)
         by_scene = scenes and len(folds) == len(set(scenes.values()))
         what = f"{len(folds)} scenes in turn" if by_scene else f"{len(folds)} parts in turn, drawn with seed {seed}"
-        return Holdout(found.maps, f"each of {what}; then all maps are learned from", folds=folds, scenes=scenes)
+        how = f"each of {what}; then all maps are learned from"
+        return Holdout(found.maps, how, folds=folds, scenes=scenes, note=note)
     held, how = _one_part(names, scenes, options)
     learn, hold = _divided(found.maps, held)
     if not learn or not hold:
         raise UsageError(f"{len(learn)} maps to learn from and {len(hold)} held out, expected at least 1 of each")
-    return Holdout(learn, how, hold=hold, scenes=scenes)
+    return Holdout(learn, how, hold=hold, scenes=scenes, note=note)
 
 
 def make_folds(groups: Mapping[str, str], count: int, *, seed: int = 0) -> list[Fold]:
@@ -158,7 +158,7 @@ def quarters(source: TrainingMap) -> dict[str, TrainingMap]:
                     name=f"{source.name} {north}-{east}",
                     logits=source.logits[where],
                     label=label,
-                    pseudo=source.pseudo[where],
+                    pseudo=label if source.pseudo is source.label else source.pseudo[where],
                     image=None if source.image is None else source.image[where],
                 )
     return found
@@ -176,14 +176,6 @@ def _pieces(maps: Sequence[TrainingMap]) -> list[tuple[TrainingMap, str]]:
 
 def _divided(maps: Sequence[TrainingMap], held: frozenset[str]) -> tuple[list[TrainingMap], list[TrainingMap]]:
     return [m for m in maps if m.name not in held], [m for m in maps if m.name in held]
-
-
-def _scenes(found: Dataset, options: TrainOptions) -> dict[str, str]:
-    if options.groups is not None:
-        return groups_by_pattern(found.names, options.groups)
-    if options.group_distance is not None:
-        return groups_by_distance(_boxes(found.paths), options.group_distance)
-    return {}
 
 
 def _check_given(found: Dataset, given: Dataset, place: Path | None) -> None:
@@ -229,80 +221,3 @@ def _one_part(names: Sequence[str], scenes: Mapping[str, str], options: TrainOpt
     order = np.random.default_rng(seed).permutation(len(names))
     held = {names[index] for index in order[:count]}
     return frozenset(held), f"{fraction:.0%} of the images, drawn with seed {seed}"
-
-
-def groups_by_pattern(names: Sequence[str], pattern: str) -> dict[str, str]:
-    r"""Group maps by a regular expression on their stems: `(tile\d+)_` puts tile1_part001 and tile1_part002 together.
-
-    A scene is named by the pattern's first group, or by the whole match.
-
-    Raises:
-        UsageError: not a regular expression, or a stem that it does not match.
-    """
-    expression = compiled(pattern)
-    found = {name: expression.search(name) for name in names}
-    strangers = [name for name, match in found.items() if match is None]
-    if strangers:
-        raise UsageError(
-            f"--groups {pattern!r} does not match {len(strangers)} of {len(names)} stems, such as {strangers[0]!r}",
-            hint="widen the pattern, or leave these maps out",
-        )
-    return {name: (match[1] or "") if match.re.groups else match[0] for name, match in found.items() if match}
-
-
-def groups_by_distance(boxes: Mapping[str, Box], distance: float) -> dict[str, str]:
-    """Group maps that lie within a distance of each other, directly or through other maps.
-
-    Args:
-        boxes: of the maps, by name, all in one reference system.
-        distance: largest gap between the boxes of neighbours, in its units; 0 joins maps that touch.
-
-    Returns:
-        The group of each map: the name of its first member.
-    """
-    names = list(boxes)
-    west, south, east, north = np.array([boxes[name] for name in names], np.float64).T
-    leader = np.arange(len(names))
-    for index in range(len(names)):
-        across = np.maximum(np.maximum(west - east[index], west[index] - east), 0)
-        along = np.maximum(np.maximum(south - north[index], south[index] - north), 0)
-        joined = np.unique(leader[np.hypot(across, along) <= distance])
-        leader[np.isin(leader, joined)] = joined[0]
-    first: dict[int, str] = {}
-    return {name: first.setdefault(number, name) for name, number in zip(names, leader.tolist(), strict=True)}
-
-
-def _boxes(paths: Mapping[str, Path]) -> dict[str, Box]:
-    boxes: dict[str, Box] = {}
-    systems: dict[object, Path] = {}
-    for name, path in paths.items():
-        with open_raster(path) as raster:
-            affine = None if raster.geo is None else raster.geo.affine()
-            if raster.geo is None or affine is None:
-                raise InputError("has no georeference, which --group-distance needs", hint="use --groups", path=path)
-            systems[raster.geo.reference_system()] = path
-            right, bottom = raster.width, raster.height
-        corners = affine @ np.array([[0, right, 0, right], [0, 0, bottom, bottom], [1, 1, 1, 1]])
-        (west, south), (east, north) = corners.min(axis=1), corners.max(axis=1)
-        boxes[name] = (float(west), float(south), float(east), float(north))
-    if len(systems) > 1:
-        first, second, *_ = systems.values()
-        raise InputError(
-            f"lies in another reference system than {first.name}", hint="use --groups, or reproject", path=second
-        )
-    return boxes
-
-
-def hint_at_scenes(names: Sequence[str]) -> str:
-    """A note if stems look like tiles of a few scenes, which a random split would tear apart; else empty."""
-    heads: dict[str, int] = {}
-    for name in names:
-        head = re.split(r"[_-](?=[^_-]*$)", name)[0]
-        heads[head] = heads.get(head, 0) + 1
-    if not (2 <= len(heads) <= len(names) // 3 and min(heads.values()) > 1):
-        return ""
-    some = ", ".join(sorted(heads)[:3])
-    return (
-        f"these look like tiles of {len(heads)} scenes ({some}, …): to see what new scenes will gain, "
-        "keep scenes together with --groups '^(.*)[_-]'"
-    )

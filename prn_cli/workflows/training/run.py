@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from prn_cli.execution.clock import now
 from prn_cli.execution.watch import Watch
 from prn_cli.methods import recipe_of
 from prn_cli.methods.recipe import build
@@ -16,6 +18,23 @@ from prn_cli.workflows.train import TrainOptions
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The time that a run may take, s: all of it, what earlier calls have taken, and the clock when this one began."""
+
+    seconds: float | None
+    began: float
+    spent: float = 0.0
+
+    def elapsed(self) -> float:
+        """Seconds that the run has taken, with earlier calls."""
+        return self.spent + now() - self.began
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        return math.inf if self.seconds is None else self.seconds - self.elapsed()
 
 
 @dataclass(frozen=True)
@@ -30,7 +49,8 @@ class Run:
         device: where to train.
         threads: of the CPU.
         watch: is told of progress.
-        fingerprint: of all that the result depends on; empty until the maps are known.
+        budget: of time.
+        fingerprint: all that the result depends on, by what users call it; empty until the maps are known.
     """
 
     options: TrainOptions
@@ -40,7 +60,8 @@ class Run:
     device: torch.device
     threads: int
     watch: Watch
-    fingerprint: str = ""
+    budget: Budget
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -11,7 +12,7 @@ from typing import Any
 
 from prn_cli import __version__
 from prn_cli.errors import DivergedError, UsageError
-from prn_cli.execution.cores import core_count
+from prn_cli.execution.cores import core_count, keep_freed_memory
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.maps.drift import describe, reference
 from prn_cli.methods import METHODS, recipe_of
@@ -19,41 +20,43 @@ from prn_cli.methods.weights import find_tensors
 from prn_cli.options import Options
 from prn_cli.rasters import common_bands, image_files
 from prn_cli.tasks import find_task
-from prn_cli.thresholding.strength import TELLING_MAPS
 from prn_cli.training import parallel
 from prn_cli.training.adapt import load_start, schedule
 from prn_cli.training.augment import Jitter
+from prn_cli.training.choice import TELLING_MAPS
 from prn_cli.training.export import export
-from prn_cli.training.loop import Settings
+from prn_cli.training.loop import Settings, base_counts, pooled
 from prn_cli.training.runtime import reduced_precision, set_up
 from prn_cli.workflows.method_options import given_for, options_for
 from prn_cli.workflows.options import labels_beside
 from prn_cli.workflows.train import TrainOptions, TrainResult
 from prn_cli.workflows.training import folder
-from prn_cli.workflows.training.conclusion import conclude, conclude_few, evidence_of
+from prn_cli.workflows.training.conclusion import Trained, conclude, conclude_few, evidence_of
 from prn_cli.workflows.training.dataset import Dataset, names_of, read_dataset
-from prn_cli.workflows.training.holdout import Holdout, hint_at_scenes, hold_out
-from prn_cli.workflows.training.run import Run
+from prn_cli.workflows.training.holdout import Holdout, hold_out
+from prn_cli.workflows.training.own_cut import OwnCuts
+from prn_cli.workflows.training.run import Budget, Run
 from prn_cli.workflows.training.stages import Outcome, train, untrained
 
 
-def run(options: TrainOptions, watch: Watch) -> TrainResult:
-    """See `prn_cli.workflows.train.train`."""
-    begun = _begin(options, watch)
+def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
+    """See `prn_cli.workflows.train.train`; `began` is when the clock of the time budget began to run."""
+    begun = _begin(options, watch, began)
     found, given = _read(begun)
-    calibrates = _calibrates(begun)
+    calibrates, cuts = _calibrates(begun), OwnCuts(free=find_task(options.task).cuts)
+    _first_figure(begun, found, cuts)
     if calibrates:
         holdout = Holdout(found.maps, "each map in turn, to choose the threshold; no network is trained on so few")
     else:
         quick = begun.recipe.cross_validates or begun.start is not None
         holdout = hold_out(found, options, given=given, cross_validate=quick)
     settled = replace(begun, settings=_settled(begun, len(found.names), choose_epoch=not holdout.folds))
-    _note(settled, found, holdout)
+    _note(settled, holdout)
     conditions = _conditions(settled, found, holdout)
     ready = replace(settled, fingerprint=_fingerprint(settled, holdout, conditions))
-    parallel.check_same(ready.fingerprint, "maps or options")
+    parallel.check_same(json.dumps(ready.fingerprint, sort_keys=True), "maps or options")
     with _folder(options):
-        outcome = untrained(ready, holdout) if calibrates else train(ready, holdout)
+        outcome = untrained(ready, holdout) if calibrates else train(ready, holdout, cuts)
         first = parallel.rank() == 0
         parallel.leave()
         if not first:
@@ -61,15 +64,18 @@ def run(options: TrainOptions, watch: Watch) -> TrainResult:
         failures = [*found.failures, *(given.failures if given else ())]
         about = {"left_out": [name for name, _ in failures], "unused": found.unused}
         about["not_counted"] = dict(found.account.not_counted)
-        card = _export(ready, found.classes, holdout, outcome, {"conditions": conditions, "data": about})
+        card = _export(
+            ready, found.classes, holdout, outcome, cuts=cuts, about={"conditions": conditions, "data": about}
+        )
     images = len(names_of([*holdout.learn, *holdout.hold])) + len(failures)
     verdict = f"{len(failures)} of {images} maps could not be used" if failures else ""
     return TrainResult(card=card, failures=failures, verdict=verdict)
 
 
-def _begin(options: TrainOptions, watch: Watch) -> Run:
+def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
     """Check the options against the method and the folder, and set up torch."""
-    start, method = None, options.for_method()
+    keep_freed_memory()
+    start, method, budget = None, options.for_method(), Budget(options.seconds(), began)
     if options.start_from is not None:
         start = load_start(find_tensors(options.start_from), options.network)
         method = start.options(method)
@@ -92,7 +98,7 @@ def _begin(options: TrainOptions, watch: Watch) -> Run:
     if start is not None and start.bands != bands:
         given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
         raise UsageError(f"--from {start.name}: these weights see {_bands(start.bands)}, {given}")
-    begun = Run(options, _settings(options, method), start, bands, device, threads, watch)
+    begun = Run(options, _settings(options, method), start, bands, device, threads, watch, budget)
     network = begun.network()
     if options.contrast and not begun.recipe.feature_channels(network):
         raise UsageError(f"--contrast {options.contrast[0]}: --network {options.network} has no features to look at")
@@ -127,7 +133,6 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
         objectives={name: options_for(name, options) for name in options.contrast},
         epochs=options.epochs or 20,
         rate=recipe_of(options.network).rate if options.rate is None else options.rate,
-        time_budget=options.seconds(),
         jitter=Jitter(scale=options.jitter_scale, shift=options.jitter_shift),
         **{name: getattr(options, name) for name in same},
     )
@@ -160,15 +165,14 @@ def _read(run: Run) -> tuple[Dataset, Dataset | None]:
     return found, read_dataset(run, inputs, labels, images)
 
 
-def _note(run: Run, found: Dataset, holdout: Holdout) -> None:
+def _note(run: Run, holdout: Holdout) -> None:
     processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
     learn, hold = len(names_of(holdout.learn)), len(names_of(holdout.hold))
     held_out = f"{hold} held out ({holdout.how})" if hold else f"held out: {holdout.how}"
     maps = f"{learn} map{'s' if learn != 1 else ''}"
     run.watch.note(f"{maps} to learn from, {held_out}; device {run.device.type}{processes}")
-    hint = hint_at_scenes(found.names)
-    if hint and not holdout.scenes and run.options.validation_logits is None:
-        run.watch.note(hint)
+    if holdout.note:
+        run.watch.note(holdout.note)
 
 
 def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
@@ -191,18 +195,33 @@ def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
     }
 
 
-def _fingerprint(run: Run, holdout: Holdout, conditions: dict[str, Any]) -> str:
-    """A hash of all that the result depends on, so that `--resume` never mixes two runs."""
+def _first_figure(run: Run, found: Dataset, cuts: OwnCuts) -> None:
+    """Say what the base model does without a network, before any is trained."""
+    if len(found.classes) > 1 or parallel.rank() > 0:
+        return
+    own, at_half = cuts.of(found.maps).threshold, pooled(base_counts(found.maps)).iou()
+    said = f"base model: IoU {at_half:.4f} cut at 0.5"
+    if own != 0.5:
+        said += f", {pooled(base_counts(found.maps, own)).iou():.4f} at {own:g}, its own threshold by these labels"
+    run.watch.note(said)
+
+
+def _fingerprint(run: Run, holdout: Holdout, conditions: dict[str, Any]) -> dict[str, str]:
+    """All that the result depends on but time, by what users call it, so that `--resume` never mixes two runs."""
     # What a run has learned fits the layers that it had, and another prn may build others.
     layers = [(name, *tensor.shape) for name, tensor in run.network().state_dict().items()]
-    digest = hashlib.sha256(repr((layers, sorted(asdict(run.settings).items()), sorted(conditions.items()))).encode())
-    for role, maps in (("learn", holdout.learn), ("hold", holdout.hold)):
-        for training_map in maps:
-            digest.update(f"{role} {training_map.name} {training_map.label.shape}".encode("utf-8", "surrogateescape"))
-            for array in (training_map.logits, training_map.label, training_map.pseudo, training_map.image):
+    settings = asdict(run.settings)
+    settings |= settings.pop("options") | {f"jitter_{name}": each for name, each in settings.pop("jitter").items()}
+    found = {f"--{name.replace('_', '-')}": str(value) for name, value in (settings | conditions).items()}
+    maps = hashlib.sha256()
+    for role, group in (("learn", holdout.learn), ("hold", holdout.hold)):
+        for one in group:
+            maps.update(f"{role} {one.name} {one.label.shape}".encode("utf-8", "surrogateescape"))
+            for array in (one.logits, one.label, one.pseudo, one.image):
                 if array is not None:
-                    digest.update(array.tobytes())
-    return digest.hexdigest()
+                    maps.update(array.tobytes())
+    known = {"the network's layers": repr(layers), "the maps": maps.hexdigest()}
+    return known | {name: found[name] for name in sorted(found)}
 
 
 @contextmanager
@@ -226,13 +245,19 @@ def _folder(options: TrainOptions) -> Iterator[None]:
             raise
 
 
+def _trusted_half(holdout: Holdout, outcome: Outcome) -> bool:
+    """Whether the correction is applied by half at most: trained for too short, or seen on one scene of several."""
+    held = {holdout.scenes[name] for name in outcome.maps if name in holdout.scenes}
+    return outcome.undertrained or (len(held) == 1 and outcome.dropped > 0)
+
+
 def _export(
-    run: Run, classes: Sequence[str], holdout: Holdout, outcome: Outcome, about: dict[str, Any]
+    run: Run, classes: Sequence[str], holdout: Holdout, outcome: Outcome, *, cuts: OwnCuts, about: dict[str, Any]
 ) -> dict[str, Any]:
     """Choose strength and threshold on the held-out maps, and write the network's files and its card."""
     start, scenes, settings = run.start, holdout.scenes, asdict(run.settings)
     parts_of = len(names_of(holdout.learn)) if holdout.parts else 0
-    cuts, seed = find_task(run.options.task).cuts, run.options.seed
+    seed = run.options.seed
     if _calibrates(run):
         conclusion = conclude_few(holdout.learn, seed=seed)
     else:
@@ -242,7 +267,9 @@ def _export(
             classes=classes,
             scenes=scenes,
             parts_of=parts_of,
-            any_threshold=cuts,
+            own=cuts.of(holdout.learn).threshold,
+            trained=Trained(outcome.steps, outcome.total, half=_trusted_half(holdout, outcome)),
+            any_threshold=find_task(run.options.task).cuts,
             seed=seed,
         )
     known = reference([describe(m.logits) for m in holdout.learn])
@@ -265,6 +292,9 @@ def _export(
         "settings": settings.pop("options") | settings,
         "conditions": about["conditions"],
         "epochs": outcome.state.epoch,
+        "steps": outcome.state.steps,
+        "full_steps": max(outcome.total, outcome.state.steps),
+        "folds_left_out": outcome.dropped,
         "best_epoch": outcome.state.best_epoch + 1,
         "seconds": round(outcome.seconds, 1),
         **conclusion.card(),

@@ -1,0 +1,186 @@
+"""How much of a correction to apply, and where to cut: chosen on maps that the correction has not seen.
+
+A refined logit is `logit + strength · (refined - logit)`: 0 is the base model, 1 the whole correction. Masks are cut at
+0.5; at the base model's own threshold; or on the way from that, at strength 0, to 0.5, at strength 1, for a correction
+learns the level in time. What each would have given on held-out maps is counted once, map by map (`tally`); the choice
+(`choose`) is arithmetic on these counts. The network must add to what the threshold alone gains, surely, and harm no
+scene; where nothing does, the strength is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prn_cli.maps.blend import strengthen
+from prn_cli.maps.pixels import IGNORE
+from prn_cli.metrics.intervals import bootstrap
+from prn_cli.metrics.regions import iou
+
+FloatMap = NDArray[np.float32]
+FloatArray = NDArray[np.float64]
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+CUTS = 3
+TELLING_MAPS = 10
+"""With fewer held-out maps, the network's share must be surer."""
+FEW_SCENES = 8
+"""Of no more scenes than that, none may lose."""
+_SURE, _FAIRLY_SURE = 0.95, 0.68
+"""Confidence of the interval above 0 in which the network's share must lie: of few maps, and of others."""
+
+
+def logit_cuts(threshold: float, strength: float) -> tuple[float, float, float]:
+    """Where logits of a strength may be cut, if the base model's own threshold is this one."""
+    own = math.log(threshold) - math.log1p(-threshold)
+    return 0.0, (1 - strength) * own, own
+
+
+def tally(logits: FloatMap, refined: FloatMap, label: NDArray[np.uint8], threshold: float = 0.5) -> NDArray[np.int64]:
+    """Count what every strength would give on one map.
+
+    Args:
+        logits: the base model's, `(h, w)` float32, NaN where invalid.
+        refined: the whole correction's, the same.
+        label: `(h, w)` uint8: 0 background, 1 foreground, 255 ignore.
+        threshold: the base model's own.
+
+    Returns:
+        `(S, 3, 4)` int64, for `STRENGTHS` and their cuts, see `logit_cuts`: tp, fp, fn, tn, as `RegionCounts.array` has
+        them.
+    """
+    valid = (label != IGNORE) & ~np.isnan(logits)
+    true, base, whole = label[valid] == 1, logits[valid], refined[valid]
+    positives = int(np.count_nonzero(true))
+    counts = np.empty((len(STRENGTHS), CUTS, 4), np.int64)
+    for row, strength in zip(counts, STRENGTHS, strict=True):
+        mixed = strengthen(base, whole, strength)
+        for cell, cut in zip(row, logit_cuts(threshold, strength), strict=True):
+            above = mixed > np.float32(cut)
+            tp, found = int(np.count_nonzero(above & true)), int(np.count_nonzero(above))
+            cell[:] = tp, found - tp, positives - tp, len(true) - positives - (found - tp)
+    return counts
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strength and a threshold, with what they gain on the maps that they were chosen on.
+
+    Attributes:
+        strength: 0 to 1.
+        threshold: probability above which a refined pixel is foreground.
+        own: the base model's own threshold, by the labels.
+        gain: change of the pooled IoU over the base model at 0.5.
+        added: the network's share of it; the rest is the threshold's.
+        groups: change of the pooled IoU, scene by scene, or class by class.
+        strengths: mean over the groups for every strength of `STRENGTHS`, with the best of its thresholds.
+        cell: of the counts that were chosen: strength and threshold, as indices.
+        floor: the same of the best without the network.
+    """
+
+    strength: float
+    threshold: float
+    gain: float
+    groups: dict[str, float]
+    strengths: dict[str, float]
+    own: float = 0.5
+    added: float = 0.0
+    cell: tuple[int, int] = (0, 0)
+    floor: tuple[int, int] = (0, 0)
+
+    @property
+    def promising(self) -> bool:
+        """Whether some strength gains on average, though perhaps by chance, or not everywhere."""
+        return max((gain for strength, gain in self.strengths.items() if strength != "0"), default=0.0) > max(
+            self.gain, 0.0
+        )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds the choice.
+
+    Attributes:
+        images: how many maps there are, where the counts have several rows for each, of parts or classes; 0 if one.
+        any_threshold: whether the threshold may leave 0.5; of several classes, the greatest score counts instead.
+        strength: at most.
+    """
+
+    images: int = 0
+    any_threshold: bool = True
+    strength: float = 1.0
+
+
+def choose(
+    counts: NDArray[np.int64],
+    groups: Sequence[str],
+    *,
+    own: float = 0.5,
+    limits: Limits = Limits(),
+    seed: int = 0,
+) -> Choice:
+    """Choose strength and threshold on held-out maps.
+
+    The gain of a strength is the mean over groups, so that a scene of many tiles does not outvote the others. Without
+    the network, the base model's own threshold is taken if it gains; that is what the network must add to. A strength
+    is out if a scene loses against the base model at 0.5 (of more than `FEW_SCENES`, their mean), if the mean IoU of
+    the images falls, or if the network's share may be chance: if the interval of its pooled gain over the maps holds 0.
+    Of the others, the one with the highest lower bound is taken.
+
+    Args:
+        counts: `(maps, S, 3, 4)`, see `tally`.
+        groups: of each map: its scene, or one name for all.
+        own: the base model's own threshold.
+        limits: of the choice.
+        seed: of the bootstrap.
+    """
+    names = sorted(set(groups))
+    member = np.array([[group == name for group in groups] for name in names], np.float64)
+    values = counts.astype(np.float64)
+    scores = iou(np.tensordot(member, values, axes=1))
+    gains = scores - scores[:, :1, :1]
+    expected = gains.mean(axis=0)
+    images = iou(values)
+    harmless = (images - images[:, :1, :1]).mean(axis=0) >= 0
+    if len(names) <= FEW_SCENES:
+        harmless &= (gains >= 0).all(axis=0)
+    if not limits.any_threshold or own == 0.5:
+        harmless[:, 1:] = False
+    floor = (0, int(harmless[0, 1] and expected[0, 1] > 0))
+    few = (limits.images or len(counts)) < TELLING_MAPS
+    low = _lower_bounds(values, floor, _SURE if few else _FAIRLY_SURE, seed)
+    able = harmless & (low > 0) & (expected > expected[floor])
+    able &= np.array(STRENGTHS)[:, None] <= limits.strength
+    able[0] = False
+    best = np.unravel_index(int(np.argmax(np.where(able, low, -np.inf))), low.shape) if able.any() else floor
+    cell = (int(best[0]), int(best[1]))
+    pooled = iou(values.sum(axis=0))
+    strength = STRENGTHS[cell[0]]
+    return Choice(
+        strength=strength,
+        threshold=round(1 / (1 + math.exp(-logit_cuts(own, strength)[cell[1]])), 4),
+        gain=float(pooled[cell] - pooled[0, 0]),
+        groups={name: float(gain) for name, gain in zip(names, gains[:, cell[0], cell[1]], strict=True)},
+        strengths={f"{s:g}": float(gain.max()) for s, gain in zip(STRENGTHS, expected, strict=True)},
+        own=own,
+        added=float(pooled[cell] - pooled[floor]),
+        cell=cell,
+        floor=floor,
+    )
+
+
+def _lower_bounds(counts: FloatArray, floor: tuple[int, int], confidence: float, seed: int) -> FloatArray:
+    """`(S, 3)`: lower bounds of the pooled gain over the floor, by the maps; of a single map, the gain itself."""
+    shape = counts.shape[1:3]
+    flat = counts.reshape(len(counts), -1)
+
+    def statistic(weights: FloatArray) -> FloatArray:
+        scores = iou((weights @ flat).reshape(len(weights), *counts.shape[1:]))
+        return (scores - scores[:, floor[0], floor[1], None, None]).reshape(len(weights), -1)
+
+    gain, low, _ = bootstrap(statistic, len(counts), confidence=confidence, seed=seed)
+    return (gain if len(counts) < 2 else low).reshape(shape)

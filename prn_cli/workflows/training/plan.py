@@ -1,0 +1,137 @@
+"""How the time of a run is divided: how many folds it bears, how many networks train side by side, and for how long."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from prn_cli.training import parallel
+from prn_cli.training.augment import TrainingMap
+from prn_cli.training.loop import Settings, seconds_per_step, steps_per_epoch
+from prn_cli.workflows.training.holdout import Holdout
+from prn_cli.workflows.training.run import Budget, Run
+
+ENOUGH = 300
+"""Steps that a network should have before time is spent on another fold."""
+UNDERTRAINED = 150
+"""Networks of fewer steps are trusted half at most."""
+_END, _END_SHARE = 4.0, 0.1
+"""Seconds for the verdict and the export of the network, and the share of the budget that they may take."""
+_LOOKS = 8
+"""How often held-out maps are looked at in the time that a network has."""
+_LOOK = 0.05
+"""Share of a network's time that these looks may take."""
+_FEW_PIXELS = 1 << 22
+"""Held-out pixels that are looked at where time is not short."""
+_REFINING = 0.6
+"""Seconds to refine and count a pixel, against those of a pixel of a training step."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network to train: on what, and the held-out maps that it is measured on; none for the network to keep."""
+
+    name: str
+    learn: Sequence[TrainingMap]
+    hold: Sequence[TrainingMap] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, in order, and how.
+
+    Attributes:
+        jobs: networks to train; with folds, the network to keep is the last.
+        at_once: networks that train side by side.
+        threads: of each.
+        settings: of the training.
+        pace: seconds a step, measured; None without a time budget.
+        dropped: folds that there is no time for.
+    """
+
+    jobs: Sequence[Job]
+    at_once: int
+    threads: int
+    settings: Settings
+    pace: float | None = None
+    dropped: int = 0
+
+    def seconds_for(self, number: int, budget: Budget) -> float:
+        """Seconds of training for the job of this number, which begins now."""
+        rounds = math.ceil((len(self.jobs) - number // self.at_once * self.at_once) / self.at_once)
+        measuring = self.measuring(self.jobs[number].hold)
+        end = min(_END, _END_SHARE * (budget.seconds or math.inf))
+        return max((budget.left() - end) / rounds - measuring, 1e-3)
+
+    def steps_between_looks(self, seconds: float) -> int:
+        """Steps after which held-out maps are looked at, of a network that has this time."""
+        return max(round(seconds / (self.pace or 1.0) / _LOOKS), 1)
+
+    def measuring(self, maps: Sequence[TrainingMap]) -> float:
+        """Seconds to refine maps, and to count what came out."""
+        per_pixel = (self.pace or 0.0) / (self.settings.batch * self.settings.crop**2)
+        return _REFINING * per_pixel * sum(m.label.size for m in maps)
+
+    def looked_at(self, job: Job, seconds: float | None) -> Sequence[TrainingMap]:
+        """The held-out maps that are looked at in training: so few that it costs little, if they decide nothing."""
+        choose = self.settings.choose_epoch
+        if choose and seconds is None:
+            return job.hold
+        pixels = float(_FEW_PIXELS)
+        if seconds is not None:
+            per_pixel = self.measuring(job.hold) / max(sum(m.label.size for m in job.hold), 1)
+            pixels = _LOOK * seconds / _LOOKS / max(per_pixel, 1e-12) * (3 if choose else 1)
+        found: list[TrainingMap] = []
+        for each in sorted(job.hold, key=lambda m: m.label.size):
+            pixels -= each.label.size
+            if pixels < 0 and found:
+                break
+            found.append(each)
+        return found
+
+
+def make_plan(run: Run, holdout: Holdout, budget: Budget) -> Plan:
+    """Divide the time. Folds go first where it is short: one is held out at least."""
+    settings, last = run.settings, Job("all maps", holdout.learn)
+    if not holdout.folds:
+        plan = Plan([Job("", holdout.learn, holdout.hold)], 1, run.threads, settings)
+        return plan if budget.seconds is None else _hurried(run, replace(plan, pace=_pace(run, plan)), budget)
+    folds = [Job(f"fold {fold.name}", *holdout.of_fold(fold)) for fold in holdout.folds]
+    whole = _side_by_side(run, [*folds, last])
+    if budget.seconds is None:
+        return whole
+    pace = _pace(run, whole)
+    total = settings.epochs * steps_per_epoch(holdout.learn, settings)
+    wanted = min(ENOUGH, total) * pace
+    for count in range(len(folds), 0, -1):
+        plan = replace(_side_by_side(run, [*folds[:count], last]), pace=pace, dropped=len(folds) - count)
+        if plan.seconds_for(0, budget) >= wanted:
+            break
+    return _hurried(run, plan, budget)
+
+
+def _hurried(run: Run, plan: Plan, budget: Budget) -> Plan:
+    """Where time ends training before its half, more and faster steps of fewer crops, unless others were asked for."""
+    options, settings = run.options, plan.settings
+    total = settings.epochs * steps_per_epoch(plan.jobs[-1].learn, settings)
+    steps = plan.seconds_for(0, budget) / (plan.pace or 1.0)
+    said = run.start is not None or options.rate is not None or {"--batch"} & options.given().keys()
+    if said or parallel.size() > 1 or steps > total / 2 or settings.batch < 2:
+        return plan
+    hurried = replace(settings, batch=settings.batch // 2, rate=2 * settings.rate)
+    return replace(plan, settings=hurried, pace=0.55 * (plan.pace or 1.0))
+
+
+def _side_by_side(run: Run, jobs: Sequence[Job]) -> Plan:
+    """One thread each, as far as cores go: two jobs of two threads on two cores are five times slower."""
+    # Objectives may draw from torch's generator, which all threads share: side by side, the order would be by chance.
+    alone = run.device.type != "cpu" or parallel.size() > 1 or run.settings.objectives
+    rounds = len(jobs) if alone else math.ceil(len(jobs) / run.threads)
+    at_once = math.ceil(len(jobs) / rounds)
+    return Plan(jobs, at_once, max(run.threads // at_once, 1), run.settings)
+
+
+def _pace(run: Run, plan: Plan) -> float:
+    job = plan.jobs[-1]
+    return parallel.agreed(seconds_per_step(run.network(job.learn), job.learn, run.settings, run.device))
