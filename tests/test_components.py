@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from prn_cli.maps.components import Runs, join, join_beside
+from prn_cli.maps.components import Runs, Tile, clean_scene, join, join_beside
 from prn_cli.maps.components import runs_of as runs_of_rows
 
 ndimage = pytest.importorskip("scipy.ndimage")
@@ -136,3 +138,19 @@ def test_a_filled_hole_joins_what_lies_beside_it():
     assert kept.objects()[1] == 1
     assert kept.lengths[kept.values == 1].sum() == 5
     assert runs.cleaned(runs.lengths * 1.0, min_area=5).objects()[1] == 0
+
+
+@given(masks, st.lists(st.integers(1, 6), max_size=3), st.lists(st.integers(1, 6), max_size=3), st.data())
+def test_tiles_of_a_scene_give_what_the_whole_scene_gives(mask, rows, columns, data):
+    min_area, fill_holes = data.draw(st.integers(0, 12)), data.draw(st.integers(0, 12))
+    height, width = mask.shape
+    ys, xs = (
+        sorted({0, side, *(cut for cut in cuts if cut < side)}) for cuts, side in ((rows, height), (columns, width))
+    )
+    places = [(y, x, mask[y:bottom, x:right]) for y, bottom in pairwise(ys) for x, right in pairwise(xs)]
+    places = data.draw(st.permutations(places))
+    tiles = [Tile(y, x, runs, runs.lengths.astype(float)) for y, x, part in places for runs in [runs_of(part)]]
+    found = np.full_like(mask, 9)
+    for tile, runs in zip(tiles, clean_scene(tiles, min_area=min_area, fill_holes=fill_holes), strict=True):
+        found[tile.y : tile.y + runs.height, tile.x : tile.x + runs.width] = whole(runs.rows())
+    np.testing.assert_array_equal(found, cleaned_slowly(mask, min_area, fill_holes))

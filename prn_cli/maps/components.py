@@ -75,26 +75,8 @@ class Runs:
         return _numbered(len(self.starts), first[same], second[same])
 
     def cleaned(self, areas: Floats, *, min_area: float = 0, fill_holes: float = 0) -> Runs:
-        """Fill small holes, then drop small components.
-
-        Components that touch the border of the map or an invalid pixel are spared: beyond these they may continue.
-
-        Args:
-            areas: `(n,)` area of each run.
-            min_area: smaller components of the foreground become background.
-            fill_holes: smaller components of the background become foreground.
-        """
-        runs = self
-        for value, limit in ((0, fill_holes), (1, min_area)):
-            if limit <= 0:
-                continue
-            numbers = runs.components()
-            area = np.bincount(numbers, areas)
-            closed = np.ones(len(area), np.bool_)
-            closed[numbers[runs._open()]] = False
-            small = (closed & (area < limit))[numbers] & (runs.values == value)
-            runs = replace(runs, values=np.where(small, 1 - value, runs.values).astype(np.uint8))
-        return runs
+        """See `clean_scene`, of which this is the only tile."""
+        return clean_scene([Tile(0, 0, self, areas)], min_area=min_area, fill_holes=fill_holes)[0]
 
     def objects(self) -> tuple[Ints, int]:
         """`(n,)` number of the component of each run of foreground, from 1 on, 0 elsewhere; and their count."""
@@ -120,16 +102,106 @@ class Runs:
         valid = self.values != IGNORE
         return int(self.base[valid & ~foreground].sum() + (self.lengths - self.base)[foreground].sum())
 
-    def _open(self) -> NDArray[np.bool_]:
-        """Which runs touch the border or an invalid run."""
-        column = self.starts % self.width
-        result = (column == 0) | (column + self.lengths == self.width)
-        result |= (self.starts < self.width) | (self.starts >= (self.height - 1) * self.width)
-        invalid = self.values == IGNORE
-        for first, second in (self.above, self.beside):
-            result[first[invalid[second]]] = True
-            result[second[invalid[first]]] = True
-        return np.asarray(result)
+    def edges(self) -> tuple[Ints, Ints, Ints, Ints]:
+        """The run of each pixel of the first and last row, and of the first and last column."""
+        rows = np.searchsorted(self.starts, np.arange(self.height + 1) * self.width)
+        top, bottom = (np.repeat(np.arange(*ends), self.lengths[slice(*ends)]) for ends in (rows[:2], rows[-2:]))
+        return top, bottom, rows[:-1], rows[1:] - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A mask at its place in a scene: the row and column of its first pixel, and the area of each run."""
+
+    y: int
+    x: int
+    runs: Runs
+    areas: Floats
+
+
+def clean_scene(tiles: Sequence[Tile], *, min_area: float = 0, fill_holes: float = 0) -> list[Runs]:
+    """Fill small holes, then drop small objects, of a scene that comes in tiles, as though it were in one.
+
+    Components that touch the border of the scene or an invalid pixel are spared: beyond these they may continue.
+
+    Args:
+        tiles: that adjoin, or do not touch at all.
+        min_area: smaller components of the foreground become background.
+        fill_holes: smaller components of the background become foreground.
+
+    Returns:
+        The runs of each tile.
+    """
+    cleaned = [tile.runs for tile in tiles]
+    seams = list(find_seams([(tile.y, tile.x, tile.runs.height, tile.runs.width) for tile in tiles]))
+    edges = [tile.runs.edges() for tile in tiles]
+    for value, limit in ((0, fill_holes), (1, min_area)):
+        if limit > 0:
+            small = _small(tiles, cleaned, (edges, seams), value, limit)
+            cleaned = [
+                replace(runs, values=np.where(chosen, 1 - value, runs.values).astype(np.uint8))
+                for runs, chosen in zip(cleaned, small, strict=True)
+            ]
+    return cleaned
+
+
+Seam = tuple[tuple[int, int, slice], tuple[int, int, slice]]
+"""Two sides that touch: the number of the tile, of its edge (see `Runs.edges`), and the pixels of the edge."""
+
+
+def find_seams(boxes: Sequence[tuple[int, int, int, int]]) -> Iterator[Seam]:
+    """Where tiles adjoin.
+
+    Args:
+        boxes: first row, first column, height and width of each.
+    """
+    for across in (0, 1):  # below each other, then beside each other
+        starts: dict[int, list[int]] = {}
+        for number, box in enumerate(boxes):
+            starts.setdefault(box[across], []).append(number)
+        for number, box in enumerate(boxes):
+            for other in starts.get(box[across] + box[across + 2], ()):
+                first, second = box[1 - across], boxes[other][1 - across]
+                begin, end = max(first, second), min(first + box[3 - across], second + boxes[other][3 - across])
+                if begin < end:
+                    ours, theirs = slice(begin - first, end - first), slice(begin - second, end - second)
+                    yield (number, 2 * across + 1, ours), (other, 2 * across, theirs)
+
+
+def _small(
+    tiles: Sequence[Tile],
+    masks: Sequence[Runs],
+    touching: tuple[Sequence[tuple[Ints, Ints, Ints, Ints]], Sequence[Seam]],
+    value: int,
+    limit: float,
+) -> list[NDArray[np.bool_]]:
+    """Of each tile, the runs of components of a value that end within the scene and are smaller than an area."""
+    edges, seams = touching
+    numbers = [runs.components() for runs in masks]
+    firsts = np.cumsum([0, *(int(number.max()) + 1 for number in numbers)])
+    everywhere = [number + first for number, first in zip(numbers, firsts[:-1], strict=True)]
+    goes_on = np.zeros(firsts[-1], np.bool_)
+    beyond = [[np.ones(len(edge), np.bool_) for edge in sides] for sides in edges]  # nobody knows what lies there
+    joined: list[tuple[Ints, Ints]] = []
+    for (one, edge, part), (other, other_edge, other_part) in seams:
+        ours, theirs = edges[one][edge][part], edges[other][other_edge][other_part]
+        beyond[one][edge][part] = masks[other].values[theirs] == IGNORE
+        beyond[other][other_edge][other_part] = masks[one].values[ours] == IGNORE
+        same = (masks[one].values[ours] == value) & (masks[other].values[theirs] == value)
+        joined.append((everywhere[one][ours[same]], everywhere[other][theirs[same]]))
+    for number, runs, sides, unknown in zip(everywhere, masks, edges, beyond, strict=True):
+        for side, is_unknown in zip(sides, unknown, strict=True):
+            goes_on[number[side[is_unknown]]] = True
+        invalid = runs.values == IGNORE
+        for first, second in (runs.above, runs.beside):
+            goes_on[number[first[invalid[second]]]] = True
+            goes_on[number[second[invalid[first]]]] = True
+    area = np.concatenate([np.bincount(n, tile.areas) for n, tile in zip(numbers, tiles, strict=True)])
+    ends = [np.concatenate(each) for each in zip(*joined, strict=True)] if joined else [np.zeros(0, np.int64)] * 2
+    whole = _numbered(len(area), *ends)
+    closed = np.bincount(whole, goes_on) == 0
+    small = (closed & (np.bincount(whole, area) < limit))[whole]
+    return [small[n] & (runs.values == value) for n, runs in zip(everywhere, masks, strict=True)]
 
 
 def runs_of(mask: NDArray[np.uint8], base: NDArray[np.uint8], probabilities: NDArray[np.floating]) -> Runs:

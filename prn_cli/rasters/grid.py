@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from prn_cli.errors import InputError, reason
 from prn_cli.files.gdal import import_rasterio
 from prn_cli.rasters.geo import PIXEL_SCALE, RPC_COEFFICIENTS, TAG_TYPES, TIEPOINTS, TRANSFORMATION, GeoTags
+
+if TYPE_CHECKING:
+    from prn_cli.maps.components import Runs
 
 Floats = NDArray[np.float64]
 
@@ -64,6 +67,11 @@ class Grid:
         latitude = np.clip(self.points(columns, rows)[:, 1] * self.radians, -np.pi / 2, np.pi / 2)
         scale = axis**2 * (1 - squared) * np.cos(latitude) / (1 - squared * np.sin(latitude) ** 2) ** 2
         return np.asarray(pixels * self.pixel_area * scale, np.float64)
+
+    def areas_of(self, runs: Runs) -> Floats:
+        """`(n,)` area of each run of a mask on this grid, see `areas`."""
+        middle = runs.starts % runs.width + runs.lengths / 2
+        return self.areas(middle, runs.starts // runs.width + 0.5, runs.lengths)
 
 
 def grid_of(geo: GeoTags | None) -> Grid:

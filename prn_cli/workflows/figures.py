@@ -73,6 +73,11 @@ class Figures:
         return figures | ({"padding": self.padding} if self.padding else {})
 
 
+def counts_of(runs: Runs) -> dict[str, int]:
+    """The figures of a whole mask that cleaning changes, as `Figures.as_dict` names them."""
+    return {"foreground": int(runs.lengths[runs.values == 1].sum()), "changed": runs.changed()}
+
+
 class Sample:
     """A regular sample of a map's logits, to compare with the weights' reference of training, if there is one."""
 

@@ -10,6 +10,9 @@ from typing import Any
 PART = "polygons"
 """Role of an output that is no raster: a map's polygons, from which the layer is made."""
 
+DRAFT = "draft"
+"""Role of another: a map's mask before the scene is cleaned, see `prn_cli.workflows.scenes`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -27,7 +30,7 @@ class Item:
     @property
     def rasters(self) -> dict[str, Path]:
         """The outputs that are rasters."""
-        return {role: path for role, path in self.outputs.items() if role != PART}
+        return {role: path for role, path in self.outputs.items() if role not in (PART, DRAFT)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,8 @@ from prn_cli.errors import InputError, UsageError
 from prn_cli.workflows.items import PART
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from prn_cli.files.manifest import Manifest
-    from prn_cli.maps.components import Runs
+    from prn_cli.maps.components import Runs, Tile
     from prn_cli.rasters import GeoTags
     from prn_cli.rasters.grid import Grid
 
@@ -80,14 +77,11 @@ class Objects:
             check_system(self.layer, grid.crs, source)
         return grid
 
-    def clean(self, parts: Sequence[Runs], grid: Grid) -> tuple[Runs, NDArray[np.float64]]:
-        """Join the parts of a mask, drop and fill what is too small; returns the mask and the areas of its runs."""
-        from prn_cli.maps.components import join
+    def clean(self, tiles: Sequence[Tile]) -> list[Runs]:
+        """Drop and fill what is too small in a scene; returns the mask of each tile."""
+        from prn_cli.maps.components import clean_scene
 
-        runs = join(parts)
-        middle = runs.starts % runs.width + runs.lengths / 2
-        areas = grid.areas(middle, runs.starts // runs.width + 0.5, runs.lengths)
-        return runs.cleaned(areas, min_area=self.min_area, fill_holes=self.fill_holes), areas
+        return clean_scene(tiles, min_area=self.min_area, fill_holes=self.fill_holes)
 
     def write_layer(self, parts: Mapping[str, Path], manifest: Manifest) -> int:
         """Write the layer from the files of the maps that are done; returns the number of polygons.

@@ -16,8 +16,9 @@ from prn_cli.errors import InputError, PrnError
 from prn_cli.execution.ahead import ahead
 from prn_cli.execution.executor import Executor
 from prn_cli.execution.threads import Progress
-from prn_cli.maps.components import Runs, join_beside, runs_of
+from prn_cli.maps.components import Runs, Tile, join, join_beside, runs_of
 from prn_cli.maps.noise import place_seed
+from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import WholeRows, Window
 from prn_cli.rasters import MapImage, Raster, RasterWriter, ScoreMap, count_reasons, create_raster
 from prn_cli.rasters.reading import Reading, open_map
@@ -35,10 +36,12 @@ from prn_cli.refinement.rows import (
 )
 from prn_cli.tasks import Cut, Task
 from prn_cli.workflows.figures import Figures, Sample
-from prn_cli.workflows.items import PART, Item
+from prn_cli.workflows.items import DRAFT, PART, Item
 from prn_cli.workflows.objects import Objects
+from prn_cli.workflows.scenes import save_draft
 
 if TYPE_CHECKING:
+    from prn_cli.rasters.grid import Grid
     from prn_cli.tasks import ReadWindow
 
 # On a GPU a single window leaves most of the machine idle; on a CPU more of them only fall out of the caches.
@@ -320,32 +323,85 @@ def _refine_map(
             for role, path in item.rasters.items()
         }
         any_order = grid is None and all(writer.any_order for writer in writers.values())
-        figures, parts = _write(bands_of(opened, opened.order(any_order=any_order)), item, run, writers, progress)
+        figures, parts = _write(
+            bands_of(opened, opened.order(any_order=any_order)), item, run, (size, writers), progress
+        )
         if not figures.valid:
             scores.check_valid()
         if opened.image is not None and any(link.applied > 0 for link in run.links):  # else it plays no part
             opened.image.check_valid()
+        tile = None
         if grid is not None:
-            runs, areas = run.objects.clean(parts, grid)
-            for mask in runs.rows():
-                writers["mask"].write(run.task.written(mask.astype("uint8", copy=False), None, run.masks.values))
-            figures.take(runs)
+            runs = join(parts)
+            tile = Tile(0, 0, runs, grid.areas_of(runs))
+        if tile is not None and DRAFT not in item.outputs:
+            tile = replace(tile, runs=run.objects.clean([tile])[0])
+            _write_mask(writers["mask"], run, tile.runs)
+            figures.take(tile.runs)
         for writer in writers.values():
             writer.finish()
         on_written()
-        if grid is not None and PART in item.outputs:
-            from prn_cli.rasters.polygons import save_objects, trace_objects
-
-            save_objects(item.outputs[PART], trace_objects(runs, grid, areas, simplify=run.objects.simplify))
+        if tile is not None and DRAFT in item.outputs:
+            save_draft(item.outputs[DRAFT], tile.runs)
+        elif tile is not None and grid is not None:
+            _save_objects(item, tile, grid, run.objects.simplify)
     return figures
 
 
+def tile_of(item: Item, run: Run, runs: Runs, place: tuple[int, int]) -> Tile:
+    """A drafted map at its place in a scene."""
+    with _open(item, run) as opened:
+        grid = run.objects.grid(opened.scores.raster.geo, item.path)
+    assert grid is not None  # of a scene
+    return Tile(*place, runs, grid.areas_of(runs))
+
+
+def write_tile(item: Item, run: Run, tile: Tile, on_written: OnWritten) -> None:
+    """Write the mask and the polygons of a map whose scene was cleaned."""
+    runs, mask = tile.runs, item.outputs["mask"]
+    _check_told(item, run, invalid=bool((runs.values == IGNORE).any()))
+    with _open(item, run) as opened:
+        grid = run.objects.grid(opened.scores.raster.geo, item.path)
+        with run.masks.create("mask", mask, run.task, (runs.height, runs.width), like=opened.scores.raster) as writer:
+            _write_mask(writer, run, runs)
+            writer.finish()
+            on_written()
+        if grid is not None:
+            _save_objects(item, tile, grid, run.objects.simplify)
+
+
+def _write_mask(writer: RasterWriter, run: Run, runs: Runs) -> None:
+    for mask in runs.rows():
+        writer.write(run.task.written(mask.astype("uint8", copy=False), None, run.masks.values))
+
+
+def _save_objects(item: Item, tile: Tile, grid: Grid, simplify: float) -> None:
+    if PART in item.outputs:
+        from prn_cli.rasters.polygons import save_objects, trace_objects
+
+        save_objects(item.outputs[PART], trace_objects(tile.runs, grid, tile.areas, simplify=simplify))
+
+
+def _check_told(item: Item, run: Run, *, invalid: bool) -> None:
+    """Check that a reader of the mask can tell invalid pixels, if there are any."""
+    mask = item.outputs.get("mask")
+    if invalid and mask is not None and not run.task.can_tell_invalid(mask, run.masks.values):
+        raise InputError(
+            "has invalid pixels, and in a .npy mask of 0 and 1 nothing tells them from foreground",
+            hint="give --values 0,255, or --format tif or png",
+            path=item.path,
+        )
+
+
 def _write(
-    bands: Iterator[Band], item: Item, run: Run, writers: Mapping[str, RasterWriter], progress: Progress
+    bands: Iterator[Band],
+    item: Item,
+    run: Run,
+    target: tuple[tuple[int, int], Mapping[str, RasterWriter]],
+    progress: Progress,
 ) -> tuple[Figures, list[Runs]]:
     """Write and count bands; returns the counts and, with object options, the mask, which is not written yet."""
-    height, width = writers["mask"].height, writers["mask"].width
-    may_be_invalid = run.task.can_tell_invalid(item.outputs["mask"], run.masks.values)
+    (height, width), writers = target
     figures, sample = Figures(height, width, run.classes), run.sample(height, width)
     whole: WholeRows[Runs] = WholeRows(width, join_beside)
     parts: list[Runs] = []
@@ -353,12 +409,7 @@ def _write(
         progress.check()
         figures.add(band.figures)
         sample.parts.append(band.sample)
-        if not may_be_invalid and band.figures.valid < band.figures.size:
-            raise InputError(
-                "has invalid pixels, and in a .npy mask of 0 and 1 nothing tells them from foreground",
-                hint="give --values 0,255, or --format tif or png",
-                path=item.path,
-            )
+        _check_told(item, run, invalid=band.figures.valid < band.figures.size)
         for role, piece in band.outputs.items():
             writers[role].write(piece, band.y, band.x)
         rows = None if band.runs is None else whole.add(band.runs, band.y, band.x, band.figures.width)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from prn_cli.execution.watch import Watch
 from prn_cli.files.temporaries import check_place
 from prn_cli.maps.drift import FAR
 from prn_cli.workflows.account import Account, warn_of_absent
-from prn_cli.workflows.items import PART, Item
+from prn_cli.workflows.figures import counts_of
+from prn_cli.workflows.items import DRAFT, PART, Item
 from prn_cli.workflows.refine import RefinedMap, RefineOptions, RefineResult
-from prn_cli.workflows.refine_map import refine_item, steps_of
+from prn_cli.workflows.refine_map import refine_item, steps_of, tile_of, write_tile
 from prn_cli.workflows.refine_plan import Plan, prepare
+from prn_cli.workflows.scenes import Scene, load_draft
 from prn_cli.workflows.work import done_line
 
 
@@ -34,6 +37,7 @@ def run(options: RefineOptions, watch: Watch) -> RefineResult:
         check_place(options.polygons)
     started = time.perf_counter()
     batch = _refine_all(plan, watch)
+    _finish_scenes(plan, batch, watch)
     maps = [found for _, found in batch.results]
     summary = _summary(maps, options.out, time.perf_counter() - started)
     if summary:
@@ -61,7 +65,7 @@ def _refine_all(plan: Plan, watch: Watch) -> Batch[Item, RefinedMap]:
             fail_fast=plan.options.fail_fast,
             threads=executor.at_once,  # more than one, so that an interrupt is seen at once even in a single large map
             stop=stop,
-            on_done=lambda _, found: watch.record(found.record()),
+            on_done=lambda item, found: None if item.path in plan.scenes else watch.record(found.record()),
         )
 
 
@@ -75,16 +79,65 @@ def _executor(options: RefineOptions, watch: Watch, stop: threading.Event) -> Ab
 
 
 def _refine_item(item: Item, progress: Progress, *, plan: Plan, executor: Executor) -> RefinedMap:
-    """Refine one map, unless its outputs are current."""
+    """Refine one map, unless its outputs are current; of a scene, make a draft."""
     started = time.perf_counter()
-    job, manifest = plan.work.job(item), plan.work.manifest
+    made = plan.work.drafts.get(item.path, item)
+    outputs = {**item.rasters, **made.rasters}
+    job, manifest = plan.work.job(made), plan.work.manifest
     entry = plan.work.finished(job)
     if entry is not None:
-        return RefinedMap(item.path, item.rasters, "kept", entry["figures"])
-    figures = refine_item(item, plan.run_of(item), executor, partial(manifest.begin, job), progress).as_dict()
+        return RefinedMap(item.path, outputs, "kept", entry["figures"])
+    figures = refine_item(made, plan.run_of(item), executor, partial(manifest.begin, job), progress).as_dict()
     seconds = time.perf_counter() - started
     manifest.record(job, seconds=seconds, figures=figures)
-    return RefinedMap(item.path, item.rasters, "refined", figures, seconds)
+    return RefinedMap(item.path, outputs, "refined", figures, seconds)
+
+
+def _finish_scenes(plan: Plan, batch: Batch[Item, RefinedMap], watch: Watch) -> None:
+    """Make masks of the drafts, scene by scene, where they are not current."""
+    drafted = {item.path: (item, found) for item, found in batch.results if item.path in plan.scenes}
+    finished: dict[Path, RefinedMap] = {}
+    for scene in {id(scene): scene for scene in plan.scenes.values()}.values():
+        members = [drafted[path] for path in scene.places if path in drafted]
+        try:
+            finished |= _finish_scene(scene, members, plan, batch)
+        except (PrnError, OSError) as error:
+            for item, _ in members:
+                batch.fail(str(item.path), str(error))
+    for found in finished.values():
+        watch.record(found.record())
+    results = ((item, finished.get(item.path, found)) for item, found in batch.results)
+    batch.results = [(item, found) for item, found in results if str(item.path) not in batch.failed]
+
+
+def _finish_scene(
+    scene: Scene, members: Sequence[tuple[Item, RefinedMap]], plan: Plan, batch: Batch[Item, RefinedMap]
+) -> dict[Path, RefinedMap]:
+    work, run, finished = plan.work, plan.run, {}
+    jobs = {item.path: work.job(item) for item, _ in members}
+    entries = {path: work.finished(job) for path, job in jobs.items()}
+    for item, found in members:
+        entry = entries[item.path]
+        if entry is not None:
+            finished[item.path] = replace(found, figures=entry["figures"])
+    if len(finished) == len(members):
+        return finished
+    drafts = [load_draft(scene.drafts[item.path].outputs[DRAFT]) for item, _ in members]
+    tiles = [tile_of(item, run, runs, scene.places[item.path]) for (item, _), runs in zip(members, drafts, strict=True)]
+    for (item, found), tile, runs in zip(members, tiles, run.objects.clean(tiles), strict=True):
+        if item.path in finished:
+            continue
+        started, job = time.perf_counter(), jobs[item.path]
+        try:
+            write_tile(item, run, replace(tile, runs=runs), partial(work.manifest.begin, job))
+            figures = {**found.figures, **counts_of(runs)}
+            seconds = found.seconds + time.perf_counter() - started
+            work.manifest.record(job, seconds=seconds, figures=figures)
+        except (PrnError, OSError) as error:
+            batch.fail(str(item.path), str(error))
+        else:
+            finished[item.path] = replace(found, status="refined", figures=figures, seconds=seconds)
+    return finished
 
 
 def _summary(maps: Sequence[RefinedMap], out: Path, seconds: float) -> str:

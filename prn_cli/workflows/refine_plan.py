@@ -18,12 +18,13 @@ from prn_cli.rasters.pairs import Paths
 from prn_cli.refinement.rows import Link, check_image, check_tile
 from prn_cli.tasks import Cut, Task
 from prn_cli.workflows.decide import ClassOffsets, SetDecision, decide_offsets, decide_threshold, evidence_of
-from prn_cli.workflows.items import Item
+from prn_cli.workflows.items import DRAFT, Item
 from prn_cli.workflows.objects import Objects
 from prn_cli.workflows.options import recorded, with_kind
 from prn_cli.workflows.parts import check_part, select_part
 from prn_cli.workflows.refine import RefineOptions
 from prn_cli.workflows.refine_map import Masks, Run
+from prn_cli.workflows.scenes import Scene, scenes_of, without_drafts
 from prn_cli.workflows.survey import MapSet, survey
 from prn_cli.workflows.work import Work, pass_over_outputs
 
@@ -37,11 +38,12 @@ _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A run that is ready to start: its maps, and what is the same for all of them."""
+    """A run that is ready to start: its maps, what is the same for all of them, and the scenes of those that adjoin."""
 
     options: RefineOptions
     run: Run
     work: Work
+    scenes: Mapping[Path, Scene]
     choice: SetDecision | ClassOffsets | None = None
 
     def run_of(self, item: Item) -> Run:
@@ -90,11 +92,12 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     _check_tiff_options(items, options)
     for role, path in items[0].rasters.items() if items else ():
         masks.create(role, path, task, (1, 1))  # unknown creation options show before the work
-    manifest = _manifest(options, items, single=single)
+    scenes = scenes_of(items, objects, reading) if len(inputs) > 1 else {}
+    manifest = _manifest(options, items, scenes, single=single)
     reading = with_kind(reading, inputs, watch)
     maps = MapSet(inputs=inputs, images=images, valid_mask=options.valid_mask, task=task, reading=reading, watch=watch)
     links, surveyed = survey(links, maps.sample, watch)
-    choice = _choose(options, weights[-1], task, inputs, reading, watch)
+    choice = _choose(options, weights[-1], task, inputs, reading=reading, watch=watch)
     threshold = options.fixed_threshold() if choice is None else choice.cut
     threshold = links[-1].refiner.threshold if threshold is None else threshold
     _tell(options, weights, links, threshold, choice=choice, watch=watch)
@@ -102,15 +105,23 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
         links=links, threshold=threshold, tta=options.tta, task=task, reading=reading, masks=masks, objects=objects
     )
     settings = _settings(options, run, weights, choice) | surveyed
+
+    def of_scene(item: Item) -> dict[str, Any]:
+        scene = scenes.get(item.path)
+        if scene is None:
+            return {}
+        return {"min_area": None, "fill_holes": None} if DRAFT in item.outputs else {"scene": scene.digest(work)}
+
     work = Work(
-        items=items,
+        items=without_drafts(items, scenes),
+        drafts={path: scene.drafts[path] for path, scene in scenes.items()},
         partners=partners,
         manifest=manifest,
-        settings=lambda _: settings,
+        settings=lambda item: settings | of_scene(item),
         overwrite=options.overwrite,
         verb="refine",
     )
-    return Plan(options=options, run=run, work=work, choice=choice)
+    return Plan(options=options, run=run, work=work, scenes=scenes, choice=choice)
 
 
 # Weights.
@@ -145,7 +156,7 @@ def _size(path: Path) -> int:
 
 
 def _choose(
-    options: RefineOptions, weights: Weights, task: Task, inputs: Paths, reading: rasters.Reading, watch: Watch
+    options: RefineOptions, weights: Weights, task: Task, inputs: Paths, *, reading: rasters.Reading, watch: Watch
 ) -> SetDecision | ClassOffsets | None:
     """Choose the threshold on the maps of the set, or the offsets of its classes; None if it stands.
 
@@ -260,10 +271,12 @@ def _images(options: RefineOptions, links: Sequence[Link], watch: Watch) -> Path
     return images
 
 
-def _manifest(options: RefineOptions, items: Sequence[Item], *, single: bool) -> Manifest:
+def _manifest(options: RefineOptions, items: Sequence[Item], scenes: Mapping[Path, Scene], *, single: bool) -> Manifest:
     layer = [] if options.polygons is None or options.num_parts is not None else [options.polygons]
     paths = [*(path for item in items for path in item.outputs.values()), *layer]
-    manifest = manifest_beside(options.out, paths) if single else Manifest(options.out, paths)
+    drafts = (path for key, scene in scenes.items() for path in scene.drafts[key].outputs.values())
+    asked = {*paths, *drafts}
+    manifest = manifest_beside(options.out, asked) if single else Manifest(options.out, asked)
     if not options.overwrite:
         manifest.refuse_strangers(paths)
     return manifest

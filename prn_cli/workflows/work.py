@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,6 +76,7 @@ class Work:
         settings: of an item: everything but its files that its outputs depend on, as JSON.
         overwrite: redo outputs that are current.
         verb: what the workflow does to a map, such as `refine`.
+        drafts: what is made of some maps first, see `prn_cli.workflows.scenes`.
     """
 
     items: Sequence[Item]
@@ -84,6 +85,7 @@ class Work:
     settings: Callable[[Item], Mapping[str, Any]]
     overwrite: bool
     verb: str
+    drafts: Mapping[Path, Item] = field(default_factory=dict)
 
     def job(self, item: Item) -> Job:
         """The manifest's job for a map.
@@ -120,15 +122,17 @@ class Work:
         """
         plan = []
         for item in self.items:
+            steps = [*([self.drafts[item.path]] if item.path in self.drafts else ()), item]
+            whole = replace(item, outputs={**item.outputs, **steps[0].outputs})
             try:
                 for path in item.inputs.values():
                     check_file(path)
-                why = self._why(self.job(item))
+                why = next(filter(None, (self._why(self.job(step)) for step in steps)), "")
             except PrnError as error:
-                plan.append(Planned(item, "fail", error.message))
+                plan.append(Planned(whole, "fail", error.message))
             else:
                 kept = "made from the same inputs with the same settings"
-                plan.append(Planned(item, self.verb if why else "keep", why or kept))
+                plan.append(Planned(whole, self.verb if why else "keep", why or kept))
         counts = Counter(each.action for each in plan)
         what = ", ".join(f"{counts[action]} to {action}" for action in (self.verb, "keep", "fail"))
         return plan, f"dry run, nothing written: {what}"
@@ -160,10 +164,11 @@ class Work:
         self, do: Callable[[Item, Progress], R], *, label: str, watch: Watch, threads: int, **options: Any
     ) -> Batch[Item, R]:
         """Do the work on every map; see `prn_cli.execution.threads.run_batch`."""
-        if any(item.outputs for item in self.items):
+        everything = (*self.items, *self.drafts.values())
+        if any(item.outputs for item in everything):
             self._note_replaced(watch)
             self.manifest.start()
-        remove_stale(output.parent for item in self.items for output in item.outputs.values())
+        remove_stale(output.parent for item in everything for output in item.outputs.values())
         return run_batch(self.items, do, name=name_of, label=label, watch=watch, threads=threads, **options)
 
 
