@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("names", ["maps", "maps/*", "**/*.*"])
 @pytest.mark.parametrize("command", ["refine", "score", "pseudolabel"])
 def test_other_rasters_among_the_inputs_are_named(folder: Path, command: str, names: str) -> None:
-    for name in ("c.jpg", "d.JPG", "e.vrt", "notes.txt", "a.tfw", "a.npy.aux.xml"):
+    for name in ("c.jpg", "d.JPG", "e.img", "notes.txt", "a.tfw", "a.npy.aux.xml"):
         (folder / "maps" / name).write_text("not read")
     if names.startswith("**"):
         names = "maps/**/*.*"
@@ -50,7 +50,7 @@ def test_other_rasters_among_the_inputs_are_named(folder: Path, command: str, na
         "pseudolabel": {"labels": "labels"},
     }
     getattr(prn, command)(names, watch=notes, **options[command])
-    assert "files passed over by their suffix: 2 .jpg, 1 .vrt" in notes.lines
+    assert "files passed over by their suffix: 2 .jpg, 1 .img" in notes.lines
 
 
 @pytest.mark.parametrize("name", ["others", "others/*"])
