@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prn_cli.errors import UsageError
 from prn_cli.options import Option, Options, parameters
+from prn_cli.workflows.account import Account
 from prn_cli.workflows.items import WrittenResult
 
 if TYPE_CHECKING:
@@ -96,7 +97,17 @@ class WeakOptions(Options):
             raise UsageError("--saliency with --background none: it tells the background", hint="leave one out")
         if logits:
             raise UsageError("LOGITS and --weak exclude each other")
-        for flag in ("--patch", "--grid", "--report", "--bidx", "--input-kind", "--nodata", "--valid-mask", "--key"):
+        for flag in (
+            "--patch",
+            "--grid",
+            "--report",
+            "--bidx",
+            "--input-kind",
+            "--scale",
+            "--nodata",
+            "--valid-mask",
+            "--key",
+        ):
             if flag in given:
                 raise UsageError(f"{flag} with --weak: activation maps have no use for it", hint=f"leave {flag} out")
 
@@ -113,6 +124,7 @@ class WeakMap:
         decided: those that are of a class.
         counts: `(3, 765)`, see `prn_cli.metrics.classes.count_classes`: activations alone, all pixels of the mask, and
             the decided ones, against the true mask; None without one.
+        invalid: number of pixels that are not valid.
     """
 
     input: Path
@@ -121,6 +133,7 @@ class WeakMap:
     pixels: int
     decided: int
     counts: FloatArray | None
+    invalid: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +152,11 @@ class WeakResult(WrittenResult):
     background: float | None = None
     maps: Sequence[WeakMap] = ()
 
+    @property
+    def account(self) -> Account:
+        """Of the pixels that do not count."""
+        return Account.of((each.pixels + each.invalid, {"invalid": each.invalid}) for each in self.maps)
+
     def ious(self) -> dict[str, float]:
         """mIoU over the maps that have a true mask: `before`, `after`, `decided`; empty if none has."""
         import numpy as np
@@ -156,6 +174,7 @@ class WeakResult(WrittenResult):
         pixels = sum(each.pixels for each in self.maps)
         return {
             "maps": len(self.maps),
+            "not_counted": dict(self.account.not_counted),
             "classes": list(self.classes),
             "background": self.background,
             "decided": round(sum(each.decided for each in self.maps) / max(pixels, 1), 6),

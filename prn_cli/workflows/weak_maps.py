@@ -58,7 +58,9 @@ def run(options: PseudolabelOptions, watch: Watch) -> WeakResult:
         speed = sum(each.pixels for each in maps) / 1e6 / (time.perf_counter() - started)
         summary = f"{done_line([each.status for each in maps], 'written', options.out)}; {speed:.3g} Mpx/s"
         watch.note(summary)
-    return replace(result, maps=maps, failures=batch.failures, summary=summary, verdict=batch.verdict)
+    result = replace(result, maps=maps, failures=batch.failures, summary=summary, verdict=batch.verdict)
+    result.account.tell(watch)
+    return result
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,14 +140,17 @@ def _label_map(item: Item, plan: Plan, progress: Progress) -> WeakMap:
         _fill(plan, opened, item, writers, progress)
         if not opened.pixels:
             raise InputError("no valid pixel in the activation maps", path=item.path)
+        invalid = opened.activations.height * opened.activations.width - opened.pixels
         if not kept:
             work.manifest.begin(job)
     if kept:
         check_unchanged(job.stamps)
     else:
-        work.manifest.record(job, seconds=time.perf_counter() - started, figures={"decided": opened.decided})
+        figures = {"decided": opened.decided, "not_counted": {"invalid": invalid} if invalid else {}}
+        work.manifest.record(job, seconds=time.perf_counter() - started, figures=figures)
     counts = None if opened.label is None else opened.counts
-    return WeakMap(item.path, item.outputs, "kept" if kept else "written", opened.pixels, opened.decided, counts)
+    status = "kept" if kept else "written"
+    return WeakMap(item.path, item.outputs, status, opened.pixels, opened.decided, counts, invalid)
 
 
 def _create(item: Item, plan: Plan, opened: _Opened) -> Sequence[RasterWriter]:
