@@ -53,7 +53,8 @@ def _reduced(one: TrainingMap, side: int) -> TrainingMap:
     label, pseudo = (np.where(np.isnan(plane), IGNORE, plane >= 0.5).astype(np.uint8) for plane in found[:2])
     if one.pseudo is one.label:
         pseudo = label
-    return TrainingMap(one.name, logits, label, pseudo, None if one.image is None else np.stack(found[2:]))
+    image = None if one.image is None else np.stack(found[2:])
+    return TrainingMap(one.name, logits, label, pseudo, image, plane=one.plane)
 
 
 def draw_batch(

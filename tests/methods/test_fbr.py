@@ -306,8 +306,10 @@ def fitted(until: int = 2, state: State | None = None, *, plain: bool = False) -
 def test_a_resumed_run_is_the_unbroken_run(tmp_path: Path) -> None:
     _, unbroken = fitted()
     _, broken = fitted(until=1)
-    save_state(tmp_path / "state.safetensors", broken, fingerprint="x")
-    _, resumed = fitted(state=load_state(tmp_path / "state.safetensors", fingerprint="x"))
+    save_state(tmp_path / "state.safetensors", broken, fingerprint={"the maps": "x"})
+    found = load_state(tmp_path / "state.safetensors", fingerprint={"the maps": "x"})
+    assert found is not None
+    _, resumed = fitted(state=found[0])
     for group in ("network", "average", "objective"):
         for name, tensor in getattr(unbroken, group).items():
             assert torch.equal(tensor, getattr(resumed, group)[name]), (group, name)
