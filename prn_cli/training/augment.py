@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,6 @@ from numpy.typing import NDArray
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.methods.recipe import Batch
 from prn_cli.refinement.chain import reduce_map
-
-FAULT_CELL = 16  # px
 
 
 @dataclass(frozen=True)
@@ -30,29 +27,6 @@ class TrainingMap:
     pseudo: NDArray[np.uint8]
     image: NDArray[np.float32] | None = None
     plane: int = field(default=0, kw_only=True)
-
-    @cached_property
-    def faults(self) -> NDArray[np.float32]:
-        """How wrong or unsure the base model is, summed over all cells above and to the left, `(h + 1, w + 1)`."""
-        side = FAULT_CELL
-        height, width = (-(-length // side) * side for length in self.label.shape)
-        wrong = np.zeros((height, width), np.float32)
-        certain = np.tanh(self.logits / 2)  # 2 p - 1
-        truth = np.where(self.label == 1, np.float32(1), np.float32(-1))
-        wrong[: self.label.shape[0], : self.label.shape[1]] = np.where(
-            (self.label == IGNORE) | np.isnan(certain), 0, np.abs(truth - certain)
-        )
-        cells = wrong.reshape(height // side, side, width // side, side).sum((1, 3))
-        return np.pad(cells, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-
-    def fault_of(self, y: int, x: int, side: int) -> float:
-        """How wrong or unsure the base model is in a crop."""
-        top, left, bottom, right = (
-            min(length // FAULT_CELL, limit - 1)
-            for length, limit in zip((y, x, y + side, x + side), self.faults.shape * 2, strict=True)
-        )
-        sums = self.faults
-        return float(sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left])
 
 
 @dataclass(frozen=True)
@@ -88,8 +62,6 @@ def draw_batch(
     side: int,
     jitter: Jitter,
     random: np.random.Generator,
-    *,
-    candidates: int = 1,
 ) -> Batch[NDArray[Any]]:
     """Draw `count` crops of `side` × `side` px.
 
@@ -98,14 +70,10 @@ def draw_batch(
     ignored.
     """
     roots = np.sqrt([m.label.size for m in maps])
-    chosen = random.choice(len(maps), size=(count, candidates), p=roots / roots.sum())
+    chosen = random.choice(len(maps), size=count, p=roots / roots.sum())
     found = [np.empty((count, len(planes), side, side), planes.dtype) for planes in _planes(maps[0])]
-    drawn = []
-    for number, indices in enumerate(chosen):
-        places = [(index, *_place(maps[index], side, random)) for index in indices]
-        index, y, x = max(places, key=lambda at: maps[at[0]].fault_of(*at[1:], side)) if candidates > 1 else places[0]
-        _draw_crop(maps[index], y, x, [array[number] for array in found], random)
-        drawn.append(index)
+    for number, index in enumerate(chosen):
+        _draw_crop(maps[index], [array[number] for array in found], random)
     logits, label, *others = found
     pseudo = others.pop(0) if maps[0].pseudo is not maps[0].label else label
     shape = (count, 1, 1, 1)
@@ -113,7 +81,7 @@ def draw_batch(
     shift = jitter.shift * random.standard_normal(shape)
     for crop, factor, offset in zip(logits, scale, shift, strict=True):
         crop[:] = crop * factor + offset
-    plane = np.array([maps[index].plane for index in drawn], np.int64)
+    plane = np.array([maps[index].plane for index in chosen], np.int64)
     return Batch(logits=logits, label=label, pseudo=pseudo, image=others[0] if others else None, plane=plane)
 
 
@@ -124,14 +92,11 @@ def _planes(source: TrainingMap) -> list[NDArray[Any]]:
     return [source.logits[np.newaxis], source.label[np.newaxis], *others, *images]
 
 
-def _place(source: TrainingMap, side: int, random: np.random.Generator) -> tuple[int, int]:
-    height, width = source.label.shape
-    return int(random.integers(0, max(height - side, 0) + 1)), int(random.integers(0, max(width - side, 0) + 1))
-
-
-def _draw_crop(source: TrainingMap, y: int, x: int, crops: Sequence[NDArray[Any]], random: np.random.Generator) -> None:
+def _draw_crop(source: TrainingMap, crops: Sequence[NDArray[Any]], random: np.random.Generator) -> None:
     """Fill the planes of a crop, `(channels, side, side)` each, by a place of the map that is turned and flipped."""
-    side = crops[0].shape[-1]
+    (height, width), side = source.label.shape, crops[0].shape[-1]
+    y = int(random.integers(0, max(height - side, 0) + 1))
+    x = int(random.integers(0, max(width - side, 0) + 1))
     turns, flip = int(random.integers(4)), bool(random.integers(2))
     for crop, planes in zip(crops, _planes(source), strict=True):
         upright = np.rot90(crop[..., ::-1] if flip else crop, -turns, axes=(1, 2))  # a view

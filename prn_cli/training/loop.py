@@ -81,7 +81,6 @@ class Settings:
     time_budget: float | None = None
     report: int | None = None
     jitter: Jitter = field(default_factory=Jitter)
-    candidates: int = 1
 
 
 @dataclass
@@ -299,9 +298,7 @@ class _Trainer:
         """An epoch's batches, drawn while the device is at work on others."""
         settings = self.settings
         for _ in range(min(self.steps, self.total - taken)):
-            drawn = draw_batch(
-                maps, settings.batch, settings.crop, settings.jitter, random, candidates=settings.candidates
-            )
+            drawn = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random)
             batch = self.recipe.prepare(drawn, self.options, random).mapped(torch.from_numpy)
             yield batch.mapped(Tensor.pin_memory) if self.device.type == "cuda" else batch
 

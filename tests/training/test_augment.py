@@ -55,19 +55,6 @@ def test_maps_are_drawn_by_the_root_of_their_area_and_by_seed() -> None:
     assert 0.65 < large < 0.85
 
 
-def test_of_several_places_the_one_where_the_base_model_errs_most_is_drawn() -> None:
-    label = np.zeros((64, 256), np.uint8)
-    logits = np.full((64, 256), -4, np.float32)
-    logits[:, 192:] = 4  # wrong there
-    source = TrainingMap("map", logits, label, label)
-    assert source.fault_of(0, 192, 64) > 50 * source.fault_of(0, 0, 64)
-    ways = [
-        draw_batch([source], 60, 64, NO_JITTER, np.random.default_rng(0), candidates=count).logits.mean()
-        for count in (1, 2, 4)
-    ]
-    assert ways[0] < ways[1] < ways[2]
-
-
 def test_a_label_that_stands_in_for_the_pseudo_label_is_drawn_once() -> None:
     one = numbered(40, 40)
     batch = draw_batch(

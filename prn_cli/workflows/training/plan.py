@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from prn_cli.execution.clock import now
 from prn_cli.training import parallel
 from prn_cli.training.augment import TrainingMap
+from prn_cli.training.export import to_onnx
 from prn_cli.training.loop import Settings, seconds_per_step, steps_per_epoch
 from prn_cli.workflows.training.holdout import Holdout
 from prn_cli.workflows.training.run import Budget, Run
@@ -16,8 +18,8 @@ ENOUGH = 300
 """Steps that a network should have before time is spent on another fold."""
 UNDERTRAINED = 150
 """Networks of fewer steps are trusted half at most."""
-_END, _END_SHARE = 4.0, 0.1
-"""Seconds for the verdict and the export of the network, and the share of the budget that they may take."""
+_EXPORTS, _MOST = 4, 0.3
+"""Trial exports whose time is kept for the verdict and the export, and the share of the budget that it may be."""
 _LOOKS = 8
 """How often held-out maps are looked at in the time that a network has."""
 _LOOK = 0.05
@@ -47,6 +49,7 @@ class Plan:
         threads: of each.
         settings: of the training.
         pace: seconds a step, measured; None without a time budget.
+        end: seconds for the verdict and the export.
         dropped: folds that there is no time for.
     """
 
@@ -55,14 +58,14 @@ class Plan:
     threads: int
     settings: Settings
     pace: float | None = None
+    end: float = 0.0
     dropped: int = 0
 
     def seconds_for(self, number: int, budget: Budget) -> float:
         """Seconds of training for the job of this number, which begins now."""
         rounds = math.ceil((len(self.jobs) - number // self.at_once * self.at_once) / self.at_once)
         measuring = self.measuring(self.jobs[number].hold)
-        end = min(_END, _END_SHARE * (budget.seconds or math.inf))
-        return max((budget.left() - end) / rounds - measuring, 1e-3)
+        return max((budget.left() - self.end) / rounds - measuring, 1e-3)
 
     def steps_between_looks(self, seconds: float) -> int:
         """Steps after which held-out maps are looked at, of a network that has this time."""
@@ -96,16 +99,17 @@ def make_plan(run: Run, holdout: Holdout, budget: Budget) -> Plan:
     settings, last = run.settings, Job("all maps", holdout.learn)
     if not holdout.folds:
         plan = Plan([Job("", holdout.learn, holdout.hold)], 1, run.threads, settings)
-        return plan if budget.seconds is None else _hurried(run, replace(plan, pace=_pace(run, plan)), budget)
+        return plan if budget.seconds is None else _hurried(run, _measured(run, plan, budget), budget)
     folds = [Job(f"fold {fold.name}", *holdout.of_fold(fold)) for fold in holdout.folds]
     whole = _side_by_side(run, [*folds, last])
     if budget.seconds is None:
         return whole
-    pace = _pace(run, whole)
+    whole = _measured(run, whole, budget)
     total = settings.epochs * steps_per_epoch(holdout.learn, settings)
-    wanted = min(ENOUGH, total) * pace
+    wanted = min(ENOUGH, total) * (whole.pace or 0.0)
     for count in range(len(folds), 0, -1):
-        plan = replace(_side_by_side(run, [*folds[:count], last]), pace=pace, dropped=len(folds) - count)
+        few = _side_by_side(run, [*folds[:count], last])
+        plan = replace(few, pace=whole.pace, end=whole.end, dropped=len(folds) - count)
         if plan.seconds_for(0, budget) >= wanted:
             break
     return _hurried(run, plan, budget)
@@ -132,6 +136,12 @@ def _side_by_side(run: Run, jobs: Sequence[Job]) -> Plan:
     return Plan(jobs, at_once, max(run.threads // at_once, 1), run.settings)
 
 
-def _pace(run: Run, plan: Plan) -> float:
-    job = plan.jobs[-1]
-    return parallel.agreed(seconds_per_step(run.network(job.learn), job.learn, run.settings, run.device))
+def _measured(run: Run, plan: Plan, budget: Budget) -> Plan:
+    """The plan with the time of a step and of the end, by a few steps and an export that are forgotten."""
+    learn = plan.jobs[-1].learn
+    network = run.network(learn)
+    began = now()
+    to_onnx(network.cpu())
+    end = min(_EXPORTS * (now() - began), _MOST * (budget.seconds or math.inf))
+    pace = seconds_per_step(network, learn, run.settings, run.device)
+    return replace(plan, pace=parallel.agreed(pace), end=parallel.agreed(end))
