@@ -2,7 +2,7 @@
 
     python bench/image.py judge --root LOGITS --weights ship.pt --out judged [--sets retina ...]
     python bench/image.py fit   --judged judged [--out brake.json]     the brake, and the table leave-one-set-out
-    python bench/image.py speed [--names fast image]                    seconds a megapixel
+    python bench/image.py speed [--names fast image] [--published]      seconds a megapixel
 
 `judge` counts, for each pair of sets that the network has not learned from, what strengths 0 to 1 give on a few windows
 of its training split and of its test split, and what shows without labels (`prn_cli.methods.image.brake`). `fit` learns
@@ -291,7 +291,7 @@ def published_seconds() -> float:
     return (STEPS - 1 + windows) * run / (2048**2 / 1e6)
 
 
-def speed(names: Sequence[str], side: int, rounds: int) -> str:
+def speed(names: Sequence[str], side: int, rounds: int, *, published: bool) -> str:
     """CPU seconds a megapixel on one thread, of a map that is sure of nothing: other programs do not count."""
     random = np.random.default_rng(0)
     logits = random.normal(size=(side, side)).astype(np.float32)
@@ -313,8 +313,9 @@ def speed(names: Sequence[str], side: int, rounds: int) -> str:
         ]
         for name, seconds in found.items()
     ]
-    other = published_seconds()
-    rows.append(["SegRefiner's published shape, random weights", f"{other:.2f}", f"{1 / other:.4f}", ""])
+    if published:
+        other = published_seconds()
+        rows.append(["SegRefiner's published shape, random weights", f"{other:.2f}", f"{1 / other:.4f}", ""])
     return markdown(["weights", "CPU s/Mpx", "Mpx/s and core", "least and most"], rows) + f"\n\n{machine()}"
 
 
@@ -327,9 +328,12 @@ def main() -> None:
     parser.add_argument("--judged", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--names", nargs="+", default=["fast", "image"], help="weights whose speed is measured")
+    parser.add_argument(
+        "--published", action="store_true", help="time SegRefiner's published shape, too: 4 GB, minutes"
+    )
     given = parser.parse_args()
     if given.action == "speed":
-        print(speed(given.names, 1024, 5))
+        print(speed(given.names, 1024, 5, published=given.published))
     elif given.action == "judge":
         judge(given.root, given.weights, given.sets, given.out)
     elif given.action == "fit":
