@@ -28,7 +28,7 @@ from PIL import Image
 from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.metrics.intervals import bootstrap
 from prn_cli.thresholding.calibration import Calibration, Fit, describe, expect, learn
-from prn_cli.thresholding.decision import cut_of, decide, expected_scores, gather
+from prn_cli.thresholding.decision import cut_of, decide, decide_by_labels, expected_scores, gather
 from prn_cli.thresholding.logit_statistics import BINS, CENTRES, LogitStatistics, count_logits, measure_steepness
 
 HALF = BINS // 2
@@ -200,24 +200,6 @@ def drawn(split: Split, shots: int, seed: int) -> Split:
     return Split(**{name: values[order] for name, values in vars(split).items()})
 
 
-def surely_better(split: Split) -> int:
-    """The cut, of nineteen, whose gain has the highest lower bound over the maps; 0.5 if none is above 0.
-
-    `prn train` chose its threshold so, before it calibrated.
-    """
-    scorer = Scorer(split)
-    cuts = np.array([HALF, *(cut_of(round(0.05 * step, 2)) for step in range(1, 20))])
-    false, true = scorer.false[:, cuts], scorer.true[:, cuts]
-
-    def gains(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        scores = (weights @ true) / np.maximum(weights @ false + weights @ scorer.true[:, :1], 1)
-        return scores - scores[:, :1]
-
-    low = np.nan_to_num(bootstrap(gains, len(false))[1], nan=-1.0)
-    low[0] = 0
-    return int(cuts[low.argmax()])
-
-
 def changes(pair: Pair, fit: Fit, seeds: int) -> dict[str, NDArray[np.float64]]:
     """Change of pooled and mean IoU `(2,)` by row, or `(seeds, 2)` for rows with labels."""
     scorer, statistics = Scorer(pair.test), pair.test.statistics()
@@ -242,7 +224,9 @@ def changes(pair: Pair, fit: Fit, seeds: int) -> dict[str, NDArray[np.float64]]:
         known = [gather(draw.counts, draw.statistics(), fit=fit) for draw in draws]
         decisions = [decide(statistics.counts, prior, evidence=evidence) for evidence in known]
         if shots >= 10:
-            rows[f"surely better on {what}"] = np.array([scorer.change(surely_better(draw)) for draw in draws])
+            rows[f"surely better on {what}"] = np.array(
+                [scorer.change(cut_of(decide_by_labels(draw.counts, draw.statistics()).threshold)) for draw in draws]
+            )
         rows[f"calibrated on {what}"] = np.array([scorer.change(cut_of(d.threshold)) for d in decisions])
     return rows | {"oracle: best threshold": scorer.change(scorer.best())}
 

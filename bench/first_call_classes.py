@@ -58,7 +58,8 @@ def offsets(folders: list[Path], fit: Fit) -> NDArray[np.float64]:
         found = [measure(plane) for plane in logits]
         statistics = found if statistics is None else [a + b for a, b in zip(statistics, found, strict=True)]
         flat = logits.reshape(len(logits), -1).T
-        pixels.append(flat[:: -(-len(flat) // (PIXELS // count))])
+        flat = flat[~np.isnan(flat).any(axis=1)]
+        pixels.append(flat[:: -(-len(flat) // (PIXELS // count)) or 1])
     calibrations = [expect(of_class, fit) for of_class in statistics or [no_statistics()]]
     return decide_classes(np.concatenate(pixels), calibrations).offsets
 
@@ -68,7 +69,7 @@ def mean_iou(folders: list[Path], taken: NDArray[np.float64]) -> NDArray[np.floa
     classes = len(taken)
     tables = np.zeros((2, classes, classes))
     for logits, label in maps(folders):
-        valid = label != IGNORE
+        valid = (label != IGNORE) & ~np.isnan(logits).any(axis=0)
         for table, shift in zip(tables, (0 * taken, taken), strict=True):
             found = (logits - shift[:, None, None]).argmax(axis=0)
             both = label[valid].astype(np.intp) * classes + found[valid]
@@ -90,7 +91,7 @@ def main() -> None:
         taken = offsets(folders, fitted([pair for pair in every if pair.set != parts[0].split("_")[0]]))
         before, after = mean_iou(folders, taken)
         gains.append(100 * (after - before))
-        rows.append([name, f"{before:.4f}", f"{gains[-1]:+.2f}", " ".join(f"{-offset:+.2g}" for offset in taken)])
+        rows.append([name, f"{before:.4f}", f"{gains[-1]:+.2f}", " ".join(f"{0 - offset:+.2g}" for offset in taken)])
     print(markdown(["classes", "mIoU before", "change, points", "added to the logits of each class"], rows))
     print(f"\nMean {np.mean(gains):+.2f}, worst {min(gains):+.2f} points; {machine()}.")
 

@@ -33,7 +33,7 @@ from prn_cli.methods.refiner import FloatMap, Windows
 from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.boundaries import boundary_iou, count_boundaries, mean_boundary_accuracy
 from prn_cli.metrics.regions import iou
-from prn_cli.refinement.rows import refine_map
+from prn_cli.refinement.rows import Link, count_windows, refine_map
 from prn_cli.thresholding.sampling import sample_maps, sample_windows
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -229,10 +229,8 @@ HEADING = (
 )  # fmt: skip
 
 
-def table(judged: dict[str, dict[str, Any]], strengths: dict[str, float]) -> str:
-    """What the brake's strengths give, by pair, and in all."""
-    rows = [row(name, record, strengths[name]) for name, record in judged.items()]
-    lines = [markdown(HEADING, rows), ""]
+def summary(judged: dict[str, dict[str, Any]], rows: Sequence[Sequence[str]]) -> dict[str, str]:
+    """The figures of all pairs, for people and for the weights' card."""
     by_set: dict[str, list[list[float]]] = defaultdict(list)
     for name, cells in zip(judged, rows, strict=True):
         by_set[set_of(name)].append([float(cell) for cell in (*cells[5:9], cells[2])])
@@ -240,19 +238,57 @@ def table(judged: dict[str, dict[str, Any]], strengths: dict[str, float]) -> str
     draws = np.random.default_rng(0).integers(0, len(by_set), (2000, len(by_set)))
     means = [np.mean([v for k in draw for v in list(by_set.values())[k]], axis=0) for draw in draws]
     low, high = np.quantile(means, (0.025, 0.975), axis=0)
-    for place, what in enumerate(("pooled IoU", "mean IoU", "mBA", "boundary IoU", "pooled IoU at strength 1")):
-        lines.append(f"{what}: {values[:, place].mean():+.2f} [{low[place]:+.2f}, {high[place]:+.2f}] in the mean")
-    pooled = values[:, 0]
-    fine = [set_of(name) in FINE for name in judged]
-    lines.append(f"pairs with fine labels: pooled IoU {pooled[fine].mean():+.2f}, mBA {values[fine, 2].mean():+.2f}")
-    lines.append(
-        f"{len(pooled)} pairs: {(pooled > 0).sum()} gain, {(pooled == 0).sum()} are left as they are, "
-        f"{(pooled < -0.2).sum()} lose more than 0.2, {(pooled < -1).sum()} more than 1; the worst {pooled.min():+.2f}"
-    )
-    return "\n".join([*lines, "", machine()])
+    found = {
+        what: f"{values[:, place].mean():+.2f} [{low[place]:+.2f}, {high[place]:+.2f}]"
+        for place, what in enumerate(("pooled IoU", "mean IoU", "mBA", "boundary IoU", "pooled IoU without the brake"))
+    }
+    fine = np.array([name in FINE for name, pairs_of in by_set.items() for _ in pairs_of])
+    found["pairs with fine labels"] = f"pooled IoU {values[fine, 0].mean():+.2f}, mBA {values[fine, 2].mean():+.2f}"
+    for what, place in (("pairs", 0), ("pairs without the brake", 4)):
+        pooled = values[:, place]
+        found[what] = (
+            f"{len(pooled)}: {(pooled > 0).sum()} gain, {(pooled == 0).sum()} are left as they are, "
+            f"{(pooled < -0.2).sum()} lose more than 0.2, {(pooled < -1).sum()} more than 1; the worst "
+            f"{pooled.min():+.2f}"
+        )
+    return found
+
+
+def by_set(judged: dict[str, dict[str, Any]], rows: Sequence[Sequence[str]]) -> str:
+    """The means over the base models of each set, as a table."""
+    found: dict[str, list[Sequence[str]]] = defaultdict(list)
+    for name, cells in zip(judged, rows, strict=True):
+        found[set_of(name)].append(cells)
+    lines = []
+    for name, cells in found.items():
+        numbers = np.array([[float(row[k]) for k in (1, 2, 5, 7)] for row in cells])
+        mean, used = numbers.mean(0), sum(row[4] != "0" for row in cells)
+        changes = [f"{value:+.2f}" for value in mean[1:]]
+        lines.append([name, str(len(cells)), f"{mean[0]:.3f}", changes[0], str(used), changes[1], changes[2]])
+    heading = ["set", "base models", "base IoU", "without the brake", "refined", "pooled IoU", "mBA"]
+    return markdown(heading, lines)
 
 
 # Speed ----------------------------------------------------------------------------------------------------------------
+
+
+def published_seconds() -> float:
+    """CPU seconds a megapixel of SegRefiner's published shape on one thread, all windows in doubt."""
+    import torch
+    from segrefiner_speed import STEPS
+
+    from prn_cli.methods import options_of, refiner_of
+    from prn_cli.methods.recipe import build
+    from prn_cli.methods.torch_runner import TorchRunner
+
+    torch.set_num_threads(1)
+    refiner = refiner_of(TorchRunner(build("segrefiner", options_of("segrefiner")(width=128), bands=3, seed=0)))
+    inputs = {"mask": (1, 256, 256), "step": (1,), "image": (3, 256, 256)}
+    began = time.process_time()
+    refiner.runner.run(["logits"], {name: np.zeros((1, *shape), np.float32) for name, shape in inputs.items()})
+    run = time.process_time() - began
+    windows = count_windows(2048, 2048, [Link(refiner)])
+    return (STEPS - 1 + windows) * run / (2048**2 / 1e6)
 
 
 def speed(names: Sequence[str], side: int, rounds: int) -> str:
@@ -277,6 +313,8 @@ def speed(names: Sequence[str], side: int, rounds: int) -> str:
         ]
         for name, seconds in found.items()
     ]
+    other = published_seconds()
+    rows.append(["SegRefiner's published shape, random weights", f"{other:.2f}", f"{1 / other:.4f}", ""])
     return markdown(["weights", "CPU s/Mpx", "Mpx/s and core", "least and most"], rows) + f"\n\n{machine()}"
 
 
@@ -297,9 +335,14 @@ def main() -> None:
     elif given.action == "fit":
         train, test = load(given.judged, "train"), load(given.judged, "test")
         settings = settle(train)
-        print(f"brake: {settings}\n\n{table(test, left_out(train, test, **settings))}")
+        strengths = left_out(train, test, **settings)
+        rows = [row(name, record, strengths[name]) for name, record in test.items()]
+        figures = summary(test, rows)
+        print(f"brake: {settings}\n\n{markdown(HEADING, rows)}\n\n{by_set(test, rows)}\n")
+        print("\n".join([*(f"{what}: {text}" for what, text in figures.items()), "", machine()]))
         if given.out:
-            given.out.write_text(fit(train, **settings).to_json() + "\n")
+            brake = json.loads(fit(train, **settings).to_json())
+            given.out.write_text(json.dumps({"brake": brake, "figures": figures}) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from prn_cli.methods.weights import find_weights
 from prn_cli.refinement.rows import refine_map
 
 WON, LOST, SAME = (0, 114, 178), (213, 94, 0), (235, 235, 235)
-WINDOW, MAPS = 150, 12
+WINDOW, MAPS = 150, 6
 
 
 def panels(run: str, folder: Path) -> list[tuple[str, str, NDArray[np.uint8]]]:

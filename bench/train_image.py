@@ -213,18 +213,20 @@ def ship(trained: Path, brake: Path, folder: Path) -> None:
     state = torch.load(trained, map_location="cpu", weights_only=False)
     network = ImageNetwork(freeze_encoder=True)
     network.load_state_dict(state["network"], strict=False)  # the range of the image is each set's own
+    judged = json.loads(brake.read_text())
     card = {
-        "description": "puts edges where the image has them, and leaves sets alone that it does not know",
+        "description": "adds what the image shows and weak base models miss; leaves sets alone on which it may do harm",
         "training": {
             "sets": {name: SOURCES[name] for name in state["sets"]},
             "encoder": ENCODER,
             **{key: state[key] for key in ("steps", "seed", "seconds", "machine", "date") if key in state},
             "brake": "fitted to the training splits of all pairs of bench/image.py, none of which it has learned from",
         },
+        "test_splits, leave-one-set-out, points": judged["figures"],
     }
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary)
-        written = export(network, run, stem="image", card=card, metadata={"prn.brake": brake.read_text().strip()})
+        written = export(network, run, stem="image", card=card, metadata={"prn.brake": json.dumps(judged["brake"])})
         for entry in written["files"].values():
             shutil.copyfile(run / entry["file"], folder / entry["file"])
     manifest = folder / "manifest.json"

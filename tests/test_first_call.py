@@ -295,6 +295,21 @@ def test_cuts_that_labelled_maps_bear_are_those_of_brute_force(seed: int, count:
         assert allowed[place] == (means[0] >= means[1] and all(iou(of, cut) >= iou(of, half) for of in others))
 
 
+def test_ten_labelled_maps_choose_what_they_surely_gain() -> None:
+    logits = [blobs(seed, shift=-1) for seed in range(12)]
+    statistics = sum((measure(part) for part in logits), no_statistics())
+    maps = [drawn_labels(part, seed, shift=2) for seed, part in enumerate(logits)]
+    decision = decide_by_labels(maps, statistics)
+    above = np.sum(maps, axis=0)[:, ::-1].cumsum(axis=1)[:, ::-1]
+    scores = above[1] / (above[1, 0] + above[0])
+    assert decision.threshold < 0.5
+    assert decision.gain == pytest.approx(scores[cut_of(decision.threshold)] - scores[BINS // 2])
+    labels_by_chance = [np.stack([counts.sum(axis=0) // 2] * 2) for counts in maps]
+    exact = [np.stack([count_logits(part[part <= 0]), count_logits(part[part > 0])]) for part in logits]
+    assert decide_by_labels(exact, statistics).threshold == 0.5
+    assert decide_by_labels(labels_by_chance, statistics, "dice").threshold < 0.5
+
+
 def test_labels_of_one_set_choose_the_threshold_of_another() -> None:
     learned = [blobs(seed, side=256) for seed in range(5)]
     statistics = sum((measure(part) for part in learned), no_statistics())

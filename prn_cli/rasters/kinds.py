@@ -142,6 +142,7 @@ class _Sample:
         scale: see `Reading`.
         sets: of uint8, the values of each file.
         pairs: of two bands, some values, `(2, n)` a window.
+        soft: a file of floats that surely are probabilities, if they are read alone.
     """
 
     dtype: np.dtype[Any]
@@ -158,6 +159,7 @@ class _Sample:
     below: tuple[int, float] = (0, 0.0)
     sets: list[set[int]] = field(default_factory=lambda: [set()])
     pairs: list[NDArray[Any]] = field(default_factory=list)
+    soft: Path | None = None
 
     def add(self, values: NDArray[Any]) -> None:
         if not values.size:
@@ -186,6 +188,7 @@ class _Sample:
         self.files += other.files
         self.sets += other.sets
         self.pairs += other.pairs
+        self.soft = self.soft or other.soft
         self.most = max(self.most, other.most)
         self._join_below(*other.below)
         self.whole = self.whole and other.whole
@@ -245,6 +248,12 @@ class _Sample:
         if floats or self.scale is not None:
             low, high = self.low / (self.scale or 1), self.high / (self.scale or 1)
             if low < -ROUNDING:
+                if self.soft is not None:
+                    raise InputError(
+                        "values from 0 to 1, where other files hold logits: probabilities, by all appearance",
+                        hint="name files of one kind at a time, or say --input-kind logits",
+                        path=self.soft,
+                    )
                 tells = self.count >= _TELLING and high > 0
                 if tells and self.low_alone and floats:
                     raise self._ambiguous(
@@ -288,7 +297,7 @@ class _Sample:
     def _high_but_for_most(self) -> float:
         """The greatest value; or the one below the type's own, if that stands far apart and so may mean invalid."""
         count, second = self.below
-        apart = self.high == self.most and count >= _TELLING and self._ends_early(second)
+        apart = self.high == self.most and count >= _TELLING and second > 0 and self._ends_early(second)
         return second if apart else self.high
 
     def _ends_early(self, high: float) -> bool:
@@ -327,7 +336,7 @@ class _Sample:
     def _ambiguous(self, meanings: str, choices: str) -> InputError:
         where = f" in the {self.files} files looked at" if self.files > 1 else ""
         return InputError(
-            f"{self.dtype} from {self.low:g} to {self.high:g}{where} could be {meanings}",
+            f"{self.dtype} from {self.low + 0:g} to {self.high + 0:g}{where} could be {meanings}",
             hint=f"say which: --input-kind {choices}",
             path=self.path,
         )
@@ -382,6 +391,8 @@ def _sample_of(raster: Raster, reading: Reading) -> _Sample:
         sample.low, sample.high = -CERTAIN, CERTAIN  # infinite throughout: logits of a hard mask
     if sample.high < sample.low:
         raise no_valid_pixel(raster.path)
+    if raster.dtype.kind == "f" and sample.count >= _TELLING and 0 <= sample.low < 0.5 < sample.high <= 1:
+        sample.soft = raster.path
     return sample
 
 

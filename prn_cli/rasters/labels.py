@@ -214,8 +214,9 @@ def greys_of(raster: Raster, numbers: set[float], among: Set[int]) -> NDArray[np
 class GreyLabel(LabelMap):
     """A label that may be grey: read as 1 above the middle of its scale, else 0.
 
-    The scale ends at 1 in floats and in files without a value above 1, else at the maximum of the integer type. 128 of
-    255 is still background, as is usual for saliency. Where a palette is grey, its colours count.
+    The scale ends at 1 in floats and in files without a value above 1, else at the maximum of the integer type, or at
+    255 in files without a value above. 128 of 255 is still background, as is usual for saliency. Where a palette is
+    grey, its colours count.
     """
 
     def _palette_of(self, numbers: set[float]) -> NDArray[np.uint8] | None:
@@ -224,7 +225,8 @@ class GreyLabel(LabelMap):
     def _understand(self, numbers: set[float]) -> None:
         least, most = min(numbers), max(numbers)
         integers = self.raster.dtype.kind in "ui" and most > 1
-        full = (255.0 if self._greys is not None else float(self.raster.greatest)) if integers else 1.0
+        eight_bits = self._greys is not None or most <= np.iinfo(np.uint8).max < self.raster.greatest
+        full = (255.0 if eight_bits else float(self.raster.greatest)) if integers else 1.0
         if least < 0 or most > full:
             raise self.raster.error(
                 f"a label from {least:g} to {most:g}, expected 0 to {full:g}",

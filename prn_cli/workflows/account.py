@@ -15,6 +15,7 @@ _WORDS = {
     "mask": "masks",
     "ignored": "ignored labels",
     "outside": "outside of files",
+    "invalid": "invalid activations",
 }
 _MUCH = 0.5
 
@@ -33,7 +34,7 @@ class Account:
         for size, lost in maps:
             pixels += size
             total.update(lost)
-        return cls(pixels, total)
+        return cls(pixels, +total)
 
     @property
     def share(self) -> float:

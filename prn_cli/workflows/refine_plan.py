@@ -206,6 +206,8 @@ def _tell(
     if choice is not None and not any(link.applied for link in links):
         return
     if options.strength is None and threshold == 0.5 and not any(link.applied for link in links):
+        if any(link.refiner.strength for link in links):  # the set does not bear them, and the survey has said so
+            return
         why = "in training, no correction helped on held-out images (--strength 1 applies it nevertheless)"
         if all(found.card.get("learned_without_labels") for found in weights):
             why = "they choose the threshold where none is given, and correct on request (--strength 0.5)"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prn_cli.errors import UsageError
 from prn_cli.options import Option, Options, parameters
+from prn_cli.workflows.account import Account
 from prn_cli.workflows.items import WrittenResult
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class WeakOptions(Options):
             least=0,
             most=1,
         ),
-    ] = 0.45
+    ] = 0.3
     scale_of: Annotated[
         Path | None,
         _weak(
@@ -92,9 +93,21 @@ class WeakOptions(Options):
             return
         if self.scale_of is not None and {"--background", "--normalise"} & given.keys():
             raise UsageError("--scale-of says what --background and --normalise would", hint="leave them out")
+        if self.saliency is not None and self.background == "none":
+            raise UsageError("--saliency with --background none: it tells the background", hint="leave one out")
         if logits:
             raise UsageError("LOGITS and --weak exclude each other")
-        for flag in ("--patch", "--grid", "--report", "--bidx", "--input-kind", "--nodata", "--valid-mask", "--key"):
+        for flag in (
+            "--patch",
+            "--grid",
+            "--report",
+            "--bidx",
+            "--input-kind",
+            "--scale",
+            "--nodata",
+            "--valid-mask",
+            "--key",
+        ):
             if flag in given:
                 raise UsageError(f"{flag} with --weak: activation maps have no use for it", hint=f"leave {flag} out")
 
@@ -111,6 +124,7 @@ class WeakMap:
         decided: those that are of a class.
         counts: `(3, 765)`, see `prn_cli.metrics.classes.count_classes`: activations alone, all pixels of the mask, and
             the decided ones, against the true mask; None without one.
+        invalid: number of pixels that are not valid.
     """
 
     input: Path
@@ -119,6 +133,7 @@ class WeakMap:
     pixels: int
     decided: int
     counts: FloatArray | None
+    invalid: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +152,11 @@ class WeakResult(WrittenResult):
     background: float | None = None
     maps: Sequence[WeakMap] = ()
 
+    @property
+    def account(self) -> Account:
+        """Of the pixels that do not count."""
+        return Account.of((each.pixels + each.invalid, {"invalid": each.invalid}) for each in self.maps)
+
     def ious(self) -> dict[str, float]:
         """mIoU over the maps that have a true mask: `before`, `after`, `decided`; empty if none has."""
         import numpy as np
@@ -154,6 +174,7 @@ class WeakResult(WrittenResult):
         pixels = sum(each.pixels for each in self.maps)
         return {
             "maps": len(self.maps),
+            "not_counted": dict(self.account.not_counted),
             "classes": list(self.classes),
             "background": self.background,
             "decided": round(sum(each.decided for each in self.maps) / max(pixels, 1), 6),

@@ -139,7 +139,7 @@ def test_one_class_is_a_binary_mask_that_prn_reads(run: Prn, folder: Path) -> No
         np.save(f"flood/{name}.npy", np.load(f"maps/{name}.npy")[0])
     Path("tags.csv").write_text("a,has flood\nb,\nc,1\n")
     result = prn.pseudolabel(weak="flood", tags="tags.csv", undecided=2, out="masks", background=0.3, normalise="set")
-    assert result.classes == ["background", "foreground"]
+    assert result.classes == ("background", "foreground")
     found = {name: read_label(f"masks/labels/{name}.png") for name in "abc"}
     assert set(np.unique(found["b"])) == {0}
     assert {0, 1} <= set(np.unique(found["a"])) <= {0, 1, 255}
@@ -232,6 +232,7 @@ def test_bad_input_costs_a_line_each_and_the_rest_is_done(run: Prn) -> None:
         (("--weak", "maps", "--patch", "32"), "--patch with --weak"),
         (("--weak", "maps"), "activation maps of 2 classes; add --task multiclass"),
         (("--weak", "nowhere"), "no such folder"),
+        (("--weak", "maps", "--saliency", "images", "--background", "none"), "--saliency with --background none"),
         (("--weak", "maps", "--tags", "images"), "cannot be read"),
         (("--weak", "maps", *CLASSES, "--background", "high"), "--background"),
         (("--weak", "maps", "-o", ".", "-l", "labels", *CLASSES), "choose another -o"),
@@ -306,6 +307,9 @@ def test_scores_of_new_images_mean_what_those_of_the_first_did(run: Prn) -> None
     first, same, faint = (np.load(f"{name}.npy") for name in ("first/scores/a", "second/scores/a", "second/scores/b"))
     np.testing.assert_array_equal(first, same)
     assert (faint.argmax(axis=0) == 0).mean() > 0.5
+    assert run("--weak", "maps", "--task", "multiclass", "--background", "none", "-o", "all")[0] == 0
+    assert run("--weak", "new", "--task", "multiclass", "--scale-of", "all", "-o", "fourth")[0] == 0
+    assert np.load("fourth/scores/a.npy").shape == (2, 8, 12)
     for more, message in (
         (("--scale-of", "maps"), "not of a run with --weak"),
         (("--scale-of", "first", "--background", "0.2"), "leave them out"),

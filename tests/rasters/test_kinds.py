@@ -237,6 +237,14 @@ def test_probabilities_beside_one_negative_value_are_asked_about(tmp_path: Path)
     assert resolve(Reading(nodata=-1), paths).kind == "probabilities"
 
 
+def test_probabilities_among_logits(tmp_path: Path) -> None:
+    logits = np.linspace(-4, 4, 5000, dtype=np.float32).reshape(50, 100)
+    paths = save(tmp_path, logits, PROBABILITIES.astype(np.float32), logits)
+    with pytest.raises(InputError, match=r"001\.npy: values from 0 to 1, where other files hold logits"):
+        resolve(Reading(), paths)
+    assert resolve(Reading(), [paths[0], paths[2]]).kind == "logits"
+
+
 def of_two_bands(kind: str) -> np.ndarray:
     z = np.linspace(-8, 8, 5000).reshape(50, 100)
     p = 1 / (1 + np.exp(-z))

@@ -167,3 +167,10 @@ def test_by_window_as_whole(tmp_path: Path, data: st.DataObject) -> None:
         assert whole == banded
     else:
         np.testing.assert_array_equal(whole, banded)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32"])
+def test_grey_of_8_bits_in_any_integer(tmp_path: Path, dtype: str) -> None:
+    values = np.array([[0, 128, 129, 255]], dtype)
+    np.save(tmp_path / "a.npy", values)
+    np.testing.assert_array_equal(read_label(tmp_path / "a.npy", role="grey label"), [[0, 0, 1, 1]])

@@ -201,3 +201,16 @@ def test_no_word_where_all_pixels_count() -> None:
     heard = Heard()
     Account.of([(100, {}), (50, {})]).tell(heard)
     assert (heard.notes, heard.warnings) == ([], [])
+
+
+def test_pixels_that_a_label_does_not_reach(folder: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    logits = np.random.default_rng(0).normal(0, 3, SIZE).astype(np.float32)
+    for name, array, shift in (("map", logits, 0.0), ("label", (logits > 0).astype(np.uint8), 0.6)):
+        (folder / name).mkdir()
+        where = {"crs": 32632, "transform": rasterio.Affine(1, 0, 500_000 + shift, 0, -1, 5_000_000)}
+        size = {"height": SIZE[0], "width": SIZE[1], "count": 1, "dtype": array.dtype}
+        with rasterio.open(folder / name / "a.tif", "w", driver="GTiff", **size, **where) as file:
+            file.write(array, 1)
+    done = prn.score("map", labels="label", resamples=100)
+    assert done.document()["not_counted"] == {"outside": SIZE[0]}

@@ -25,12 +25,7 @@ FEATURES = (
     "expected IoU after",
     "IoU of base and refined",
     "log area, refined by base",
-    "log contrast of edges, refined by base",
-    "log contrast of edges, refined by all pixels",
 )
-
-
-_SMALL = 1e-9
 
 
 class Agreement:
@@ -40,7 +35,6 @@ class Agreement:
         self._overlap = np.zeros((4, 2))  # with the mask of the mirror image, of the turned map, at half scale, of base
         self._expected = np.zeros((2, 2))  # of the base model and refined
         self._areas = np.zeros(2)
-        self._contrast = np.zeros((3, 2))  # of the image: on edges of the base mask, of the refined mask, everywhere
 
     def add(self, windows: Windows, field_of: Callable[[Windows], FloatMap]) -> None:
         """Count windows; `field_of` gives what is to be added to their logits."""
@@ -66,23 +60,13 @@ class Agreement:
             hits = chance[found].sum()
             counts += hits, found.sum() + chance[~found].sum()
         self._areas += (base > 0).sum(), mask.sum()
-        if windows.image is not None:
-            brightness = windows.image.mean(axis=1)
-            for counts, scores in zip(self._contrast, (base, refined, None), strict=True):
-                for axis in (1, 2):
-                    steps = np.nan_to_num(np.abs(np.diff(brightness, axis=axis)))
-                    here = np.ones(steps.shape, bool) if scores is None else np.diff(scores > 0, axis=axis)
-                    counts += steps[here].sum(), here.sum()
 
     def features(self) -> NDArray[np.float64]:
-        """See `FEATURES`, `(9,)`."""
+        """See `FEATURES`, `(7,)`."""
         iou = [float(both / either) if either else 1.0 for both, either in (*self._overlap, *self._expected)]
         *agreement, kept, before, after = iou
         area = np.log((self._areas[1] + 1) / (self._areas[0] + 1))
-        steps, pixels = self._contrast.T
-        at_base, at_refined, anywhere = np.log(np.divide(steps + _SMALL, pixels + _SMALL))
-        contrast = (at_refined - at_base, at_refined - anywhere) if pixels[:2].all() else (0.0, 0.0)
-        return np.array([*agreement, before, after, kept, *np.clip([area, *contrast], -3, 3)])
+        return np.array([*agreement, before, after, kept, np.clip(area, -3, 3)])
 
 
 def _at_half_scale(windows: Windows, field_of: Callable[[Windows], FloatMap]) -> FloatMap:
