@@ -246,25 +246,24 @@ def forward(bench: Bench, compiled: bool = False) -> None:
 
     cuda, known = bench.device == "cuda", _peaks(bench)
     windows = tiles(bench.count(16, 1))
-    networks = {"fast": "fast"} if compiled else {"paper": str(paper_weights(bench)), "fast": "fast"}
+    networks = {"fast": "fast"} if compiled else {"paper": str(paper_weights(bench)), "fast": "fast", "image": "image"}
     for name, weights in networks.items():
         found = find_weights(weights)
         cost = network_cost(found.path, SIDE, SIDE)
         refiner = load_refiner(found, device="cpu")
         some = windows[: bench.count(4, 1)]
-        expected = _masks(refiner, some)
+        given = _given(name, windows)
+        expected = _masks(refiner, some, given)
         network: Network = load_network(find_tensors(weights).path)[0]
         fold_norms(network.eval())  # type: ignore[attr-defined]
         module = recipe_of(name).graphs(network)[0].module.to(bench.device, memory_format=torch.channels_last).eval()
-        given = torch.from_numpy(windows[:, np.newaxis]).to(bench.device)
-        if name == "paper":
-            given = torch.sigmoid(given)
+        inputs = [torch.from_numpy(each).to(bench.device) for each in given.values()]
         for precision in (("tf32", "fp16") if compiled else ("fp32", "tf32", "bf16", "fp16")) if cuda else ("fp32",):
             dtype = settings_of(precision)
 
-            def run(module: Any = module, dtype: Any = dtype, given: Any = given) -> Any:
+            def run(module: Any = module, dtype: Any = dtype, inputs: Any = inputs) -> Any:
                 with torch.no_grad(), torch.autocast(bench.device, dtype=dtype, enabled=dtype is not None):
-                    return module(given)
+                    return module(*inputs)
 
             work = {"eager": run}
             if compiled:
@@ -291,7 +290,7 @@ def forward(bench: Bench, compiled: bool = False) -> None:
             if compiled:
                 continue
             refiner.runner = _Given(refiner.runner, work["CUDA graph"] if cuda else run, len(some))
-            differ = (_masks(refiner, some) != expected).mean()
+            differ = (_masks(refiner, some, given) != expected).mean()
             refiner.runner = refiner.runner.real
             bench.row("masks", f"{name}, {precision}: pixels unlike the CPU", per_million=round(1e6 * float(differ), 1))
 
@@ -309,9 +308,21 @@ class _Given:
         return [self.found[name].copy() for name in outputs]
 
 
-def _masks(refiner: Any, windows: np.ndarray) -> np.ndarray:
+def _given(name: str, windows: np.ndarray) -> dict[str, np.ndarray]:
+    """What the network takes; of an image, the logits as three bands stand for one."""
+    maps = windows[:, np.newaxis]
+    if name == "paper":
+        return {"probabilities": 1 / (1 + np.exp(-maps))}
+    image = {"image": np.repeat(np.tanh(maps / 4), 3, axis=1)} if name == "image" else {}
+    return {"logits": maps} | image
+
+
+def _masks(refiner: Any, windows: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
     from prn_cli.methods.refiner import Windows
 
+    if "image" in given:  # its refiner computes parts of windows only
+        inputs = {name: each[: len(windows)] for name, each in given.items()}
+        return windows + refiner.runner.run(["bias"], inputs)[0][:, 0] > 0
     fields = refiner.field(Windows(windows.copy()))
     return np.stack([refiner.refined(z, field, 1.0) > 0 for z, field in zip(windows, fields, strict=True)])
 

@@ -53,14 +53,15 @@ def network_cost(path: Path, height: int, width: int) -> Cost:
         node.output[0]: to_array(node.attribute[0].t).shape for node in graph.node if node.op_type == "Constant"
     }
     for node in graph.node:  # weights that several convolutions share
-        if node.op_type == "Identity" and node.input[0] in kernels:
+        if node.op_type in ("Identity", "Cast") and node.input[0] in kernels:
             kernels[node.output[0]] = kernels[node.input[0]]
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     # Sizes that the network computes are known when it runs.
     maps = {name for node in convolutions for name in (node.input[0], node.output[0])}
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in maps - {output.name for output in graph.output})
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(sorted(maps), {graph.input[0].name: np.zeros((1, 1, height, width), np.float32)})
+    given = {each.name: np.zeros((1, each.shape[1], height, width), np.float32) for each in session.get_inputs()}
+    found = session.run(sorted(maps), given)
     sizes = {name: values.shape for name, values in zip(sorted(maps), found, strict=True)}
     operations = sum(2 * prod(kernels[node.input[1]]) * prod(sizes[node.output[0]][2:]) for node in convolutions)
     traffic = sum(4 * prod(sizes[name]) for node in convolutions for name in (node.input[0], node.output[0]))
