@@ -28,11 +28,20 @@ def core_count() -> int:
 
 
 def free_cores() -> int:
-    """The cores that other programs have left idle in the last minute; at least half of them all."""
+    """The cores that other programs have left idle, in the last minute or just now; at least half of them all."""
     cores = core_count()
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    busy = min(os.getloadavg()[0], _running()) if hasattr(os, "getloadavg") else 0.0
     whole = os.cpu_count() or cores
     return max(min(cores, whole - round(busy)), -(-cores // 2))
+
+
+def _running() -> float:
+    """How many threads besides this one run just now: the load of the last minute holds what has ended, too."""
+    try:
+        running = Path("/proc/loadavg").read_text("ascii").split()[3].partition("/")[0]
+        return int(running) - 1
+    except (OSError, ValueError, IndexError):  # not Linux
+        return math.inf
 
 
 def _granted() -> int:

@@ -162,7 +162,8 @@ def test_a_busy_machine_is_left_its_cores(monkeypatch):
     monkeypatch.setattr(cores, "core_count", lambda: 8)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     found = []
-    for load in (0.2, 3.0, 30.0):
+    for load, running in ((0.2, 6), (3.0, 6), (30.0, 30), (30.0, 1), (30.0, 0)):
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0, 0))
+        monkeypatch.setattr(cores, "_running", lambda running=running: running)
         found.append(cores.free_cores())
-    assert found == [8, 5, 4]
+    assert found == [8, 5, 4, 7, 8]  # what has ended is busy no more
