@@ -686,8 +686,13 @@ def _paper(bench: Bench, name: str, recipe: str, seed: int, left: float) -> None
 
 def _whole(folder: Path) -> int:
     """Side of the crop that holds every map of a folder, a multiple of 64 px."""
-    shapes = [np.load(path, mmap_mode="r").shape for path in folder.glob("*.npy")]
-    return -(-max(max(shape) for shape in shapes) // 64) * 64
+    from prn_cli.rasters import find_inputs, open_raster
+
+    sides = []
+    for path in find_inputs([str(folder)]):
+        with open_raster(path) as raster:
+            sides += [raster.height, raster.width]
+    return -(-max(sides) // 64) * 64
 
 
 PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
