@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,8 +71,9 @@ def run(arguments: list[str] | None = None) -> int:
     Args:
         arguments: the words after `prn`; those of the process if None.
     """
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        for word in sys.argv[1:] if arguments is None else arguments:
+        for word in words:
             if not word or (word.startswith("--") and word.endswith("=")):
                 what = f"{word} has no value" if word else "an argument is empty"
                 raise UsageError(what, hint="is a variable of the shell not set?")
@@ -95,7 +97,7 @@ def run(arguments: list[str] | None = None) -> int:
         raise
     except Exception as error:
         if isinstance(error, _UsageError):
-            return _usage(error)
+            return _usage(error, words)
         if interrupts.came:
             return _interrupted()
         if console.Terminal.verbose:
@@ -120,8 +122,9 @@ def _reader_gone() -> int:
     return 141
 
 
-def _usage(error: Any) -> int:
-    command = error.ctx.command_path if error.ctx else "prn"
+def _usage(error: Any, arguments: Sequence[str]) -> int:
+    named = [word for word in arguments[:1] if word in COMMANDS]
+    command = error.ctx.command_path if error.ctx else " ".join(["prn", *named])
     message = error.format_message().strip().rstrip(".")
     near = getattr(error, "possibilities", None)  # of an option that there is not
     if near:

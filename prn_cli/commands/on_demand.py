@@ -27,6 +27,13 @@ class OnDemand(TyperGroup):
         super().__init__(**options)
         self._loaded: set[str] = set()
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options of `prn` itself, Typer's own for completion among them: no variable sets them."""
+        parameters: list[Any] = super().get_params(ctx)
+        for parameter in parameters:
+            parameter.allow_from_autoenv = False
+        return parameters
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Load the command that the first word names, then resolve it as any group does."""
         self.load(args[0])

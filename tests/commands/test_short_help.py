@@ -101,3 +101,13 @@ def test_a_shell_completes_weights_and_hidden_options():
 
     assert complete("prn train --from fast-") == ["fast-int8"]
     assert complete("prn train --jitter-sc") == ["--jitter-scale"]  # not in the short help
+
+
+def test_the_first_help_names_no_variable(capsys):
+    assert run(["--help"]) == 0
+    assert "env var" not in capsys.readouterr().out
+
+
+def test_a_flag_without_its_value_points_to_the_help_of_its_command(capsys):
+    assert run(["refine", "maps", "-o", "masks", "-w"]) == 2
+    assert capsys.readouterr().err.strip().endswith("see 'prn refine --help'")
