@@ -68,13 +68,19 @@ class Ratio(NamedTuple):
     measure: float
 
 
-def ratio(work: Callable[[], object], measure: Callable[[], object], pairs: int) -> Ratio:
+def ratio(
+    work: Callable[[], object],
+    measure: Callable[[], object],
+    pairs: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Ratio:
     """Time two pieces of work in turn, so that other programs slow down both alike.
 
     Args:
         work: what is judged.
         measure: what it is compared with.
         pairs: how often both are done, after a first time that does not count.
+        clock: gives seconds.
 
     Returns:
         The median of the ratios of the pairs, and its interval by the bootstrap.
@@ -83,9 +89,9 @@ def ratio(work: Callable[[], object], measure: Callable[[], object], pairs: int)
     taken = np.empty((pairs, 2))
     for pair in taken:
         for place, each in enumerate((work, measure)):
-            began = time.perf_counter()
+            began = clock()
             each()
-            pair[place] = time.perf_counter() - began
+            pair[place] = clock() - began
     ratios = taken[:, 0] / taken[:, 1]
     draws = np.random.default_rng(0).integers(0, pairs, (2000, pairs))
     low, high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
