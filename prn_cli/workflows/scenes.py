@@ -11,13 +11,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
-from prn_cli.errors import InputError, PrnError, reason
-from prn_cli.files.temporaries import write_whole
+from prn_cli.errors import PrnError
+from prn_cli.files.arrays import load_arrays, save_arrays
 from prn_cli.maps.components import Runs
 from prn_cli.rasters.adjoining import Ground, find_scenes
 from prn_cli.rasters.raster import open_raster
@@ -107,10 +106,8 @@ def save_draft(path: Path, runs: Runs) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    content = BytesIO()
     size = np.array([runs.height, runs.width])
-    np.savez_compressed(content, size=size, **{name: getattr(runs, name) for name in _ARRAYS})
-    write_whole(path, content.getvalue())
+    save_arrays(path, {"size": size, **{name: getattr(runs, name) for name in _ARRAYS}})
 
 
 def load_draft(path: Path) -> Runs:
@@ -119,9 +116,4 @@ def load_draft(path: Path) -> Runs:
     Raises:
         InputError: the file is missing or damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            height, width = arrays["size"].tolist()
-            return Runs(height, width, *(arrays[name] for name in _ARRAYS))
-    except Exception as error:
-        raise InputError(f"cannot be read: {reason(error)}", hint="remove it and run again", path=path) from error
+    return load_arrays(path, lambda arrays: Runs(*arrays["size"].tolist(), *(arrays[name] for name in _ARRAYS)))
