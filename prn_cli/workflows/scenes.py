@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ _NEVER_PLACED = (".npy", ".npz")
 _ARRAYS = ("starts", "values", "base", "probability")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """Maps that adjoin.
 
@@ -41,19 +41,16 @@ class Scene:
 
     places: Mapping[Path, tuple[int, int]]
     drafts: Mapping[Path, Item]
-    _digests: dict[str, str] = field(default_factory=dict)
 
     def digest(self, work: Work) -> str:
         """Of all files that the drafts are made from: each mask depends on all of them."""
-        if not self._digests:
-            known = []
-            for path, draft in sorted(self.drafts.items()):
-                try:
-                    known.append(work.job(draft).inputs())
-                except PrnError as error:  # it fails when its turn comes
-                    known.append({str(path): {"error": error.message}})
-            self._digests["all"] = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
-        return self._digests["all"]
+        known = []
+        for path, draft in sorted(self.drafts.items()):
+            try:
+                known.append(work.job(draft).inputs())
+            except PrnError as error:  # it fails when its turn comes
+                known.append({str(path): {"error": error.message}})
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
 def scenes_of(items: Sequence[Item], objects: Objects, reading: Reading) -> dict[Path, Scene]:
