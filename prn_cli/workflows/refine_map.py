@@ -225,8 +225,8 @@ def _sections(item: Item, run: Run, executor: Executor) -> list[slice]:
     """The rows of windows that each call refines: small enough to balance the load, and to send."""
     if executor.split == float("inf") or item.path.suffix.lower() not in _READ_BY_WINDOW:
         return []
-    with _open(item, run) as opened:
-        height, width = opened.scores.height, opened.scores.width
+    with _open_scores(item, run) as scores:
+        height, width = scores.height, scores.width
     if height * width <= executor.split:
         return []
     count = len(window_rows(height, width, run.links))
@@ -252,12 +252,15 @@ def _refine_section(
             yield piece if isinstance(piece, Ramp) else _band(piece, item, run, opened)
 
 
+def _open_scores(item: Item, run: Run) -> ScoreMap:
+    valid_mask, georeference = map(item.inputs.get, ("valid_mask", "like"))
+    return run.task.open_scores(item.path, run.reading, valid_mask=valid_mask, georeference=georeference)
+
+
 @contextmanager
 def _open(item: Item, run: Run) -> Iterator[OpenMap]:
     with ExitStack() as stack:
-        valid_mask, georeference = map(item.inputs.get, ("valid_mask", "like"))
-        scores = run.task.open_scores(item.path, run.reading, valid_mask=valid_mask, georeference=georeference)
-        stack.enter_context(scores)
+        scores = stack.enter_context(_open_scores(item, run))
         image = None
         if "image" in item.inputs:
             bands = max(link.refiner.needs.bands for link in run.links)
@@ -350,8 +353,8 @@ def _refine_map(
 
 def tile_of(item: Item, run: Run, runs: Runs, place: tuple[int, int]) -> Tile:
     """A drafted map at its place in a scene."""
-    with _open(item, run) as opened:
-        grid = run.objects.grid(opened.scores.raster.geo, item.path)
+    with _open_scores(item, run) as scores:
+        grid = run.objects.grid(scores.raster.geo, item.path)
     assert grid is not None  # of a scene
     return Tile(*place, runs, grid.areas_of(runs))
 
@@ -360,9 +363,9 @@ def write_tile(item: Item, run: Run, tile: Tile, on_written: OnWritten) -> None:
     """Write the mask and the polygons of a map whose scene was cleaned."""
     runs, mask = tile.runs, item.outputs["mask"]
     _check_told(item, run, invalid=bool((runs.values == IGNORE).any()))
-    with _open(item, run) as opened:
-        grid = run.objects.grid(opened.scores.raster.geo, item.path)
-        with run.masks.create("mask", mask, run.task, (runs.height, runs.width), like=opened.scores.raster) as writer:
+    with _open_scores(item, run) as scores:
+        grid = run.objects.grid(scores.raster.geo, item.path)
+        with run.masks.create("mask", mask, run.task, (runs.height, runs.width), like=scores.raster) as writer:
             _write_mask(writer, run, runs)
             writer.finish()
             on_written()
