@@ -28,7 +28,8 @@ class MapImage(ValidMap):
     Args:
         like: the map whose grid the image is read on. Where both are georeferenced in the same coordinate system, the
             georeference says where the image lies; pixels need not coincide, nor be of one size. Otherwise both are
-            taken to cover the same ground, and the image is resampled to the size of the map.
+            taken to cover the same ground, and the image is resampled to the size of the map, whose shape it has.
+        any_shape: it may have another shape there.
         shape: rows and columns to resample to, in place of a map; neither: the image's own.
         bands: number of bands that is expected; a grey image of one band stands for as many equal ones. None: its own.
 
@@ -46,6 +47,7 @@ class MapImage(ValidMap):
         valid: Raster | None = None,
         *,
         like: Raster | None = None,
+        any_shape: bool = False,
         shape: tuple[int, int] | None = None,
         bands: int | None = None,
     ) -> None:
@@ -66,7 +68,7 @@ class MapImage(ValidMap):
             self._columns = Axis(0.0, raster.width / self.width, raster.width)
         else:
             self.height, self.width = like.height, like.width
-            self.raster, self._rows, self._columns = align(raster, like)
+            self.raster, self._rows, self._columns = align(raster, like, any_shape=any_shape)
 
     def read(self, window: Window | None = None) -> NDArray[np.float32]:
         """Read the image under a window of the map.
