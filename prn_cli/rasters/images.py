@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.rasters.alignment import Axis, align
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, open_raster
-from prn_cli.rasters.roles import AS_DECLARED, Reading, Role
+from prn_cli.rasters.roles import Reading, Role
 from prn_cli.rasters.valid import ValidMap
 
 _PIXELS_AT_ONCE = 4 << 20  # of an image, while it is resampled
@@ -161,15 +160,6 @@ class MapImage(ValidMap):
         with np.errstate(over="ignore", invalid="ignore"):
             numbers = values.astype(np.float32)
         return numbers, valid & np.isfinite(numbers).all(axis=0)
-
-
-def open_image(path: str | os.PathLike[str], *, like: Raster | None = None, bands: int | None = None) -> MapImage:
-    """Open an image that declares all there is to know of it; see `MapImage`, and `open_map` for the others."""
-    with ExitStack() as stack:
-        raster = stack.enter_context(open_raster(path, suffixes=IMAGE_SUFFIXES))
-        image = MapImage(raster, "image", AS_DECLARED, like=like, bands=bands)
-        stack.pop_all()
-    return image
 
 
 def common_bands(paths: Iterable[str | os.PathLike[str]], *, max_pixels: int | None = None) -> int:
