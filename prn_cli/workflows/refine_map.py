@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,7 @@ _TURNS = threading.BoundedSemaphore(2)
 _BANDS_AHEAD = 2  # of a large map, read before the network wants them, and refined before they are written
 _READ_BY_WINDOW = (".npy", ".tif", ".tiff")
 _SECTION_BYTES = 64e6
+_BLOCK = 512  # px
 
 
 OnWritten = Callable[[], None]
@@ -300,10 +302,28 @@ def _band(rows: Rows, item: Item, run: Run, opened: OpenMap) -> Band:
             outputs |= {f"{kind}/{name}": one for name, one in zip(run.classes, values, strict=True)}
     figures = Figures.of(mask, base, run.classes, all_valid=rows.all_valid)
     if figures.valid < figures.size:
-        figures.not_counted = count_reasons(opened.scores.reasons(Window(rows.y, rows.x, *mask.shape)))
+        figures.not_counted = _not_counted(opened.scores, mask == IGNORE, rows.y, rows.x)
     figures.padding = padding
     sample = run.sample(opened.scores.height, opened.scores.width).of(rows.logits, rows.y, rows.x)
     return Band(rows.y, rows.x, outputs, figures, sample, runs)
+
+
+def _not_counted(scores: ScoreMap, invalid: NDArray[np.bool_], y: int, x: int) -> Counter[str]:
+    """Why pixels do not count, of rows that begin at `y` and `x`. Blocks without such pixels are not read again."""
+    height, width = invalid.shape
+    side = _BLOCK if scores.by_columns else width
+    blocks = [
+        Window(top, left, min(_BLOCK, height - top), min(side, width - left))
+        for top in range(0, height, _BLOCK)
+        for left in range(0, width, side)
+    ]
+    chosen = [block for block in blocks if invalid[block.slices].any()]
+    if 2 * len(chosen) > len(blocks):  # many are read faster at once
+        chosen = [Window(0, 0, height, width)]
+    found = Counter[str]()
+    for block in chosen:
+        found.update(count_reasons(scores.reasons(replace(block, y=y + block.y, x=x + block.x))))
+    return found
 
 
 def _refine_map(
