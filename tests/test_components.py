@@ -27,6 +27,11 @@ def whole(bands) -> np.ndarray:
     return np.concatenate(list(bands))
 
 
+def cleaned(runs: Runs, **limits: float) -> Runs:
+    """The mask of a scene of one tile, with areas in pixels."""
+    return clean_scene([Tile(0, 0, runs, runs.lengths * 1.0)], **limits)[0]
+
+
 def cleaned_slowly(mask: np.ndarray, min_area: float, fill_holes: float) -> np.ndarray:
     """With scipy: holes first, then objects."""
     mask = mask.copy()
@@ -70,8 +75,8 @@ def test_runs_of_some_columns_each_make_those_of_the_rows(mask, other, step):
 @given(masks, st.integers(0, 12), st.integers(0, 12))
 def test_cleaning_is_that_of_scipy(mask, min_area, fill_holes):
     runs = runs_of(mask)
-    cleaned = runs.cleaned(runs.lengths.astype(float), min_area=min_area, fill_holes=fill_holes)
-    np.testing.assert_array_equal(whole(cleaned.rows()), cleaned_slowly(mask, min_area, fill_holes))
+    found = cleaned(runs, min_area=min_area, fill_holes=fill_holes)
+    np.testing.assert_array_equal(whole(found.rows()), cleaned_slowly(mask, min_area, fill_holes))
 
 
 @given(masks, masks)
@@ -115,7 +120,7 @@ def test_what_a_hole_is():
 
     def filled(mask: np.ndarray, limit: float = area + 1) -> bool:
         runs = runs_of(mask)
-        return bool((whole(runs.cleaned(runs.lengths * 1.0, fill_holes=limit).rows()) == 1)[4, 4])
+        return bool((whole(cleaned(runs, fill_holes=limit).rows()) == 1)[4, 4])
 
     assert filled(ring)
     assert not filled(ring, area)  # not below it
@@ -134,10 +139,10 @@ def test_a_filled_hole_joins_what_lies_beside_it():
     mask = np.zeros((5, 5), np.uint8)
     mask[[1, 2, 2, 3], [2, 1, 3, 2]] = 1  # away from the border, where objects are spared
     runs = runs_of(mask)
-    kept = runs.cleaned(runs.lengths * 1.0, min_area=5, fill_holes=2)
+    kept = cleaned(runs, min_area=5, fill_holes=2)
     assert kept.objects()[1] == 1
     assert kept.lengths[kept.values == 1].sum() == 5
-    assert runs.cleaned(runs.lengths * 1.0, min_area=5).objects()[1] == 0
+    assert cleaned(runs, min_area=5).objects()[1] == 0
 
 
 @given(masks, st.lists(st.integers(1, 6), max_size=3), st.lists(st.integers(1, 6), max_size=3), st.data())

@@ -48,5 +48,4 @@ def band_range(images: Iterable[NDArray[np.float32]]) -> tuple[tuple[float, ...]
         return (0.0,) * len(pixels), (1.0,) * len(pixels)
     low, high = np.percentile(pixels, [1, 99], axis=1)
     high[high - low <= _FEWEST_SPREADS * np.abs(low)] += 1.0
-    high[high == low] += 1.0
     return tuple(low.astype(np.float32).tolist()), tuple(high.astype(np.float32).tolist())

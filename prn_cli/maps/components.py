@@ -74,10 +74,6 @@ class Runs:
         same = (self.values[first] == self.values[second]) & (self.values[first] != IGNORE)
         return _numbered(len(self.starts), first[same], second[same])
 
-    def cleaned(self, areas: Floats, *, min_area: float = 0, fill_holes: float = 0) -> Runs:
-        """See `clean_scene`, of which this is the only tile."""
-        return clean_scene([Tile(0, 0, self, areas)], min_area=min_area, fill_holes=fill_holes)[0]
-
     def objects(self) -> tuple[Ints, int]:
         """`(n,)` number of the component of each run of foreground, from 1 on, 0 elsewhere; and their count."""
         numbers = self.components()

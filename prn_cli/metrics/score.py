@@ -84,7 +84,7 @@ class ImageScore:
     pixels: int
     counts: FloatArray
     baseline: FloatArray | None = None
-    not_counted: Mapping[str, int] = field(default_factory=dict)
+    not_counted: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Figure:
     masks: Estimate
     baseline: Estimate | None = None
     difference: Estimate | None = None
-    images: int = 0
+    images: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +197,8 @@ class ImageCounter:
             where = "mask and label" if len(counters) == 1 else "mask, label and baseline"
             raise InputError(f"no pixel is valid in {where}", hint="check --nodata and --label-nodata, or leave it out")
         soft = all(counter.soft for counter in counters)
-        own, *other = (counter.counts(soft=soft) for counter in counters)
-        return ImageScore(self._height, self._width, self._pixels, own, other[0] if other else None)
+        records = [counter.counts(soft=soft) for counter in counters]
+        return ImageScore(self._height, self._width, self._pixels, *records)
 
 
 class MaskCounter:
@@ -292,12 +292,14 @@ def summarise(
     bounds = bootstrap(statistic, len(records), resamples=resamples, confidence=confidence, seed=seed)
     defined = np.isfinite(own).all(axis=0).sum(axis=0).tolist()
 
-    def estimates(position: int, i: int) -> tuple[Estimate, Estimate | None, Estimate | None]:
-        found = [Estimate(*(float(bound[kind, position, i]) for bound in bounds)) for kind in range(len(bounds[0]))]
-        return (*found, None, None)[:3]  # type: ignore[return-value]
-
     def collect(position: int) -> dict[str, Figure]:
-        return {metric.name: Figure(*estimates(position, i), images=defined[i]) for i, metric in enumerate(metrics)}
+        return {
+            metric.name: Figure(
+                *(Estimate(*(float(bound[kind, position, i]) for bound in bounds)) for kind in range(len(bounds[0]))),
+                images=defined[i],
+            )
+            for i, metric in enumerate(metrics)
+        }
 
     pixels = sum(record.pixels for record in records)
     return Summary(len(records), pixels, collect(0), collect(1), resamples, confidence, seed)

@@ -18,8 +18,6 @@ from prn_cli.rasters.reading import open_map
 from prn_cli.rasters.roles import AS_DECLARED, Reading
 from prn_cli.rasters.valid import ValidMap
 
-_TIFF = (".tif", ".tiff")
-
 
 class Activations:
     """The activation maps of an image, cut off below 0; a context manager.
@@ -51,15 +49,14 @@ class Activations:
         self._classes = classes
         with ExitStack() as stack:
             self._scales: list[list[MapImage | None]] = []
-            shape = None if grid is None else (grid.height, grid.width)
             like = None if grid is None else grid.raster
             for paths in scales:
                 opened: list[MapImage | None] = []
                 for path in paths:
                     one = None
                     if path is not None:
-                        one = stack.enter_context(_open(path, grid, shape, reading))
-                        shape, like = shape or (one.height, one.width), like or one.raster
+                        one = stack.enter_context(open_map("image", path, reading, like=like, any_shape=True))
+                        like = like or one.raster
                         expected = classes if len(paths) == 1 else 1
                         if one.bands != expected:
                             raise InputError(
@@ -67,9 +64,8 @@ class Activations:
                             )
                     opened.append(one)
                 self._scales.append(opened)
-            assert shape is not None
             assert like is not None
-            (self.height, self.width), self.like = shape, like
+            self.height, self.width, self.like = like.height, like.width, like
             self._stack = stack.pop_all()
 
     def read(self, window: Window, scales: int | None = None) -> NDArray[np.float32]:
@@ -101,9 +97,3 @@ class Activations:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-
-
-def _open(path: Path, grid: ValidMap | None, shape: tuple[int, int] | None, reading: Reading) -> MapImage:
-    if grid is not None and {path.suffix.lower(), grid.path.suffix.lower()} <= set(_TIFF):
-        return open_map("image", path, reading, like=grid.raster)
-    return open_map("image", path, reading, shape=shape)

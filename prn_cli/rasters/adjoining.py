@@ -34,17 +34,6 @@ class Ground:
             return None
         return Ground(affine, raster.geo.reference_system(), raster.height, raster.width)
 
-    def place_of(self, other: Ground) -> tuple[int, int] | None:
-        """Row and column of another on this one's grid; None if it has another grid."""
-        if other.system != self.system:
-            return None
-        inverse = np.linalg.inv(self.transform[:, :2])
-        sides = (inverse @ other.transform[:, :2] - np.eye(2)) * (other.width, other.height)
-        column, row = inverse @ (other.transform[:, 2] - self.transform[:, 2])
-        if np.abs(sides).max() > _SLACK or max(abs(row - round(row)), abs(column - round(column))) > _SLACK:
-            return None
-        return round(row), round(column)
-
 
 def find_scenes(grounds: Mapping[K, Ground]) -> list[dict[K, tuple[int, int]]]:
     """Which rasters adjoin, side by side on one grid.
@@ -52,16 +41,32 @@ def find_scenes(grounds: Mapping[K, Ground]) -> list[dict[K, tuple[int, int]]]:
     Returns:
         The scenes, of one raster or more: the row and column of each raster on the scene's grid.
     """
-    grids: list[tuple[Ground, dict[K, tuple[int, int]]]] = []
+    return [scene for members in _grids(grounds) for scene in _scenes(members, grounds)]
+
+
+def _grids(grounds: Mapping[K, Ground]) -> list[dict[K, tuple[int, int]]]:
+    """The rasters of each grid: the row and column of each on the grid of the first."""
+    found: list[dict[K, tuple[int, int]]] = []
+    systems: dict[tuple[tuple[object, ...], ...], int] = {}
+    # Of the first raster of each grid. All are compared at once, since there may be as many grids as rasters.
+    inverses, corners = np.empty((len(grounds), 2, 2)), np.empty((len(grounds), 2))
+    numbers = np.empty(len(grounds), np.intp)
     for key, ground in grounds.items():
-        for first, members in grids:
-            place = first.place_of(ground)
-            if place is not None:
-                members[key] = place
-                break
-        else:
-            grids.append((ground, {key: (0, 0)}))
-    return [scene for _, members in grids for scene in _scenes(members, grounds)]
+        known, last = slice(len(found)), ground.transform[:, 2]
+        number = systems.setdefault(ground.system, len(systems))
+        sides = (inverses[known] @ ground.transform[:, :2] - np.eye(2)) * (ground.width, ground.height)
+        places = (inverses[known] @ (last - corners[known])[:, :, np.newaxis])[:, :, 0]
+        apart = np.maximum(np.abs(sides).max(axis=(1, 2)), np.abs(places - places.round()).max(axis=1))
+        same = (numbers[known] == number) & (apart <= _SLACK)
+        if same.any():
+            grid = int(same.argmax())
+            column, row = places[grid].tolist()
+            found[grid][key] = round(row), round(column)
+            continue
+        inverses[len(found)], corners[len(found)] = np.linalg.inv(ground.transform[:, :2]), last
+        numbers[len(found)] = number
+        found.append({key: (0, 0)})
+    return found
 
 
 def _scenes(places: Mapping[K, tuple[int, int]], grounds: Mapping[K, Ground]) -> Iterable[dict[K, tuple[int, int]]]:

@@ -140,13 +140,24 @@ class _Nearest(_View):
         return area, rows - top, columns - left, np.logical_and.outer(has_row, has_column)
 
 
-def align(image: Raster, like: Raster) -> tuple[Raster, Axis, Axis]:
+def align(image: Raster, like: Raster, *, any_shape: bool = False) -> tuple[Raster, Axis, Axis]:
     """The image, perhaps crossed, with the rows and columns of a map on its own.
+
+    Args:
+        image: the image.
+        like: the map.
+        any_shape: without a georeference, the image may have another shape than the map.
 
     Raises:
         InputError: the image has another shape, lies elsewhere, or is turned by no right angle.
     """
-    return _on_the_ground(image, like) or (image, *_by_size(image, like))
+    found = _on_the_ground(image, like)
+    if found is not None:
+        return found
+    if not any_shape:
+        _check_shape(image, like)
+    rows = Axis(0.0, image.height / like.height, image.height)
+    return image, rows, Axis(0.0, image.width / like.width, image.width)
 
 
 def lay_on(raster: Raster, like: Raster) -> Raster:
@@ -176,8 +187,8 @@ def lay_on(raster: Raster, like: Raster) -> Raster:
     return raster if laid is raster and (rows, columns) == same else _Nearest(laid, rows, columns, like)
 
 
-def _by_size(image: Raster, like: Raster) -> tuple[Axis, Axis]:
-    """The axes of two rasters of the same ground: one shape, up to the rounding of the sides of the coarser one."""
+def _check_shape(image: Raster, like: Raster) -> None:
+    """Check that two rasters have one shape, up to the rounding of the sides of the coarser one."""
     image_longer = image.height * like.width
     like_longer = like.height * image.width
     if abs(image_longer - like_longer) > max(image.height, image.width, like.height, like.width):
@@ -186,7 +197,6 @@ def _by_size(image: Raster, like: Raster) -> tuple[Axis, Axis]:
             f"a size of the same shape",
             "cut the image to what the map covers, or georeference both",
         )
-    return Axis(0.0, image.height / like.height, image.height), Axis(0.0, image.width / like.width, image.width)
 
 
 def _on_the_ground(image: Raster, like: Raster) -> tuple[Raster, Axis, Axis] | None:

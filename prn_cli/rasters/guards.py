@@ -80,13 +80,6 @@ def _refuse_palette(role: GuardedRole, raster: Raster, reading: Reading) -> None
     palette = raster.palette
     if palette is None or raster.bands != 1:
         return
-    if role == "valid mask":
-        if palette[0, :3].min() == 255 and (palette[:, :3] == 0).all(axis=1).any():
-            raise raster.error(
-                "its palette says that 0 is white, so that it is not clear what is valid",
-                "write it without a palette, zero where pixels are invalid",
-            )
-        return
     greys = np.arange(len(palette))[:, np.newaxis]
     if not (palette[:, :3] == greys).all():
         raise raster.error(
@@ -95,10 +88,20 @@ def _refuse_palette(role: GuardedRole, raster: Raster, reading: Reading) -> None
         )
 
 
+def _refuse_white_zero(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
+    palette = raster.palette
+    if palette is None or raster.bands != 1:
+        return
+    if palette[0, :3].min() == 255 and (palette[:, :3] == 0).all(axis=1).any():
+        raise raster.error(
+            "its palette says that 0 is white, so that it is not clear what is valid",
+            "write it without a palette, zero where pixels are invalid",
+        )
+
+
 def _check_score_bands(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
     if reading.band is not None and not 1 <= reading.band <= raster.bands:
         raise UsageError(f"band {reading.band} of {raster.bands}", hint="give another --bidx", path=raster.path)
-    _refuse_more_than_classes(raster)
     if reading.bands not in (None, raster.bands):
         found = f"{raster.bands} band{'s' if raster.bands > 1 else ''}"
         raise raster.error(f"{found}, expected {reading.bands} as in the first map", "name maps of one model")
@@ -110,7 +113,7 @@ def _check_score_bands(role: GuardedRole, raster: Raster, reading: Reading) -> N
         )
 
 
-def _refuse_more_than_classes(raster: Raster) -> None:
+def _refuse_more_than_classes(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
     if raster.bands > MOST_CLASSES:
         raise raster.error(
             f"{raster.bands} bands of {raster.height}×{raster.width}, expected at most {MOST_CLASSES} classes: "
@@ -120,10 +123,9 @@ def _refuse_more_than_classes(raster: Raster) -> None:
 
 
 def _check_class_bands(role: GuardedRole, raster: Raster, reading: Reading) -> None:  # noqa: ARG001
-    _refuse_more_than_classes(raster)
-    if not 2 <= raster.bands <= MOST_CLASSES:
+    if raster.bands < 2:
         raise raster.error(
-            f"{raster.bands} band{'s' if raster.bands > 1 else ''}, expected one a class, 2 to {MOST_CLASSES}",
+            f"{raster.bands} band, expected one a class, 2 to {MOST_CLASSES}",
             "save the softmax of all classes as (C, H, W)",
         )
 
@@ -152,7 +154,9 @@ def _refuse_background_as_nodata(role: GuardedRole, raster: Raster, reading: Rea
 GUARDS: tuple[tuple[Callable[[GuardedRole, Raster, Reading], None], frozenset[GuardedRole]], ...] = (
     # Images are normalised by band, which undoes a scale.
     (_refuse_scale, SCORES | LABELS | MASKS | {"valid mask"}),
-    (_refuse_palette, SCORES | {"valid mask"}),
+    (_refuse_palette, SCORES),
+    (_refuse_white_zero, frozenset({"valid mask"})),
+    (_refuse_more_than_classes, SCORES),
     (_check_score_bands, frozenset({"scores"})),
     (_check_class_bands, frozenset({"class scores"})),
     (_check_label_bands, LABELS | MASKS),

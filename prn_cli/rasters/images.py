@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import ExitStack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.rasters.alignment import Axis, align
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.raster import IMAGE_SUFFIXES, open_raster
-from prn_cli.rasters.roles import AS_DECLARED, Reading, Role
+from prn_cli.rasters.roles import Reading, Role
 from prn_cli.rasters.valid import ValidMap
 
 _PIXELS_AT_ONCE = 4 << 20  # of an image, while it is resampled
@@ -28,7 +27,8 @@ class MapImage(ValidMap):
     Args:
         like: the map whose grid the image is read on. Where both are georeferenced in the same coordinate system, the
             georeference says where the image lies; pixels need not coincide, nor be of one size. Otherwise both are
-            taken to cover the same ground, and the image is resampled to the size of the map.
+            taken to cover the same ground, and the image is resampled to the size of the map, whose shape it has.
+        any_shape: it may have another shape there.
         shape: rows and columns to resample to, in place of a map; neither: the image's own.
         bands: number of bands that is expected; a grey image of one band stands for as many equal ones. None: its own.
 
@@ -46,6 +46,7 @@ class MapImage(ValidMap):
         valid: Raster | None = None,
         *,
         like: Raster | None = None,
+        any_shape: bool = False,
         shape: tuple[int, int] | None = None,
         bands: int | None = None,
     ) -> None:
@@ -66,7 +67,7 @@ class MapImage(ValidMap):
             self._columns = Axis(0.0, raster.width / self.width, raster.width)
         else:
             self.height, self.width = like.height, like.width
-            self.raster, self._rows, self._columns = align(raster, like)
+            self.raster, self._rows, self._columns = align(raster, like, any_shape=any_shape)
 
     def read(self, window: Window | None = None) -> NDArray[np.float32]:
         """Read the image under a window of the map.
@@ -159,15 +160,6 @@ class MapImage(ValidMap):
         with np.errstate(over="ignore", invalid="ignore"):
             numbers = values.astype(np.float32)
         return numbers, valid & np.isfinite(numbers).all(axis=0)
-
-
-def open_image(path: str | os.PathLike[str], *, like: Raster | None = None, bands: int | None = None) -> MapImage:
-    """Open an image that declares all there is to know of it; see `MapImage`, and `open_map` for the others."""
-    with ExitStack() as stack:
-        raster = stack.enter_context(open_raster(path, suffixes=IMAGE_SUFFIXES))
-        image = MapImage(raster, "image", AS_DECLARED, like=like, bands=bands)
-        stack.pop_all()
-    return image
 
 
 def common_bands(paths: Iterable[str | os.PathLike[str]], *, max_pixels: int | None = None) -> int:

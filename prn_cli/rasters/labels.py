@@ -18,7 +18,7 @@ from prn_cli.rasters.base import Raster
 from prn_cli.rasters.guards import too_many_bands
 from prn_cli.rasters.mask_values import undeclared_nodata
 from prn_cli.rasters.roles import LABELS, Reading, Role, nodata_option
-from prn_cli.rasters.valid import IGNORED, NODATA, OUTSIDE, Reasons, ValidMap, no_valid_pixel
+from prn_cli.rasters.valid import IGNORED, NODATA, OUTSIDE, Reasons, ValidMap, no_valid_pixel, nodata_values
 
 _MOST_CLASSES_OF_LABELS = 32  # that are believed to be classes where binary labels are expected
 _EXAMPLES = 16  # of values that are no label's: a map of floats by mistake has billions
@@ -94,8 +94,7 @@ class LabelMap(ValidMap):
     @property
     def ignored_values(self) -> set[float]:
         """The values that do not count, but for NaN."""
-        declared = None if self._nodata is not None and np.isnan(self._nodata) else self.raster.nodata
-        return {value for value in (declared, self._nodata, *self._ignored) if value is not None and value == value}
+        return nodata_values(self.raster, self._nodata) | self._ignored
 
     def reasons(self, window: Window | None = None) -> Reasons:
         """See `ValidMap.reasons`."""

@@ -245,8 +245,11 @@ def pair_by_stem(
     wanted = _by_stem((_composed(path.stem), path) for path in chosen)
     stems = [_stem(name) for name in partners]
     offered = _by_stem((stem, Path(name)) for stem, name in zip(stems, partners, strict=True) if stem in wanted)
-    for others_of in (_by_case, _by_role):
-        offered |= others_of(wanted.keys() - offered.keys(), inputs, dict(zip(stems, partners, strict=True)))
+    if len(offered) < len(wanted):
+        owned = {_composed(path.stem) for path in inputs}
+        left = {stem: name for stem, name in zip(stems, partners, strict=True) if stem not in owned}
+        offered |= _by_case(wanted.keys() - offered.keys(), left)
+        offered |= _by_role(wanted.keys() - offered.keys(), owned, left)
     matched = tuple((path, offered[stem]) for stem, path in wanted.items() if stem in offered)
     for path, partner in () if same_allowed else matched:
         if path == partner or (path.exists() and partner.exists() and path.samefile(partner)):
@@ -320,27 +323,21 @@ def _composed(stem: str) -> str:
     return stem if stem.isascii() else unicodedata.normalize("NFC", stem)
 
 
-def _by_case(missing: Set[str], inputs: Sequence[Path], partners: Mapping[str, str]) -> dict[str, Path]:
+def _by_case(missing: Set[str], left: Mapping[str, str]) -> dict[str, Path]:
     """The partners of stems that have none, where a single one of those left differs in case alone."""
-    if not missing:
-        return {}
-    owned = {_composed(path.stem) for path in inputs}
-    left: dict[str, list[str]] = {}
-    for stem in [*missing, *(partners.keys() - owned)]:
-        left.setdefault(stem.casefold(), []).append(stem)
-    pairs = (stems for stems in left.values() if len(stems) == 2 and stems[0] in missing and stems[1] not in missing)
-    return {mine: Path(partners[other]) for mine, other in pairs}
+    alike: dict[str, list[str]] = {}
+    for stem in [*missing, *left]:
+        alike.setdefault(stem.casefold(), []).append(stem)
+    pairs = (stems for stems in alike.values() if len(stems) == 2 and stems[0] in missing and stems[1] not in missing)
+    return {mine: Path(left[other]) for mine, other in pairs}
 
 
-def _by_role(missing: Set[str], inputs: Sequence[Path], partners: Mapping[str, str]) -> dict[str, Path]:
-    """The partners of stems that have none, where one input and one partner share a name without what it is of."""
-    if not missing:
-        return {}
-    owned = {_composed(path.stem) for path in inputs}
-    mine, theirs = (_by_name(stems) for stems in (owned, partners.keys() - owned))
+def _by_role(missing: Set[str], owned: Set[str], left: Mapping[str, str]) -> dict[str, Path]:
+    """The partners of stems that have none, where one input and one of those left share a name without its role."""
+    mine, theirs = _by_name(owned), _by_name(left)
     pairs = ((stems, theirs.get(name, [])) for name, stems in mine.items())
     return {
-        stems[0]: Path(partners[others[0]])
+        stems[0]: Path(left[others[0]])
         for stems, others in pairs
         if len(stems) == len(others) == 1 and stems[0] in missing
     }

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError, reason
+from prn_cli.errors import InputError, MissingExtraError, OutputError, UsageError
+from prn_cli.files.arrays import load_arrays, save_arrays
 from prn_cli.files.gdal import import_rasterio
 from prn_cli.files.temporaries import write_whole
 from prn_cli.rasters.grid import Grid
@@ -200,11 +201,9 @@ def save_objects(path: Path, objects: Objects) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    about = json.dumps({"crs": objects.crs, "unit": objects.unit})
+    about = json.dumps({"crs": objects.crs, "unit": objects.unit}).encode()
     arrays = {name: getattr(objects, name) for name in _ARRAYS}
-    content = BytesIO()
-    np.savez_compressed(content, about=np.frombuffer(about.encode(), np.uint8), **arrays)
-    write_whole(path, content.getvalue())
+    save_arrays(path, {"about": np.frombuffer(about, np.uint8), **arrays})
 
 
 def load_objects(path: Path) -> Objects:
@@ -213,13 +212,11 @@ def load_objects(path: Path) -> Objects:
     Raises:
         InputError: the file is missing or damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            about = json.loads(arrays["about"].tobytes())
-            values = {name: arrays[name] for name in _ARRAYS}
-    except Exception as error:
-        raise InputError(f"cannot be read: {reason(error)}", hint="remove it and run again", path=path) from error
-    return Objects(**values, **about)
+
+    def objects(arrays: Mapping[str, Any]) -> Objects:
+        return Objects(**{name: arrays[name] for name in _ARRAYS}, **json.loads(arrays["about"].tobytes()))
+
+    return load_arrays(path, objects)
 
 
 def write_layer(path: Path, parts: Mapping[str, Path]) -> int:

@@ -49,6 +49,7 @@ class _More(TypedDict, total=False):
     georeference: _Path | None
     like: Raster | None
     one: int | None
+    any_shape: bool
     shape: tuple[int, int] | None
     bands: int | None
 

@@ -60,8 +60,9 @@ def find_sidecars(path: Path) -> dict[str, Path]:
             spelled = listed.get(each.lower()) if listed is not None else _spelled(path, each)
             if spelled is not None and (kind != "pam" or spelled == each):  # GDAL takes it in lower case only
                 place = path.with_name(spelled)
-                if place.is_file():
-                    found.setdefault(kind, place)
+                if listed is None or place.is_file():
+                    found[kind] = place
+                    break
     return found
 
 
@@ -139,7 +140,8 @@ def _list(folder: str, changed: int) -> dict[str, str] | None:  # noqa: ARG001
 
 def _spelled(path: Path, name: str) -> str | None:
     stem, dot, ending = name.rpartition(".")
-    for each in (name, f"{stem}{dot}{ending.lower()}", f"{stem}{dot}{ending.upper()}"):
+    spellings = (name, f"{stem}{dot}{ending.lower()}", f"{stem}{dot}{ending.upper()}")
+    for each in dict.fromkeys(spellings):
         if path.with_name(each).is_file():
             return each
     return None
@@ -208,14 +210,16 @@ def _georeference(raster: Raster, pam: Element | None, found: dict[str, Path]) -
 
 
 def _from_pam(geo: GeoTags, pam: Element, path: Path) -> GeoTags:
-    system, transform, points = (pam.find(name) for name in ("SRS", "GeoTransform", "GCPList"))
-    where, key = (points, "Projection") if points is not None else (system, "")
-    text = "" if where is None else (where.get(key, "") if key else where.text or "").strip()
+    where, transform, points = (pam.find(name) for name in ("SRS", "GeoTransform", "GCPList"))
+    text = "" if where is None else where.text
+    if points is not None:
+        where, text = points, points.get("Projection")
+    text = (text or "").strip()
     try:
         if points is not None:
             half = 0.5 if geo.pixel_is_point else 0.0
             rows = [
-                [float(each.get(name, 0)) - shift for name, shift in zip(("Pixel", "Line"), (half, half), strict=True)]
+                [float(each.get(name, 0)) - half for name in ("Pixel", "Line")]
                 + [0.0, *(float(each.get(name, 0)) for name in "XYZ")]
                 for each in points.findall("GCP")
             ]
@@ -228,9 +232,9 @@ def _from_pam(geo: GeoTags, pam: Element, path: Path) -> GeoTags:
             geo = GeoTags({**geo.tags, RPC_COEFFICIENTS: _rational(rational)})
     except ValueError as error:
         raise _not_understood(path, f"damaged georeference: {error}") from error
-    if not text:
+    if where is None or not text:
         return geo
-    return GeoTags(geo.tags, text, where.get("dataAxisToSRSAxisMapping", "") if where is not None else "")
+    return GeoTags(geo.tags, text, where.get("dataAxisToSRSAxisMapping", ""))
 
 
 def _rational(metadata: Element) -> bytes:
@@ -271,7 +275,7 @@ def _checked(transform: NDArray[np.float64]) -> NDArray[np.float64]:
     return transform
 
 
-def _open_mask(raster: Raster, path: Path) -> Any:
+def _open_mask(raster: Raster, path: Path) -> Raster:
     """The mask that GDAL writes into a file of its own, unless told to keep it inside."""
     from prn_cli.rasters.tiff import MaskRaster
 

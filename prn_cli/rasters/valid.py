@@ -129,19 +129,22 @@ def _excluded(
     raster: Raster, values: NDArray[Any], window: Window | None, nodata: float | None, full: float | None
 ) -> Iterator[tuple[int, NDArray[np.bool_]]]:
     """The pixels that a file or the user excludes, by reason."""
-    declared = None if nodata is not None and np.isnan(nodata) else raster.nodata
-    for value in {declared, nodata} - {None}:
-        assert value is not None
-        if not np.isnan(value):
-            equal = _equals_nodata(values, value)
-            in_all = full is not None and 0 <= value <= full
-            yield NODATA, np.asarray(equal.all(axis=0) if in_all else equal.any(axis=0))
+    for value in nodata_values(raster, nodata):
+        equal = _equals_nodata(values, value)
+        in_all = full is not None and 0 <= value <= full
+        yield NODATA, np.asarray(equal.all(axis=0) if in_all else equal.any(axis=0))
     own = raster.valid(window)
     if own is not None:
         yield MASK, ~own
     beyond = raster.outside(window)
     if beyond is not None:
         yield OUTSIDE, beyond
+
+
+def nodata_values(raster: Raster, nodata: float | None) -> set[float]:
+    """The values that a file or the user calls nodata, but for NaN, which overrides what the file declares."""
+    declared = None if nodata is not None and np.isnan(nodata) else raster.nodata
+    return {value for value in (declared, nodata) if value is not None and not np.isnan(value)}
 
 
 def _valid_by(mask: Raster, window: Window | None) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,7 @@ _TURNS = threading.BoundedSemaphore(2)
 _BANDS_AHEAD = 2  # of a large map, read before the network wants them, and refined before they are written
 _READ_BY_WINDOW = (".npy", ".tif", ".tiff")
 _SECTION_BYTES = 64e6
+_BLOCK = 512  # px
 
 
 OnWritten = Callable[[], None]
@@ -225,8 +227,8 @@ def _sections(item: Item, run: Run, executor: Executor) -> list[slice]:
     """The rows of windows that each call refines: small enough to balance the load, and to send."""
     if executor.split == float("inf") or item.path.suffix.lower() not in _READ_BY_WINDOW:
         return []
-    with _open(item, run) as opened:
-        height, width = opened.scores.height, opened.scores.width
+    with _open_scores(item, run) as scores:
+        height, width = scores.height, scores.width
     if height * width <= executor.split:
         return []
     count = len(window_rows(height, width, run.links))
@@ -252,12 +254,15 @@ def _refine_section(
             yield piece if isinstance(piece, Ramp) else _band(piece, item, run, opened)
 
 
+def _open_scores(item: Item, run: Run) -> ScoreMap:
+    valid_mask, georeference = map(item.inputs.get, ("valid_mask", "like"))
+    return run.task.open_scores(item.path, run.reading, valid_mask=valid_mask, georeference=georeference)
+
+
 @contextmanager
 def _open(item: Item, run: Run) -> Iterator[OpenMap]:
     with ExitStack() as stack:
-        valid_mask, georeference = map(item.inputs.get, ("valid_mask", "like"))
-        scores = run.task.open_scores(item.path, run.reading, valid_mask=valid_mask, georeference=georeference)
-        stack.enter_context(scores)
+        scores = stack.enter_context(_open_scores(item, run))
         image = None
         if "image" in item.inputs:
             bands = max(link.refiner.needs.bands for link in run.links)
@@ -297,10 +302,28 @@ def _band(rows: Rows, item: Item, run: Run, opened: OpenMap) -> Band:
             outputs |= {f"{kind}/{name}": one for name, one in zip(run.classes, values, strict=True)}
     figures = Figures.of(mask, base, run.classes, all_valid=rows.all_valid)
     if figures.valid < figures.size:
-        figures.not_counted = count_reasons(opened.scores.reasons(Window(rows.y, rows.x, *mask.shape)))
+        figures.not_counted = _not_counted(opened.scores, mask == IGNORE, rows.y, rows.x)
     figures.padding = padding
     sample = run.sample(opened.scores.height, opened.scores.width).of(rows.logits, rows.y, rows.x)
     return Band(rows.y, rows.x, outputs, figures, sample, runs)
+
+
+def _not_counted(scores: ScoreMap, invalid: NDArray[np.bool_], y: int, x: int) -> Counter[str]:
+    """Why pixels do not count, of rows that begin at `y` and `x`. Blocks without such pixels are not read again."""
+    height, width = invalid.shape
+    side = _BLOCK if scores.by_columns else width
+    blocks = [
+        Window(top, left, min(_BLOCK, height - top), min(side, width - left))
+        for top in range(0, height, _BLOCK)
+        for left in range(0, width, side)
+    ]
+    chosen = [block for block in blocks if invalid[block.slices].any()]
+    if 2 * len(chosen) > len(blocks):  # many are read faster at once
+        chosen = [Window(0, 0, height, width)]
+    found = Counter[str]()
+    for block in chosen:
+        found.update(count_reasons(scores.reasons(replace(block, y=y + block.y, x=x + block.x))))
+    return found
 
 
 def _refine_map(
@@ -350,8 +373,8 @@ def _refine_map(
 
 def tile_of(item: Item, run: Run, runs: Runs, place: tuple[int, int]) -> Tile:
     """A drafted map at its place in a scene."""
-    with _open(item, run) as opened:
-        grid = run.objects.grid(opened.scores.raster.geo, item.path)
+    with _open_scores(item, run) as scores:
+        grid = run.objects.grid(scores.raster.geo, item.path)
     assert grid is not None  # of a scene
     return Tile(*place, runs, grid.areas_of(runs))
 
@@ -360,9 +383,9 @@ def write_tile(item: Item, run: Run, tile: Tile, on_written: OnWritten) -> None:
     """Write the mask and the polygons of a map whose scene was cleaned."""
     runs, mask = tile.runs, item.outputs["mask"]
     _check_told(item, run, invalid=bool((runs.values == IGNORE).any()))
-    with _open(item, run) as opened:
-        grid = run.objects.grid(opened.scores.raster.geo, item.path)
-        with run.masks.create("mask", mask, run.task, (runs.height, runs.width), like=opened.scores.raster) as writer:
+    with _open_scores(item, run) as scores:
+        grid = run.objects.grid(scores.raster.geo, item.path)
+        with run.masks.create("mask", mask, run.task, (runs.height, runs.width), like=scores.raster) as writer:
             _write_mask(writer, run, runs)
             writer.finish()
             on_written()

@@ -97,7 +97,7 @@ def _finish_scenes(plan: Plan, batch: Batch[Item, RefinedMap], watch: Watch) -> 
     """Make masks of the drafts, scene by scene, where they are not current."""
     drafted = {item.path: (item, found) for item, found in batch.results if item.path in plan.scenes}
     finished: dict[Path, RefinedMap] = {}
-    for scene in {id(scene): scene for scene in plan.scenes.values()}.values():
+    for scene in dict.fromkeys(plan.scenes.values()):
         members = [drafted[path] for path in scene.places if path in drafted]
         try:
             finished |= _finish_scene(scene, members, plan, batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,11 +106,13 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     )
     settings = _settings(options, run, weights, choice) | surveyed
 
+    digest = cache(lambda scene: scene.digest(work))
+
     def of_scene(item: Item) -> dict[str, Any]:
         scene = scenes.get(item.path)
         if scene is None:
             return {}
-        return {"min_area": None, "fill_holes": None} if DRAFT in item.outputs else {"scene": scene.digest(work)}
+        return {"min_area": None, "fill_holes": None} if DRAFT in item.outputs else {"scene": digest(scene)}
 
     work = Work(
         items=without_drafts(items, scenes),

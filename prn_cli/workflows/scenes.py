@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from prn_cli.errors import InputError, PrnError, reason
-from prn_cli.files.temporaries import write_whole
+from prn_cli.errors import PrnError
+from prn_cli.files.arrays import load_arrays, save_arrays
 from prn_cli.maps.components import Runs
 from prn_cli.rasters.adjoining import Ground, find_scenes
 from prn_cli.rasters.raster import open_raster
@@ -31,7 +30,7 @@ _NEVER_PLACED = (".npy", ".npz")
 _ARRAYS = ("starts", "values", "base", "probability")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """Maps that adjoin.
 
@@ -42,19 +41,16 @@ class Scene:
 
     places: Mapping[Path, tuple[int, int]]
     drafts: Mapping[Path, Item]
-    _digests: dict[str, str] = field(default_factory=dict)
 
     def digest(self, work: Work) -> str:
         """Of all files that the drafts are made from: each mask depends on all of them."""
-        if not self._digests:
-            known = []
-            for path, draft in sorted(self.drafts.items()):
-                try:
-                    known.append(work.job(draft).inputs())
-                except PrnError as error:  # it fails when its turn comes
-                    known.append({str(path): {"error": error.message}})
-            self._digests["all"] = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
-        return self._digests["all"]
+        known = []
+        for path, draft in sorted(self.drafts.items()):
+            try:
+                known.append(work.job(draft).inputs())
+            except PrnError as error:  # it fails when its turn comes
+                known.append({str(path): {"error": error.message}})
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
 def scenes_of(items: Sequence[Item], objects: Objects, reading: Reading) -> dict[Path, Scene]:
@@ -107,10 +103,8 @@ def save_draft(path: Path, runs: Runs) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    content = BytesIO()
     size = np.array([runs.height, runs.width])
-    np.savez_compressed(content, size=size, **{name: getattr(runs, name) for name in _ARRAYS})
-    write_whole(path, content.getvalue())
+    save_arrays(path, {"size": size, **{name: getattr(runs, name) for name in _ARRAYS}})
 
 
 def load_draft(path: Path) -> Runs:
@@ -119,9 +113,4 @@ def load_draft(path: Path) -> Runs:
     Raises:
         InputError: the file is missing or damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            height, width = arrays["size"].tolist()
-            return Runs(height, width, *(arrays[name] for name in _ARRAYS))
-    except Exception as error:
-        raise InputError(f"cannot be read: {reason(error)}", hint="remove it and run again", path=path) from error
+    return load_arrays(path, lambda arrays: Runs(*arrays["size"].tolist(), *(arrays[name] for name in _ARRAYS)))

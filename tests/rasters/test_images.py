@@ -15,7 +15,7 @@ from rasterio.warp import Resampling, reproject
 from prn_cli.errors import InputError
 from prn_cli.maps.bands import band_statistics
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters import common_bands, find_images, open_map, open_raster
+from prn_cli.rasters import Activations, common_bands, find_images, open_map, open_raster
 
 RANDOM = np.random.default_rng(5)
 RGB = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -309,3 +309,33 @@ def test_a_pixel_counts_if_its_centre_is_on_the_image(tmp_path: Path) -> None:
     expected = np.full((24, 34), np.nan, np.float32)
     expected[2:22, 2:32] = 7  # corners too: two thirds of them lie beyond
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def activations(path: Path, grid: Path) -> np.ndarray:
+    with open_map("image", grid) as image, Activations([[path]], 2, grid=image) as found:
+        assert (found.height, found.width) == (image.height, image.width)
+        return found.read(Window(0, 0, found.height, found.width))
+
+
+@pytest.mark.parametrize("grid", ["i.tif", "i.png"])
+@pytest.mark.parametrize("suffix", ["npy", "tif"])
+def test_activations_are_stretched_to_the_image(tmp_path: Path, grid: str, suffix: str) -> None:
+    """Whatever the shape and the format, where no georeference says otherwise."""
+    maps = RANDOM.random((2, 8, 8), np.float32)
+    np.save(tmp_path / "a.npy", maps)
+    write_tiff(tmp_path / "a.tif", maps)
+    write_tiff(tmp_path / "i.tif", RGB.transpose(2, 0, 1), UTM)
+    Image.fromarray(RGB).save(tmp_path / "i.png")
+    found = activations(tmp_path / f"a.{suffix}", tmp_path / grid)
+    np.testing.assert_array_equal(found, read(tmp_path / "a.npy", shape=(20, 30)))
+
+
+@pytest.mark.parametrize("grid", ["i.tif", "i.png"])
+def test_activations_lie_where_their_georeference_says(tmp_path: Path, grid: str) -> None:
+    maps = RANDOM.random((2, 30, 40), np.float32)
+    write_tiff(tmp_path / "a.tif", maps, UTM @ Affine.translation(-3, -2))
+    write_tiff(tmp_path / "i.tif", RGB.transpose(2, 0, 1), UTM)
+    Image.fromarray(RGB).save(tmp_path / "i.png")
+    (tmp_path / "i.pgw").write_text("10\n0\n0\n-10\n500005\n4999995\n")
+    found = activations(tmp_path / "a.tif", tmp_path / grid)
+    np.testing.assert_array_equal(found, maps[:, 2:22, 3:33])

@@ -79,6 +79,19 @@ def test_refine_says_what_does_not_count_and_why(folder: Path) -> None:
     assert [entry["figures"]["not_counted"] for entry in entries] == [alone] * 3
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_what_does_not_count_in_a_map_of_several_blocks(tmp_path: Path, everywhere: bool) -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (1100, 1300)).astype(np.float32)
+    logits[:530, :40], logits[600:, 1290:], logits[1099, 700] = np.nan, -77, np.nan
+    if everywhere:
+        logits[::9, ::7] = -77
+    (tmp_path / "logits").mkdir()
+    np.save(tmp_path / "logits" / "a.npy", logits)
+    done = prn.refine(tmp_path / "logits", out=tmp_path / "masks", nodata=-77, input_kind="logits")
+    lost = {"nan": int(np.isnan(logits).sum()), "nodata": int((logits == -77).sum())}
+    assert done.maps[0].figures["not_counted"] == lost
+
+
 @pytest.mark.parametrize("command", ["score", "pseudolabel", "train"])
 def test_labelled_pixels(folder: Path, command: str) -> None:
     # The label comes first for a pixel that neither counts in the map nor in the label.
