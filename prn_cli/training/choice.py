@@ -94,10 +94,9 @@ class Choice:
 
     @property
     def promising(self) -> bool:
-        """Whether some strength gains on average, though perhaps by chance, or not everywhere."""
-        return max((gain for strength, gain in self.strengths.items() if strength != "0"), default=0.0) > max(
-            self.gain, 0.0
-        )
+        """Whether some strength gains more on average than what was chosen: perhaps by chance, or not everywhere."""
+        chosen = sum(self.groups.values()) / len(self.groups)
+        return max((gain for strength, gain in self.strengths.items() if strength != "0"), default=0.0) > max(chosen, 0)
 
 
 @dataclass(frozen=True)
