@@ -20,10 +20,10 @@ from prn_cli.methods.weights import find_tensors
 from prn_cli.options import Options
 from prn_cli.rasters import common_bands, image_files
 from prn_cli.tasks import find_task
+from prn_cli.thresholding.decision import TELLING_MAPS
 from prn_cli.training import parallel
 from prn_cli.training.adapt import load_start, schedule
 from prn_cli.training.augment import Jitter
-from prn_cli.training.choice import TELLING_MAPS
 from prn_cli.training.export import export
 from prn_cli.training.loop import Settings, base_counts, pooled
 from prn_cli.training.runtime import reduced_precision, set_up
