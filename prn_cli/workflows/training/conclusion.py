@@ -196,7 +196,8 @@ def verdict(
         return f"the gain on the held-out {held_out} may be chance: its 95 % interval holds 0" + weak
     if parts_of:
         maps = f"{parts_of} maps" if parts_of > 1 else "one map"
-        return f"refinement helps on held-out parts of the {maps} that it learns from, which says little of other maps"
+        learned = f"refinement helps on held-out parts of the {maps} that it learns from"
+        return f"{learned}, which says little of other maps" + weak
     return "refinement helps on the held-out images" + weak
 
 
