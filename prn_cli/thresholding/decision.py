@@ -36,7 +36,7 @@ CAUTION = 0.04
 _FARTHEST = 5
 """Cuts lie within so many logits of 0: thresholds from 0.007 to 0.993."""
 TELLING_MAPS = 10
-"""So many labelled maps tell by themselves what a threshold gains."""
+"""So many labelled maps tell by themselves what a threshold gains, and whether a network adds to that."""
 _SURE = 0.975
 """Confidence that a gain is one, if the lower bound of its 95 % interval is above 0."""
 _NEARBY = 3

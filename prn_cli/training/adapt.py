@@ -13,7 +13,7 @@ from prn_cli.methods import METHODS, options_of, recipe_of
 from prn_cli.methods.recipe import build
 from prn_cli.methods.torch_runner import load_network
 from prn_cli.methods.weights import Weights
-from prn_cli.training.choice import TELLING_MAPS
+from prn_cli.thresholding.decision import TELLING_MAPS
 
 
 @dataclass(frozen=True)

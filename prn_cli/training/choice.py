@@ -20,18 +20,17 @@ from prn_cli.maps.blend import strengthen
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics.intervals import bootstrap
 from prn_cli.metrics.regions import iou
+from prn_cli.thresholding.decision import TELLING_MAPS
 
 FloatMap = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CUTS = 3
-TELLING_MAPS = 10
-"""With fewer held-out maps, the network's share must be surer."""
 FEW_SCENES = 8
 """Of no more scenes than that, none may lose."""
 _SURE, _FAIRLY_SURE = 0.95, 0.68
-"""Confidence of the interval above 0 in which the network's share must lie: of few maps, and of others."""
+"""Confidence of the interval above 0 in which the network's share must lie: of fewer than `TELLING_MAPS`, of others."""
 
 
 def logit_cuts(threshold: float, strength: float) -> tuple[float, float, float]:
@@ -94,10 +93,9 @@ class Choice:
 
     @property
     def promising(self) -> bool:
-        """Whether some strength gains on average, though perhaps by chance, or not everywhere."""
-        return max((gain for strength, gain in self.strengths.items() if strength != "0"), default=0.0) > max(
-            self.gain, 0.0
-        )
+        """Whether some strength gains more on average than what was chosen: perhaps by chance, or not everywhere."""
+        chosen = sum(self.groups.values()) / len(self.groups)
+        return max((gain for strength, gain in self.strengths.items() if strength != "0"), default=0.0) > max(chosen, 0)
 
 
 @dataclass(frozen=True)

@@ -270,7 +270,8 @@ class _Trainer:
         self.network.train()
         # One generator an epoch, from the seed and the epoch's number: a resumed run draws the same crops.
         random = np.random.default_rng([settings.seed, state.epoch])
-        torch.manual_seed(place_seed(settings.seed, state.epoch))
+        with SEEDED:  # else a network that is built beside this one would begin with other weights
+            torch.manual_seed(place_seed(settings.seed, state.epoch))
         losses = []
         with closing(ahead(self._batches(maps, random, state.steps), _BATCHES_AHEAD)) as batches:
             for step, batch in enumerate(batches):

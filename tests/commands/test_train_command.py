@@ -227,6 +227,8 @@ def test_the_verdict_says_what_the_choice_went_by() -> None:
     assert short.endswith("; the base model's own threshold alone is kept")
     half = verdict_of(Choice(0.5, 0.5, 0.01, {"": 0.01}, {}), [0.01, 0.001, 0.02], "", 0, Trained(40, 2000, half=True))
     assert half == "refinement helps on the held-out images; after 40 of 2000 steps, it is applied by half at most"
+    parts = verdict_of(Choice(0.5, 0.5, 0.01, {"": 0.01}, {}), [0.01, 0.001, 0.02], "", 1, Trained(40, 2000, half=True))
+    assert parts.endswith("says little of other maps; after 40 of 2000 steps, it is applied by half at most")
 
 
 def test_one_bad_file_does_not_stop_the_rest(folder: Path) -> None:

@@ -83,6 +83,13 @@ def test_a_scene_that_loses_means_less_strength() -> None:
     assert choose(np.stack([better, worse] * 6), ["a", "b"] * 6).strength == 0.25
 
 
+def test_what_promises_more_is_told_by_the_scenes_as_it_is_chosen_by_them() -> None:
+    large = counts_of(0.5, 0.72, 0.72, 0.72, 0.72, own=0.6, pixels=100_000)
+    choice = choose(np.stack([large, counts_of(0.5, 0.4, 0.4, 0.4, 0.4)]), ["a", "b"], own=0.4)
+    assert (choice.strength, choice.threshold, choice.promising) == (0.0, 0.4, True)  # (0.22 - 0.1) / 2 > (0.1 + 0) / 2
+    assert choice.gain > choice.strengths["1"]
+
+
 def test_a_mean_iou_that_falls_means_less_strength() -> None:
     large, small = counts_of(0.5, 0.52, 0.6, 0.6, 0.6, pixels=100_000), counts_of(0.5, 0.5, 0.3, 0.2, 0.2, pixels=100)
     assert choose(np.stack([large, small] * 6), ["a"] * 12).strength == 0.25

@@ -77,6 +77,13 @@ def test_the_seed_reproduces_and_another_differs() -> None:
     assert not torch.equal(first.network[name], other.network[name])
 
 
+def test_the_generator_of_all_threads_is_seeded_by_who_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, held = FastNetwork(width=8), []
+    monkeypatch.setattr(torch, "manual_seed", lambda _: held.append(loop.SEEDED.locked()))
+    list(fit(network, biased_maps(4, 1), biased_maps(2, 2), small(epochs=2, rate=0.0)))
+    assert held == [True] * 3  # for the objective, and for each epoch
+
+
 def test_a_state_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
     _, state = run(small(epochs=1))
     path = tmp_path / "state.safetensors"

@@ -163,6 +163,17 @@ def test_scenes_are_held_out_one_by_one_or_in_one_part() -> None:
     assert not {m.name[0] for m in one.learn} & {name[0] for name in held_names(one)}
 
 
+def test_a_slow_method_is_not_trained_for_every_scene_that_nobody_asked_for() -> None:
+    maps = dataset(*(f"{scene}_{number}" for scene in "abc" for number in range(4)))
+    quick = hold_out(maps, TrainOptions())
+    assert {fold.name for fold in quick.folds} == {"a", "b", "c"}
+    slow = hold_out(maps, TrainOptions(), cross_validate=False)
+    assert (slow.folds, len({name[0] for name in held_names(slow)})) == ((), 1)
+    assert not {m.name[0] for m in slow.learn} & {name[0] for name in held_names(slow)}
+    asked = hold_out(maps, TrainOptions(groups="^(.)_"), cross_validate=False)
+    assert len(asked.folds) == 3
+
+
 def test_stems_and_given_maps_are_held_out(tmp_path: Path) -> None:
     (tmp_path / "stems.txt").write_text("a\n\nc\n")
     options = TrainOptions(validation_stems=tmp_path / "stems.txt")

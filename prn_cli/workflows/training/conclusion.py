@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics.classes import mean_of_present
 from prn_cli.metrics.intervals import compare
 from prn_cli.metrics.regions import FloatArray, count_regions, iou
 from prn_cli.refinement.rows import cut
-from prn_cli.thresholding.decision import Decision, decide_by_labels, gather
-from prn_cli.thresholding.logit_statistics import LogitStatistics, count_logits, measure, no_statistics
+from prn_cli.thresholding.decision import gather
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.choice import Choice, Limits, choose
+from prn_cli.workflows.training.own_cut import Measured, decide_on, together
 
 Figures = dict[str, dict[str, list[float | None]]]
 """By metric, each a figure and the bounds of its 95 % interval.
@@ -116,34 +115,23 @@ def _images(before: FloatArray, after: FloatArray) -> dict[str, int]:
     return {"better": int((after > before).sum()), "worse": int((after < before).sum()), "all": len(before)}
 
 
-def evidence_of(maps: Sequence[TrainingMap]) -> dict[str, Any]:
+def evidence_of(measured: Sequence[Measured]) -> dict[str, Any]:
     """What a few labelled maps say of their base model, for the card: `prn refine` decides on the maps of its set."""
-    counts, statistics = _measured(maps)
-    return gather(counts, sum(statistics, no_statistics())).record()
+    return gather(*together(measured)).record()
 
 
-def _measured(maps: Sequence[TrainingMap]) -> tuple[list[NDArray[np.int64]], list[LogitStatistics]]:
-    counts = [np.stack([count_logits(m.logits[m.label == side]) for side in (0, 1)]) for m in maps]
-    return counts, [measure(np.where(m.label == IGNORE, np.float32(np.nan), m.logits)) for m in maps]
-
-
-def conclude_few(maps: Sequence[TrainingMap], *, seed: int = 0) -> Conclusion:
+def conclude_few(maps: Sequence[TrainingMap], measured: Sequence[Measured], *, seed: int = 0) -> Conclusion:
     """Choose the threshold alone, of so few labelled maps that no network can be trusted: calibrate, then decide.
 
     The figures are of each map cut at the threshold that the others choose; of a single map, at its own.
 
     Args:
         maps: of one class.
+        measured: what each of them says.
         seed: of the bootstrap.
     """
-    counts, statistics = _measured(maps)
-
-    def decided(of: Sequence[int]) -> Decision:
-        return decide_by_labels([counts[i] for i in of], sum((statistics[i] for i in of), no_statistics()))
-
-    every = range(len(maps))
-    decision = decided(every)
-    others = [decided([i for i in every if i != one] or [one]) for one in every]
+    decision = decide_on(measured)
+    others = [decide_on([*measured[:one], *measured[one + 1 :]] or measured) for one in range(len(maps))]
 
     def cut_at(thresholds: Sequence[float]) -> FloatArray:
         pairs = zip(maps, thresholds, strict=True)
@@ -208,7 +196,8 @@ def verdict(
         return f"the gain on the held-out {held_out} may be chance: its 95 % interval holds 0" + weak
     if parts_of:
         maps = f"{parts_of} maps" if parts_of > 1 else "one map"
-        return f"refinement helps on held-out parts of the {maps} that it learns from, which says little of other maps"
+        learned = f"refinement helps on held-out parts of the {maps} that it learns from"
+        return f"{learned}, which says little of other maps" + weak
     return "refinement helps on the held-out images" + weak
 
 

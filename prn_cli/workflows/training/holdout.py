@@ -11,13 +11,13 @@ import numpy as np
 from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.training.augment import TrainingMap
+from prn_cli.training.choice import FEW_SCENES
 from prn_cli.workflows.train import FEW_MAPS, FEWEST_MAPS, FOLDS, QUARTERS, TrainOptions
 from prn_cli.workflows.training.dataset import Dataset, names_of
 from prn_cli.workflows.training.scenes import Scenes, find_scenes
 
 LEAST_PART = 128
 """Side of the smallest part of a map that says something about the rest, px."""
-_FEW_SCENES = 8
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _fold_count(options: TrainOptions, maps: int, scenes: Mapping[str, str], cro
     if options.folds is not None:
         return options.folds
     count = len(set(scenes.values()))
-    if scenes and count <= _FEW_SCENES:
+    if scenes and count <= FEW_SCENES and (cross_validate or options.ways):  # a slow method repeats nothing unasked
         return max(count, 2)  # `make_folds` refuses a single scene
     return FOLDS if maps < FEW_MAPS and cross_validate else 1
 

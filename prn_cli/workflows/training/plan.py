@@ -94,18 +94,22 @@ class Plan:
         return found
 
 
+def jobs_of(holdout: Holdout) -> list[Job]:
+    """All networks that there are to train, the one to keep last."""
+    if not holdout.folds:
+        return [Job("", holdout.learn, holdout.hold)]
+    folds = [Job(f"fold {fold.name}", *holdout.of_fold(fold)) for fold in holdout.folds]
+    return [*folds, Job("all maps", holdout.learn)]
+
+
 def make_plan(run: Run, holdout: Holdout, budget: Budget) -> Plan:
     """Divide the time. Folds go first where it is short: one is held out at least."""
-    settings, last = run.settings, Job("all maps", holdout.learn)
-    if not holdout.folds:
-        plan = Plan([Job("", holdout.learn, holdout.hold)], 1, run.threads, settings)
-        return plan if budget.seconds is None else _hurried(run, _measured(run, plan, budget), budget)
-    folds = [Job(f"fold {fold.name}", *holdout.of_fold(fold)) for fold in holdout.folds]
+    settings, (*folds, last) = run.settings, jobs_of(holdout)
     whole = _side_by_side(run, [*folds, last])
     if budget.seconds is None:
         return whole
-    whole = _measured(run, whole, budget)
-    total = settings.epochs * steps_per_epoch(holdout.learn, settings)
+    plan = whole = _measured(run, whole, budget)
+    total = settings.epochs * steps_per_epoch(last.learn, settings)
     wanted = min(ENOUGH, total) * (whole.pace or 0.0)
     for count in range(len(folds), 0, -1):
         few = _side_by_side(run, [*folds[:count], last])

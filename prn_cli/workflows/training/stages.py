@@ -26,7 +26,7 @@ from prn_cli.training.runtime import tensorboard_log, use_threads
 from prn_cli.workflows.training.folder import LOG, STATES, TENSORBOARD, state_file
 from prn_cli.workflows.training.holdout import Holdout
 from prn_cli.workflows.training.own_cut import OwnCuts
-from prn_cli.workflows.training.plan import UNDERTRAINED, Plan, make_plan
+from prn_cli.workflows.training.plan import UNDERTRAINED, Plan, jobs_of, make_plan
 from prn_cli.workflows.training.run import Budget, Run
 
 Report = Callable[[Stage, Epoch], None]
@@ -72,8 +72,7 @@ def train(run: Run, holdout: Holdout, cuts: OwnCuts) -> Outcome:
     out, first = run.options.out, parallel.rank() == 0
     if first:
         remove_stale([out])
-    names = [f"fold {fold.name}" for fold in holdout.folds] + ["all maps"] if holdout.folds else [""]
-    found = {name: _load(run, name) for name in names} if first and run.options.resume else {}
+    found = {job.name: _load(run, job.name) for job in jobs_of(holdout)} if first and run.options.resume else {}
     states = parallel.agreed({name: each for name, each in found.items() if each is not None})
     if run.options.resume and not states:
         run.watch.note(f"no state in {out}: starting anew")

@@ -20,10 +20,10 @@ from prn_cli.methods.weights import find_tensors
 from prn_cli.options import Options
 from prn_cli.rasters import common_bands, image_files
 from prn_cli.tasks import find_task
+from prn_cli.thresholding.decision import TELLING_MAPS
 from prn_cli.training import parallel
 from prn_cli.training.adapt import load_start, schedule
 from prn_cli.training.augment import Jitter
-from prn_cli.training.choice import TELLING_MAPS
 from prn_cli.training.export import export
 from prn_cli.training.loop import Settings, base_counts, pooled
 from prn_cli.training.runtime import reduced_precision, set_up
@@ -258,8 +258,11 @@ def _export(
     start, scenes, settings = run.start, holdout.scenes, asdict(run.settings)
     parts_of = len(names_of(holdout.learn)) if holdout.parts else 0
     seed = run.options.seed
+    evidence: dict[str, Any] = {}
     if _calibrates(run):
-        conclusion = conclude_few(holdout.learn, seed=seed)
+        measured = [cuts.measured(m) for m in holdout.learn]
+        conclusion = conclude_few(holdout.learn, measured, seed=seed)
+        evidence = {"evidence": evidence_of(measured)}
     else:
         conclusion = conclude(
             outcome.counts,
@@ -298,7 +301,7 @@ def _export(
         "best_epoch": outcome.state.best_epoch + 1,
         "seconds": round(outcome.seconds, 1),
         **conclusion.card(),
-        **({"evidence": evidence_of(holdout.learn)} if _calibrates(run) else {}),
+        **evidence,
     }
     metadata = {
         "prn.strength": f"{conclusion.choice.strength:g}",
