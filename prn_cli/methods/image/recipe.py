@@ -45,8 +45,7 @@ class ImageRecipe(Recipe):
             network.set_range(*band_range(images))
 
     def outputs(self, network: ImageNetwork, batch: Batch[Tensor]) -> Outputs:
-        if batch.image is None:
-            raise UsageError("--network image needs the images", hint="give --images DIR")
+        assert batch.image is not None
         with torch.autocast(batch.logits.device.type, enabled=False):
             image = network.stretched(batch.image)
         refined, features = network.supervised(batch.logits, image)

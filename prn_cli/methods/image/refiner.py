@@ -92,12 +92,6 @@ class ImageRefiner(NetworkRefiner):
         first, last = (int(places.min()) - halo) // multiple, -(-(int(places.max()) + 1 + halo) // multiple)
         return slice(max(first * multiple, 0), min(last * multiple, size))
 
-    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
-        """Logits and the bias times the strength, added."""
-        field *= np.float32(strength)
-        field += logits
-        return field
-
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         """Pickle what the set has shown, too."""
         return type(self), (self.runner, self.limits)
