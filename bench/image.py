@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -21,10 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import segrefiner_speed
 from common import machine, markdown
-from image_data import IGNORE, SETS, pairs, read_image, read_logits, set_of, stretch_of, stretched
+from image_data import IGNORE, SETS, pairs, read_image, read_logits, read_mask, set_of, stretch_of, stretched
 from numpy.typing import NDArray
-from PIL import Image
 
 from prn_cli.maps.tiles import round_up
 from prn_cli.methods import load_refiner
@@ -33,7 +34,7 @@ from prn_cli.methods.refiner import FloatMap, Windows
 from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.boundaries import boundary_iou, count_boundaries, mean_boundary_accuracy
 from prn_cli.metrics.regions import iou
-from prn_cli.refinement.rows import Link, count_windows, refine_map
+from prn_cli.refinement.rows import refine_map
 from prn_cli.thresholding.sampling import sample_maps, sample_windows
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -97,8 +98,7 @@ def judge_group(network: Judge, split: str, members: dict[str, Path], maps: int)
     for stem in stems:
         network.seen.clear()
         image = stretched(read_image(images[stem]), stretch)
-        label = np.asarray(Image.open(first / "labels" / f"{stem}.png"))
-        label = np.where(label == 128, IGNORE, label > 191).astype(np.uint8)
+        label = read_mask(first / "labels" / f"{stem}.png")
         window = sample_windows(stem, *label.shape, most=1)[0]
         cut = np.s_[window.y : window.y + min(SIDE, window.height), window.x : window.x + min(SIDE, window.width)]
         height, width = label[cut].shape
@@ -295,21 +295,9 @@ def table(judged: dict[str, Figures]) -> str:
 
 def published_seconds() -> float:
     """CPU seconds a megapixel of SegRefiner's published shape on one thread, all windows in doubt."""
-    import torch
-    from segrefiner_speed import STEPS
-
-    from prn_cli.methods import options_of, refiner_of
-    from prn_cli.methods.recipe import build
-    from prn_cli.methods.torch_runner import TorchRunner
-
-    torch.set_num_threads(1)
-    refiner = refiner_of(TorchRunner(build("segrefiner", options_of("segrefiner")(width=128), bands=3, seed=0)))
-    inputs = {"mask": (1, 256, 256), "step": (1,), "image": (3, 256, 256)}
-    began = time.process_time()
-    refiner.runner.run(["logits"], {name: np.zeros((1, *shape), np.float32) for name, shape in inputs.items()})
-    run = time.process_time() - began
-    windows = count_windows(2048, 2048, [Link(refiner)])
-    return (STEPS - 1 + windows) * run / (2048**2 / 1e6)
+    with tempfile.TemporaryDirectory() as folder:
+        found = segrefiner_speed.measure(*segrefiner_speed.published(Path(folder), threads=1))
+    return found.work * found.runs_per_megapixel
 
 
 def speed(names: Sequence[str], side: int, rounds: int, *, published: bool) -> str:
