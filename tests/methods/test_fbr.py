@@ -193,6 +193,10 @@ def test_clusters_are_the_means_of_what_lies_together() -> None:
     assert (same == 1).all()  # clusters without members stay where they were
 
 
+def test_there_may_be_more_clusters_than_features_that_are_looked_at_by_default() -> None:
+    assert cluster(torch.randn(2100, 2), 2000).shape == (2000, 2)
+
+
 def test_the_bank_forgets_the_oldest_first() -> None:
     made = objective(FbrOptions(contrast_width=1, bank=5))
     for first, count in ((0, 3), (3, 3), (6, 0), (6, 2), (8, 7)):
