@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from prn_cli.errors import InputError, UsageError
+from prn_cli.methods.published import Rules, fill, our_name
 from prn_cli.methods.segrefiner.network import SegrefinerNetwork
 
 CENTRE = (123.675, 116.28, 103.53)
 """Of the red, green and blue of 8-bit images, which the published networks take relative to this."""
 SPREAD = (58.395, 57.12, 57.375)
 
-# Published name → ours; applied in order.
-_RULES = (
+RULES: Rules = (
     (r"^denoise_model\.", ""),
     (r"^time_embed\.", "steps."),
     (r"^input_blocks\.0\.0\.", "stem."),
@@ -57,7 +57,7 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Seg
     """
     if patch is not None:
         raise UsageError(f"--patch {patch}, but SegRefiner has no patches", hint="leave --patch out")
-    renamed = {published_name(name): tensor for name, tensor in state.items()}
+    renamed = {our_name(name, RULES): tensor for name, tensor in state.items()}
     stem, steps = renamed.get("stem.weight"), renamed.get("steps.weight")
     if stem is None or steps is None or stem.ndim != 4 or steps.ndim != 2 or len(stem) % 4 or not len(stem):
         raise InputError("not a published SegRefiner: its first layer, or the table of its steps, is missing or odd")
@@ -65,24 +65,5 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Seg
         raise InputError(f"not a published SegRefiner: it takes {stem.shape[1]} planes, expected 4")
     network = SegrefinerNetwork(len(stem), chain_steps=len(steps))
     network.set_statistics(CENTRE, SPREAD)
-    own = network.state_dict()
-    expected = {name: tuple(tensor.shape) for name, tensor in own.items() if name not in ("centre", "spread")}
-    found = {name: tuple(tensor.shape) for name, tensor in renamed.items()}
-    wrong = [
-        (name, found.get(name)) for name in sorted(expected.keys() | found) if found.get(name) != expected.get(name)
-    ]
-    if wrong:
-        raise InputError(
-            f"not a published SegRefiner: {len(wrong)} of {len(expected)} tensors differ, such as {wrong[0][0]}: "
-            f"{wrong[0][1] or 'nothing'}, expected {expected.get(wrong[0][0], 'nothing')}",
-            hint="networks of six levels with a learned table of steps can be imported",
-        )
-    network.load_state_dict(own | renamed)
-    return network.eval()
-
-
-def published_name(name: str) -> str:
-    """Our name of a published tensor."""
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    hint = "networks of six levels with a learned table of steps can be imported"
+    return fill(network, renamed, what="SegRefiner", hint=hint, besides=("centre", "spread"))
