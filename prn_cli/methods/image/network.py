@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prn_cli.methods.blocks import ResidualBlock, conv_norm, set_of_bands
 from prn_cli.methods.image.encoder import CHANNELS, Encoder
+from prn_cli.methods.image.refiner import LIMIT
 
 WIDTHS = (16, 32, 64, 96)
 """Channels of the decoder at 1/2, 1/4, 1/8 and 1/16 of the resolution."""
@@ -22,7 +23,6 @@ CONTEXT = (5, 13)
 """Sides of the context averages, in cells of 16 px."""
 REACH = 10.0
 """The largest change of a logit, where the base model is undecided."""
-LIMIT = 1.5  # of the image, whose range is [-1, 1]
 _SURE = 5.0  # logits over which the bound falls to 1/e
 _LEAST = 0.1  # of the bound, where the base model is sure
 BANDS = 3
