@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module, util
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prn_cli.errors import InputError, reason
 from prn_cli.methods import METHODS
 
-Network = TypeVar("Network", bound=nn.Module)
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 """Patterns of published names, and what stands in their place in ours; applied in order."""
 
@@ -50,37 +49,6 @@ def our_name(name: str, rules: Rules) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def fill(
-    network: Network, tensors: Mapping[str, Tensor], *, what: str, hint: str, besides: Sequence[str] = ()
-) -> Network:
-    """Put the tensors of a checkpoint into a network, and give it in eval mode.
-
-    Args:
-        network: whose tensors have these names and shapes.
-        tensors: by our names.
-        what: the checkpoint should be.
-        hint: what to do if it is not.
-        besides: the network's tensors that it does not hold.
-
-    Raises:
-        InputError: if a name is missing or too many, or a shape differs.
-    """
-    own = network.state_dict()
-    expected = {name: tuple(tensor.shape) for name, tensor in own.items() if name not in besides}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    names = sorted(expected.keys() | found)
-    wrong = [name for name in names if found.get(name) != expected.get(name)]
-    if wrong:
-        first = wrong[0]
-        raise InputError(
-            f"not a published {what}: {len(wrong)} of {len(names)} tensors differ, such as {first}: "
-            f"{found.get(first, 'nothing')}, expected {expected.get(first, 'nothing')}",
-            hint=hint,
-        )
-    network.load_state_dict(own | dict(tensors))
-    return network.eval()
 
 
 def load_published(path: Path) -> dict[str, Tensor]:

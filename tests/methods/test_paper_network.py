@@ -80,13 +80,11 @@ def test_other_checkpoints_are_refused_by_name_and_shape() -> None:
     state = published_state("p0")
     short = dict(state)
     del short["encoding.psp.bottleneck.bias"]
-    with pytest.raises(
-        InputError, match=r"1 of \d+ tensors differ, such as pyramid\.merge\.bias: nothing, expected \(256,\)"
-    ):
+    with pytest.raises(InputError, match=r"1 of .* are missing \(such as pyramid\.merge\.bias\)"):
         from_published(short)
-    with pytest.raises(InputError, match=r"1 of \d+ tensors differ, such as fc\.weight: \(1,\), expected nothing"):
+    with pytest.raises(InputError, match=r"1 are unknown \(such as fc\.weight\)"):
         from_published({**state, "fc.weight": torch.zeros(1)})
-    with pytest.raises(InputError, match=r"pyramid\.merge\.bias: \(2,\), expected \(256,\)"):
+    with pytest.raises(InputError, match=r"has shape \(2,\)"):
         from_published({**state, "encoding.psp.bottleneck.bias": torch.zeros(2)})
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from prn_cli.errors import InputError
 from prn_cli.methods.paper.network import PaperNetwork
-from prn_cli.methods.published import Rules, fill, our_name
+from prn_cli.methods.published import Rules, our_name
 
 # The numbers count levels from the top there, and the way of the data here.
 RULES: Rules = (
@@ -47,10 +48,25 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Pap
         found, side = "p4", 128
     else:
         found, side = "p0", 0
+    network = PaperNetwork(patch if patch and side else side)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     renamed = {our_name(name, RULES): tensor for name, tensor in state.items()}
-    return fill(
-        PaperNetwork(patch if patch and side else side),
-        renamed,
-        what=f"PatchRefineNet ({found})",
-        hint="p0, p4 and p64 of the published code can be imported",
-    )
+    missing, extra = expected.keys() - renamed.keys(), renamed.keys() - expected.keys()
+    if missing or extra:
+        raise InputError(
+            f"not a published PatchRefineNet: {len(missing)} of {len(expected)} tensors are missing"
+            f"{_examples(missing)}, {len(extra)} are unknown{_examples(extra)}",
+            hint="p0, p4 and p64 of the published code can be imported",
+        )
+    for name, shape in expected.items():
+        if tuple(renamed[name].shape) != shape:
+            raise InputError(
+                f"not a published PatchRefineNet ({found}): {name} has shape {tuple(renamed[name].shape)}, "
+                f"expected {shape}"
+            )
+    network.load_state_dict(renamed)
+    return network.eval()
+
+
+def _examples(names: set[str]) -> str:
+    return f" (such as {min(names)})" if names else ""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from prn_cli.errors import InputError, UsageError
-from prn_cli.methods.published import Rules, fill, our_name
+from prn_cli.methods.published import Rules, our_name
 from prn_cli.methods.segrefiner.network import SegrefinerNetwork
 
 CENTRE = (123.675, 116.28, 103.53)
@@ -65,5 +65,17 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Seg
         raise InputError(f"not a published SegRefiner: it takes {stem.shape[1]} planes, expected 4")
     network = SegrefinerNetwork(len(stem), chain_steps=len(steps))
     network.set_statistics(CENTRE, SPREAD)
-    hint = "networks of six levels with a learned table of steps can be imported"
-    return fill(network, renamed, what="SegRefiner", hint=hint, besides=("centre", "spread"))
+    own = network.state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in own.items() if name not in ("centre", "spread")}
+    found = {name: tuple(tensor.shape) for name, tensor in renamed.items()}
+    wrong = [
+        (name, found.get(name)) for name in sorted(expected.keys() | found) if found.get(name) != expected.get(name)
+    ]
+    if wrong:
+        raise InputError(
+            f"not a published SegRefiner: {len(wrong)} of {len(expected)} tensors differ, such as {wrong[0][0]}: "
+            f"{wrong[0][1] or 'nothing'}, expected {expected.get(wrong[0][0], 'nothing')}",
+            hint="networks of six levels with a learned table of steps can be imported",
+        )
+    network.load_state_dict(own | renamed)
+    return network.eval()
