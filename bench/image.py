@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import segrefiner_speed
 from common import machine, markdown
-from image_data import IGNORE, SETS, pairs, read_image, read_logits, set_of, stretch_of, stretched
+from image_data import IGNORE, SETS, pairs, read_image, read_logits, read_mask, set_of, stretch_of, stretched
 from numpy.typing import NDArray
-from PIL import Image
 
 from prn_cli.maps.tiles import round_up
 from prn_cli.methods import load_refiner
@@ -33,7 +34,7 @@ from prn_cli.methods.refiner import FloatMap, Windows
 from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.boundaries import boundary_iou, count_boundaries, mean_boundary_accuracy
 from prn_cli.metrics.regions import iou
-from prn_cli.refinement.rows import Link, count_windows, refine_map
+from prn_cli.refinement.rows import refine_map
 from prn_cli.thresholding.sampling import sample_maps, sample_windows
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -97,8 +98,7 @@ def judge_group(network: Judge, split: str, members: dict[str, Path], maps: int)
     for stem in stems:
         network.seen.clear()
         image = stretched(read_image(images[stem]), stretch)
-        label = np.asarray(Image.open(first / "labels" / f"{stem}.png"))
-        label = np.where(label == 128, IGNORE, label > 191).astype(np.uint8)
+        label = read_mask(first / "labels" / f"{stem}.png")
         window = sample_windows(stem, *label.shape, most=1)[0]
         cut = np.s_[window.y : window.y + min(SIDE, window.height), window.x : window.x + min(SIDE, window.width)]
         height, width = label[cut].shape
@@ -201,18 +201,34 @@ def settle(train: dict[str, dict[str, Any]]) -> dict[str, float]:
     return max(grid, key=lambda settings: worth(train, left_out(train, train, **settings)))
 
 
-def row(name: str, record: dict[str, Any], strength: float) -> list[str]:
+class Figures(NamedTuple):
+    """What a strength makes of a pair: the base model's IoU, and changes in points."""
+
+    strength: float
+    base: float
+    unbraked: float
+    pooled: float
+    mean: float
+    mba: float
+    boundary: float
+
+
+def figures_of(record: dict[str, Any], strength: float) -> Figures:
     at, edge = STRENGTHS.index(strength), {0.0: 0, 0.5: 1, 1.0: 2}[strength]
-    repaired, damaged = record["changed"].sum(0)[at]
+    pooled, mean = gains(record), gains(record, pool=False)
+    edges = (_change(record, edge, score) for score in (mean_boundary_accuracy, boundary_iou))
+    return Figures(strength, iou(record["regions"].sum(0))[0], pooled[-1], pooled[at], mean[at], *edges)
+
+
+def row(name: str, record: dict[str, Any], found: Figures) -> list[str]:
+    repaired, damaged = record["changed"].sum(0)[STRENGTHS.index(found.strength)]
     return [
         name,
-        f"{iou(record['regions'].sum(0))[0]:.3f}",
-        f"{gains(record)[-1]:+.1f}",
+        f"{found.base:.3f}",
+        f"{found.unbraked:+.2f}",
         f"{record['features'][:3].mean():.2f}",
-        f"{strength:g}",
-        f"{gains(record)[at]:+.2f}",
-        f"{gains(record, pool=False)[at]:+.2f}",
-        *(f"{_change(record, edge, score):+.2f}" for score in (mean_boundary_accuracy, boundary_iou)),
+        f"{found.strength:g}",
+        *(f"{change:+.2f}" for change in (found.pooled, found.mean, found.mba, found.boundary)),
         f"{int(repaired)} / {int(damaged)}",
     ]
 
@@ -229,20 +245,29 @@ HEADING = (
 )  # fmt: skip
 
 
-def summary(judged: dict[str, dict[str, Any]], rows: Sequence[Sequence[str]]) -> dict[str, str]:
+def by_set(judged: dict[str, Figures]) -> dict[str, list[Figures]]:
+    """The figures of the pairs of each set."""
+    found: dict[str, list[Figures]] = defaultdict(list)
+    for name, figures in judged.items():
+        found[set_of(name)].append(figures)
+    return found
+
+
+def summary(judged: dict[str, Figures]) -> dict[str, str]:
     """The figures of all pairs, for people and for the weights' card."""
-    by_set: dict[str, list[list[float]]] = defaultdict(list)
-    for name, cells in zip(judged, rows, strict=True):
-        by_set[set_of(name)].append([float(cell) for cell in (*cells[5:9], cells[2])])
-    values = np.array([value for found in by_set.values() for value in found])
-    draws = np.random.default_rng(0).integers(0, len(by_set), (2000, len(by_set)))
-    means = [np.mean([v for k in draw for v in list(by_set.values())[k]], axis=0) for draw in draws]
+    sets = {
+        name: np.array([(f.pooled, f.mean, f.mba, f.boundary, f.unbraked) for f in found])
+        for name, found in by_set(judged).items()
+    }
+    values, each = np.concatenate(list(sets.values())), list(sets.values())
+    draws = np.random.default_rng(0).integers(0, len(each), (2000, len(each)))
+    means = [np.concatenate([each[k] for k in draw]).mean(axis=0) for draw in draws]
     low, high = np.quantile(means, (0.025, 0.975), axis=0)
     found = {
         what: f"{values[:, place].mean():+.2f} [{low[place]:+.2f}, {high[place]:+.2f}]"
         for place, what in enumerate(("pooled IoU", "mean IoU", "mBA", "boundary IoU", "pooled IoU without the brake"))
     }
-    fine = np.array([name in FINE for name, pairs_of in by_set.items() for _ in pairs_of])
+    fine = np.array([name in FINE for name, pairs_of in sets.items() for _ in pairs_of])
     found["pairs with fine labels"] = f"pooled IoU {values[fine, 0].mean():+.2f}, mBA {values[fine, 2].mean():+.2f}"
     for what, place in (("pairs", 0), ("pairs without the brake", 4)):
         pooled = values[:, place]
@@ -254,17 +279,13 @@ def summary(judged: dict[str, dict[str, Any]], rows: Sequence[Sequence[str]]) ->
     return found
 
 
-def by_set(judged: dict[str, dict[str, Any]], rows: Sequence[Sequence[str]]) -> str:
-    """The means over the base models of each set, as a table."""
-    found: dict[str, list[Sequence[str]]] = defaultdict(list)
-    for name, cells in zip(judged, rows, strict=True):
-        found[set_of(name)].append(cells)
+def table(judged: dict[str, Figures]) -> str:
+    """The means over the base models of each set."""
     lines = []
-    for name, cells in found.items():
-        numbers = np.array([[float(row[k]) for k in (1, 2, 5, 7)] for row in cells])
-        mean, used = numbers.mean(0), sum(row[4] != "0" for row in cells)
-        changes = [f"{value:+.2f}" for value in mean[1:]]
-        lines.append([name, str(len(cells)), f"{mean[0]:.3f}", changes[0], str(used), changes[1], changes[2]])
+    for name, found in by_set(judged).items():
+        mean, used = Figures(*np.mean(found, axis=0)), sum(f.strength > 0 for f in found)
+        changes = [f"{change:+.2f}" for change in (mean.unbraked, mean.pooled, mean.mba)]
+        lines.append([name, str(len(found)), f"{mean.base:.3f}", changes[0], str(used), *changes[1:]])
     heading = ["set", "base models", "base IoU", "without the brake", "refined", "pooled IoU", "mBA"]
     return markdown(heading, lines)
 
@@ -274,21 +295,9 @@ def by_set(judged: dict[str, dict[str, Any]], rows: Sequence[Sequence[str]]) -> 
 
 def published_seconds() -> float:
     """CPU seconds a megapixel of SegRefiner's published shape on one thread, all windows in doubt."""
-    import torch
-    from segrefiner_speed import STEPS
-
-    from prn_cli.methods import options_of, refiner_of
-    from prn_cli.methods.recipe import build
-    from prn_cli.methods.torch_runner import TorchRunner
-
-    torch.set_num_threads(1)
-    refiner = refiner_of(TorchRunner(build("segrefiner", options_of("segrefiner")(width=128), bands=3, seed=0)))
-    inputs = {"mask": (1, 256, 256), "step": (1,), "image": (3, 256, 256)}
-    began = time.process_time()
-    refiner.runner.run(["logits"], {name: np.zeros((1, *shape), np.float32) for name, shape in inputs.items()})
-    run = time.process_time() - began
-    windows = count_windows(2048, 2048, [Link(refiner)])
-    return (STEPS - 1 + windows) * run / (2048**2 / 1e6)
+    with tempfile.TemporaryDirectory() as folder:
+        found = segrefiner_speed.measure(*segrefiner_speed.published(Path(folder), threads=1))
+    return found.work * found.runs_per_megapixel
 
 
 def speed(names: Sequence[str], side: int, rounds: int, *, published: bool) -> str:
@@ -340,9 +349,10 @@ def main() -> None:
         train, test = load(given.judged, "train"), load(given.judged, "test")
         settings = settle(train)
         strengths = left_out(train, test, **settings)
-        rows = [row(name, record, strengths[name]) for name, record in test.items()]
-        figures = summary(test, rows)
-        print(f"brake: {settings}\n\n{markdown(HEADING, rows)}\n\n{by_set(test, rows)}\n")
+        judged = {name: figures_of(record, strengths[name]) for name, record in test.items()}
+        rows = [row(name, test[name], found) for name, found in judged.items()]
+        figures = summary(judged)
+        print(f"brake: {settings}\n\n{markdown(HEADING, rows)}\n\n{table(judged)}\n")
         print("\n".join([*(f"{what}: {text}" for what, text in figures.items()), "", machine()]))
         if given.out:
             brake = json.loads(fit(train, **settings).to_json())

@@ -74,9 +74,19 @@ def read_logits(path: Path) -> Plane:
     if path.suffix == ".npy":
         return np.load(path).astype(np.float32)
     with open_map("scores", path, Reading(kind="logits")) as scores:
-        from prn_cli.maps.tiles import Window
+        return scores.logits()
 
-        return scores.logits(Window(0, 0, scores.height, scores.width))
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """A label of two classes, `(H, W)`: 0, 1, and 255 where it is 128, in doubt."""
+    label = _label(path)
+    return np.where(label == 128, IGNORE, label > 191).astype(np.uint8)
+
+
+@lru_cache(maxsize=64)
+def _label(path: Path) -> NDArray[np.uint8]:
+    label = np.asarray(Image.open(path))
+    return label[..., 0] if label.ndim == 3 else label
 
 
 def stretch_of(images: list[NDArray[np.uint8]]) -> tuple[Plane, Plane]:
@@ -123,16 +133,9 @@ def examples(name: str, root: Path) -> list[Example]:
     return found
 
 
-@lru_cache(maxsize=64)
-def _label(path: Path) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(path))
-
-
 def some_classes(name: str, path: Path, random: Random) -> NDArray[np.uint8]:
     """A label of 0, 1 and 255; of sets with classes, of one to three of them, drawn for each call."""
     label = _label(path)
-    if label.ndim == 3:
-        label = label[..., 0]
     if name in ("clothing", "camvid", "city", "dubai"):
         ignore = label == VOID.get(name, IGNORE)
         there = np.unique(label[~ignore & (label > 0 if name == "clothing" else True)])
@@ -141,7 +144,7 @@ def some_classes(name: str, path: Path, random: Random) -> NDArray[np.uint8]:
         else:
             chosen = np.isin(label, random.choice(there, min(1 + int(random.integers(3)), there.size), replace=False))
         return np.where(ignore, IGNORE, chosen).astype(np.uint8)
-    return np.where(label == 128, IGNORE, label > 191).astype(np.uint8)
+    return read_mask(path)
 
 
 # Augmentation ---------------------------------------------------------------------------------------------------------
@@ -348,8 +351,7 @@ def samples(name: str, root: Path, side: int, random: Random, *, kinds: int = 4)
             first = real[int(random.integers(len(real)))]
             alike = [pair for pair in real if pair[:-2] == first[:-2]] if name not in (*_OLD, "dubai") else [first]
             chosen = [str(p) for p in random.permutation(alike)[: kinds // 2]]
-            label = _label(example.own[first])
-            label = np.where(label == 128, IGNORE, label > 191).astype(np.uint8)
+            label = read_mask(example.own[first])
             planes = [read_logits(example.logits[pair]) for pair in chosen]
         else:
             label, planes = example.labels(random), []

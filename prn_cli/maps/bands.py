@@ -22,7 +22,7 @@ def band_statistics(images: Iterable[NDArray[np.float32]]) -> tuple[tuple[float,
         By band the median, and the standard deviation of a normal distribution with the same 2nd and 98th
         percentiles; 1 for a band of one value.
     """
-    pixels = np.concatenate([_spread_pixels(image) for image in images], axis=1).astype(np.float64)
+    pixels = _pixels_of(images)
     if not pixels.shape[1]:
         return (0.0,) * len(pixels), (1.0,) * len(pixels)
     low, centre, high = np.percentile(pixels, [2, 50, 98], axis=1)
@@ -31,6 +31,11 @@ def band_statistics(images: Iterable[NDArray[np.float32]]) -> tuple[tuple[float,
     spread[spread <= _FEWEST_SPREADS * np.abs(centre)] = 1.0
     spread[spread == 0] = 1.0
     return tuple(centre.astype(np.float32).tolist()), tuple(spread.astype(np.float32).tolist())
+
+
+def _pixels_of(images: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Valid pixels on a grid over each image, `(bands, n)`."""
+    return np.concatenate([_spread_pixels(image) for image in images], axis=1).astype(np.float64)
 
 
 def _spread_pixels(image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -42,10 +47,11 @@ def _spread_pixels(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def band_range(images: Iterable[NDArray[np.float32]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The 1st and the 99th percentile of each band over a set of images; of a band of one value, 1 more than it."""
-    pixels = np.concatenate([_spread_pixels(image) for image in images], axis=1).astype(np.float64)
+    """The 1st and the 99th percentile of each band over a set of images; of a band of one value, 1 more or so."""
+    pixels = _pixels_of(images)
     if not pixels.shape[1]:
         return (0.0,) * len(pixels), (1.0,) * len(pixels)
     low, high = np.percentile(pixels, [1, 99], axis=1)
-    high[high - low <= _FEWEST_SPREADS * np.abs(low)] += 1.0
+    least = _FEWEST_SPREADS * np.abs(low)
+    high += np.where(high - low <= least, np.maximum(least, 1), 0)  # 1 beside a great number is lost in float32
     return tuple(low.astype(np.float32).tolist()), tuple(high.astype(np.float32).tolist())

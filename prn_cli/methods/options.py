@@ -7,6 +7,11 @@ from typing import Annotated
 
 from prn_cli.options import Option, Options
 
+PseudoWeight = Annotated[
+    float, Option("Weight of the pseudo-labels; labels have the rest.", panel="Loss", least=0, most=1)
+]
+"""For methods that have another default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class JointLossOptions(Options):
@@ -15,9 +20,7 @@ class JointLossOptions(Options):
     The soft IoU is not in the paper.
     """
 
-    pseudo_weight: Annotated[
-        float, Option("Weight of the pseudo-labels; labels have the rest.", panel="Loss", least=0, most=1)
-    ] = 0.7
+    pseudo_weight: PseudoWeight = 0.7
     focal_weight: Annotated[
         float,
         Option("Weight of the focal term of the pseudo-labels; edges have the rest.", panel="Loss", least=0, most=1),

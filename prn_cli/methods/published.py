@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+from collections.abc import Callable, Sequence
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from torch import Tensor
 
 from prn_cli.errors import InputError, reason
 from prn_cli.methods import METHODS
+
+Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+"""Patterns of published names, and what stands in their place in ours; applied in order."""
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
@@ -37,6 +42,13 @@ def import_published(path: Path, *, patch: int | None = None) -> Any:
         return module.from_published(state, patch=patch)
     except InputError as error:
         raise InputError(error.message, hint=error.hint, path=path) from error
+
+
+def our_name(name: str, rules: Rules) -> str:
+    """Our name of a published tensor."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def load_published(path: Path) -> dict[str, Tensor]:

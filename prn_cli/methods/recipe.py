@@ -44,7 +44,7 @@ class Batch(Generic[A]):
         label: (N, 1, S, S) uint8, 255 ignore.
         pseudo: pseudo-labels, the same.
         image: (N, C, S, S) float32, NaN invalid; None without images.
-        plane: (N,) int64, the class that each crop is of, from 0; None where there is one.
+        plane: (N,) int64, the class that each crop is of, from 0; None if all are of one.
         more: what the recipe's `prepare` has added; the first axis is the batch's.
     """
 
@@ -174,6 +174,11 @@ class Recipe:
     def graphs(self, network: Any) -> tuple[Graph, ...]:
         """The network as it is exported and run in refinement."""
         raise NotImplementedError
+
+
+def as_text(values: Tensor) -> str:
+    """Numbers as metadata hold them; `Metadata.numbers` reads them."""
+    return " ".join(f"{value:.9g}" for value in values.flatten().tolist())
 
 
 def build(name: str, options: Options | None = None, *, bands: int = 0, seed: int | None = None) -> Any:

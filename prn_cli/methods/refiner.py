@@ -17,6 +17,7 @@ from prn_cli.errors import WeightsError
 from prn_cli.maps.blend import strengthen
 from prn_cli.maps.drift import Reference
 from prn_cli.maps.noise import place_noise
+from prn_cli.maps.probabilities import logit
 from prn_cli.maps.tiles import AxisPlan, Window, plan_axis
 
 FloatMap = NDArray[np.float32]
@@ -222,9 +223,13 @@ class Refiner:
     def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
         """Refined logits from base logits and the blended field, `(h, w)` each; may take the field's memory.
 
-        They are NaN where the base logits are, and nowhere else. `strength` scales the correction, 0 to 1.
+        They are NaN where the base logits are, and nowhere else. `strength` scales the correction, 0 to 1. Unless a
+        method has another field, it is a bias in logits.
         """
-        return strengthen(logits, logits + field, strength)
+        if strength != 1:
+            field *= np.float32(strength)
+        field += logits
+        return field
 
 
 class NetworkRefiner(Refiner):
@@ -273,6 +278,18 @@ class NetworkRefiner(Refiner):
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         """Pickle the runner alone: device and runs are those of the process that unpickles it."""
         return type(self), (self.runner,)
+
+
+class ProbabilityRefiner(NetworkRefiner):
+    """Field: probabilities. Invalid pixels count as background; beyond its border the map is mirrored."""
+
+    padding = "mirror"
+
+    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
+        """Logits of the blended probabilities, mixed with the base logits; NaN where these are."""
+        refined = logit(field)
+        refined[np.isnan(logits)] = np.nan
+        return strengthen(logits, refined, strength)
 
 
 @dataclass(frozen=True, slots=True)

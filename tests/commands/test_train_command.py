@@ -446,10 +446,11 @@ def test_published_checkpoints_are_imported_without_running_code(folder: Path) -
 
 def published_order(network, names):  # type: ignore[no-untyped-def]
     """The network's tensors in the order of their published names."""
-    from prn_cli.methods.paper.published import published_name
+    from prn_cli.methods.paper.published import RULES
+    from prn_cli.methods.published import our_name
 
     ours = network.state_dict()
-    return [ours[published_name(name)].clone() for name in names]
+    return [ours[our_name(name, RULES)].clone() for name in names]
 
 
 def test_two_runs_do_not_share_a_folder(folder: Path) -> None:

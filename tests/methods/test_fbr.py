@@ -144,14 +144,14 @@ def test_the_whole_objective_is_that_of_the_formulas_where_nothing_is_drawn() ->
     fixed = 0.1 * likeness + 0.05 * fb
     low, high = (fixed + 0.1 * (of_first + bound) / 2 for bound in (min(drawn), max(drawn)))
     assert low - 1e-5 < float(found) < high + 1e-5
-    alone = objective(FbrOptions(**{**vars(options), "if_weight": 0}))
+    alone = objective(replace(options, if_weight=0))
     assert float(alone(Outputs((both[1],), both[0]), batch(both[2], [1, 4]))) == pytest.approx(fixed, abs=1e-5)
 
 
 def test_the_gradient_reaches_the_features_and_lowers_the_loss() -> None:
     features, logits, label = scene()
     features.requires_grad_()
-    only = FbrOptions(**{**vars(OPTIONS), "separation_weight": 0, "fb_weight": 1.0})
+    only = replace(OPTIONS, separation_weight=0, fb_weight=1.0)
     made = objective(only)
     loss = made(Outputs((logits,), features), batch(label))
     (slope,) = torch.autograd.grad(loss, features)
@@ -193,6 +193,10 @@ def test_clusters_are_the_means_of_what_lies_together() -> None:
     assert (same == 1).all()  # clusters without members stay where they were
 
 
+def test_there_may_be_more_clusters_than_features_that_are_looked_at_by_default() -> None:
+    assert cluster(torch.randn(2100, 2), 2000).shape == (2000, 2)
+
+
 def test_the_bank_forgets_the_oldest_first() -> None:
     made = objective(FbrOptions(contrast_width=1, bank=5))
     for first, count in ((0, 3), (3, 3), (6, 0), (6, 2), (8, 7)):
@@ -231,7 +235,7 @@ def test_other_classes_count_from_two_classes_on() -> None:
     features, logits, label = scene()
 
     def loss(plane: list[int] | None, weight: float) -> float:
-        options = FbrOptions(**{**vars(OPTIONS), "if_weight": weight})
+        options = replace(OPTIONS, if_weight=weight)
         return float(objective(options)(Outputs((logits,), features), batch(label, plane)))
 
     assert loss(None, 0) == loss(None, 5) == loss([2, 2], 5)

@@ -115,8 +115,9 @@ def test_the_range_of_bands_is_that_of_their_percentiles(seed: int, bands: int, 
     np.testing.assert_allclose([low, high], np.percentile(pixels, [1, 99], axis=1), rtol=1e-4)
 
 
-def test_a_band_of_one_value_has_a_range() -> None:
-    low, high = band_range([np.full((2, 8, 8), 7, np.float32)])
+@pytest.mark.parametrize("value", [7, 0, -2, 3e7, -1e30])
+def test_a_band_of_one_value_has_a_range(value: float) -> None:
+    low, high = band_range([np.full((2, 8, 8), value, np.float32)])
     assert all(end > start for start, end in zip(low, high, strict=True))
 
 

@@ -14,10 +14,11 @@ from scipy import ndimage
 from prn_cli.commands import app
 from prn_cli.errors import DivergedError, InputError
 from prn_cli.methods import load_refiner, options_of, recipe_of, refiner_of
+from prn_cli.methods.published import our_name
 from prn_cli.methods.recipe import Batch, Outputs, build
 from prn_cli.methods.segrefiner.network import SegrefinerNetwork
 from prn_cli.methods.segrefiner.objective import DenoisingLoss, texture
-from prn_cli.methods.segrefiner.published import CENTRE, from_published, published_name
+from prn_cli.methods.segrefiner.published import CENTRE, RULES, from_published
 from prn_cli.methods.torch_runner import TorchRunner
 from prn_cli.methods.weights import find_tensors, find_weights
 from prn_cli.refinement.rows import cut, refine_map
@@ -120,7 +121,7 @@ def test_the_published_shape_has_118_6_million_parameters():
     with torch.device("meta"):
         network = SegrefinerNetwork(128)
     own = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-    assert own == {published_name(name): shape for name, shape in shapes.items()}
+    assert own == {our_name(name, RULES): shape for name, shape in shapes.items()}
 
 
 @pytest.mark.slow
@@ -138,7 +139,7 @@ def test_published_checkpoints_are_checked_name_by_name():
     assert (network.width, network.chain_steps, network.image_channels) == (4, 6, 3)
     np.testing.assert_allclose(network.centre.flatten(), CENTRE)
     for name, tensor in state.items():
-        assert torch.equal(network.state_dict()[published_name(name)], tensor)
+        assert torch.equal(network.state_dict()[our_name(name, RULES)], tensor)
     name = "denoise_model.output_blocks.4.1.qkv.bias"
     short = {key: value for key, value in state.items() if key != name}
     for odd, message in (

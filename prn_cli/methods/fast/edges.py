@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prn_cli.methods.blocks import RelativeBands
 from prn_cli.methods.fast.cells import STRIDE, BilinearUp, box_mean
 
-_LIMIT = 4.0  # spreads around a band's centre: what lies beyond says no more
 _REACH = 4.0  # logits that a share of 1 moves a score by: shares learn slowly, and edges want whole logits
 
 
-class EdgePath(nn.Module):
+class EdgePath(RelativeBands):
     """A correction that lays the edges of masks where the image has edges, 0 at the start.
 
     The guided filter fits scores as a linear function of the image's brightness in every box, and so makes of blurred
@@ -22,8 +20,7 @@ class EdgePath(nn.Module):
     the fits at 1/4 of the resolution, as in He and Sun, "Fast Guided Filter", 2015). What it would change is scaled by
     what the network makes of each cell: it is told where that helps.
 
-    The image's numbers are taken relative to each band's centre and spread over the training images, which are part
-    of the weights; their mean over the bands is the brightness.
+    The brightness is the mean over the bands of the image's relative numbers.
 
     Args:
         channels: bands of the image.
@@ -35,22 +32,12 @@ class EdgePath(nn.Module):
     SMOOTHNESS = 0.01
     """ε of the filter: contrast below its root, in spreads of the image, is no edge."""
 
-    centre: Tensor
-    spread: Tensor
-
     def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.register_buffer("centre", torch.zeros(channels, 1, 1))
-        self.register_buffer("spread", torch.ones(channels, 1, 1))
+        super().__init__(channels)
         self.head = nn.Conv2d(width, len(self.BOXES), 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.to_pixels = BilinearUp(STRIDE)
-
-    def set_statistics(self, centre: Sequence[float], spread: Sequence[float]) -> None:
-        """Say what each band's numbers are relative to, see `prn_cli.rasters.band_statistics`."""
-        for buffer, values in ((self.centre, centre), (self.spread, spread)):
-            buffer.copy_(torch.tensor(values, dtype=torch.float32).reshape(buffer.shape))
 
     def forward(self, features: Tensor, image: Tensor, score: Tensor, weight: Tensor) -> Tensor:
         """What to add to the logits, (N, 1, H, W); 0 where score or image are invalid.
@@ -63,10 +50,8 @@ class EdgePath(nn.Module):
         """
         shares = self.head(features).float()
         with torch.autocast(score.device.type, enabled=False):  # differences of products want all their digits
-            missing = torch.isnan(image)
-            relative = torch.where(missing, torch.zeros_like(image), (image - self.centre) / self.spread)
-            guide = relative.clamp(-_LIMIT, _LIMIT).mean(1, keepdim=True)
-            seen = weight * (1 - missing.any(1, keepdim=True).to(weight.dtype))
+            guide = self.relative(image).mean(1, keepdim=True)
+            seen = weight * (1 - torch.isnan(image).any(1, keepdim=True).to(weight.dtype))
             return self._correction(shares, guide, score, seen)
 
     def _correction(self, shares: Tensor, guide: Tensor, score: Tensor, weight: Tensor) -> Tensor:

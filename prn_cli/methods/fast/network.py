@@ -14,34 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prn_cli.methods.blocks import ResidualBlock, conv_norm
 from prn_cli.methods.fast.cells import STRIDE, BilinearUp, box_mean
 from prn_cli.methods.fast.edges import EdgePath
 
 DEPTH = 3
 CONTEXT = (5, 9, 17)
 """Sides of the context averages, in cells of the deepest level (16 px)."""
-
-
-def _conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
-
-
-class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside the identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            _conv_norm(width, width), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H, W)."""
-        return F.relu(x + self.body(x))
 
 
 class FastNetwork(nn.Module):
@@ -71,10 +50,10 @@ class FastNetwork(nn.Module):
         self.stem = nn.Sequential(  # each cell from its own pixels
             nn.Conv2d(3, width, STRIDE, STRIDE, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
-        self.down = nn.ModuleList([_conv_norm(i, o, stride=2) for i, o in pairwise(widths)])
+        self.down = nn.ModuleList([conv_norm(i, o, stride=2) for i, o in pairwise(widths)])
         self.encoder = nn.ModuleList([ResidualBlock(w) for w in widths])
-        self.context = nn.ModuleList([_conv_norm(deepest, width, 1) for _ in CONTEXT])
-        self.merge = nn.Sequential(_conv_norm(deepest + width * len(CONTEXT), deepest, 1), _conv_norm(deepest, width))
+        self.context = nn.ModuleList([conv_norm(deepest, width, 1) for _ in CONTEXT])
+        self.merge = nn.Sequential(conv_norm(deepest + width * len(CONTEXT), deepest, 1), conv_norm(deepest, width))
         self.global_head = nn.Conv2d(width, 1, 1)
         self.to_pixels = BilinearUp(self.multiple)
         self.up = nn.ModuleList([nn.Conv2d(widths[i], widths[i - 1], 1) for i in range(DEPTH - 1, 0, -1)])

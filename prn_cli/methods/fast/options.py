@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from prn_cli.methods.options import JointLossOptions
+from prn_cli.methods.options import JointLossOptions, PseudoWeight
 from prn_cli.options import Option
 
 
@@ -27,6 +27,4 @@ class FastOptions(JointLossOptions):
             panel="Method",
         ),
     ] = False
-    pseudo_weight: Annotated[
-        float, Option("Weight of the pseudo-labels; labels have the rest.", panel="Loss", least=0, most=1)
-    ] = 0.0
+    pseudo_weight: PseudoWeight = 0.0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prn_cli.maps.bands import band_statistics
 from prn_cli.methods.fast.network import FastNetwork
 from prn_cli.methods.fast.options import FastOptions
-from prn_cli.methods.recipe import Batch, Graph, Outputs, Recipe
+from prn_cli.methods.recipe import Batch, Graph, Outputs, Recipe, as_text
 from prn_cli.methods.refiner import FloatMap
 
 
@@ -32,8 +32,8 @@ class FastRecipe(Recipe):
         if network.image_channels:
             described["prn.image_channels"] = str(network.image_channels)
         if network.edge_path is not None:
-            described["prn.image_mean"] = _numbers(network.edge_path.centre)
-            described["prn.image_std"] = _numbers(network.edge_path.spread)
+            described["prn.image_mean"] = as_text(network.edge_path.centre)
+            described["prn.image_std"] = as_text(network.edge_path.spread)
         return described
 
     def gentle(self, options: FastOptions) -> FastOptions:
@@ -70,7 +70,3 @@ class _Bias(nn.Module):
 
     def forward(self, *planes: Tensor) -> Tensor:
         return self.network.bias(planes[0] if len(planes) == 1 else torch.cat(planes, 1))
-
-
-def _numbers(values: Tensor) -> str:
-    return " ".join(f"{value:.9g}" for value in values.flatten().tolist())

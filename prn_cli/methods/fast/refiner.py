@@ -26,10 +26,3 @@ class FastRefiner(NetworkRefiner):
         if windows.image is not None:
             inputs["image"] = windows.image
         return self.runner.run(["bias"], inputs)[0][:, 0]
-
-    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
-        """Logits and the bias times the strength, added."""
-        if strength != 1:
-            field *= np.float32(strength)
-        field += logits
-        return field

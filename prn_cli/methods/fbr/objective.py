@@ -23,7 +23,7 @@ from prn_cli.methods.objective import Objective
 from prn_cli.methods.recipe import Batch, Outputs
 
 _STEPS = 10  # of K-means
-_CLUSTERED = 1024  # features of a crop, drawn at random
+_CLUSTERED = 1024  # features of a crop, drawn at random; more only if more clusters are asked for
 _POOL = 4096  # of the bank in a step, drawn at random
 
 
@@ -178,7 +178,7 @@ def cluster(features: Tensor, count: int) -> Tensor:
     """Centres of K-means, `(count, D)`, of features `(n, D)`; the features themselves if there are no more."""
     if len(features) <= count:
         return features
-    features = features[torch.randperm(len(features), device=features.device)[:_CLUSTERED]]
+    features = features[torch.randperm(len(features), device=features.device)[: max(_CLUSTERED, count)]]
     centres = features[:count].clone()
     for _ in range(_STEPS):
         nearest = torch.cdist(features, centres).argmin(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ def _at_half_scale(windows: Windows, field_of: Callable[[Windows], FloatMap]) ->
     rows, columns = (np.minimum(np.arange(s), n - 1) for s, n in zip(side, (height, width), strict=True))
     cut = np.ix_(range(len(windows.logits)), rows, columns)
     image = None if windows.image is None else _halved(windows.image[..., rows[:, None], columns])
-    small = Windows(_halved(windows.logits[cut]), image, windows.places, windows.size, windows.seed, windows.overview)
+    small = replace(windows, logits=_halved(windows.logits[cut]), image=image)
     field = field_of(small).repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
     missing = height - field.shape[1], width - field.shape[2]
     return np.pad(field, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge")

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prn_cli.methods.blocks import ResidualBlock, conv_norm, set_of_bands
 from prn_cli.methods.image.encoder import CHANNELS, Encoder
+from prn_cli.methods.image.refiner import LIMIT
 
 WIDTHS = (16, 32, 64, 96)
 """Channels of the decoder at 1/2, 1/4, 1/8 and 1/16 of the resolution."""
@@ -21,29 +23,11 @@ CONTEXT = (5, 13)
 """Sides of the context averages, in cells of 16 px."""
 REACH = 10.0
 """The largest change of a logit, where the base model is undecided."""
-LIMIT = 1.5  # of the image, whose range is [-1, 1]
 _SURE = 5.0  # logits over which the bound falls to 1/e
 _LEAST = 0.1  # of the bound, where the base model is sure
 BANDS = 3
 """Of the image."""
 _PLANES = 6  # the image, the logits, their side, and where they are valid
-
-
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)
-    )
-
-
-class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            _conv(width, width), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.body(x))
 
 
 class Decoder(nn.Module):
@@ -52,16 +36,16 @@ class Decoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         half, quarter, eighth, deepest = WIDTHS
-        self.stem = nn.Sequential(_conv(_PLANES * 4 + CHANNELS[0], half, 1), _conv(half, half))
-        self.down = nn.ModuleList([_conv(i, o, stride=2) for i, o in pairwise(WIDTHS)])
-        self.see = nn.ModuleList([_conv(w + c, w, 1) for w, c in zip(WIDTHS[1:], CHANNELS[1:], strict=True)])
-        self.encode = nn.ModuleList([_Residual(w) for w in WIDTHS[1:]])
-        self.context = nn.ModuleList([_conv(deepest, 24, 1) for _ in CONTEXT])
-        self.merge = nn.Sequential(_conv(deepest + 24 * len(CONTEXT), deepest, 1), _Residual(deepest))
+        self.stem = nn.Sequential(conv_norm(_PLANES * 4 + CHANNELS[0], half, 1), conv_norm(half, half))
+        self.down = nn.ModuleList([conv_norm(i, o, stride=2) for i, o in pairwise(WIDTHS)])
+        self.see = nn.ModuleList([conv_norm(w + c, w, 1) for w, c in zip(WIDTHS[1:], CHANNELS[1:], strict=True)])
+        self.encode = nn.ModuleList([ResidualBlock(w) for w in WIDTHS[1:]])
+        self.context = nn.ModuleList([conv_norm(deepest, 24, 1) for _ in CONTEXT])
+        self.merge = nn.Sequential(conv_norm(deepest + 24 * len(CONTEXT), deepest, 1), ResidualBlock(deepest))
         self.up = nn.ModuleList(
             [nn.Conv2d(i, o, 1) for i, o in ((deepest, eighth), (eighth, quarter), (quarter, half))]
         )
-        self.decode = nn.ModuleList([_Residual(eighth), _Residual(quarter), _conv(half, half)])
+        self.decode = nn.ModuleList([ResidualBlock(eighth), ResidualBlock(quarter), conv_norm(half, half)])
         self.head = nn.Conv2d(half, 4, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -115,8 +99,8 @@ class ImageNetwork(nn.Module):
 
     def set_range(self, low: Sequence[float], high: Sequence[float]) -> None:
         """Set the range of each band of the images."""
-        for buffer, values in ((self.low, low), (self.high, high)):
-            buffer.copy_(torch.tensor(values, dtype=torch.float32).reshape(buffer.shape))
+        set_of_bands(self.low, low)
+        set_of_bands(self.high, high)
 
     def stretched(self, image: Tensor) -> Tensor:
         """The image, (N, 3, H, W), in its range: [-1, 1], and half as much on either side."""

@@ -11,7 +11,7 @@ from prn_cli.errors import UsageError
 from prn_cli.maps.bands import band_range
 from prn_cli.methods.image.network import BANDS, WIDTHS, ImageNetwork
 from prn_cli.methods.image.options import ImageOptions
-from prn_cli.methods.recipe import Batch, Graph, Outputs, Recipe
+from prn_cli.methods.recipe import Batch, Graph, Outputs, Recipe, as_text
 from prn_cli.methods.refiner import FloatMap
 
 
@@ -34,9 +34,7 @@ class ImageRecipe(Recipe):
     def describe(self, network: ImageNetwork) -> dict[str, str]:
         known = {"prn.image_channels": str(BANDS)}
         if network.knows_range:
-            known["prn.image_low"], known["prn.image_high"] = (
-                " ".join(f"{value:.9g}" for value in limit.flatten().tolist()) for limit in (network.low, network.high)
-            )
+            known |= {"prn.image_low": as_text(network.low), "prn.image_high": as_text(network.high)}
         return super().describe(network) | known
 
     def observe(self, network: ImageNetwork, images: Iterable[FloatMap]) -> None:
@@ -45,8 +43,7 @@ class ImageRecipe(Recipe):
             network.set_range(*band_range(images))
 
     def outputs(self, network: ImageNetwork, batch: Batch[Tensor]) -> Outputs:
-        if batch.image is None:
-            raise UsageError("--network image needs the images", hint="give --images DIR")
+        assert batch.image is not None
         with torch.autocast(batch.logits.device.type, enabled=False):
             image = network.stretched(batch.image)
         refined, features = network.supervised(batch.logits, image)

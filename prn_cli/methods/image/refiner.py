@@ -16,7 +16,8 @@ from prn_cli.methods.refiner import FloatMap, Metadata, NetworkRefiner, Runner, 
 Range = tuple[tuple[float, ...], tuple[float, ...]]
 """Lowest and highest value of each band."""
 
-_LIMIT = 1.5  # of the image, whose range is [-1, 1]
+LIMIT = 1.5
+"""Of the image, whose range is [-1, 1]."""
 _SURE = 6.5
 """Logits beyond which no bias moves a pixel across a threshold between 0.05 and 0.95."""
 _SURVEYED = 4 << 20  # pixels of a set
@@ -73,7 +74,7 @@ class ImageRefiner(NetworkRefiner):
         part = self._unsure(windows.logits)
         if part is not None and windows.image is not None:
             low, high = (np.array(end, np.float32)[:, None, None] for end in self.limits or windows.overview)
-            image = np.clip(2 * (windows.image[:, :, *part] - low) / (high - low) - 1, -_LIMIT, _LIMIT)
+            image = np.clip(2 * (windows.image[:, :, *part] - low) / (high - low) - 1, -LIMIT, LIMIT)
             inputs = {"logits": windows.logits[:, np.newaxis, *part], "image": image}
             found[:, *part] = self.runner.run(["bias"], inputs)[0][:, 0]
         return found
@@ -91,12 +92,6 @@ class ImageRefiner(NetworkRefiner):
         multiple, halo = self.needs.multiple, self.needs.halo
         first, last = (int(places.min()) - halo) // multiple, -(-(int(places.max()) + 1 + halo) // multiple)
         return slice(max(first * multiple, 0), min(last * multiple, size))
-
-    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
-        """Logits and the bias times the strength, added."""
-        field *= np.float32(strength)
-        field += logits
-        return field
 
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         """Pickle what the set has shown, too."""

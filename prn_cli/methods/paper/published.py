@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from prn_cli.errors import InputError
 from prn_cli.methods.paper.network import PaperNetwork
+from prn_cli.methods.published import Rules, our_name
 
-# Published name → ours; applied in order. The numbers count levels from the top there, and the way of the data here.
-_RULES = (
+# The numbers count levels from the top there, and the way of the data here.
+RULES: Rules = (
     (r"^encoding\.RRCNN(\d)\.", lambda m: f"encoder.{int(m[1]) - 1}."),
     (r"^encoding\.psp\.stages\.(\d)\.1\.", r"pyramid.projections.\1."),
     (r"^encoding\.psp\.bottleneck\.", "pyramid.merge."),
@@ -50,7 +50,7 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Pap
         found, side = "p0", 0
     network = PaperNetwork(patch if patch and side else side)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    renamed = {published_name(name): tensor for name, tensor in state.items()}
+    renamed = {our_name(name, RULES): tensor for name, tensor in state.items()}
     missing, extra = expected.keys() - renamed.keys(), renamed.keys() - expected.keys()
     if missing or extra:
         raise InputError(
@@ -66,13 +66,6 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Pap
             )
     network.load_state_dict(renamed)
     return network.eval()
-
-
-def published_name(name: str) -> str:
-    """Our name of a published tensor."""
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _examples(names: set[str]) -> str:

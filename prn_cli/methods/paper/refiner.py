@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from prn_cli.maps.blend import strengthen
-from prn_cli.maps.probabilities import logit, sigmoid
-from prn_cli.methods.refiner import FloatMap, NetworkRefiner, Runner, Windows
+from prn_cli.maps.probabilities import sigmoid
+from prn_cli.methods.refiner import FloatMap, ProbabilityRefiner, Runner, Windows
 
 
-class PaperRefiner(NetworkRefiner):
-    """Field: the fused probabilities. Invalid pixels count as background; beyond its border the map is mirrored.
+class PaperRefiner(ProbabilityRefiner):
+    """Field: the fused probabilities.
 
     Args:
         runner: maps `probabilities` to `global` and, but for `p0`, `local`: (N, 1, H, W) float32.
     """
 
     name = "paper"
-    padding = "mirror"
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner)
@@ -30,12 +28,6 @@ class PaperRefiner(NetworkRefiner):
         probabilities[np.isnan(windows.logits)] = 0
         outputs = self.runner.run(self._outputs, {"probabilities": probabilities[:, np.newaxis]})
         return fuse(*(output[:, 0] for output in outputs))
-
-    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
-        """Logits of the fused probabilities, mixed with the base logits; NaN where these are."""
-        refined = logit(field)
-        refined[np.isnan(logits)] = np.nan
-        return strengthen(logits, refined, strength)
 
 
 def fuse(whole: FloatMap, local: FloatMap | None = None) -> FloatMap:

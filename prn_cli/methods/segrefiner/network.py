@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prn_cli.methods.blocks import RelativeBands
+
 MULTIPLIERS = (1, 1, 2, 2, 4, 4)
 BLOCKS = 2
 HEADS = 4
 FIRST_ATTENTION = 4  # level, at 1/16 of the resolution
-_LIMIT = 4.0  # spreads around a band's centre: what lies beyond says no more
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -88,11 +89,8 @@ class Stage(nn.Module):
         return self.after(self.block(x, step))  # type: ignore[no-any-return]
 
 
-class SegrefinerNetwork(nn.Module):
+class SegrefinerNetwork(RelativeBands):
     """A mask, the step of the chain and an image → the logits of the target.
-
-    The image's numbers are taken relative to each band's centre and spread over the training images, which are part of
-    the weights.
 
     Args:
         width: channels at full resolution, a multiple of 4.
@@ -105,14 +103,10 @@ class SegrefinerNetwork(nn.Module):
     multiple = 2 ** (len(MULTIPLIERS) - 1)
     halo = 32
     tile = 256  # and no other: what a window shows depends on all of it
-    centre: Tensor
-    spread: Tensor
 
     def __init__(self, width: int = 8, bands: int = 3, *, chain_steps: int = 6, windows_only: bool = False) -> None:
-        super().__init__()
+        super().__init__(bands)
         self.width, self.chain_steps, self.windows_only = width, chain_steps, windows_only
-        self.register_buffer("centre", torch.zeros(bands, 1, 1))
-        self.register_buffer("spread", torch.ones(bands, 1, 1))
         known = 4 * width
         self.steps = nn.Embedding(chain_steps, known)
         self.stem = nn.Conv2d(bands + 1, width, 3, padding=1)
@@ -147,17 +141,11 @@ class SegrefinerNetwork(nn.Module):
         """Bands of the image that it takes; 0 for none."""
         return len(self.centre)
 
-    def set_statistics(self, centre: Sequence[float], spread: Sequence[float]) -> None:
-        """Say what each band's numbers are relative to, see `prn_cli.maps.bands`."""
-        for buffer, values in ((self.centre, centre), (self.spread, spread)):
-            buffer.copy_(torch.tensor(values, dtype=torch.float32).reshape(buffer.shape))
-
     def forward(self, mask: Tensor, step: Tensor, image: Tensor | None = None) -> Tensor:
         """(N, 1, H, W) of 0 and 1, (N, 1), (N, C, H, W) with NaN invalid → logits, (N, 1, H, W)."""
         planes = mask
         if image is not None:
-            relative = torch.where(torch.isnan(image), 0.0, (image - self.centre) / self.spread)
-            planes = torch.cat([relative.clamp(-_LIMIT, _LIMIT), mask], 1)
+            planes = torch.cat([self.relative(image), mask], 1)
         known = self.steps(step[:, 0].long())
         x = self.stem(planes)
         skips = [x]

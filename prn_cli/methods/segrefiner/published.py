@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from prn_cli.errors import InputError, UsageError
+from prn_cli.methods.published import Rules, our_name
 from prn_cli.methods.segrefiner.network import SegrefinerNetwork
 
 CENTRE = (123.675, 116.28, 103.53)
 """Of the red, green and blue of 8-bit images, which the published networks take relative to this."""
 SPREAD = (58.395, 57.12, 57.375)
 
-# Published name → ours; applied in order.
-_RULES = (
+RULES: Rules = (
     (r"^denoise_model\.", ""),
     (r"^time_embed\.", "steps."),
     (r"^input_blocks\.0\.0\.", "stem."),
@@ -57,7 +57,7 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Seg
     """
     if patch is not None:
         raise UsageError(f"--patch {patch}, but SegRefiner has no patches", hint="leave --patch out")
-    renamed = {published_name(name): tensor for name, tensor in state.items()}
+    renamed = {our_name(name, RULES): tensor for name, tensor in state.items()}
     stem, steps = renamed.get("stem.weight"), renamed.get("steps.weight")
     if stem is None or steps is None or stem.ndim != 4 or steps.ndim != 2 or len(stem) % 4 or not len(stem):
         raise InputError("not a published SegRefiner: its first layer, or the table of its steps, is missing or odd")
@@ -79,10 +79,3 @@ def from_published(state: dict[str, Tensor], *, patch: int | None = None) -> Seg
         )
     network.load_state_dict(own | renamed)
     return network.eval()
-
-
-def published_name(name: str) -> str:
-    """Our name of a published tensor."""
-    for pattern, replacement in _RULES:
-        name = re.sub(pattern, replacement, name)
-    return name

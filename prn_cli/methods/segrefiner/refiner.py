@@ -8,10 +8,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.maps.blend import strengthen
-from prn_cli.maps.probabilities import logit, sigmoid
+from prn_cli.maps.probabilities import sigmoid
 from prn_cli.maps.tiles import Window
-from prn_cli.methods.refiner import FloatMap, Metadata, NetworkRefiner, Runner, Windows
+from prn_cli.methods.refiner import FloatMap, Metadata, ProbabilityRefiner, Runner, Windows
 from prn_cli.methods.segrefiner.chain import fine_shares, restore
 
 SURE = 0.9
@@ -24,15 +23,14 @@ Overview = tuple[FloatMap, NDArray[np.bool_]]
 """Probabilities of the reduced map, `(rows, columns)`, and where they are in doubt."""
 
 
-class SegrefinerRefiner(NetworkRefiner):
-    """Field: probabilities. Invalid pixels count as background; beyond its border the map is mirrored.
+class SegrefinerRefiner(ProbabilityRefiner):
+    """Field: probabilities of the target.
 
     Args:
         runner: maps `mask` (N, 1, H, W), `step` (N, 1) and `image` (N, C, H, W), if there is one, to `logits`.
     """
 
     name = "segrefiner"
-    padding = "mirror"
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner)
@@ -91,12 +89,6 @@ class SegrefinerRefiner(NetworkRefiner):
 
         chosen = range(len(self._shares))[steps]
         return restore(predict, coarse, reversed(chosen), self._shares, windows.noise)
-
-    def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
-        """Logits of the blended probabilities, mixed with the base logits; NaN where these are."""
-        refined = logit(field)
-        refined[np.isnan(logits)] = np.nan
-        return strengthen(logits, refined, strength)
 
 
 def _coarse(logits: FloatMap) -> FloatMap:
