@@ -6,9 +6,9 @@ import math
 import re
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import PurePath
@@ -198,8 +198,12 @@ def run_batch(
     batch: Batch[T, R] = Batch(watch)
     counts = [1.0 if steps is None else float(steps(item)) for item in items]
     results: list[tuple[int, T, R]] = []
-    with watch.progress(label, sum(counts)) as advance:
-        outcomes = _outcomes(items, work, counts, threads=threads, advance=advance, stop=stop or threading.Event())
+    stop = stop or threading.Event()
+    with (
+        watch.progress(label, sum(counts)) as advance,
+        # An error keeps this frame: left to the garbage collector, the threads might be joined in a deadlock.
+        closing(_outcomes(items, work, counts, threads=threads, advance=advance, stop=stop)) as outcomes,
+    ):
         for number, progress, outcome in outcomes:
             item = items[number]
             try:
@@ -236,7 +240,7 @@ def _outcomes(
     threads: int,
     advance: Advance,
     stop: threading.Event,
-) -> Iterator[tuple[int, Progress, Callable[[], R]]]:
+) -> Generator[tuple[int, Progress, Callable[[], R]]]:
     """Do the work. As each item ends: its number, its progress, and a call that returns its result or raises."""
     if threads <= 1:
         for number, item in enumerate(items):
