@@ -230,6 +230,8 @@ def test_bad_input_costs_a_line_each_and_the_rest_is_done(run: Prn) -> None:
         (("maps", "--weak", "maps"), "LOGITS and --weak exclude each other"),
         (("--tags", "tags.csv"), "--tags is for --weak"),
         (("--weak", "maps", "--patch", "32"), "--patch with --weak"),
+        (("--weak", "maps", "--figures-only"), "--figures-only with --weak"),
+        (("--weak", "maps", "-r"), "--recursive with --weak"),
         (("--weak", "maps"), "activation maps of 2 classes; add --task multiclass"),
         (("--weak", "nowhere"), "no such folder"),
         (("--weak", "maps", "--saliency", "images", "--background", "none"), "--saliency with --background none"),
