@@ -29,12 +29,8 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def prn(folder, capsys):
-    def run(*arguments):
-        code = app.run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return run
+def prn(folder, prn):
+    return prn
 
 
 def mask(path) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import prn_cli as prn
-from prn_cli.commands import app
 from prn_cli.rasters import Reading, open_map, read_label
 from prn_cli.thresholding.weak import BINS, choose_background, class_scores, count_evidence, decide_labels, evidence
 from prn_cli.workflows import weak_maps
@@ -88,17 +88,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Prn:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = app.run(["pseudolabel", *arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def run(folder: Path, prn: Prn) -> Prn:
+    return partial(prn, "pseudolabel")
 
 
 def label(name: str, out: str = "pseudolabels") -> np.ndarray:
