@@ -153,10 +153,9 @@ def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths, wat
             f"--strength {len(strengths)} times for {len(weights)} --weights", hint="give one for all, or one each"
         )
     several = len(inputs) > 1 or _size(inputs[0]) > _LARGE_FILE  # runs of the network at once
+    threads = options.thread_count() if options.dask is None else 0  # on a cluster, each worker's are its own
     links = []
     for found, strength in zip(weights, strengths, strict=True):
-        # On a cluster, each worker's threads are its own.
-        threads = options.thread_count() if options.dask is None else 0
         refiner = load_refiner(found, device=options.device, threads=threads, side_by_side=several, watch=watch)
         tile = options.tile or refiner.needs.tile
         check_tile(tile, refiner)
