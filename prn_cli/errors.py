@@ -84,8 +84,7 @@ def _source() -> str:
 
 def _from_here(path: str) -> str:
     """A path as short as it can be written in this folder."""
-    inside = os.path.relpath(path) if path.startswith(os.getcwd()) else path  # noqa: PTH109
-    return path if inside.startswith("..") else inside
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 class InputError(PrnError):

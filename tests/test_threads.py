@@ -148,6 +148,16 @@ def test_a_fatal_error_ends_all(threads):
         run_batch(range(50), work, name=str, label="", threads=threads, fatal=OutputError)
 
 
+def test_the_threads_of_a_batch_end_with_it_while_its_error_is_kept():
+    def work(item: int, _: Progress) -> None:
+        raise OutputError(f"no room for {item}")
+
+    stop = threading.Event()
+    with pytest.raises(OutputError, match="no room") as kept:
+        run_batch(range(3), work, name=str, label="", threads=3, stop=stop, fatal=OutputError)
+    assert stop.is_set(), kept
+
+
 def test_an_interrupt_stops_long_work():
     stopped: list[int] = []
     begun = threading.Barrier(2)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from prn_cli.metrics.score import Figure, Metric, Summary
 
 _HEADINGS = {"mean": ("Per image (mean)", "Per image"), "pooled": ("All pixels pooled", "Pooled")}  # of two, and alone
-_SHOWN = 5e-5  # half of the last digit of a figure
 _MEAN_ALONE = ("Mean over images", "Mean over images")
 
 
@@ -87,6 +86,8 @@ def _table_alone(result: ScoreResult, summary: Summary) -> Table:
 
 
 def _table_of_two(result: ScoreResult, summary: Summary) -> Table:
+    from prn_cli.metrics.intervals import verdict
+
     table = console.table("", "Baseline", "Masks", "Change", f"{_share(summary)} interval")
     table.add_column("")
     parts = _parts(result, summary)
@@ -96,9 +97,9 @@ def _table_of_two(result: ScoreResult, summary: Summary) -> Table:
             figure = figures[metric.name]
             assert figure.baseline is not None
             assert figure.difference is not None
-            verdict = _verdict(figure.difference, metric)
-            style = {"better": "green", "worse": "red"}.get(verdict)
-            difference = (_value(figure.difference, sign="+"), _interval(figure.difference, sign="+"), verdict)
+            judged = verdict(figure.difference, lower_is_better=metric.lower_is_better)
+            style = {"better": "green", "worse": "red"}.get(judged)
+            difference = (_value(figure.difference, sign="+"), _interval(figure.difference, sign="+"), judged)
             marked = (f"[{style}]{text}[/{style}]" if style else text for text in difference)
             table.add_row(f"  {_title(metric)}", _value(figure.baseline), _value(figure.masks), *marked)
         table.add_section()
@@ -133,10 +134,5 @@ def _interval(estimate: Estimate, sign: str = "") -> str:
 
 
 def _number(value: float, sign: str) -> str:
-    return f"{value:{sign}.4f}" if abs(value) >= _SHOWN else f"{0:{sign}.4f}"
-
-
-def _verdict(difference: Estimate, metric: Metric) -> str:
-    if abs(difference.value) >= _SHOWN and (difference.low > 0 or difference.high < 0):
-        return "worse" if (difference.low > 0) == metric.lower_is_better else "better"
-    return ""
+    text = f"{value:{sign}.4f}"
+    return text if float(text) else f"{0:{sign}.4f}"

@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from prn_cli.commands.on_demand import COMMANDS
+from prn_cli.commands.short_help import variable
 from prn_cli.errors import UsageError
 
 _NOT_IN_A_FILE = {"help", "help-all", "settings"}
@@ -35,9 +36,9 @@ def source_of(context: Any, name: str) -> str:
     """Where a parameter's value comes from, for messages; empty if from the command line or a default."""
     source = getattr(context.get_parameter_source(name), "name", None)
     parameter = next(each for each in context.command.params if each.name == name)
-    names = [*(parameter.envvar or ()), f"{context.auto_envvar_prefix}_{name}".upper()]
-    variable = next((each for each in names if each in os.environ), names[0])
-    return {"DEFAULT_MAP": " (from --settings)", "ENVIRONMENT": f" (from {variable})"}.get(source or "", "")
+    names = [*(parameter.envvar or ()), variable(context, name)]
+    found = next((each for each in names if each in os.environ), names[0])
+    return {"DEFAULT_MAP": " (from --settings)", "ENVIRONMENT": f" (from {found})"}.get(source or "", "")
 
 
 def read_settings(file: Path, command: str, parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of glibc
@@ -44,6 +45,7 @@ def _running() -> float:
         return math.inf
 
 
+@cache  # each window of a TIFF asks for the number of cores
 def _granted() -> int:
     """The cores that a container of Linux grants; a large number if it sets no limit."""
     try:

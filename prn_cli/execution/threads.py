@@ -6,9 +6,9 @@ import math
 import re
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import PurePath
@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from prn_cli.errors import PrnError
-from prn_cli.execution.watch import SILENT, Advance, Watch
+from prn_cli.execution.watch import SILENT, Advance, Watch, shortened
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -102,8 +102,8 @@ class Batch(Generic[T, R]):
         not_tried: items left when the first failure stopped the rest.
         done: names of the items that were done.
         failed: names of those that failed.
-        untold: while nothing is done, failures that are like one that was told, by what they have in common. A mistake
-            of the whole set is said once.
+        alike: while nothing is done, names and texts of failures by what they have in common. Only the first of each
+            kind is told at once: a mistake of the whole set is said once.
     """
 
     watch: Watch = SILENT
@@ -112,7 +112,7 @@ class Batch(Generic[T, R]):
     not_tried: int = 0
     done: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
-    untold: dict[str, list[str]] = field(default_factory=dict)
+    alike: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def fail(self, name: str, cause: str) -> None:
         """Record and report a failure; of each name, only the first."""
@@ -121,12 +121,10 @@ class Batch(Generic[T, R]):
         self.failed.add(name)
         self.failures.append((name, cause))
         text, kind = cause if cause.startswith(name) else f"{name}: {cause}", _kind(name, cause)
-        if kind in self.untold:
-            self.untold[kind].append(text)
-            return
-        self.watch.failure(text)
+        if kind not in self.alike:
+            self.watch.failure(text)
         if not self.done:
-            self.untold[kind] = []
+            self.alike.setdefault(kind, []).append((name, text))
 
     def succeed(self, name: str) -> None:
         """Record that an item is done: what failed before is no mistake of the whole set."""
@@ -134,23 +132,24 @@ class Batch(Generic[T, R]):
         self._tell(most=None)
 
     def end(self) -> None:
-        """Say how many failures were like those that were told."""
-        if len(self.untold) == 1 and not self.done:
-            [texts] = self.untold.values()
-            if len(texts) > _FEW:
-                for text in texts:
+        """Tell of failures that were like those that were told."""
+        if len(self.alike) == 1 and not self.done:
+            [(_, *rest)] = self.alike.values()
+            if len(rest) > _FEW:
+                for _, text in rest:
                     self.watch.detail(text)
                 return  # the verdict says so
         self._tell(most=_FEW)
 
     def _tell(self, most: int | None) -> None:
-        untold, self.untold = self.untold, {}
-        for texts in untold.values():
-            few = most is None or len(texts) <= most
-            for text in texts:
+        alike, self.alike = self.alike, {}
+        for (first, _), *rest in alike.values():
+            few = most is None or len(rest) <= most
+            for _, text in rest:
                 (self.watch.failure if few else self.watch.detail)(text)
             if not few:
-                self.watch.failure(f"{len(texts)} more failed as {texts[0].partition(': ')[0]} did")
+                names = shortened(name for name, _ in rest)
+                self.watch.failure(f"{len(rest)} more failed as {first} did: {names}; -v names each")
 
     @property
     def verdict(self) -> str:
@@ -158,7 +157,7 @@ class Batch(Generic[T, R]):
         if not self.failures:
             return ""
         total = len(self.done | self.failed) + self.not_tried
-        if len(self.untold) == 1 and len(self.failures) == total > 1:
+        if len(self.alike) == 1 and len(self.failures) == total > 1:
             return f"all {total} failed in this way; -v names each"
         rest = "; the rest is done" if self.done - self.failed else ""
         if self.not_tried:
@@ -198,8 +197,12 @@ def run_batch(
     batch: Batch[T, R] = Batch(watch)
     counts = [1.0 if steps is None else float(steps(item)) for item in items]
     results: list[tuple[int, T, R]] = []
-    with watch.progress(label, sum(counts)) as advance:
-        outcomes = _outcomes(items, work, counts, threads=threads, advance=advance, stop=stop or threading.Event())
+    stop = stop or threading.Event()
+    with (
+        watch.progress(label, sum(counts)) as advance,
+        # An error keeps this frame: left to the garbage collector, the threads might be joined in a deadlock.
+        closing(_outcomes(items, work, counts, threads=threads, advance=advance, stop=stop)) as outcomes,
+    ):
         for number, progress, outcome in outcomes:
             item = items[number]
             try:
@@ -236,7 +239,7 @@ def _outcomes(
     threads: int,
     advance: Advance,
     stop: threading.Event,
-) -> Iterator[tuple[int, Progress, Callable[[], R]]]:
+) -> Generator[tuple[int, Progress, Callable[[], R]]]:
     """Do the work. As each item ends: its number, its progress, and a call that returns its result or raises."""
     if threads <= 1:
         for number, item in enumerate(items):

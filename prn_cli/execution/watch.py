@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,6 +75,12 @@ def _no_epoch(stage: Stage, epoch: Epoch, left: float) -> None:
     """Stand in for a table where there is none."""
 
 
+def shortened(names: Iterable[str]) -> str:
+    """The first few of some names, for a message."""
+    first = list(islice(names, _EXAMPLES + 1))
+    return ", ".join(first if len(first) <= _EXAMPLES else [*first[:_EXAMPLES], "…"])
+
+
 class Watch:
     """A silent listener; override what you want to hear. Methods are called from one thread at a time.
 
@@ -111,8 +118,7 @@ class Watch:
     def note_files(self, files: Sequence[Path], what: str) -> None:
         """A note that names the first of some files, if there are any."""
         if files:
-            more = ", …" if len(files) > _EXAMPLES else ""
-            self.note(f"{len(files)} {what}: {', '.join(path.name for path in files[:_EXAMPLES])}{more}")
+            self.note(f"{len(files)} {what}: {shortened(path.name for path in files)}")
 
 
 SILENT = Watch()

@@ -18,6 +18,7 @@ from prn_cli.metrics.regions import FloatArray
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
+_SHOWN = 5e-5  # half of the last digit of a figure in a table
 _WEIGHTS_AT_A_TIME = 1 << 21  # 16 MiB of float64, whatever the number of images
 
 
@@ -27,6 +28,13 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def verdict(change: Estimate, *, lower_is_better: bool) -> str:
+    """`better` or `worse` if the interval excludes 0 and the change can be seen in a table, else nothing."""
+    if abs(change.value) >= _SHOWN and (change.low > 0 or change.high < 0):
+        return "worse" if (change.low > 0) == lower_is_better else "better"
+    return ""
 
 
 class Comparison(NamedTuple):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from prn_cli.metrics.intervals import Estimate
+from prn_cli.metrics.intervals import Estimate, verdict
 from prn_cli.metrics.score import METRICS, Figure, Metric, Summary
 from prn_cli.report.curves import (
     Scores,
@@ -22,7 +22,6 @@ from prn_cli.report.page import render
 from prn_cli.report.totals import Totals
 
 _WORDS = {"better": "better than the base's", "worse": "worse than the base's", "": "about as good as the base's"}
-_SHOWN = 5e-5  # half of the last digit of a figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Row:
     Attributes:
         title: its name.
         figure: its figures.
-        verdict: of the change, see there.
+        verdict: of the change, see `prn_cli.metrics.intervals.verdict`.
         drawn: the change as drawn, with better to the right; None without a base.
     """
 
@@ -140,15 +139,6 @@ def _rows(figures: Mapping[str, Figure], metrics: Sequence[Metric], images: int)
             drawn = Estimate(-drawn.value, -drawn.high, -drawn.low) if metric.lower_is_better else drawn
         rows.append(Row(title, figure, judged, drawn))
     return rows
-
-
-def verdict(change: Estimate, *, lower_is_better: bool) -> str:
-    """`better` or `worse` if the interval excludes 0 and the change can be seen in a table, else nothing."""
-    if abs(change.value) < _SHOWN:
-        return ""
-    if change.low > 0 or change.high < 0:
-        return "worse" if (change.low > 0) == lower_is_better else "better"
-    return ""
 
 
 def _headline(summary: Summary, metric: Metric) -> str:

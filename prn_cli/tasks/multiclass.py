@@ -224,11 +224,15 @@ class Multiclass(Task):
 
     def label_pixels(self, scores: Sequence[ImageScore]) -> dict[str, int]:
         right, _, missed = np.sum([score.counts for score in scores], axis=0).reshape(3, IGNORE)
-        names = self.names or [str(number) for number in range(classes_of(scores))]
+        names = self._names_in(scores)
         return {name: int(right[number] + missed[number]) for number, name in enumerate(names)}
 
     def metrics(self, scores: Sequence[ImageScore]) -> Sequence[Metric]:
-        return class_metrics(self.names or [str(number) for number in range(classes_of(scores))])
+        return class_metrics(self._names_in(scores))
+
+    def _names_in(self, scores: Sequence[ImageScore]) -> Sequence[str]:
+        """The names of the classes; their numbers where no names are known."""
+        return self.names or [str(number) for number in range(classes_of(scores))]
 
     def refine(self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine) -> Generator[Rows | Ramp]:
         held = None if read_image is None else hold(read_image, len(self.names))  # all classes ask for the same windows

@@ -22,7 +22,8 @@ from prn_cli.tasks import Task
 from prn_cli.thresholding.calibration import Calibration, Evidence, expect
 from prn_cli.thresholding.decision import CUTS, ClassDecision, Decision, decide, decide_classes
 from prn_cli.thresholding.logit_statistics import LogitStatistics, measure, no_statistics
-from prn_cli.thresholding.sampling import sample_maps, sample_windows
+from prn_cli.thresholding.sampling import sample_windows
+from prn_cli.workflows.survey import sample_paths
 
 T = TypeVar("T")
 Score = Literal["iou", "dice"]
@@ -188,8 +189,7 @@ def _some_pixels(logits: NDArray[np.float32], most: int) -> NDArray[np.float32]:
 
 def _sampled(inputs: Paths, measured: Callable[[Path, int], T], threads: int, watch: Watch) -> list[T]:
     """Measure a sample of the maps, in the order of their hash; `measured` takes a map, and how many are drawn."""
-    numbers = {stem: number for number, stem in enumerate(inputs.stems())}
-    paths = [inputs[numbers[stem]] for stem in sample_maps(numbers)]
+    paths = sample_paths(inputs).values()
 
     def attempt(path: Path) -> T | None:
         try:

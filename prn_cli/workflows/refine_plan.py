@@ -66,6 +66,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     """
     check_part(options.num_parts, options.part_id)
     task = options.find_task("refine")
+    fixed = _fixed_threshold(options, task)
     objects = Objects(options.polygons, options.min_area, options.fill_holes, options.simplify)
     values, creation = options.mask_values(), options.creation_options()
     if options.dask is not None:
@@ -97,8 +98,8 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     reading = with_kind(reading, inputs, watch)
     maps = MapSet(inputs=inputs, images=images, valid_mask=options.valid_mask, task=task, reading=reading, watch=watch)
     links, surveyed = survey(links, maps.sample, watch)
-    choice = _choose(options, weights[-1], task, inputs, reading=reading, watch=watch)
-    threshold = options.fixed_threshold() if choice is None else choice.cut
+    choice = _choose(options, weights[-1], task, inputs, reading=reading, watch=watch) if fixed is None else None
+    threshold = fixed if choice is None else choice.cut
     threshold = links[-1].refiner.threshold if threshold is None else threshold
     _tell(options, weights, links, threshold, choice=choice, watch=watch)
     run = Run(
@@ -126,6 +127,21 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     return Plan(options=options, run=run, work=work, scenes=scenes, choice=choice)
 
 
+def _fixed_threshold(options: RefineOptions, task: Task) -> float | None:
+    """The threshold that was given; None if it is to be chosen.
+
+    Raises:
+        UsageError: one was given with `per_image`, or for several classes.
+    """
+    fixed = options.fixed_threshold()
+    if task.several and fixed not in (None, 0.5):
+        raise UsageError(
+            f"--threshold {fixed:g} with --task {task.name}: the greatest score counts",
+            hint="give auto, or 0.5 for the classes as they are",
+        )
+    return fixed
+
+
 # Weights.
 
 
@@ -139,10 +155,9 @@ def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths, wat
             f"--strength {len(strengths)} times for {len(weights)} --weights", hint="give one for all, or one each"
         )
     several = len(inputs) > 1 or _size(inputs[0]) > _LARGE_FILE  # runs of the network at once
+    threads = options.thread_count() if options.dask is None else 0  # on a cluster, each worker's are its own
     links = []
     for found, strength in zip(weights, strengths, strict=True):
-        # On a cluster, each worker's threads are its own.
-        threads = options.thread_count() if options.dask is None else 0
         refiner = load_refiner(found, device=options.device, threads=threads, side_by_side=several, watch=watch)
         tile = options.tile or refiner.needs.tile
         check_tile(tile, refiner)
@@ -160,20 +175,10 @@ def _size(path: Path) -> int:
 def _choose(
     options: RefineOptions, weights: Weights, task: Task, inputs: Paths, *, reading: rasters.Reading, watch: Watch
 ) -> SetDecision | ClassOffsets | None:
-    """Choose the threshold on the maps of the set, or the offsets of its classes; None if it stands.
-
-    Raises:
-        UsageError: a threshold was given for several classes.
-    """
-    fixed = options.fixed_threshold()
-    if task.several and fixed not in (None, 0.5):
-        raise UsageError(
-            f"--threshold {fixed:g} with --task {task.name}: the greatest score counts",
-            hint="give auto, or 0.5 for the classes as they are",
-        )
+    """Choose the threshold on the maps of the set, or the offsets of its classes; None if the weights' stands."""
     left_open = weights.card.get("learned_without_labels") or weights.card.get("evidence")
     chosen_before = options.threshold is None and not left_open
-    if fixed is not None or not (task.cuts or task.several) or (chosen_before and not options.per_image):
+    if not (task.cuts or task.several) or (chosen_before and not options.per_image):
         return None
     if reading.kind == "mask":  # masks have one threshold
         return None

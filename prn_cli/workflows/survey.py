@@ -21,7 +21,7 @@ from prn_cli.rasters.pairs import Paths
 from prn_cli.refinement.rows import Link, refine_rows
 from prn_cli.refinement.windows import pad
 from prn_cli.tasks import Task
-from prn_cli.thresholding.sampling import SIDE, sample_maps, sample_windows
+from prn_cli.thresholding.sampling import MAPS, SIDE, sample_maps, sample_windows
 
 _WINDOWS_OF_A_MAP = 2
 _SMALL_MAPS = 4  # so many times as many maps as of full windows, where maps are small
@@ -29,6 +29,12 @@ _SMALL_MAPS = 4  # so many times as many maps as of full windows, where maps are
 
 Sample = Callable[[Needs], Iterable[tuple[FloatMap, FloatMap]]]
 """Gives logits `(h, w)` and images `(bands, h, w)` of windows, for what a refiner needs."""
+
+
+def sample_paths(inputs: Paths, most: int = MAPS) -> dict[str, Path]:
+    """Draw maps by their stems, in the order of `sample_maps`; of files with one stem, the last."""
+    numbers = {stem: number for number, stem in enumerate(inputs.stems())}
+    return {stem: inputs[numbers[stem]] for stem in sample_maps(numbers, most)}
 
 
 def survey(links: Sequence[Link], sample: Sample, watch: Watch) -> tuple[tuple[Link, ...], dict[str, Any]]:
@@ -75,13 +81,12 @@ class MapSet:
 
     def sample(self, needs: Needs) -> Iterator[tuple[FloatMap, FloatMap]]:
         """Windows drawn by the names of the maps, until there are enough pixels."""
-        numbers = {stem: number for number, stem in enumerate(self.inputs.stems())}
-        stems = sample_maps(numbers, most=_SMALL_MAPS * max(needs.survey // SIDE**2, 1))
-        paths = [self.inputs[numbers[stem]] for stem in stems]
+        drawn = sample_paths(self.inputs, most=_SMALL_MAPS * max(needs.survey // SIDE**2, 1))
+        paths = list(drawn.values())
         images = rasters.find_images(paths, self.images if needs.bands else None)
         masks = rasters.find_valid_masks(paths, self.valid_mask)
         seen = 0
-        for stem, path in zip(stems, paths, strict=True):
+        for stem, path in drawn.items():
             try:
                 for logits, image in self._windows_of(stem, path, images.of(path), masks.of(path), bands=needs.bands):
                     yield logits, image

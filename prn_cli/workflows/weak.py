@@ -98,6 +98,9 @@ class WeakOptions(Options):
         if logits:
             raise UsageError("LOGITS and --weak exclude each other")
         for flag in (
+            "--null",
+            "--recursive",
+            "--figures-only",
             "--patch",
             "--grid",
             "--report",

@@ -29,12 +29,8 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def prn(folder, capsys):
-    def run(*arguments):
-        code = app.run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return run
+def prn(folder, prn):
+    return prn
 
 
 def mask(path) -> np.ndarray:
@@ -91,6 +87,7 @@ def test_what_is_no_threshold_is_refused(prn, value):
 def test_a_threshold_of_each_map_goes_with_automatic_ones_alone(folder, prn):
     code, _, err = prn("refine", "logits", "-o", "masks", "-t", "0.5", "--per-image")
     assert (code, "--per-image with --threshold 0.5" in err) == (2, True)
+    assert "--per-image with --threshold 0.5" in prn("refine", "none", "-o", "masks", "-t", "0.5", "--per-image")[2]
     assert prn("refine", "logits", "-o", "masks", "--per-image")[0] == 0
     assert len(list((folder / "masks").glob("*.png"))) == 6
 

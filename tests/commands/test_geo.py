@@ -11,7 +11,6 @@ from shutil import which
 import numpy as np
 import pytest
 
-from prn_cli.commands import app
 from prn_cli.files.manifest import MANIFEST_NAME
 
 pytest.importorskip("rasterio")
@@ -45,14 +44,8 @@ def folder(tmp_path, make_onnx, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def prn(folder, capsys):
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = app.run(["refine", *arguments, "-w", "model.onnx", "-j", "1"])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def prn(folder, prn):
+    return lambda *arguments: prn("refine", *arguments, "-w", "model.onnx", "-j", "1")
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from PIL import Image
 from rasterio.transform import from_origin
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from prn_cli.commands import app
-
 NAMES = ("a", "b", "c")
 CLASSES = ("land", "road", "water", "roof")
 COLOURS = np.array([[226, 169, 41], [110, 193, 228], [10, 20, 250], [60, 16, 152]], np.uint8)
@@ -45,12 +43,8 @@ def folder(tmp_path, random_logits, monkeypatch):
 
 
 @pytest.fixture
-def prn(folder, capsys):
-    def run(*arguments):
-        code = app.run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return run
+def prn(folder, prn):
+    return prn
 
 
 def base_of(folder, name):

@@ -6,13 +6,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from prn_cli.commands import app
 from prn_cli.files.manifest import MANIFEST_NAME
 from prn_cli.metrics.regions import count_regions
 from prn_cli.rasters import Reading, create_raster, open_map, open_raster, read_label
@@ -50,20 +50,9 @@ def folder(tmp_path, random_logits, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def prn(folder, capsys) -> Prn:
-    """Run `prn pseudolabel` in this process; gives exit code, stdout, stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = 0
-        try:
-            code = app.run(["pseudolabel", *arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def prn(folder, prn) -> Prn:
+    """Run `prn pseudolabel` in the folder; gives exit code, stdout, stderr."""
+    return partial(prn, "pseudolabel")
 
 
 def read(name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -41,20 +41,9 @@ def folder(tmp_path, make_onnx, random_logits, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def prn(folder, capsys) -> Prn:
-    """Run `prn refine … -w model.onnx` in this process; gives exit code, stdout, stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = 0
-        try:
-            code = app.run(["refine", *arguments, "-w", "model.onnx", "-j", "1"])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def prn(folder, prn) -> Prn:
+    """Run `prn refine … -w model.onnx` in the folder; gives exit code, stdout, stderr."""
+    return lambda *arguments: prn("refine", *arguments, "-w", "model.onnx", "-j", "1")
 
 
 def write_tiff(path: Path, logits: np.ndarray) -> None:

@@ -11,8 +11,6 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from prn_cli.commands import app
-
 VOID = {"meta", "link", "img"}
 HOSTILE = ["<script>alert(1)<／script>", "\"'onerror='alert(1)'", "&lt;b&gt;", "\u202egnp.exe"]
 
@@ -96,15 +94,6 @@ def folder(tmp_path, monkeypatch):
     write_folder(tmp_path, [f"tile_{i}" for i in range(14)])
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def prn(capsys):
-    def run(*arguments):
-        code = app.run(list(map(str, arguments)))
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_page_of_two_soft_maps_shows_everything(folder, prn):

@@ -11,7 +11,6 @@ import pytest
 import rasterio
 from PIL import Image
 
-from prn_cli.commands import app
 from prn_cli.metrics.saliency import max_f, measure_saliency, s_measure
 from prn_cli.rasters import Reading, open_map, sigmoid
 
@@ -36,12 +35,8 @@ def folder(tmp_path, random_logits, monkeypatch):
 
 
 @pytest.fixture
-def prn(folder, capsys):
-    def run(*arguments):
-        code = app.run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return run
+def prn(folder, prn):
+    return prn
 
 
 def arrays(folder, name):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from prn_cli.commands import app
 from prn_cli.maps.probabilities import binarize
 from prn_cli.metrics.score import figures
 from prn_cli.tasks.binary import Binary
@@ -39,15 +39,10 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def prn(folder, monkeypatch, capsys):
-    """Run a command line in the folder, in this process; gives exit code, stdout, stderr."""
+def prn(folder, monkeypatch, prn):
+    """Run `prn score` in the folder; gives exit code, stdout, stderr."""
     monkeypatch.chdir(folder)
-
-    def run(*arguments):
-        code = app.run(["score", *map(str, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
+    return partial(prn, "score")
 
 
 def spawn(folder, *arguments, **options):

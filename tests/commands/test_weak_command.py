@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import prn_cli as prn
-from prn_cli.commands import app
 from prn_cli.rasters import Reading, open_map, read_label
 from prn_cli.thresholding.weak import BINS, choose_background, class_scores, count_evidence, decide_labels, evidence
 from prn_cli.workflows import weak_maps
@@ -88,17 +88,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Prn:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = app.run(["pseudolabel", *arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def run(folder: Path, prn: Prn) -> Prn:
+    return partial(prn, "pseudolabel")
 
 
 def label(name: str, out: str = "pseudolabels") -> np.ndarray:
@@ -230,6 +221,8 @@ def test_bad_input_costs_a_line_each_and_the_rest_is_done(run: Prn) -> None:
         (("maps", "--weak", "maps"), "LOGITS and --weak exclude each other"),
         (("--tags", "tags.csv"), "--tags is for --weak"),
         (("--weak", "maps", "--patch", "32"), "--patch with --weak"),
+        (("--weak", "maps", "--figures-only"), "--figures-only with --weak"),
+        (("--weak", "maps", "-r"), "--recursive with --weak"),
         (("--weak", "maps"), "activation maps of 2 classes; add --task multiclass"),
         (("--weak", "nowhere"), "no such folder"),
         (("--weak", "maps", "--saliency", "images", "--background", "none"), "--saliency with --background none"),

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from prn_cli.commands.score import _value
-from prn_cli.metrics.intervals import Estimate
+from prn_cli.metrics.intervals import Estimate, verdict
 from prn_cli.report.curves import LEAST_BIAS, bias_reach, position_maps
 from prn_cli.report.glimpses import Prediction, Viewer
 from prn_cli.report.headroom import Choice, _rows
 from prn_cli.report.page import number, place, points, unplaced
-from prn_cli.report.scored import verdict
 from prn_cli.report.totals import Totals
 from prn_cli.thresholding.pseudolabels import Headroom, count_curve, make_pseudolabels
 

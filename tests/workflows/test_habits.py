@@ -158,6 +158,22 @@ def test_two_mistakes_of_a_set_are_two_lines():
     assert batch.verdict == "6 of 6 failed"
 
 
+def test_of_two_mistakes_of_many_maps_each_line_names_some():
+    heard = Heard()
+    batch = threads.Batch(heard)
+    for number in range(12):
+        batch.fail(f"{number}.npy", "cannot be read" if number % 3 else f"label is {number}×5")
+    batch.end()
+    assert heard.failures == [
+        "0.npy: label is 0×5",
+        "1.npy: cannot be read",
+        "3 more failed as 0.npy did: 3.npy, 6.npy, 9.npy; -v names each",
+        "7 more failed as 1.npy did: 2.npy, 4.npy, 5.npy, …; -v names each",
+    ]
+    assert {"9.npy: label is 9×5", "11.npy: cannot be read"} < set(heard.details)
+    assert len(heard.details) == 10
+
+
 def test_a_busy_machine_is_left_its_cores(monkeypatch):
     monkeypatch.setattr(cores, "core_count", lambda: 8)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
