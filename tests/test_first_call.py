@@ -328,6 +328,11 @@ def test_the_sample_of_a_set_is_the_same_in_any_order(names: list[str], most: in
     assert set(sample_maps(names, most - 1) if most > 1 else []) <= set(sample)
 
 
+def test_a_sample_is_the_same_where_accents_are_apart():
+    together, apart = "Z\u00fcrich", "Zu\u0308rich"
+    assert sample_windows(together, 9000, 9000) == sample_windows(apart, 9000, 9000)
+
+
 @given(height=st.integers(1, 6000), width=st.integers(1, 6000))
 def test_windows_of_a_map_lie_on_it_and_are_few(height: int, width: int) -> None:
     windows = sample_windows("map", height, width)

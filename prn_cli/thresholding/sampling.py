@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import blake2b
 from heapq import nsmallest
+from unicodedata import normalize
 
 from prn_cli.maps.tiles import Window
 
@@ -39,4 +40,5 @@ def sample_windows(name: str, height: int, width: int, most: int = WINDOWS) -> l
 
 
 def _place(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    composed = normalize("NFC", text)  # some systems take accents in names apart
+    return blake2b(composed.encode("utf-8", "surrogatepass"), digest_size=8).digest()

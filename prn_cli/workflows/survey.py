@@ -92,7 +92,8 @@ class MapSet:
                     yield logits, image
                     seen += logits.size
             except (PrnError, OSError) as error:  # it fails when its turn comes
-                self.watch.detail(f"{path}: no part of the sample: {error}")
+                message = error.message if isinstance(error, PrnError) else error
+                self.watch.detail(f"{path}: no part of the sample: {message}")
             if seen >= needs.survey:
                 return
 
