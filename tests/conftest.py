@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -183,6 +184,8 @@ def lines_run() -> Callable[[Callable[[], object]], int]:
                 next(lines)
             return trace
 
+        gc.collect()
+        gc.disable()  # what it would free in between may run lines of its own
         threading.settrace(trace)
         sys.settrace(trace)
         try:
@@ -190,6 +193,7 @@ def lines_run() -> Callable[[Callable[[], object]], int]:
         finally:
             sys.settrace(None)
             threading.settrace(None)  # type: ignore[arg-type]
+            gc.enable()
         return next(lines)
 
     return count
