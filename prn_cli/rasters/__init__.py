@@ -7,7 +7,6 @@ masks are uint8 `(H, W)`: 0 background, 1 foreground, 255 ignore or invalid.
 from __future__ import annotations
 
 from prn_cli.maps.probabilities import logit, sigmoid
-from prn_cli.rasters.activations import Activations
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, common_bands
@@ -29,13 +28,11 @@ from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, 
 from prn_cli.rasters.reading import open_map, read_label, resolve
 from prn_cli.rasters.roles import InputKind, Kind, Reading, Role
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
-from prn_cli.rasters.tags import read_tags
 from prn_cli.rasters.valid import count_reasons
 from prn_cli.rasters.writing import RasterWriter
 
 __all__ = [
     "WRITTEN_SUFFIXES",
-    "Activations",
     "ClassNumbers",
     "ClassScoreMap",
     "GeoTags",
@@ -72,7 +69,6 @@ __all__ = [
     "pair_by_stem",
     "read_label",
     "read_palette",
-    "read_tags",
     "resolve",
     "sigmoid",
     "tiff_suffix",

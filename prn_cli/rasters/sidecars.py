@@ -90,11 +90,11 @@ def describe(geo: GeoTags, *, has_tags: bool) -> bytes:
         geo: the georeference.
         has_tags: whether the raster holds its tags.
     """
-    from xml.etree.ElementTree import Element, SubElement, tostring
-
     affine, points = geo.affine(), geo.control_points()
     if not geo.system and (has_tags or affine is None):
         return b""
+    from xml.etree.ElementTree import Element, SubElement, tostring  # few rasters need it
+
     root = Element("PAMDataset")
     if points is not None:
         half = 0.5 if geo.pixel_is_point else 0.0

@@ -23,7 +23,8 @@ from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import Window
 from prn_cli.metrics.classes import SUMS, count_classes
 from prn_cli.metrics.regions import FloatArray
-from prn_cli.rasters import Activations, LabelMap, MapImage, RasterWriter, create_raster, open_map
+from prn_cli.rasters import LabelMap, MapImage, RasterWriter, create_raster, open_map
+from prn_cli.rasters.activations import Activations
 from prn_cli.rasters.guards import check_same_size
 from prn_cli.thresholding.weak import BACKGROUND, FloatMaps, class_scores, decide_labels, evidence
 from prn_cli.workflows.items import Item

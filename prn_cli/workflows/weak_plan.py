@@ -17,14 +17,14 @@ from prn_cli.execution.watch import Watch
 from prn_cli.files.manifest import Manifest, check_outputs
 from prn_cli.maps.tiles import Window
 from prn_cli.rasters import (
-    Activations,
     Partners,
     class_names,
     count_bands,
     find_images,
     find_inputs,
-    read_tags,
 )
+from prn_cli.rasters.activations import Activations
+from prn_cli.rasters.tags import read_tags
 from prn_cli.tasks import Task
 from prn_cli.thresholding.weak import BINS, FloatMaps, choose_background, count_evidence, evidence
 from prn_cli.workflows.items import Item

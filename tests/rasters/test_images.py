@@ -15,7 +15,8 @@ from rasterio.warp import Resampling, reproject
 from prn_cli.errors import InputError
 from prn_cli.maps.bands import band_statistics
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters import Activations, common_bands, find_images, open_map, open_raster
+from prn_cli.rasters import common_bands, find_images, open_map, open_raster
+from prn_cli.rasters.activations import Activations
 
 RANDOM = np.random.default_rng(5)
 RGB = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
