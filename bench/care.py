@@ -1,6 +1,6 @@
 """What the care for awkward inputs costs: `prn refine` against an earlier commit, the hash of inputs, and gaps.
 
-    python bench/care.py [--before f62f4e1] [--files 64] [--pairs 12]
+    python bench/care.py [--before f62f4e1] [--files 64] [--pairs 20]
 
 The whole command, on maps of 512×512 px as GeoTIFF and `.npy`, in turn with that of the commit, in seconds of the
 processor, so that other programs matter little. f62f4e1 is the last commit before the guards. Ends with exit code 1 if
@@ -118,7 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--before", default="f62f4e1", help="commit to compare with")
     parser.add_argument("--files", type=int, default=64)
-    parser.add_argument("--pairs", type=int, default=12, help="how often each command is measured")
+    parser.add_argument("--pairs", type=int, default=20, help="how often each command is measured")
     options = parser.parse_args()
     print(f"{machine()}, against {options.before}\n")
     with tempfile.TemporaryDirectory() as name:
