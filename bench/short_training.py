@@ -2,8 +2,8 @@
 
     python bench/short_training.py --logits DIR [--set epfl_roads ...] [--seconds 40] [--seeds 0] [--row eight ...]
 
-DIR holds a folder a set, with `train/logits` and `train/labels`. A third of the maps, 40 at most, is held out, or one
-scene: the first of a set whose names show scenes. Gains are of pooled IoU over the base model at 0.5, in points, by
+DIR holds a folder a set, with `train/logits` and `train/labels`. A third of the maps, 40 at most, is held out, or,
+of a set whose names show scenes, each scene in turn. Gains are of pooled IoU over the base model at 0.5, in points, by
 strength of the correction, cut at 0.5; *best cut* is the most that any strength and threshold would have gained there,
 and *base, best cut* the most that a threshold alone would.
 """
@@ -24,6 +24,7 @@ from prn_cli.execution import clock
 from prn_cli.execution.cores import keep_freed_memory
 from prn_cli.maps.blend import strengthen
 from prn_cli.methods import refiner_of
+from prn_cli.methods.fast.options import FastOptions
 from prn_cli.methods.recipe import build
 from prn_cli.methods.torch_runner import TorchRunner
 from prn_cli.metrics.regions import iou
@@ -41,6 +42,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "two, twice the rate": {"batch": 2, "rate": 0.002},
     "four, four times the rate": {"batch": 4, "rate": 0.004},
     "eight of 128 px": {"crop": 128},
+    "four, the level kept": {"batch": 4, "rate": 0.002, "options": FastOptions(keep_level=True)},
+    "four, twice the rate": {"batch": 4, "rate": 0.002},
 }
 LEVELS = np.linspace(-3, 3, 61, dtype=np.float32)
 MOST_HELD_OUT = 40
@@ -57,23 +60,26 @@ def maps_of(split: Path) -> list[TrainingMap]:
     return found
 
 
-def divided(maps: list[TrainingMap]) -> tuple[list[TrainingMap], list[TrainingMap]]:
-    """Those to learn from, and those held out."""
+def divided(maps: list[TrainingMap]) -> dict[str, tuple[list[TrainingMap], list[TrainingMap]]]:
+    """Those to learn from, and those held out; of each scene, if there are."""
     scenes = scenes_by_name([m.name for m in maps])
     if scenes:
-        first = min(scenes.values())
-        held = {name for name, scene in scenes.items() if scene == first}
+        turns = {each: {n for n, scene in scenes.items() if scene == each} for each in sorted(set(scenes.values()))}
     else:
         count = min(max(len(maps) // 3, 1), MOST_HELD_OUT)
-        held = {maps[index].name for index in np.random.default_rng(7).permutation(len(maps))[:count]}
-    return [m for m in maps if m.name not in held], [m for m in maps if m.name in held]
+        turns = {"": {maps[index].name for index in np.random.default_rng(7).permutation(len(maps))[:count]}}
+    return {
+        each: ([m for m in maps if m.name not in held], [m for m in maps if m.name in held])
+        for each, held in turns.items()
+    }
 
 
-def gains(maps: list[TrainingMap], seconds: float, seed: int, changes: dict[str, Any]) -> tuple[np.ndarray, int]:
+def gains(
+    learn: list[TrainingMap], hold: list[TrainingMap], seconds: float, seed: int, changes: dict[str, Any]
+) -> tuple[np.ndarray, int]:
     """`(strengths, levels)` gains in points, and the steps that the time was enough for."""
-    learn, hold = divided(maps)
     settings = Settings(seed=seed, choose_epoch=False, epochs=1 << 20, steps=50, time_budget=seconds, **changes)
-    network = build("fast", seed=seed)
+    network = build("fast", settings.options, seed=seed)
     *_, (_, state) = fit(network, learn, [], settings)
     network.load_state_dict(state.best)
     refiner = refiner_of(TorchRunner(network))
@@ -104,14 +110,14 @@ def main() -> None:
     clock.source = time.process_time
     half, rows = len(LEVELS) // 2, []
     for name in arguments.set or SETS:
-        maps = maps_of(arguments.logits / name / "train")
-        for row in arguments.row:
-            runs = [gains(maps, arguments.seconds, seed, ROWS[row]) for seed in arguments.seeds]
-            found, steps = np.mean([gain for gain, _ in runs], axis=0), int(np.mean([s for _, s in runs]))
-            by_strength = [f"{gain:+.2f}" for gain in found[1:, half]]
-            best = [f"{found.max():+.2f}", f"{found[0].max():+.2f}"]
-            rows.append([name, row, str(steps), *by_strength, *best])
-            print(rows[-1], flush=True)
+        for scene, (learn, hold) in divided(maps_of(arguments.logits / name / "train")).items():
+            for row in arguments.row:
+                runs = [gains(learn, hold, arguments.seconds, seed, ROWS[row]) for seed in arguments.seeds]
+                found, steps = np.mean([gain for gain, _ in runs], axis=0), int(np.mean([s for _, s in runs]))
+                by_strength = [f"{gain:+.2f}" for gain in found[1:, half]]
+                best = [f"{found.max():+.2f}", f"{found[0].max():+.2f}"]
+                rows.append([f"{name} {scene}".strip(), row, str(steps), *by_strength, *best])
+                print(rows[-1], flush=True)
     heading = ["set", "crops a step", "steps", *(f"{s:g}" for s in STRENGTHS[1:]), "best cut", "base, best cut"]
     print(markdown(heading, rows))
     seeds = ", ".join(map(str, arguments.seeds))

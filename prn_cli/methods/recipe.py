@@ -145,7 +145,7 @@ class Recipe:
         return replace(options, **found)
 
     def gentle(self, options: Any) -> Any:
-        """The options with which trained weights go on learning from a few maps, which say little of others."""
+        """The options for learning from maps that say little of others: a few, or those of a few scenes."""
         return options
 
     def observe(self, network: Any, images: Iterable[FloatMap]) -> None:

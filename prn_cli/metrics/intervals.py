@@ -69,13 +69,26 @@ def bootstrap(
     figures = statistic(np.ones((1, images)))[0]
     if images < 2:
         return figures, np.full_like(figures, np.nan), np.full_like(figures, np.nan)
-    drawn = np.concatenate([statistic(weights) for weights in _resample_weights(images, resamples, seed)])
+    drawn = resample(statistic, images, resamples=resamples, seed=seed)
     low, high = np.full_like(figures, np.nan), np.full_like(figures, np.nan)
     present = ~np.isnan(drawn).all(axis=0)
     tail = (1 - confidence) / 2
     if present.any():
         low[present], high[present] = np.nanquantile(drawn[:, present], (tail, 1 - tail), axis=0)
     return figures, low, high
+
+
+def resample(
+    statistic: Callable[[FloatArray], FloatArray],
+    images: int,
+    *,
+    drawn: int | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> FloatArray:
+    """Figures of resamples of a set of images, `(R, ...)`; see `bootstrap`. `drawn`: of each; all if None."""
+    weights = _resample_weights(images, drawn or images, resamples, seed)
+    return np.concatenate([statistic(each) for each in weights])
 
 
 def compare(
@@ -124,10 +137,10 @@ def mean(values: FloatArray, weights: FloatArray) -> FloatArray:
     return np.where(present > 0, total / np.maximum(present, 1), np.nan)
 
 
-def _resample_weights(images: int, resamples: int, seed: int) -> Iterator[FloatArray]:
+def _resample_weights(images: int, drawn: int, resamples: int, seed: int) -> Iterator[FloatArray]:
     generator = np.random.default_rng(seed)
     step = max(1, _WEIGHTS_AT_A_TIME // images)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
-        drawn = generator.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
+        places = generator.integers(images, size=(rows, drawn)) + images * np.arange(rows)[:, None]
+        yield np.bincount(places.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)

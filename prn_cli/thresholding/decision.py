@@ -105,7 +105,7 @@ def decide(
     weights = belief.weights
     scores = expected_scores(counts, belief.probabilities, score)
     gains = scores[:, _FIRST : _LAST + 1] - scores[:, _HALF, None]
-    worth = np.where(allowed, _worst_nearby(weights @ _utility(gains, loss_weight)), 0.0)
+    worth = np.where(allowed, _worst_nearby(weights @ utility(gains, loss_weight)), 0.0)
     best = int(worth.argmax())
     if worth[best] <= _WORTHWHILE:
         return Decision(0.5, 0.0, 1.0)
@@ -229,7 +229,7 @@ def decide_classes(
         return [belief.score(bins[winner == c, c], score) for c, belief in enumerate(beliefs)]
 
     def worth(found: list[FloatArray]) -> float:
-        return sum(float(b.weights @ _utility(new - old)) for b, new, old in zip(beliefs, found, base, strict=True))
+        return sum(float(b.weights @ utility(new - old)) for b, new, old in zip(beliefs, found, base, strict=True))
 
     offsets = np.zeros(len(calibrations))
     base = found = scores(offsets)
@@ -277,8 +277,8 @@ class _Belief:
         return np.divide(above, below, out=np.ones_like(hits), where=below > 0)
 
 
-def _utility(gains: FloatArray, loss_weight: float = LOSS_WEIGHT) -> FloatArray:
-    """What a gain is worth: concave, and steeper for losses."""
+def utility(gains: FloatArray, loss_weight: float = LOSS_WEIGHT) -> FloatArray:
+    """What a change of the score is worth, 1 being all of it: concave, and steeper for losses."""
     held = np.maximum(gains, -6 * CAUTION)
     return np.where(held > 0, 1.0, loss_weight) * CAUTION * -np.expm1(-held / CAUTION)
 

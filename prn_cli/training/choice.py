@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.blend import strengthen
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.metrics.intervals import bootstrap
+from prn_cli.metrics.intervals import resample
 from prn_cli.metrics.regions import iou
-from prn_cli.thresholding.decision import TELLING_MAPS
+from prn_cli.thresholding.decision import utility
 
 FloatMap = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
@@ -29,8 +29,8 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CUTS = 3
 FEW_SCENES = 8
 """Of no more scenes than that, none may lose."""
-_SURE, _FAIRLY_SURE = 0.95, 0.68
-"""Confidence of the interval above 0 in which the network's share must lie: of fewer than `TELLING_MAPS`, of others."""
+SCEPTIC = 0.01
+"""There is one more map, on which nobody has looked, and where the whole correction loses so much."""
 
 
 def logit_cuts(threshold: float, strength: float) -> tuple[float, float, float]:
@@ -123,11 +123,10 @@ def choose(
 ) -> Choice:
     """Choose strength and threshold on held-out maps.
 
-    The gain of a strength is the mean over groups, so that a scene of many tiles does not outvote the others. Without
-    the network, the base model's own threshold is taken if it gains; that is what the network must add to. A strength
-    is out if a scene loses against the base model at 0.5 (of more than `FEW_SCENES`, their mean), if the mean IoU of
-    the images falls, or if the network's share may be chance: if the interval of its pooled gain over the maps holds 0.
-    Of the others, the one with the highest lower bound is taken.
+    Without the network, the base model's own threshold is taken if it gains, and harms no scene; that is what the
+    network must add to. What it adds is worth the mean, over resamples of the maps, of what the change of IoU is worth
+    in each scene, and of what the change of the mean IoU of the images is worth. The strength and the threshold that
+    are worth most are taken, if they are worth anything, and if no scene loses (of more than `FEW_SCENES`, their mean).
 
     Args:
         counts: `(maps, S, 3, 4)`, see `tally`.
@@ -143,18 +142,14 @@ def choose(
     gains = scores - scores[:, :1, :1]
     expected = gains.mean(axis=0)
     images = iou(values)
-    harmless = (images - images[:, :1, :1]).mean(axis=0) >= 0
-    if len(names) <= FEW_SCENES:
-        harmless &= (gains >= 0).all(axis=0)
-    if not limits.any_threshold or own == 0.5:
-        harmless[:, 1:] = False
-    floor = (0, int(harmless[0, 1] and expected[0, 1] > 0))
-    few = (limits.images or len(counts)) < TELLING_MAPS
-    low = _lower_bounds(values, floor, _SURE if few else _FAIRLY_SURE, seed)
-    able = harmless & (low > 0) & (expected > expected[floor])
-    able &= np.array(STRENGTHS)[:, None] <= limits.strength
-    able[0] = False
-    best = np.unravel_index(int(np.argmax(np.where(able, low, -np.inf))), low.shape) if able.any() else floor
+    harmless = (gains if len(names) <= FEW_SCENES else expected[None]).min(axis=0) >= 0
+    free = limits.any_threshold and own != 0.5
+    rises = expected[0, 1] > 0 and images[:, 0, 1].mean() >= images[:, 0, 0].mean()
+    floor = (0, int(free and harmless[0, 1] and rises))
+    able = harmless & (np.array(STRENGTHS)[:, None] <= limits.strength)
+    able[0], able[:, 1:] = False, able[:, 1:] & free
+    worth = np.where(able, _worth(values, member, floor, limits.images or len(values), seed), 0.0)
+    best = np.unravel_index(int(np.argmax(worth)), worth.shape) if worth.max() > _WORTHWHILE else floor
     cell = (int(best[0]), int(best[1]))
     pooled = iou(values.sum(axis=0))
     strength = STRENGTHS[cell[0]]
@@ -171,14 +166,28 @@ def choose(
     )
 
 
-def _lower_bounds(counts: FloatArray, floor: tuple[int, int], confidence: float, seed: int) -> FloatArray:
-    """`(S, 3)`: lower bounds of the pooled gain over the floor, by the maps; of a single map, the gain itself."""
-    shape = counts.shape[1:3]
+_WORTHWHILE = 1e-6
+
+
+def _worth(counts: FloatArray, member: FloatArray, floor: tuple[int, int], images: int, seed: int) -> FloatArray:
+    """`(S, 3)`: what each strength and threshold is worth beyond the floor, by resamples of so many images."""
     flat = counts.reshape(len(counts), -1)
+    of_images = iou(counts) - iou(counts)[:, floor[0], floor[1], None, None]
+    loss = SCEPTIC * np.array(STRENGTHS)[:, None]
 
     def statistic(weights: FloatArray) -> FloatArray:
-        scores = iou((weights @ flat).reshape(len(weights), *counts.shape[1:]))
-        return (scores - scores[:, floor[0], floor[1], None, None]).reshape(len(weights), -1)
+        sceptic, weights = weights[:, -1], weights[:, :-1]
+        drawn = weights.sum(axis=1)
+        doubt = (sceptic / (sceptic + drawn))[:, None, None]
+        worth = np.zeros((len(weights), *counts.shape[1:3]))
+        scenes = np.zeros((len(weights), 1, 1))
+        for scene in member:
+            scores = iou((weights * scene @ flat).reshape(-1, *counts.shape[1:]))
+            gain = scores - scores[:, floor[0], floor[1], None, None]
+            present = (weights @ scene > 0)[:, None, None]
+            worth += present * utility((1 - doubt) * gain - doubt * loss)
+            scenes += present
+        mean = np.tensordot(weights, of_images, axes=1) / np.maximum(drawn, 1)[:, None, None]
+        return worth / np.maximum(scenes, 1) + utility((1 - doubt) * mean - doubt * loss)
 
-    gain, low, _ = bootstrap(statistic, len(counts), confidence=confidence, seed=seed)
-    return (gain if len(counts) < 2 else low).reshape(shape)
+    return np.asarray(resample(statistic, len(counts) + 1, drawn=images + 1, seed=seed).mean(axis=0))

@@ -60,10 +60,16 @@ def test_time_is_shared_by_rounds_and_folds_are_dropped_where_it_is_short() -> N
     assert (plan.dropped, len(plan.jobs)) == (0, 4)
     seconds = [plan.seconds_for(number, budget) for number in range(4)]
     measuring = plan.measuring(plan.jobs[0].hold)
-    assert seconds == pytest.approx([60 - measuring] * 2 + [120 - measuring, 120])  # the clock stands, so all is left
-    short = make_plan(run(2), crossed(), Budget(42.0, 0.0))
+    # The clock stands, so all is left when a job begins: one thread trains the folds, the other the network to keep.
+    assert seconds == pytest.approx([*(120 / folds - measuring for folds in (3, 2, 1)), 120])
+    assert plan.order == [3, 0, 1, 2]
+    one = make_plan(run(1), crossed(), budget)
+    assert [one.seconds_for(number, budget) for number in (0, 3)] == pytest.approx(
+        [40 - one.measuring(one.jobs[0].hold), 60]
+    )
+    short = make_plan(run(2), crossed(), Budget(30.0, 0.0))
     assert ([job.name for job in short.jobs], short.dropped) == (["fold 1 of 3", "all maps"], 2)
-    assert short.seconds_for(1, Budget(42.0, 0.0)) == pytest.approx(40.0)
+    assert short.seconds_for(1, Budget(30.0, 0.0)) == pytest.approx(28.0)
     spent = Budget(122.0, 0.0, spent=100.0)
     assert make_plan(run(2), crossed(), spent).dropped == 2
     assert make_plan(run(2), crossed(), Budget(1.0, 0.0)).seconds_for(0, Budget(1.0, 0.0)) > 0

@@ -11,11 +11,12 @@ from prn_cli.training import parallel
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.export import to_onnx
 from prn_cli.training.loop import Settings, seconds_per_step, steps_per_epoch
+from prn_cli.training.runtime import use_threads
 from prn_cli.workflows.training.holdout import Holdout
 from prn_cli.workflows.training.run import Budget, Run
 
 ENOUGH = 300
-"""Steps that a network should have before time is spent on another fold."""
+"""Steps that the network of a fold should have before time is spent on another fold."""
 UNDERTRAINED = 150
 """Networks of fewer steps are trusted half at most."""
 _EXPORTS, _MOST = 4, 0.3
@@ -61,11 +62,22 @@ class Plan:
     end: float = 0.0
     dropped: int = 0
 
+    @property
+    def order(self) -> list[int]:
+        """Numbers of the jobs as they begin: first the network to keep, which has a thread of its own to the end."""
+        return [len(self.jobs) - 1, *range(len(self.jobs) - 1)]
+
     def seconds_for(self, number: int, budget: Budget) -> float:
-        """Seconds of training for the job of this number, which begins now."""
-        rounds = math.ceil((len(self.jobs) - number // self.at_once * self.at_once) / self.at_once)
-        measuring = self.measuring(self.jobs[number].hold)
-        return max((budget.left() - self.end) / rounds - measuring, 1e-3)
+        """Seconds of training for the job of this number, which begins now.
+
+        The network to keep has all the time that is left, or half of it where one trains at a time; folds share the
+        rest.
+        """
+        folds, left = len(self.jobs) - 1, budget.left() - self.end
+        if number == folds:
+            return max(left / 2 if folds and self.at_once == 1 else left, 1e-3)
+        rounds = math.ceil((folds - number) / max(self.at_once - 1, 1))
+        return max(left / rounds - self.measuring(self.jobs[number].hold), 1e-3)
 
     def steps_between_looks(self, seconds: float) -> int:
         """Steps after which held-out maps are looked at, of a network that has this time."""
@@ -104,26 +116,26 @@ def jobs_of(holdout: Holdout) -> list[Job]:
 
 def make_plan(run: Run, holdout: Holdout, budget: Budget) -> Plan:
     """Divide the time. Folds go first where it is short: one is held out at least."""
-    settings, (*folds, last) = run.settings, jobs_of(holdout)
+    *folds, last = jobs_of(holdout)
     whole = _side_by_side(run, [*folds, last])
     if budget.seconds is None:
         return whole
-    plan = whole = _measured(run, whole, budget)
-    total = settings.epochs * steps_per_epoch(last.learn, settings)
-    wanted = min(ENOUGH, total) * (whole.pace or 0.0)
+    plan = _hurried(run, _measured(run, whole, budget), budget)
+    total = plan.settings.epochs * steps_per_epoch(last.learn, plan.settings)
+    wanted = min(ENOUGH, total) * (plan.pace or 0.0)
     for count in range(len(folds), 0, -1):
         few = _side_by_side(run, [*folds[:count], last])
-        plan = replace(few, pace=whole.pace, end=whole.end, dropped=len(folds) - count)
-        if plan.seconds_for(0, budget) >= wanted:
+        plan = replace(plan, jobs=few.jobs, at_once=few.at_once, threads=few.threads, dropped=len(folds) - count)
+        if plan.seconds_for(0, budget) >= wanted * (2 if plan.at_once == 1 else 1):
             break
-    return _hurried(run, plan, budget)
+    return plan
 
 
 def _hurried(run: Run, plan: Plan, budget: Budget) -> Plan:
     """Where time ends training before its half, more and faster steps of fewer crops, unless others were asked for."""
     options, settings = run.options, plan.settings
     total = settings.epochs * steps_per_epoch(plan.jobs[-1].learn, settings)
-    steps = plan.seconds_for(0, budget) / (plan.pace or 1.0)
+    steps = plan.seconds_for(len(plan.jobs) - 1, budget) / (plan.pace or 1.0)
     said = run.start is not None or options.rate is not None or {"--batch"} & options.given().keys()
     if said or parallel.size() > 1 or steps > total / 2 or settings.batch < 2:
         return plan
@@ -144,6 +156,7 @@ def _measured(run: Run, plan: Plan, budget: Budget) -> Plan:
     """The plan with the time of a step and of the end, by a few steps and an export that are forgotten."""
     learn = plan.jobs[-1].learn
     network = run.network(learn)
+    use_threads(plan.threads)
     began = now()
     to_onnx(network.cpu())
     end = min(_EXPORTS * (now() - began), _MOST * (budget.seconds or math.inf))

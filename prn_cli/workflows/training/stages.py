@@ -129,7 +129,7 @@ class _Stages:
         """Train all, and show how far they are."""
         if self.first:
             self._log()
-        numbers = range(len(self.plan.jobs))
+        numbers = self.plan.order
         if self.plan.at_once == 1:
             for number in numbers:
                 self._train(number, partial(self._tell, show), lambda: None)

@@ -50,7 +50,7 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
     else:
         quick = begun.recipe.cross_validates or begun.start is not None
         holdout = hold_out(found, options, given=given, cross_validate=quick)
-    settled = replace(begun, settings=_settled(begun, len(found.names), choose_epoch=not holdout.folds))
+    settled = replace(begun, settings=_settled(begun, holdout))
     _note(settled, holdout)
     conditions = _conditions(settled, found, holdout)
     ready = replace(settled, fingerprint=_fingerprint(settled, holdout, conditions))
@@ -138,12 +138,13 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
     )
 
 
-def _settled(run: Run, maps: int, *, choose_epoch: bool) -> Settings:
-    """The settings for this many maps; training that starts from weights is short and gentle."""
-    settings, options = replace(run.settings, choose_epoch=choose_epoch), run.options
+def _settled(run: Run, holdout: Holdout) -> Settings:
+    """The settings for these maps; training that starts from weights is short and gentle."""
+    settings, options = replace(run.settings, choose_epoch=not holdout.folds), run.options
     if run.start is None:
-        return settings
-    brief = schedule(maps)
+        # Each scene has a level of its own, which says nothing of the next one's.
+        return replace(settings, options=run.recipe.gentle(settings.options)) if holdout.scenes else settings
+    brief = schedule(len(names_of([*holdout.learn, *holdout.hold])))
     return replace(
         settings,
         options=run.recipe.gentle(settings.options) if brief.few else settings.options,
