@@ -35,6 +35,8 @@ class Scored:
         masks_cut: how the masks were cut, such as "probabilities cut at 0.5".
         baseline_cut: the same of the base.
         cut: where the base is cut (without one, the masks): the threshold that those of patches are compared with.
+        own: where the base is cut a second time, such as "0.407"; empty if nowhere.
+        own_changed: how many images are better, and how many worse than the base is there.
         not_counted: what share of the pixels does not count, and why; empty if all do.
     """
 
@@ -44,6 +46,8 @@ class Scored:
     masks_cut: str
     baseline_cut: str | None
     cut: float
+    own: str = ""
+    own_changed: tuple[int, int] = (0, 0)
     not_counted: str = ""
 
 
@@ -106,7 +110,7 @@ def score_page(
         what=what,
         paired=paired,
         gallery=make_gallery(totals.glimpses, words, bias_reach=bias_reach(totals), cut=what.cut),
-        headline=_headline(summary, metrics[0]),
+        headline=_headline(summary, metrics[0], what.own),
         first=metrics[0],
         classes=classes,
         tables={
@@ -141,12 +145,20 @@ def _rows(figures: Mapping[str, Figure], metrics: Sequence[Metric], images: int)
     return rows
 
 
-def _headline(summary: Summary, metric: Metric) -> str:
-    """Whether the masks are better, in a sentence; empty without a base, or without intervals."""
-    changes = summary.pooled[metric.name].difference, summary.mean[metric.name].difference
-    if any(change is None or not math.isfinite(change.low) for change in changes):
+def _headline(summary: Summary, metric: Metric, own: str) -> str:
+    """Whether the masks are better, in a sentence or two; empty without a base, or without intervals."""
+    pooled, mean = summary.pooled[metric.name], summary.mean[metric.name]
+    said = _compared(pooled.difference, mean.difference)
+    if said and own:
+        said += f" Beside the base cut at {own}: {_compared(pooled.added, mean.added, 'they')}"
+    return said
+
+
+def _compared(pooled: Estimate | None, mean: Estimate | None, masks: str = "the refined masks") -> str:
+    changes = [change for change in (pooled, mean) if change is not None and math.isfinite(change.low)]
+    if len(changes) < 2:
         return ""
-    pooled, mean = (_WORDS[verdict(change, lower_is_better=False)] for change in changes if change is not None)
-    if pooled == mean:
-        return f"The refined masks are {pooled}."
-    return f"Over all pixels, the refined masks are {pooled}; image by image, they are {mean} on average."
+    over_all, by_image = (_WORDS[verdict(change, lower_is_better=False)] for change in changes)
+    if over_all == by_image:
+        return f"{masks[0].upper()}{masks[1:]} are {over_all}."
+    return f"Over all pixels, {masks} are {over_all}; image by image, they are {by_image} on average."

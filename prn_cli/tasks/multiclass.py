@@ -147,7 +147,8 @@ class Multiclass(Task):
     prediction_role = "class prediction"
     unused: ClassVar[dict[str, str]] = {
         **dict.fromkeys(
-            ("score --threshold", "--per-image", "--baseline-threshold", "--buffer"), "the greatest score counts"
+            ("score --threshold", "--per-image", "--baseline-threshold", "--own-threshold", "--buffer"),
+            "the greatest score counts",
         ),
         "--bidx": "all classes are taken",
         "score --bias": "the report shows none of several classes",

@@ -87,7 +87,9 @@ def _refine_item(item: Item, progress: Progress, *, plan: Plan, executor: Execut
     entry = plan.work.finished(job)
     if entry is not None:
         return RefinedMap(item.path, outputs, "kept", entry["figures"])
-    figures = refine_item(made, plan.run_of(item), executor, partial(manifest.begin, job), progress).as_dict()
+    run = plan.run_of(item)
+    figures = refine_item(made, run, executor, partial(manifest.begin, job), progress).as_dict()
+    figures |= plan.own_threshold(run)
     seconds = time.perf_counter() - started
     manifest.record(job, seconds=seconds, figures=figures)
     return RefinedMap(item.path, outputs, "refined", figures, seconds)
