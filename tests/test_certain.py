@@ -244,6 +244,6 @@ def test_padding_is_named_once_for_the_set(tmp_path: Path, make_onnx, random_log
     prn.refine(tmp_path / "logits", out=tmp_path / "out", weights=make_onnx(), threshold=0.4, watch=Ear())
     padded = [message for message in heard if "exactly 0" in message]
     assert len(padded) == 1
-    assert padded[0].startswith("25.0% of the pixels of 2 of 3 maps are exactly 0")
+    assert padded[0].startswith("25 % of the pixels of 2 of 3 maps are exactly 0")
     prn.refine(tmp_path / "logits", out=tmp_path / "rest", weights=make_onnx(), nodata=0, watch=Ear())
     assert len([message for message in heard if "exactly 0" in message]) == 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prn_cli.commands import console
 from prn_cli.commands.from_options import command
-from prn_cli.errors import UsageError
+from prn_cli.errors import UsageError, percent
 from prn_cli.workflows.score import ScoreOptions, ScoreResult
 from prn_cli.workflows.score import score as run
 
@@ -74,11 +74,11 @@ def _show(result: ScoreResult, summary: Summary) -> None:
 
 
 def _beyond_threshold(result: ScoreResult, figure: Figure) -> str:
-    """What the masks are worth beside the baseline at its own threshold, in a sentence."""
+    """The masks compared with the baseline at its own threshold, in a sentence."""
     assert figure.added is not None
     better, worse = result.changed_images("own")
     change = f"{_value(figure.added, sign='+')} {_interval(figure.added, sign='+')}"
-    return f"Beside the baseline cut at {result.own}: {better} better, {worse} worse; pooled {change}."
+    return f"Compared with the baseline at {result.own}, {better} are better, {worse} worse; pooled {change}."
 
 
 def _parts(result: ScoreResult, summary: Summary) -> list[tuple[str, str, dict[str, Figure]]]:
@@ -92,7 +92,7 @@ def _table_alone(result: ScoreResult, summary: Summary) -> Table:
     parts = _parts(result, summary)
     for _, title, _ in parts:
         table.add_column(title, justify="right")
-        table.add_column(f"{_share(summary)} interval", justify="right")
+        table.add_column(f"{percent(summary.confidence)} interval", justify="right")
     for metric in _present(result, parts[-1][-1]):
         cells = [figures[metric.name].masks for _, _, figures in parts]
         table.add_row(_title(metric), *(text for cell in cells for text in (_value(cell), _interval(cell))))
@@ -102,9 +102,11 @@ def _table_alone(result: ScoreResult, summary: Summary) -> Table:
 def _table_of_two(result: ScoreResult, summary: Summary) -> Table:
     from prn_cli.metrics.intervals import verdict
 
-    own = [f"at {result.own}" if len(result.own) < 7 else "own cut"] if result.own else []
-    table = console.table("", "Baseline", *own, "Masks", "Change", f"{_share(summary)} interval")
+    own = [f"at {result.own}" if len(result.own) < 6 else "own cut"] if result.own else []
+    table = console.table("", "Baseline", *own, "Masks", "Change", f"{percent(summary.confidence)} interval")
     table.add_column("")
+    if own:
+        table.padding = 0  # for 80 columns
     parts = _parts(result, summary)
     for heading, _, figures in parts:
         table.add_row(f"[bold]{heading}[/bold]")
@@ -129,10 +131,6 @@ def _present(result: ScoreResult, figures: dict[str, Figure]) -> list[Metric]:
         return any(each is not None and math.isfinite(each.value) for each in (figure.masks, figure.baseline))
 
     return [metric for metric in result.metrics if exists(figures[metric.name])]
-
-
-def _share(summary: Summary) -> str:
-    return f"{summary.confidence:.0%}".replace("%", " %")
 
 
 def _title(metric: Metric) -> str:

@@ -21,7 +21,7 @@ from prn_cli.report.glimpses import PATCH
 from prn_cli.report.page import render
 from prn_cli.report.totals import Totals
 
-_WORDS = {"better": "better than the base's", "worse": "worse than the base's", "": "about as good as the base's"}
+_WORDS = {"better": "better than", "worse": "worse than", "": "about as good as"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +148,15 @@ def _rows(figures: Mapping[str, Figure], metrics: Sequence[Metric], images: int)
 def _headline(summary: Summary, metric: Metric, own: str) -> str:
     """Whether the masks are better, in a sentence or two; empty without a base, or without intervals."""
     pooled, mean = summary.pooled[metric.name], summary.mean[metric.name]
-    said = _compared(pooled.difference, mean.difference)
-    if said and own:
-        said += f" Beside the base cut at {own}: {_compared(pooled.added, mean.added, 'they')}"
-    return said
+    said = _compared("the refined masks", pooled.difference, mean.difference, "the base's")
+    return said and " ".join((said, _compared("they", pooled.added, mean.added, f"the base's cut at {own}"))).strip()
 
 
-def _compared(pooled: Estimate | None, mean: Estimate | None, masks: str = "the refined masks") -> str:
+def _compared(masks: str, pooled: Estimate | None, mean: Estimate | None, base: str) -> str:
     changes = [change for change in (pooled, mean) if change is not None and math.isfinite(change.low)]
     if len(changes) < 2:
         return ""
     over_all, by_image = (_WORDS[verdict(change, lower_is_better=False)] for change in changes)
     if over_all == by_image:
-        return f"{masks[0].upper()}{masks[1:]} are {over_all}."
-    return f"Over all pixels, {masks} are {over_all}; image by image, they are {by_image} on average."
+        return f"{masks[0].upper()}{masks[1:]} are {over_all} {base}."
+    return f"Over all pixels, {masks} are {over_all} {base}; image by image, they are {by_image} them on average."

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from prn_cli.errors import PrnError
+from prn_cli.errors import PrnError, percent
 from prn_cli.execution.cores import keep_freed_memory
 from prn_cli.execution.executor import Executor
 from prn_cli.execution.threads import Batch, Progress, Threads
@@ -151,7 +151,7 @@ def _summary(maps: Sequence[RefinedMap], out: Path, seconds: float) -> str:
     pixels = sum(figures["height"] * figures["width"] for figures in refined)
     if pixels:
         valid, changed = (sum(figures[name] for figures in refined) for name in ("valid", "changed"))
-        parts.append(f"{changed / max(valid, 1):.2%} of the pixels changed")
+        parts.append(f"{percent(changed / max(valid, 1))} of the pixels changed")
         parts.append(f"{pixels / 1e6 / seconds:.3g} Mpx/s")
     return "; ".join(parts)
 
@@ -168,8 +168,8 @@ def _warn_of_padding(maps: Sequence[RefinedMap], watch: Watch) -> None:
         return
     zeros, pixels = (sum(found.figures[name] for found in padded) for name in ("padding", "valid"))
     watch.warning(
-        f"{zeros / pixels:.1%} of the pixels of {len(padded)} of {len(maps)} maps are exactly 0 over whole areas, such "
-        f"as in {padded[0].input.name}: they stay background; if nothing was scored there, say --nodata 0"
+        f"{percent(zeros / pixels)} of the pixels of {len(padded)} of {len(maps)} maps are exactly 0 over whole areas, "
+        f"such as in {padded[0].input.name}: they stay background; if nothing was scored there, say --nodata 0"
     )
 
 

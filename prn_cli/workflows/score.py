@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from prn_cli.errors import one_line
 from prn_cli.execution.watch import SILENT, Watch
@@ -160,16 +160,14 @@ class ScoreResult(Result):
                     row |= {f"{prefix}_{name}": value for name, value in figures(counts, metrics).items()}
             yield row
 
-    def changed_images(self, before: Literal["baseline", "own"] = "baseline") -> tuple[int, int]:
+    def changed_images(self, before: str = "baseline") -> tuple[int, int]:
         """How many images are better, and how many worse than the baseline by the first metric.
 
-        A change too small for its last digit is none.
+        A change too small for its last digit is none. `before` is `baseline`, or `own` for that at its own threshold.
         """
         first = self.metrics[0]
         pairs = [(image.score.counts, getattr(image.score, before)) for image in self.images]
-        changes = [
-            float(first.figure(after) - first.figure(counts)) for after, counts in pairs if counts is not None
-        ]
+        changes = [float(first.figure(after) - first.figure(counts)) for after, counts in pairs if counts is not None]
         signs = [round(-change if first.lower_is_better else change, 4) for change in changes]
         return sum(sign > 0 for sign in signs), sum(sign < 0 for sign in signs)
 
@@ -208,10 +206,10 @@ class ScoreResult(Result):
                 figures = getattr(self.summary, aggregate)
                 record[aggregate] = {name: _plain(figure, self.summary.images) for name, figure in figures.items()}
         lost = {"not_counted": dict(self.account.not_counted)}
-        names = ("baseline", "own") if self.own else ("baseline",)
-        changed = {name: dict(zip(("better", "worse"), self.changed_images(name), strict=True)) for name in names}
-        changed = {} if self.baseline_read is None else {"changed_images": changed}
-        return {**record, **lost, **changed, **self.settings, "failures": self.failure_records()}
+        compared = [name for name, there in (("baseline", self.baseline_read), ("own", self.own)) if there]
+        changed = {name: dict(zip(("better", "worse"), self.changed_images(name), strict=True)) for name in compared}
+        more = {"changed_images": changed} if changed else {}
+        return {**record, **lost, **more, **self.settings, "failures": self.failure_records()}
 
 
 def _plain(figure: Figure, images: int) -> dict[str, Any]:

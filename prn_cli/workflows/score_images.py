@@ -191,17 +191,16 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
 
 
 def _own_thresholds(images: Sequence[Item], options: ScoreOptions) -> dict[Path, float]:
-    """Of each image, where the baseline alone would be cut; empty if that is not known of all, or no other threshold."""
+    """Of each image, where the baseline alone would be cut; empty if that is unknown, or where it is cut anyway."""
     paths = [image.path for image in images]
-    if options.own_threshold is not None:
-        found = dict.fromkeys(paths, options.own_threshold)
-    else:
-        some_path = {path.parent: path for path in paths if gdal_name(path) is None}
-        manifests = {folder: manifest_beside(path, paths) for folder, path in some_path.items()}
-        known = [each.figures(path for path in paths if path.parent == folder) for folder, each in manifests.items()]
-        found = {path: each["own_threshold"] for some in known for path, each in some.items() if "own_threshold" in each}
-    other = set(found.values()) - {options.baseline_threshold}
-    return found if other and len(found) == len(paths) else {}
+    own = dict.fromkeys(paths, options.own_threshold)
+    if options.own_threshold is None:
+        folders = {path.parent: path for path in paths if gdal_name(path) is None}
+        for path in folders.values():
+            own |= {path: found.get("own_threshold") for path, found in manifest_beside(path).figures(paths).items()}
+    known = {path: threshold for path, threshold in own.items() if threshold is not None}
+    other = set(known.values()) - {options.baseline_threshold}
+    return known if other and len(known) == len(paths) else {}
 
 
 def _baselines(inputs: Sequence[Path], options: ScoreOptions) -> Partners:
