@@ -68,17 +68,17 @@ def _show(result: ScoreResult, summary: Summary) -> None:
         first = result.metrics[0]
         console.tell(f"By {first.title}, {better} of {summary.images} images became better, {worse} worse.")
         if result.own:
-            console.tell(_beyond_threshold(result, summary.pooled[first.name]))
+            console.tell(_beyond_threshold(result, first, summary.pooled[first.name]))
         method += "\nBetter, worse: the interval of the change excludes 0."
     console.tell(method, style="dim")
 
 
-def _beyond_threshold(result: ScoreResult, figure: Figure) -> str:
+def _beyond_threshold(result: ScoreResult, first: Metric, figure: Figure) -> str:
     """The masks compared with the baseline at its own threshold, in a sentence."""
     assert figure.added is not None
     better, worse = result.changed_images("own")
-    change = f"{_value(figure.added, sign='+')} {_interval(figure.added, sign='+')}"
-    return f"Compared with the baseline at {result.own}, {better} are better, {worse} worse; pooled {change}."
+    change = f"{first.title} {_value(figure.added, sign='+')} {_interval(figure.added, sign='+')}"
+    return f"Compared with the baseline at {result.own}: {better} better, {worse} worse;\npooled {change}."
 
 
 def _parts(result: ScoreResult, summary: Summary) -> list[tuple[str, str, dict[str, Figure]]]:
