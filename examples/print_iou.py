@@ -1,4 +1,5 @@
-"""Read the JSON of `prn score --baseline` from stdin and print one line: IoU before and after. Needs Python alone."""
+"""Read the JSON of `prn score --baseline` from stdin and print one line: IoU before and after, and at prn's threshold without a
+network. Needs Python alone."""
 
 import json
 import sys
@@ -15,8 +16,9 @@ change = iou["difference"]
 interval = "one image, no interval"
 if change["low"] is not None:
     interval = f"95 % interval {points(change['low'])} to {points(change['high'])}"
+threshold = f" ({iou['own']['value']:.4f} by the threshold alone)" if "own" in iou else ""
 print(
     f"{sys.argv[1]:20} {scores['images']:3d} maps   pooled IoU {iou['baseline']['value']:.4f} before, "
-    f"{iou['value']:.4f} after: {points(change['value'])} points ({interval})",
+    f"{iou['value']:.4f} after{threshold}: {points(change['value'])} points ({interval})",
     flush=True,
 )

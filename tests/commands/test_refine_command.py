@@ -373,6 +373,7 @@ def test_json_lines_carry_paths_and_counts(prn):
     base = cut(np.load("logits/a.npy").astype(np.float32), 0.5)
     mask = expected_mask(np.load("logits/a.npy"))
     assert record.pop("seconds") > 0
+    assert record.pop("own_threshold") == 0.5
     assert record == {
         "input": "logits/a.npy",
         "status": "refined",
