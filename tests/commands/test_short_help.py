@@ -62,6 +62,14 @@ def test_what_people_guess_is_taken(maps, capsys):
 def test_what_is_nearly_right_is_suggested(maps, capsys):
     assert run(["refine", "logits", "-o", "masks", "--wieghts", "fast"]) == 2
     assert "no such option: --wieghts; did you mean --weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--output", "--out", "-o"])
+def test_a_command_that_prints_names_the_files_that_it_can_write(capsys, flag):
+    assert run(["score", "masks", "--labels", "labels", flag, "scores"]) == 2
+    assert f"no such option: {flag}; did you mean --csv or --report?; see" in capsys.readouterr().err
+    assert run(["refine", "logits", flag]) == 2
+    assert "requires an argument" in capsys.readouterr().err
     assert run(["train", "logits", "--lr", "-1"]) == 2
     assert "--rate" in capsys.readouterr().err
 
