@@ -1,5 +1,4 @@
-"""Read the JSON of `prn score --baseline` from stdin and print one line: IoU before and after, and at prn's threshold without a
-network. Needs Python alone."""
+"""Read the JSON of `prn score --baseline` from stdin; print the IoU before and after in a line. Needs Python alone."""
 
 import json
 import sys

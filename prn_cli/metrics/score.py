@@ -38,6 +38,7 @@ class Metric:
         counts: where its family's counts lie in an image's record.
         ratio: from counts `(..., K)` to figures `(...)`.
         lower_is_better: whether 0 is the best figure and not 1.
+        of: the class that it is of, if it is of one among several.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Metric:
     counts: slice
     ratio: Callable[[FloatArray], FloatArray]
     lower_is_better: bool = False
+    of: str = ""
 
     def figure(self, records: FloatArray) -> FloatArray:
         """From records `(..., K)` to figures `(...)`."""

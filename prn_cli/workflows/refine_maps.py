@@ -167,9 +167,12 @@ def _warn_of_padding(maps: Sequence[RefinedMap], watch: Watch) -> None:
     if not padded:
         return
     zeros, pixels = (sum(found.figures[name] for found in padded) for name in ("padding", "valid"))
+    meant = "they stay background; if nothing was scored there, say --nodata 0"
+    if not any(found.figures.get("below", True) for found in padded):
+        meant = "no logit is below 0, as after a ReLU, which leaves nothing to refine there; save what goes into it"
     watch.warning(
         f"{percent(zeros / pixels)} of the pixels of {len(padded)} of {len(maps)} maps are exactly 0 over whole areas, "
-        f"such as in {padded[0].input.name}: they stay background; if nothing was scored there, say --nodata 0"
+        f"such as in {padded[0].input.name}: {meant}"
     )
 
 

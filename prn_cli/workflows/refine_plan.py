@@ -31,8 +31,7 @@ from prn_cli.workflows.work import Work, pass_over_outputs
 T = TypeVar("T")
 
 _LARGE_FILE = 1 << 22  # bytes: of a map that surely has several windows
-_TIFF_SUFFIXES = (".tif", ".tiff")
-_FLOAT_SUFFIXES = (".npy", *_TIFF_SUFFIXES)
+_FLOAT_SUFFIXES = (".npy", *rasters.TIFF_SUFFIXES)
 _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
 
 
@@ -403,5 +402,5 @@ def _check_tiff_options(items: Sequence[Item], options: RefineOptions) -> None:
     flag = "--like" if options.like is not None else "--co" if options.co else ""
     if not flag or not items:
         return
-    if not any(path.suffix.lower() in _TIFF_SUFFIXES for item in items for path in item.rasters.values()):
+    if not any(path.suffix.lower() in rasters.TIFF_SUFFIXES for item in items for path in item.rasters.values()):
         raise UsageError(f"{flag} is for TIFF, and none is written", hint=f"add --format tif, or leave {flag} out")

@@ -134,7 +134,7 @@ def test_json_with_a_baseline_has_the_paired_difference(folder, prn):
 
 
 def test_masks_are_compared_with_the_baseline_at_its_own_threshold(folder, prn):
-    """As `prn refine` records it; the figures are those of the base cut there, and the threshold's gain is no other's."""
+    """As `prn refine` records it; the figures are those of the base cut there."""
     refine = ["refine", "logits", "-o", "refined", "--strength", "0", "--threshold", "0.35", "-q"]
     assert run([*refine, "--probabilities", "soft"]) == 0
     document = json.loads(prn("refined", "--labels", "labels", "--baseline", "logits", "--json")[1])
