@@ -149,7 +149,7 @@ def _headline(summary: Summary, metric: Metric, own: str) -> str:
     """Whether the masks are better, in a sentence or two; empty without a base, or without intervals."""
     pooled, mean = summary.pooled[metric.name], summary.mean[metric.name]
     said = _compared("the refined masks", pooled.difference, mean.difference, "the base's")
-    return said and " ".join((said, _compared("they", pooled.added, mean.added, f"the base's cut at {own}"))).strip()
+    return said and " ".join((said, _compared("they", pooled.added, mean.added, f"the base's at {own}"))).strip()
 
 
 def _compared(masks: str, pooled: Estimate | None, mean: Estimate | None, base: str) -> str:

@@ -219,7 +219,9 @@ def test_the_verdict_says_what_the_choice_went_by() -> None:
     assert "harms 1 of 2: b" in verdict(0.02, two, [0.01, 0.001, 0.02])
     assert "harms 1 of 2: b; pooled over the images, it may be chance" in verdict(0.02, two, [0.01, -0.02, 0.03])
     assert "and not on their pooled images" in verdict(0.02, {"a": 0.01, "b": 0.03}, [-0.01, -0.02, 0.03])
-    assert "does not help on all" in verdict(0, {"a": 0.0, "b": 0.0}, [0.0, 0.0, 0.0])
+    assert "does not help on all of the held-out scenes, so nothing is corrected; --groups none" in verdict(
+        0, {"a": 0.0, "b": 0.0}, [0.0, 0.0, 0.0]
+    )
     assert "may be chance, so nothing is corrected" in verdict(0, {"": 0.0}, [0.0, 0.0, 0.0])
     assert verdict(0, {"": 0.0}, [0.0, 0.0, 0.0], best=0) == "refinement does not help on the held-out images"
     assert verdict(0.01, {"": 0.01}, [0.01, 0.001, 0.02]) == "refinement helps on the held-out images"
