@@ -166,6 +166,18 @@ def test_the_own_threshold_tells_what_a_network_adds(folder, prn):
     assert np.mean([float(row["own_iou"]) for row in rows]) == pytest.approx(found["own"]["value"], abs=1e-5)
 
 
+def test_each_mask_has_an_own_threshold(folder, prn):
+    for name, threshold in zip(NAMES, (0.3, 0.35, 0.4, 0.45), strict=True):
+        assert run(["refine", f"logits/{name}.npy", "-o", "refined/", "-t", str(threshold), "-q"]) == 0
+    line = ("refined", "--labels", "labels", "--baseline", "logits")
+    document = json.loads(prn(*line, "--json")[1])
+    assert document["own_threshold"] == [0.3, 0.45]
+    assert document["mean"]["iou"]["added"]["value"] == 0  # each base is cut where its mask is
+    shown = prn(*line)[1]
+    assert "and at 0.3 to 0.45" in shown
+    assert " own cut " in shown
+
+
 def test_no_own_threshold_of_masks_that_were_changed_or_of_a_base_that_is_no_score(folder, prn):
     assert run(["refine", "logits", "-o", "refined", "-t", "0.35", "-q"]) == 0
     line = ("refined", "--labels", "labels", "--json", "--baseline")
