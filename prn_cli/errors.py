@@ -43,6 +43,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ("\\n" if c == "\n" else "?") for c in text)
 
 
+def percent(share: float) -> str:
+    """A share, 0 to 1, in percent of three digits."""
+    return f"{100 * share:.3g} %"
+
+
 def reason(error: BaseException, *, lines: int | None = None) -> str:
     """What went wrong, whole and in one line, without the path that the message names anyway.
 

@@ -157,6 +157,36 @@ def make_onnx(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture
+def heard() -> Any:
+    """A `Watch` that keeps what it hears, by kind: `notes`, `details`, `warnings`, `failures`."""
+    from prn_cli.execution.watch import Watch
+
+    class Heard(Watch):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+            self.details: list[str] = []
+            self.warnings: list[str] = []
+            self.failures: list[str] = []
+
+        def note(self, message: str) -> None:
+            self.notes.append(message)
+
+        def detail(self, message: str) -> None:
+            self.details.append(message)
+
+        def warning(self, message: str) -> None:
+            self.warnings.append(message)
+
+        def failure(self, message: str) -> None:
+            self.failures.append(message)
+
+        def about(self, words: str) -> list[str]:
+            return [message for message in self.notes + self.warnings if words in message]
+
+    return Heard()
+
+
 @pytest.fixture(scope="session")
 def random_logits() -> Callable[..., np.ndarray]:
     """Smooth random logit maps, as a base model gives them: `random_logits(height, width, seed=0)`."""

@@ -229,21 +229,27 @@ def test_what_a_model_padded_with_zeros_stays_background(make_onnx, random_logit
     assert (prn.refine_map(classes, weights=weights).mask[:, 80:] == 0).all()
 
 
-def test_padding_is_named_once_for_the_set(tmp_path: Path, make_onnx, random_logits) -> None:
-    heard: list[str] = []
-
-    class Ear(prn.Watch):
-        def warning(self, message: str) -> None:
-            heard.append(message)
-
+def test_padding_is_named_once_for_the_set(tmp_path: Path, make_onnx, random_logits, heard) -> None:
     (tmp_path / "logits").mkdir()
     for number in range(3):
         logits = random_logits(64, 80, seed=number)
         logits[:, 60:] = 0 if number else 1
         np.save(tmp_path / "logits" / f"{number}.npy", logits)
-    prn.refine(tmp_path / "logits", out=tmp_path / "out", weights=make_onnx(), threshold=0.4, watch=Ear())
-    padded = [message for message in heard if "exactly 0" in message]
+    prn.refine(tmp_path / "logits", out=tmp_path / "out", weights=make_onnx(), threshold=0.4, watch=heard)
+    padded = heard.about("exactly 0")
     assert len(padded) == 1
-    assert padded[0].startswith("25.0% of the pixels of 2 of 3 maps are exactly 0")
-    prn.refine(tmp_path / "logits", out=tmp_path / "rest", weights=make_onnx(), nodata=0, watch=Ear())
-    assert len([message for message in heard if "exactly 0" in message]) == 1
+    assert padded[0].startswith("25 % of the pixels of 2 of 3 maps are exactly 0")
+    assert "say --nodata 0" in padded[0]
+    prn.refine(tmp_path / "logits", out=tmp_path / "rest", weights=make_onnx(), nodata=0, watch=heard)
+    assert len(heard.about("exactly 0")) == 1
+
+
+def test_logits_after_a_relu_are_told_from_padding(tmp_path: Path, make_onnx, random_logits, heard) -> None:
+    (tmp_path / "logits").mkdir()
+    for number in range(2):
+        np.save(tmp_path / "logits" / f"{number}.npy", np.maximum(random_logits(64, 80, seed=number) - 1, 0))
+    options = {"out": tmp_path / "out", "weights": make_onnx(), "input_kind": "logits"}
+    prn.refine(tmp_path / "logits", **options, watch=heard)
+    assert len(heard.warnings) == 1
+    assert "no logit is below 0, as after a ReLU" in heard.warnings[0]
+    assert "--nodata" not in heard.warnings[0]

@@ -28,6 +28,7 @@ from prn_cli.execution.cores import spare_threads
 _UsageError = typer.BadParameter.__mro__[1]
 
 _INTERRUPTED = 130
+_OUTPUT = ("--output", "--out", "-o")
 
 app = typer.Typer(
     name="prn",
@@ -127,6 +128,8 @@ def _usage(error: Any, arguments: Sequence[str]) -> int:
     command = error.ctx.command_path if error.ctx else " ".join(["prn", *named])
     message = error.format_message().strip().rstrip(".")
     near = getattr(error, "possibilities", None)  # of an option that there is not
+    if hasattr(error, "possibilities") and error.option_name in _OUTPUT:  # of a command that prints
+        near = [each.opts[0] for each in error.ctx.command.params if _names_a_file(each)]
     if near:
         message = f"no such option: {error.option_name}; did you mean {' or '.join(near)}?"
     if message and error.ctx and getattr(error, "param", None):
@@ -134,6 +137,11 @@ def _usage(error: Any, arguments: Sequence[str]) -> int:
     if message:  # empty where the help was shown instead
         console.error(f"{message}; see '{command} --help'")
     return 2
+
+
+def _names_a_file(parameter: Any) -> bool:
+    """Whether an option takes a file to write, beside what a command prints."""
+    return getattr(parameter, "rich_help_panel", "") == "Output" and parameter.metavar == "FILE"
 
 
 def main() -> None:

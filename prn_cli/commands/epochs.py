@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from prn_cli.commands import console
+from prn_cli.errors import percent
 from prn_cli.execution.watch import Epoch, Show, Stage
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def _line(stage: Stage, epoch: Epoch, left: float) -> str:
 
 def _reached(stage: Stage, epoch: Epoch) -> str:
     number = epoch.number + 1
-    return f"epoch {number}/{stage.epochs}" if stage.epochs else f"step {epoch.steps}, {epoch.done:.0%} of its time"
+    if stage.epochs:
+        return f"epoch {number}/{stage.epochs}"
+    return f"step {epoch.steps}, {percent(epoch.done)} of its time"
 
 
 def _gain(epoch: Epoch) -> str:

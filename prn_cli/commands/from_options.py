@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -21,6 +22,8 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 _PANELS = ("Input", "Output", "Method", "Objects", "Held-out images", "Loss", "Schedule", "Report", "Cluster", "Run")
 """The order of the help; other panels come before the last."""
 
+_CHOICES_WIDTH = 20  # of 80 columns
+
 _run_option = partial(typer.Option, rich_help_panel="Run", show_envvar=False)
 _level = partial(_run_option, callback=console.set_level)
 _SETTINGS = _run_option(
@@ -33,13 +36,19 @@ _SETTINGS = _run_option(
 )
 _COMMON: dict[str, tuple[Any, Any]] = {
     "settings_file": (Annotated[Path | None, _SETTINGS], None),
-    "quiet": (Annotated[bool, _level("--quiet", "-q", help="Errors only.")], False),
-    "verbose": (Annotated[bool, _level("--verbose", "-v", help="Say more, tracebacks too.")], False),
+    "quiet": (Annotated[bool, _level("--quiet", "-q", metavar="", help="Errors only.")], False),
+    "verbose": (Annotated[bool, _level("--verbose", "-v", metavar="", help="Say more, tracebacks too.")], False),
     "help_all": (HELP_ALL, False),
 }
 _JSON = Annotated[
     bool,
-    typer.Option("--json", help="JSON on stdout instead of a table.", rich_help_panel="Output", show_envvar=False),
+    typer.Option(
+        "--json",
+        metavar="",
+        help="JSON on stdout instead of a table.",
+        rich_help_panel="Output",
+        show_envvar=False,
+    ),
 ]
 
 
@@ -109,7 +118,7 @@ def _annotation(parameter: Parameter) -> Any:
     more: dict[str, Any] = {
         "help": option.help,
         "show_envvar": False,  # docs/commands.md says how they are named
-        "metavar": option.metavar or (parameter.flag if option.argument else None),
+        "metavar": option.metavar or _metavar(parameter),
         "min": None if option.least is None else kind(option.least),
         "max": None if option.most is None else kind(option.most),
     }
@@ -130,6 +139,17 @@ def _annotation(parameter: Parameter) -> Any:
     if parameter.several:
         annotation = list[parameter.type] | None if parameter.optional else list[parameter.type]  # type: ignore[name-defined]
     return Annotated[annotation, found]
+
+
+def _metavar(parameter: Parameter) -> str:
+    """What the help calls a value that has no name: nothing of a switch, or of a number whose range is shown anyway."""
+    option = parameter.option
+    if option.argument:
+        return parameter.flag
+    if parameter.type is bool or (parameter.type in (int, float) and (option.least, option.most) != (None, None)):
+        return ""
+    choices = fill(" | ".join(parameter.choices), _CHOICES_WIDTH)
+    return choices or {int: "N", float: "NUMBER", Path: "PATH"}.get(parameter.type, "TEXT")
 
 
 def _parsed(parameter: Parameter, text: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from prn_cli.commands import console
 from prn_cli.commands.from_options import command
+from prn_cli.errors import percent
 from prn_cli.workflows.pseudolabel import PseudolabelOptions, PseudolabelResult
 from prn_cli.workflows.pseudolabel import pseudolabel as run
 from prn_cli.workflows.weak import WeakResult
@@ -43,7 +44,8 @@ def _show_weak(result: WeakResult) -> None:
     """Print how much was decided, and how well where there are true masks."""
     document = result.document()
     names = ", ".join(result.classes)
-    console.tell(f"{len(result.maps)} maps of {names}; {document['decided']:.1%} of the pixels decided", style="bold")
+    decided = f"{percent(document['decided'])} of the pixels decided"
+    console.tell(f"{len(result.maps)} maps of {names}; {decided}", style="bold")
     ious = result.ious()
     if ious:
         table = console.table(f"mIoU, {document['true_masks']} true masks", "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prn_cli.commands import console
 from prn_cli.commands.from_options import command
-from prn_cli.errors import UsageError
+from prn_cli.errors import UsageError, percent
 from prn_cli.workflows.score import ScoreOptions, ScoreResult
 from prn_cli.workflows.score import score as run
 
@@ -24,7 +24,8 @@ _MEAN_ALONE = ("Mean over images", "Mean over images")
 def _score(options: ScoreOptions, *, json: bool) -> None:
     """Score masks or probability maps against labels.
 
-    Prints the mean over images and the pooled figure of every metric, with 95 % bootstrap intervals over images.
+    Prints the mean over images and the pooled figure of every metric, with 95 % bootstrap intervals over images. With
+    --baseline, masks of prn are compared with the base model at its own threshold, too.
     """
     if json and options.csv == "-":
         raise UsageError("--json and --csv - both want stdout", hint="give --csv a file")
@@ -45,7 +46,9 @@ def _show(result: ScoreResult, summary: Summary) -> None:
     """Print the table for people: 80 columns, plain ASCII, so that any terminal and pipe can show it."""
     size = f"{summary.images} image{'s' if summary.images > 1 else ''}, {summary.pixels / 1e6:.4g} Mpx counted"
     baseline = result.baseline_read
-    console.tell(f"{size}; {result.masks_read}" + (f"; baseline: {baseline}" if baseline else ""), style="bold")
+    read = f"; baseline: {baseline}" if baseline else ""
+    read += f", and at {result.own}" if result.own else ""
+    console.tell(f"{size}; {result.masks_read}{read}", style="bold")
     console.show(_table_alone(result, summary) if baseline is None else _table_of_two(result, summary))
     if summary.images == 1:
         method = "One image: no intervals."
@@ -61,10 +64,21 @@ def _show(result: ScoreResult, summary: Summary) -> None:
         counts = ", ".join(f"{title} of {count}" for title, count in partial.items())
         method += f"\nFigures that do not exist for all {summary.images} images: {counts}."
     if baseline is not None and summary.images > 1:
-        name, better, worse = result.changed_images()
-        console.tell(f"By {name}, {better} of {summary.images} images became better, {worse} worse.")
+        better, worse = result.changed_images()
+        first = result.metrics[0]
+        console.tell(f"By {first.title}, {better} of {summary.images} images became better, {worse} worse.")
+        if result.own:
+            console.tell(_beyond_threshold(result, first, summary.pooled[first.name]))
         method += "\nBetter, worse: the interval of the change excludes 0."
     console.tell(method, style="dim")
+
+
+def _beyond_threshold(result: ScoreResult, first: Metric, figure: Figure) -> str:
+    """The masks compared with the baseline at its own threshold, in a sentence."""
+    assert figure.added is not None
+    better, worse = result.changed_images("own")
+    change = f"{first.title} {_value(figure.added, sign='+')} {_interval(figure.added, sign='+')}"
+    return f"Compared with the baseline at {result.own}: {better} better, {worse} worse;\npooled {change}."
 
 
 def _parts(result: ScoreResult, summary: Summary) -> list[tuple[str, str, dict[str, Figure]]]:
@@ -78,7 +92,7 @@ def _table_alone(result: ScoreResult, summary: Summary) -> Table:
     parts = _parts(result, summary)
     for _, title, _ in parts:
         table.add_column(title, justify="right")
-        table.add_column(f"{_share(summary)} interval", justify="right")
+        table.add_column(f"{percent(summary.confidence)} interval", justify="right")
     for metric in _present(result, parts[-1][-1]):
         cells = [figures[metric.name].masks for _, _, figures in parts]
         table.add_row(_title(metric), *(text for cell in cells for text in (_value(cell), _interval(cell))))
@@ -88,8 +102,11 @@ def _table_alone(result: ScoreResult, summary: Summary) -> Table:
 def _table_of_two(result: ScoreResult, summary: Summary) -> Table:
     from prn_cli.metrics.intervals import verdict
 
-    table = console.table("", "Baseline", "Masks", "Change", f"{_share(summary)} interval")
+    own = [f"at {result.own}" if len(result.own) < 6 else "own cut"] if result.own else []
+    table = console.table("", "Baseline", *own, "Masks", "Change", f"{percent(summary.confidence)} interval")
     table.add_column("")
+    if own:
+        table.padding = 0  # for 80 columns
     parts = _parts(result, summary)
     for heading, _, figures in parts:
         table.add_row(f"[bold]{heading}[/bold]")
@@ -101,7 +118,8 @@ def _table_of_two(result: ScoreResult, summary: Summary) -> Table:
             style = {"better": "green", "worse": "red"}.get(judged)
             difference = (_value(figure.difference, sign="+"), _interval(figure.difference, sign="+"), judged)
             marked = (f"[{style}]{text}[/{style}]" if style else text for text in difference)
-            table.add_row(f"  {_title(metric)}", _value(figure.baseline), _value(figure.masks), *marked)
+            values = [_value(each) for each in (figure.baseline, figure.own, figure.masks) if each is not None]
+            table.add_row(f"  {_title(metric)}", *values, *marked)
         table.add_section()
     return table
 
@@ -113,10 +131,6 @@ def _present(result: ScoreResult, figures: dict[str, Figure]) -> list[Metric]:
         return any(each is not None and math.isfinite(each.value) for each in (figure.masks, figure.baseline))
 
     return [metric for metric in result.metrics if exists(figures[metric.name])]
-
-
-def _share(summary: Summary) -> str:
-    return f"{summary.confidence:.0%}".replace("%", " %")
 
 
 def _title(metric: Metric) -> str:

@@ -54,6 +54,13 @@ class Command(TyperCommand):
                 twin.add_to_parser(parser, ctx)
         return parser
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """Typer's, without a word for its value."""
+        option: Any = super().get_help_option(ctx)
+        if option is not None:
+            option.metavar = ""
+        return option
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The common options in one panel, or all of them if `--help-all` asked for it."""
         if not self.spelling.common or ctx.meta.get(_ALL):
@@ -83,7 +90,12 @@ def _show_all(ctx: typer.Context, value: bool) -> None:
 HELP_ALL = Annotated[
     bool,
     typer.Option(
-        "--help-all", is_eager=True, callback=_show_all, allow_from_autoenv=False, help="Show all options and exit."
+        "--help-all",
+        is_eager=True,
+        callback=_show_all,
+        allow_from_autoenv=False,
+        metavar="",
+        help="Show all options and exit.",
     ),
 ]
 

@@ -11,6 +11,8 @@ from prn_cli.commands.from_options import command
 from prn_cli.workflows import train as workflow
 from prn_cli.workflows.train import TrainOptions
 
+_TELLING = 10  # images
+
 
 def _run(options: TrainOptions, *, json: bool) -> None:
     """Learn where a base model's scores run too high or too low, from a few labelled logit maps.
@@ -35,22 +37,13 @@ train = command(workflow.train_options(), _run)
 
 
 def _show(card: Mapping[str, Any], out: Path) -> None:
-    from rich.table import Table
-
     data, choice = card["data"], card["choice"]
     several = len(card["conditions"].get("classes", ())) > 1
     what = f"held-out parts of {data['parts_of']} map(s)" if data["parts_of"] else "held-out images"
     own = choice["own"]
-    headings = [
-        "at 0.5",
-        *([f"at its own {own:.3g}"] if own != 0.5 else []),
-        "refined",
-        "change, points",
-        "95 % interval",
-    ]
-    table = Table(title=f"{len(data['held_out'])} {what}", title_justify="left")
-    for heading in ("", *headings):
-        table.add_column(heading, justify="right" if heading else "left")
+    console.tell(f"{len(data['held_out'])} {what}" + (f"; the base's own threshold: {own:.3g}" if own != 0.5 else ""))
+    headings = ["At 0.5", *([f"At {own:.3g}"] if own != 0.5 else []), "Refined"]
+    table = console.table("", *headings, "Change, points", "95 % interval")
     figure = "IoU of a class" if several else "IoU"
     for name, label in (("pooled_iou", f"{figure}, pooled"), ("mean_iou", f"{figure}, mean")):
         row = card["held_out_figures"][name]
@@ -68,7 +61,8 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
     if data["scenes_held_out"] == 1 and data["scenes"] > 1:
         console.tell("Only one scene was held out, which says nothing of others (--folds).")
     elif data["scenes"] < 2 and not data["parts_of"] and choice["gain"] > 0:
-        console.tell("New images of the same scenes can expect as much; of other scenes, this says nothing (--groups).")
+        expected = "can expect as much" if images["all"] >= _TELLING else "may gain less: few were held out (--folds)"
+        console.tell(f"New images of the same scenes {expected}; of other scenes, this says nothing (--groups).")
     console.tell(f"Weights: {out / card['files']['onnx']['file']} (epoch {card['best_epoch']} of {card['epochs']})")
 
 

@@ -252,6 +252,16 @@ class Manifest:
         self._want(map(self._name, asked))
         return {path for path in asked if self._knows(path)}
 
+    def figures(self, paths: Iterable[Path]) -> dict[Path, Mapping[str, Any]]:
+        """Of those outputs that are as prn recorded them: the figures."""
+        asked = {path: self._name(path) for path in paths}
+        self._want(asked.values())
+        return {
+            path: json.loads(self._entries[name])["figures"]
+            for path, name in asked.items()
+            if name in self._entries and not self._is_changed(path)
+        }
+
     def _knows(self, path: Path) -> bool:
         name = self._name(path)
         return name in self._entries or name in self._begun

@@ -38,6 +38,7 @@ class Metric:
         counts: where its family's counts lie in an image's record.
         ratio: from counts `(..., K)` to figures `(...)`.
         lower_is_better: whether 0 is the best figure and not 1.
+        of: the class that it is of, if it is of one among several.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Metric:
     counts: slice
     ratio: Callable[[FloatArray], FloatArray]
     lower_is_better: bool = False
+    of: str = ""
 
     def figure(self, records: FloatArray) -> FloatArray:
         """From records `(..., K)` to figures `(...)`."""
@@ -76,6 +78,7 @@ class ImageScore:
         pixels: how many count: valid in the mask, the label and the baseline.
         counts: `(K,)` float64, the counts of every family: K is 70 here, and other tasks have records of their own.
         baseline: the same of the baseline, if there is one.
+        own: the same of the baseline cut at its own threshold, if that is asked for.
         not_counted: how many do not count, by reason.
     """
 
@@ -84,12 +87,15 @@ class ImageScore:
     pixels: int
     counts: FloatArray
     baseline: FloatArray | None = None
+    own: FloatArray | None = None
     not_counted: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A metric of a set of images; with a baseline, also that one's and the paired difference (masks minus baseline).
+
+    `own` is the baseline's at its own threshold, and `added` the paired difference to that.
 
     NaN where a figure does not exist: the calibration error of masks, the mBA of images without a boundary.
     `images` says of how many images it exists.
@@ -98,6 +104,8 @@ class Figure:
     masks: Estimate
     baseline: Estimate | None = None
     difference: Estimate | None = None
+    own: Estimate | None = None
+    added: Estimate | None = None
     images: int = field(default=0, kw_only=True)
 
 
@@ -150,14 +158,14 @@ class ImageCounter:
     Args:
         height: rows of the image.
         width: columns of the image.
-        own: counts the prediction.
-        other: counts the baseline.
+        prediction: counts it.
+        baselines: count the baseline, each at a cut of its own.
     """
 
-    def __init__(self, height: int, width: int, own: PredictionCounter, other: PredictionCounter) -> None:
+    def __init__(self, height: int, width: int, prediction: PredictionCounter, *baselines: PredictionCounter) -> None:
         self._height, self._width = height, width
-        self._counters = [own, other]
-        self._used = 1
+        self._counters = [prediction]
+        self._baselines = baselines
         self._pixels = 0
 
     def add(self, prediction: NDArray[Any], label: NDArray[np.uint8], baseline: NDArray[Any] | None = None) -> None:
@@ -182,9 +190,10 @@ class ImageCounter:
         pixels = int(np.count_nonzero(valid))
         counted = label if pixels == label.size else np.where(valid, label, np.uint8(IGNORE))
         self._pixels += pixels
-        self._used = len(predictions)
-        for counter, each in zip(self._counters, predictions, strict=False):
-            counter.add(each, counted)
+        if baseline is not None and len(self._counters) == 1:
+            self._counters += self._baselines
+        for number, counter in enumerate(self._counters):
+            counter.add(predictions[min(number, 1)], counted)
 
     def score(self) -> ImageScore:
         """The record of the image, when all its rows have come.
@@ -192,12 +201,11 @@ class ImageCounter:
         Raises:
             InputError: no pixel is valid in all there is.
         """
-        counters = self._counters[: self._used]
         if not self._pixels:
-            where = "mask and label" if len(counters) == 1 else "mask, label and baseline"
+            where = "mask and label" if len(self._counters) == 1 else "mask, label and baseline"
             raise InputError(f"no pixel is valid in {where}", hint="check --nodata and --label-nodata, or leave it out")
-        soft = all(counter.soft for counter in counters)
-        records = [counter.counts(soft=soft) for counter in counters]
+        soft = all(counter.soft for counter in self._counters)
+        records = [counter.counts(soft=soft) for counter in self._counters]
         return ImageScore(self._height, self._width, self._pixels, *records)
 
 
@@ -263,7 +271,7 @@ def summarise(
     """Turn the records of a set of images into figures with bootstrap intervals.
 
     Args:
-        scores: the records; either all have a baseline, or none.
+        scores: the records; either all have a baseline, and its own threshold, or none.
         metrics: the figures that are made of them.
         resamples: how many bootstrap resamples are drawn.
         confidence: what share of them the intervals hold, 0 to 1.
@@ -275,27 +283,29 @@ def summarise(
     records = list(scores)
     if not records:
         raise InputError("no image was scored, expected at least one")
-    sets = [np.stack([record.counts for record in records])]
-    baselines = [record.baseline for record in records if record.baseline is not None]
-    if len(baselines) == len(records):
-        sets.append(np.stack(baselines))
-    own = [_figures_of_all(counts, metrics) for counts in sets]
+    found = zip(*((record.counts, record.baseline, record.own) for record in records), strict=True)
+    sets = [np.stack(counts) for counts in found if all(each is not None for each in counts)]
+    of_images = [_figures_of_all(counts, metrics) for counts in sets]
 
     def statistic(weights: FloatArray) -> FloatArray:
-        """`(R, images)` to `(R, sets and their difference, mean and pooled, metrics)`."""
+        """`(R, images)` to `(R, sets and differences to the others, mean and pooled, metrics)`."""
         result = [
             np.stack((mean(values, weights), _figures_of_all(pooled(counts, weights), metrics)), axis=1)
-            for values, counts in zip(own, sets, strict=True)
+            for values, counts in zip(of_images, sets, strict=True)
         ]
-        return np.stack([*result, result[0] - result[1]] if len(sets) == 2 else result, axis=1)
+        return np.stack([*result, *(result[0] - other for other in result[1:])], axis=1)
 
     bounds = bootstrap(statistic, len(records), resamples=resamples, confidence=confidence, seed=seed)
-    defined = np.isfinite(own).all(axis=0).sum(axis=0).tolist()
+    defined = np.isfinite(of_images).all(axis=0).sum(axis=0).tolist()
+    names = [*("masks", "baseline", "own")[: len(sets)], *("difference", "added")[: len(sets) - 1]]
 
     def collect(position: int) -> dict[str, Figure]:
         return {
             metric.name: Figure(
-                *(Estimate(*(float(bound[kind, position, i]) for bound in bounds)) for kind in range(len(bounds[0]))),
+                **{
+                    name: Estimate(*(float(bound[kind, position, i]) for bound in bounds))
+                    for kind, name in enumerate(names)
+                },
                 images=defined[i],
             )
             for i, metric in enumerate(metrics)

@@ -7,7 +7,7 @@ masks are uint8 `(H, W)`: 0 background, 1 foreground, 255 ignore or invalid.
 from __future__ import annotations
 
 from prn_cli.maps.probabilities import logit, sigmoid
-from prn_cli.rasters.base import Raster
+from prn_cli.rasters.base import TIFF_SUFFIXES, Raster
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, common_bands
 from prn_cli.rasters.kinds import count_bands, count_classes, with_bands
@@ -32,6 +32,7 @@ from prn_cli.rasters.valid import count_reasons
 from prn_cli.rasters.writing import RasterWriter
 
 __all__ = [
+    "TIFF_SUFFIXES",
     "WRITTEN_SUFFIXES",
     "ClassNumbers",
     "ClassScoreMap",

@@ -17,6 +17,8 @@ from prn_cli.maps.tiles import Window
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.limits import check_block, check_memory, check_pixels
 
+TIFF_SUFFIXES = (".tif", ".tiff")
+
 
 class Closing(ABC):
     """A context manager that closes what it holds."""

@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from prn_cli.errors import InputError, PrnError, UsageError, reason
 from prn_cli.files.remote import as_path, gdal_name
 from prn_cli.maps.tiles import row_bands
-from prn_cli.rasters.base import Raster, holds
+from prn_cli.rasters.base import TIFF_SUFFIXES, Raster, holds
 from prn_cli.rasters.geo import GEO_KEYS
 from prn_cli.rasters.guards import check_stored
 from prn_cli.rasters.sidecars import read_sidecars
@@ -36,17 +36,16 @@ __all__ = [
     "tiff_suffix",
 ]
 
-_TIFF = (".tif", ".tiff")
 _JPEG = (".jpg", ".jpeg")
 _READERS = {
     ".npy": "npy:NpyRaster",
     ".npz": "npy:NpzRaster",
-    **dict.fromkeys(_TIFF, "tiff:TiffRaster"),
+    **dict.fromkeys(TIFF_SUFFIXES, "tiff:TiffRaster"),
     ".png": "png:PngRaster",
     **dict.fromkeys(_JPEG, "jpeg:JpegRaster"),
 }
 _WRITERS = {
-    **dict.fromkeys(_TIFF, "tiff_writing:TiffWriter"),
+    **dict.fromkeys(TIFF_SUFFIXES, "tiff_writing:TiffWriter"),
     ".png": "png_writing:PngWriter",
     ".npy": "writing:NpyWriter",
 }
@@ -94,7 +93,7 @@ def open_raster(
     check_file(path)
     suffix = path.suffix.lower()
     remote = gdal_name(path) is not None
-    if remote and suffix not in _TIFF:
+    if remote and suffix not in TIFF_SUFFIXES:
         found, hint = f"a remote file that ends in '{path.suffix}'", "download it first"
         if not suffix:
             found, hint = "a remote name without a suffix", "name each file: folders are for this machine"
@@ -124,7 +123,7 @@ def open_raster(
 def tiff_suffix(path: Path) -> str:
     """The suffix of a TIFF made of this file: its own, `.tif` of a VRT; empty if it is neither."""
     suffix = path.suffix.lower()
-    return suffix if suffix in _TIFF else ".tif" if suffix == VRT else ""
+    return suffix if suffix in TIFF_SUFFIXES else ".tif" if suffix == VRT else ""
 
 
 def check_file(path: Path) -> None:
@@ -217,7 +216,7 @@ def create_raster(
             hint="give another name",
             path=path,
         )
-    tiff, png = suffix in _TIFF, suffix == ".png"
+    tiff, png = suffix in TIFF_SUFFIXES, suffix == ".png"
     if png and not soft and kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
         raise UsageError(f"PNG cannot hold {kind}, only uint8 and uint16", hint="write .tif or .npy", path=path)
     if bands > 1 and suffix != ".npy":

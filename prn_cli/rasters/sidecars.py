@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
 from prn_cli.files.remote import gdal_name
-from prn_cli.rasters.base import Raster
+from prn_cli.rasters.base import TIFF_SUFFIXES, Raster
 from prn_cli.rasters.geo import RPC_COEFFICIENTS, TIEPOINTS, GeoTags, parse_xml
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-_WITH_SIDECARS = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+_WITH_SIDECARS = (*TIFF_SUFFIXES, ".png", ".jpg", ".jpeg")
 _MOST_LISTED = 1000  # GDAL's own limit: in a larger folder it asks for single names, in lower and in upper case
 _JUST_NOW = 2 * 10**9  # ns: a folder's time may not tell a change after it
 _MOST_BYTES = 1 << 20

@@ -231,7 +231,7 @@ class ClassReport(_Report):
         self, summary: Summary, what: Scored, failures: Sequence[tuple[str, str]], metrics: Sequence[Metric]
     ) -> None:
         """Write the page."""
-        names = [metric.title.removeprefix("IoU ") for metric in metrics if metric.title.startswith("IoU ")]
+        names = [metric.of for metric in metrics if metric.of]
         classes = [(name, colours.hexadecimal(self._table[number])) for number, name in enumerate(names)]
         page = score_page(summary, self._totals, what, failures=failures, metrics=metrics, classes=classes)
         self._write(page)

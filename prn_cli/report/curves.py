@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.errors import percent
 from prn_cli.metrics.calibration import BINS, PIXELS, POSITIVES, PROBABILITY
 from prn_cli.metrics.regions import RegionCounts
 from prn_cli.report import colours
 from prn_cli.report.charts import Chart, Line
 from prn_cli.report.glimpses import SoftCounts
-from prn_cli.report.page import MINUS, count, number, percent
+from prn_cli.report.page import MINUS, count, number
 from prn_cli.report.totals import ByPosition, Totals
 from prn_cli.thresholding.pseudolabels import ThresholdCurve
 from prn_cli.thresholding.thresholds import PAPER_GRID

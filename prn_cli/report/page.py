@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prn_cli import __version__
+from prn_cli.errors import percent
 from prn_cli.metrics.intervals import Estimate
 from prn_cli.report.charts import Axis, axis_around, path
 from prn_cli.report.colours import gradient
@@ -76,11 +77,6 @@ def count(value: float) -> str:
     from markupsafe import Markup  # among the characters that `_shown` replaces
 
     return Markup(f"{round(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}"))
-
-
-def percent(share: float) -> str:
-    """A share, 0 to 1, in percent."""
-    return f"{100 * share:.1f} %"
 
 
 def interval(estimate: Estimate, look: str = "number") -> str:

@@ -21,7 +21,7 @@ from prn_cli.report.glimpses import PATCH
 from prn_cli.report.page import render
 from prn_cli.report.totals import Totals
 
-_WORDS = {"better": "better than the base's", "worse": "worse than the base's", "": "about as good as the base's"}
+_WORDS = {"better": "better than", "worse": "worse than", "": "about as good as"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class Scored:
         masks_cut: how the masks were cut, such as "probabilities cut at 0.5".
         baseline_cut: the same of the base.
         cut: where the base is cut (without one, the masks): the threshold that those of patches are compared with.
+        own: where the base is cut a second time, such as "0.407"; empty if nowhere.
+        own_changed: how many images are better, and how many worse than the base is there.
         not_counted: what share of the pixels does not count, and why; empty if all do.
     """
 
@@ -44,6 +46,8 @@ class Scored:
     masks_cut: str
     baseline_cut: str | None
     cut: float
+    own: str = ""
+    own_changed: tuple[int, int] = (0, 0)
     not_counted: str = ""
 
 
@@ -106,7 +110,7 @@ def score_page(
         what=what,
         paired=paired,
         gallery=make_gallery(totals.glimpses, words, bias_reach=bias_reach(totals), cut=what.cut),
-        headline=_headline(summary, metrics[0]),
+        headline=_headline(summary, metrics[0], what.own),
         first=metrics[0],
         classes=classes,
         tables={
@@ -141,12 +145,18 @@ def _rows(figures: Mapping[str, Figure], metrics: Sequence[Metric], images: int)
     return rows
 
 
-def _headline(summary: Summary, metric: Metric) -> str:
-    """Whether the masks are better, in a sentence; empty without a base, or without intervals."""
-    changes = summary.pooled[metric.name].difference, summary.mean[metric.name].difference
-    if any(change is None or not math.isfinite(change.low) for change in changes):
+def _headline(summary: Summary, metric: Metric, own: str) -> str:
+    """Whether the masks are better, in a sentence or two; empty without a base, or without intervals."""
+    pooled, mean = summary.pooled[metric.name], summary.mean[metric.name]
+    said = _compared("the refined masks", pooled.difference, mean.difference, "the base's")
+    return said and " ".join((said, _compared("they", pooled.added, mean.added, f"the base's at {own}"))).strip()
+
+
+def _compared(masks: str, pooled: Estimate | None, mean: Estimate | None, base: str) -> str:
+    changes = [change for change in (pooled, mean) if change is not None and math.isfinite(change.low)]
+    if len(changes) < 2:
         return ""
-    pooled, mean = (_WORDS[verdict(change, lower_is_better=False)] for change in changes if change is not None)
-    if pooled == mean:
-        return f"The refined masks are {pooled}."
-    return f"Over all pixels, the refined masks are {pooled}; image by image, they are {mean} on average."
+    over_all, by_image = (_WORDS[verdict(change, lower_is_better=False)] for change in changes)
+    if over_all == by_image:
+        return f"{masks[0].upper()}{masks[1:]} are {over_all} {base}."
+    return f"Over all pixels, {masks} are {over_all} {base}; image by image, they are {by_image} them on average."

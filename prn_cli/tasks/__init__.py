@@ -188,17 +188,19 @@ class Task(ABC):
         *,
         threshold: float = 0.5,
         baseline_threshold: float = 0.5,
+        own_threshold: float | None = None,
         buffer: float = 3.0,
         pool: Executor | None = None,
     ) -> ImageCounter:
-        """Counts an image of this size, and its baseline if there is one."""
+        """Counts an image of this size, and its baseline if there is one; at a second threshold, too, if given."""
         from prn_cli.metrics.score import ImageCounter
 
-        own, other = (
+        counters = (
             self.prediction_counter(height, width, threshold=cut, buffer=buffer, pool=pool)
-            for cut in (threshold, baseline_threshold)
+            for cut in (threshold, baseline_threshold, own_threshold)
+            if cut is not None
         )
-        return ImageCounter(height, width, own, other)
+        return ImageCounter(height, width, *counters)
 
     def rows(self, opened: Prediction, window: Window) -> NDArray[Any]:
         """Rows of an open prediction, as `counter` takes them: uint8 for masks, float32 for soft maps."""

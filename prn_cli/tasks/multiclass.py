@@ -103,7 +103,7 @@ def class_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
     """mIoU, accuracy, and the IoU of every class, by number."""
     everything = slice(0, counting.SUMS)
     of_classes = (
-        Metric(f"iou_{name}", f"IoU {name}", everything, partial(counting.class_iou, number=number))
+        Metric(f"iou_{name}", f"IoU {name}", everything, partial(counting.class_iou, number=number), of=name)
         for number, name in enumerate(names)
     )
     return (
@@ -147,7 +147,8 @@ class Multiclass(Task):
     prediction_role = "class prediction"
     unused: ClassVar[dict[str, str]] = {
         **dict.fromkeys(
-            ("score --threshold", "--per-image", "--baseline-threshold", "--buffer"), "the greatest score counts"
+            ("score --threshold", "--per-image", "--baseline-threshold", "--own-threshold", "--buffer"),
+            "the greatest score counts",
         ),
         "--bidx": "all classes are taken",
         "score --bias": "the report shows none of several classes",

@@ -58,7 +58,7 @@ class Saliency(Task):
     label_role = "grey label"
     unused: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("--threshold", "--for", "--per-image"), "soft maps are not cut"),
-        "--baseline-threshold": "soft maps are not cut",
+        **dict.fromkeys(("--baseline-threshold", "--own-threshold"), "soft maps are not cut"),
         "--buffer": "soft maps are measured whole",
         "score --report": "it shows masks of one class",
         "refine --values": "masks hold probabilities",

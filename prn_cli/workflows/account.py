@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from prn_cli.errors import percent
 from prn_cli.execution.watch import Watch
 
 _WORDS = {
@@ -45,9 +46,9 @@ class Account:
         """In words; empty if all pixels count."""
         if not self.not_counted:
             return ""
-        parts = [(_WORDS[name], _percent(count / self.pixels)) for name, count in self.not_counted.most_common()]
+        parts = [(_WORDS[name], percent(count / self.pixels)) for name, count in self.not_counted.most_common()]
         said = parts[0][0] if len(parts) == 1 else ", ".join(map(" ".join, parts))
-        return f"{_percent(self.share)} of the pixels do not count: {said}"
+        return f"{percent(self.share)} of the pixels do not count: {said}"
 
     def tell(self, watch: Watch) -> None:
         """Say it once, as a warning if more than half do not count."""
@@ -71,7 +72,3 @@ def warn_of_absent(
         values = ", ".join(f"{value:g}" for value in sorted(ignored))
         why = f"; {noun}s ignore the value{'s' if len(ignored) > 1 else ''} {values}" if ignored else ""
         watch.warning(f"no pixel of {', '.join(absent)} counts in any {noun}{why}")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import PrnError, WeightsError
+from prn_cli.errors import PrnError, WeightsError, percent
 from prn_cli.execution.watch import Watch
 from prn_cli.maps.certain import find_padding
 from prn_cli.methods.weights import Weights
@@ -82,7 +82,7 @@ class SetDecision:
         return (
             f"cut at {self.decision.threshold:g}, chosen {labels} for {_maps(self.maps)}: "
             f"{100 * self.decision.gain:+.1f} points of {_SCORES[self.score]} expected, "
-            f"no loss with a probability of {self.decision.confidence:.0%}"
+            f"no loss with a probability of {percent(self.decision.confidence)}"
         )
 
 

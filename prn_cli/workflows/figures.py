@@ -18,7 +18,10 @@ from prn_cli.maps.pixels import IGNORE
 
 @dataclass(slots=True)
 class Figures:
-    """Counts of pixels; `pixels` by class, `padding` those of `prn_cli.maps.certain.find_padding`."""
+    """Counts of pixels; `pixels` by class, `padding` those of `prn_cli.maps.certain.find_padding`.
+
+    `below` says whether a logit of the rows with padding is below 0.
+    """
 
     height: int
     width: int
@@ -28,6 +31,7 @@ class Figures:
     drift: float | None = None
     not_counted: Counter[str] = field(default_factory=Counter)  # pixels by reason
     padding: int = 0
+    below: bool = False
 
     @staticmethod
     def of(
@@ -56,6 +60,7 @@ class Figures:
         self.changed += more.changed
         self.not_counted.update(more.not_counted)
         self.padding += more.padding
+        self.below |= more.below
 
     def take(self, runs: Runs) -> None:
         """Count a whole mask."""
@@ -70,7 +75,7 @@ class Figures:
         else:
             figures["foreground"] = self.pixels[1]
         figures |= {"changed": self.changed, "drift": self.drift, "not_counted": dict(self.not_counted)}
-        return figures | ({"padding": self.padding} if self.padding else {})
+        return figures | ({"padding": self.padding, "below": self.below} if self.padding else {})
 
 
 def counts_of(runs: Runs) -> dict[str, int]:

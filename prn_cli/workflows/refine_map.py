@@ -21,7 +21,7 @@ from prn_cli.maps.components import Runs, Tile, join, join_beside, runs_of
 from prn_cli.maps.noise import place_seed
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import WholeRows, Window
-from prn_cli.rasters import MapImage, Raster, RasterWriter, ScoreMap, count_reasons, create_raster
+from prn_cli.rasters import TIFF_SUFFIXES, MapImage, Raster, RasterWriter, ScoreMap, count_reasons, create_raster
 from prn_cli.rasters.reading import Reading, open_map
 from prn_cli.refinement.rows import (
     How,
@@ -52,7 +52,7 @@ _LARGE_MAP = 1 << 22  # pixels
 # next is read and the last one is written.
 _TURNS = threading.BoundedSemaphore(2)
 _BANDS_AHEAD = 2  # of a large map, read before the network wants them, and refined before they are written
-_READ_BY_WINDOW = (".npy", ".tif", ".tiff")
+_READ_BY_WINDOW = (".npy", *TIFF_SUFFIXES)
 _SECTION_BYTES = 64e6
 _BLOCK = 512  # px
 
@@ -303,7 +303,7 @@ def _band(rows: Rows, item: Item, run: Run, opened: OpenMap) -> Band:
     figures = Figures.of(mask, base, run.classes, all_valid=rows.all_valid)
     if figures.valid < figures.size:
         figures.not_counted = _not_counted(opened.scores, mask == IGNORE, rows.y, rows.x)
-    figures.padding = padding
+    figures.padding, figures.below = padding, padding > 0 and bool((rows.logits < 0).any())
     sample = run.sample(opened.scores.height, opened.scores.width).of(rows.logits, rows.y, rows.x)
     return Band(rows.y, rows.x, outputs, figures, sample, runs)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from prn_cli.errors import PrnError
+from prn_cli.errors import PrnError, percent
 from prn_cli.execution.cores import keep_freed_memory
 from prn_cli.execution.executor import Executor
 from prn_cli.execution.threads import Batch, Progress, Threads
@@ -87,7 +87,9 @@ def _refine_item(item: Item, progress: Progress, *, plan: Plan, executor: Execut
     entry = plan.work.finished(job)
     if entry is not None:
         return RefinedMap(item.path, outputs, "kept", entry["figures"])
-    figures = refine_item(made, plan.run_of(item), executor, partial(manifest.begin, job), progress).as_dict()
+    run = plan.run_of(item)
+    figures = refine_item(made, run, executor, partial(manifest.begin, job), progress).as_dict()
+    figures |= plan.own_threshold(run)
     seconds = time.perf_counter() - started
     manifest.record(job, seconds=seconds, figures=figures)
     return RefinedMap(item.path, outputs, "refined", figures, seconds)
@@ -149,7 +151,7 @@ def _summary(maps: Sequence[RefinedMap], out: Path, seconds: float) -> str:
     pixels = sum(figures["height"] * figures["width"] for figures in refined)
     if pixels:
         valid, changed = (sum(figures[name] for figures in refined) for name in ("valid", "changed"))
-        parts.append(f"{changed / max(valid, 1):.2%} of the pixels changed")
+        parts.append(f"{percent(changed / max(valid, 1))} of the pixels changed")
         parts.append(f"{pixels / 1e6 / seconds:.3g} Mpx/s")
     return "; ".join(parts)
 
@@ -165,9 +167,12 @@ def _warn_of_padding(maps: Sequence[RefinedMap], watch: Watch) -> None:
     if not padded:
         return
     zeros, pixels = (sum(found.figures[name] for found in padded) for name in ("padding", "valid"))
+    meant = "they stay background; if nothing was scored there, say --nodata 0"
+    if not any(found.figures.get("below", True) for found in padded):
+        meant = "no logit is below 0, as after a ReLU, which leaves nothing to refine there; save what goes into it"
     watch.warning(
-        f"{zeros / pixels:.1%} of the pixels of {len(padded)} of {len(maps)} maps are exactly 0 over whole areas, such "
-        f"as in {padded[0].input.name}: they stay background; if nothing was scored there, say --nodata 0"
+        f"{percent(zeros / pixels)} of the pixels of {len(padded)} of {len(maps)} maps are exactly 0 over whole areas, "
+        f"such as in {padded[0].input.name}: {meant}"
     )
 
 

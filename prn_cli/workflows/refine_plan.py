@@ -31,20 +31,23 @@ from prn_cli.workflows.work import Work, pass_over_outputs
 T = TypeVar("T")
 
 _LARGE_FILE = 1 << 22  # bytes: of a map that surely has several windows
-_TIFF_SUFFIXES = (".tif", ".tiff")
-_FLOAT_SUFFIXES = (".npy", *_TIFF_SUFFIXES)
+_FLOAT_SUFFIXES = (".npy", *rasters.TIFF_SUFFIXES)
 _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A run that is ready to start: its maps, what is the same for all of them, and the scenes of those that adjoin."""
+    """A run that is ready to start: its maps, what is the same for all of them, and the scenes of those that adjoin.
+
+    `own` is where training would cut the base model alone; None if masks are cut where that would be.
+    """
 
     options: RefineOptions
     run: Run
     work: Work
     scenes: Mapping[Path, Scene]
     choice: SetDecision | ClassOffsets | None = None
+    own: float | None = None
 
     def run_of(self, item: Item) -> Run:
         """The run of one map, which may have a threshold of its own.
@@ -56,6 +59,10 @@ class Plan:
             return self.run
         decision = self.choice.of_map(item.path, self.run.reading, item.inputs.get("valid_mask"))
         return replace(self.run, threshold=decision.threshold)
+
+    def own_threshold(self, run: Run) -> dict[str, Any]:
+        """For the figures of a map: where the base model alone would be cut, to tell what that gains by itself."""
+        return {"own_threshold": run.threshold if self.own is None else self.own} if run.task.cuts else {}
 
 
 def prepare(options: RefineOptions, watch: Watch) -> Plan:
@@ -100,8 +107,9 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     links, surveyed = survey(links, maps.sample, watch)
     choice = _choose(options, weights[-1], task, inputs, reading=reading, watch=watch) if fixed is None else None
     threshold = fixed if choice is None else choice.cut
+    own = _own(weights[-1].card) if threshold is None else None
     threshold = links[-1].refiner.threshold if threshold is None else threshold
-    _tell(options, weights, links, threshold, choice=choice, watch=watch)
+    _tell(options, weights, links, threshold, choice=choice, own=own, watch=watch)
     run = Run(
         links=links, threshold=threshold, tta=options.tta, task=task, reading=reading, masks=masks, objects=objects
     )
@@ -124,7 +132,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
         overwrite=options.overwrite,
         verb="refine",
     )
-    return Plan(options=options, run=run, work=work, scenes=scenes, choice=choice)
+    return Plan(options=options, run=run, work=work, scenes=scenes, choice=choice, own=own)
 
 
 def _fixed_threshold(options: RefineOptions, task: Task) -> float | None:
@@ -199,6 +207,7 @@ def _tell(
     threshold: Cut,
     *,
     choice: SetDecision | ClassOffsets | None,
+    own: float | None,
     watch: Watch,
 ) -> None:
     """Note which weights are applied, their strength, the threshold, and the gain that training expects."""
@@ -208,8 +217,12 @@ def _tell(
         watch.detail(f"{found.path} ({refiner.name}) {where}, tile {link.tile}, halo {refiner.needs.halo}")
     if choice is not None:
         watch.note(str(choice))
-    if options.probabilities is not None and threshold != 0.5 and not isinstance(threshold, tuple):
-        watch.note(f"to score the probabilities as the masks are cut: prn score --threshold {threshold:g}")
+    own = threshold if own is None and not isinstance(threshold, tuple) else own
+    if options.probabilities is not None and (own or 0.5, threshold) != (0.5, 0.5) and not isinstance(threshold, tuple):
+        watch.note(
+            f"to score the probabilities as the masks are cut: prn score --threshold {threshold:g} "
+            f"--own-threshold {own:g}"
+        )
     if choice is not None and not any(link.applied for link in links):
         return
     if options.strength is None and threshold == 0.5 and not any(link.applied for link in links):
@@ -232,10 +245,25 @@ def _tell(
         watch.note("; ".join(said))
 
 
-def _expected(card: Mapping[str, Any]) -> list[str]:
+def _choice(card: Mapping[str, Any]) -> Mapping[str, Any]:
     choice = card.get("choice")
-    gain = choice.get("gain") if isinstance(choice, dict) else None
-    return [f"{100 * gain:+.2f} points of IoU on the held-out maps of training"] if isinstance(gain, float) else []
+    return choice if isinstance(choice, dict) else {}
+
+
+def _own(card: Mapping[str, Any]) -> float | None:
+    """Where training would cut the base model alone, if the card says so."""
+    own = _choice(card).get("own")
+    return own if isinstance(own, float) else None
+
+
+def _expected(card: Mapping[str, Any]) -> list[str]:
+    gain, added = (_choice(card).get(name) for name in ("gain", "added"))
+    if not isinstance(gain, float):
+        return []
+    said = f"{100 * gain:+.2f} points of IoU on the held-out maps of training"
+    if isinstance(added, float) and added != gain:
+        said += f": {100 * (gain - added):+.2f} by the threshold alone, {100 * added:+.2f} by the network"
+    return [said]
 
 
 # Maps and their partners.
@@ -374,5 +402,5 @@ def _check_tiff_options(items: Sequence[Item], options: RefineOptions) -> None:
     flag = "--like" if options.like is not None else "--co" if options.co else ""
     if not flag or not items:
         return
-    if not any(path.suffix.lower() in _TIFF_SUFFIXES for item in items for path in item.rasters.values()):
+    if not any(path.suffix.lower() in rasters.TIFF_SUFFIXES for item in items for path in item.rasters.values()):
         raise UsageError(f"{flag} is for TIFF, and none is written", hint=f"add --format tif, or leave {flag} out")

@@ -58,6 +58,15 @@ class ScoreOptions(ReadOptions, TaskOptions, ReportOptions, RunOptions):
     baseline_threshold: Annotated[
         float, _baseline("Probability above which the baseline is foreground.", common=True, least=0, most=1)
     ] = 0.5
+    own_threshold: Annotated[
+        float | None,
+        _baseline(
+            "Threshold to cut the baseline at a second time, which tells what a threshold gains without a network.",
+            least=0,
+            most=1,
+            default="as the manifest of the masks says",
+        ),
+    ] = None
     baseline_nodata: Annotated[float | None, _baseline("As --nodata, for the baseline.", default="as --nodata")] = None
     baseline_band: Annotated[
         int | None,
@@ -114,6 +123,7 @@ class ScoreResult(Result):
         account: of the pixels that do not count.
         masks_read: how the masks were read, such as "probabilities cut at 0.5".
         baseline_read: the same of the baseline; None without one.
+        own: where the baseline is cut a second time, such as "0.407" or "0.4 to 0.45"; empty if nowhere.
     """
 
     task: Task
@@ -123,6 +133,7 @@ class ScoreResult(Result):
     account: Account
     masks_read: str
     baseline_read: str | None
+    own: str = ""
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -132,7 +143,8 @@ class ScoreResult(Result):
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row per image: its files and size, counts if the task has some, and figures by metric.
 
-        Names of the baseline's figures begin with `baseline_`. A figure that does not exist is NaN.
+        Names of the baseline's figures begin with `baseline_`, and with `own_` where it is cut at its own threshold. A
+        figure that does not exist is NaN.
         """
         from prn_cli.metrics.score import figures
 
@@ -143,26 +155,21 @@ class ScoreResult(Result):
             row: dict[str, Any] = dict(zip(HEADING, size, strict=True))
             row |= dict(zip(self.task.counts, map(int, score.counts), strict=False))
             row |= figures(score.counts, metrics)
-            if score.baseline is not None:
-                row |= {f"baseline_{name}": value for name, value in figures(score.baseline, metrics).items()}
+            for prefix, counts in (("baseline", score.baseline), ("own", score.own)):
+                if counts is not None:
+                    row |= {f"{prefix}_{name}": value for name, value in figures(counts, metrics).items()}
             yield row
 
-    def changed_images(self) -> tuple[str, int, int]:
-        """How many images are better, and how many worse than the baseline by the first metric; its title comes first.
+    def changed_images(self, before: str = "baseline") -> tuple[int, int]:
+        """How many images are better, and how many worse than the baseline by the first metric.
 
-        A change too small for its last digit is none.
+        A change too small for its last digit is none. `before` is `baseline`, or `own` for that at its own threshold.
         """
-        from prn_cli.metrics.score import figures
-
         first = self.metrics[0]
-        pairs = [
-            (image.score.counts, image.score.baseline) for image in self.images if image.score.baseline is not None
-        ]
-        changes = [
-            figures(after, [first])[first.name] - figures(before, [first])[first.name] for after, before in pairs
-        ]
+        pairs = [(image.score.counts, getattr(image.score, before)) for image in self.images]
+        changes = [float(first.figure(after) - first.figure(counts)) for after, counts in pairs if counts is not None]
         signs = [round(-change if first.lower_is_better else change, 4) for change in changes]
-        return first.title, sum(sign > 0 for sign in signs), sum(sign < 0 for sign in signs)
+        return sum(sign > 0 for sign in signs), sum(sign < 0 for sign in signs)
 
     def csv(self, *, shown: bool = False) -> str:
         """The rows as CSV; an empty cell where a figure does not exist.
@@ -199,16 +206,18 @@ class ScoreResult(Result):
                 figures = getattr(self.summary, aggregate)
                 record[aggregate] = {name: _plain(figure, self.summary.images) for name, figure in figures.items()}
         lost = {"not_counted": dict(self.account.not_counted)}
-        return {**record, **lost, **self.settings, "failures": self.failure_records()}
+        compared = [name for name, there in (("baseline", self.baseline_read), ("own", self.own)) if there]
+        changed = {name: dict(zip(("better", "worse"), self.changed_images(name), strict=True)) for name in compared}
+        more = {"changed_images": changed} if changed else {}
+        return {**record, **lost, **more, **self.settings, "failures": self.failure_records()}
 
 
 def _plain(figure: Figure, images: int) -> dict[str, Any]:
     result: dict[str, Any] = {**_finite(figure.masks)}
     if figure.images < images:
         result["images"] = figure.images
-    if figure.baseline is not None and figure.difference is not None:
-        result |= {"baseline": _finite(figure.baseline), "difference": _finite(figure.difference)}
-    return result
+    others = {name: getattr(figure, name) for name in ("baseline", "difference", "own", "added")}
+    return result | {name: _finite(estimate) for name, estimate in others.items() if estimate is not None}
 
 
 def _finite(estimate: Estimate) -> dict[str, float | None]:

@@ -16,8 +16,8 @@ from prn_cli.errors import PrnError, UsageError
 from prn_cli.execution.ahead import ahead
 from prn_cli.execution.threads import Batch, Progress, run_batch
 from prn_cli.execution.watch import Watch
-from prn_cli.files.manifest import unchanged
-from prn_cli.files.remote import without_secrets
+from prn_cli.files.manifest import manifest_beside, unchanged
+from prn_cli.files.remote import gdal_name, without_secrets
 from prn_cli.files.temporaries import refuse_strangers, write_whole
 from prn_cli.maps.tiles import row_bands
 from prn_cli.metrics.score import ImageCounter, ImageScore, invalid
@@ -52,6 +52,7 @@ class _Run:
     page: ScoreReport | ClassReport | None
     foregrounds: dict[Path, int | None] = field(default_factory=dict)  # of the labels that were read
     ignored: set[float] = field(default_factory=set)  # values of labels
+    own: Mapping[Path, float] = field(default_factory=dict)  # of images, where the baseline alone would be cut
     pool: Executor | None = None  # counts parts of an image side by side
 
     def settings(self) -> dict[str, Any]:
@@ -66,7 +67,14 @@ class _Run:
             found["baseline_input_kind"] = base_kind
             if self.task.cuts:
                 found["baseline_threshold"] = None if base_kind == "mask" else options.baseline_threshold
+        if self.own:
+            found["own_threshold"] = [min(self.own.values()), max(self.own.values())]
         return found
+
+    @property
+    def own_said(self) -> str:
+        """Where the baseline is cut a second time, in words; empty if nowhere."""
+        return " to ".join(dict.fromkeys(f"{each(self.own.values()):g}" for each in (min, max))) if self.own else ""
 
     def described(self, reading: Reading, threshold: float) -> str:
         """How masks are read, in words."""
@@ -92,6 +100,7 @@ def run(options: ScoreOptions, watch: Watch) -> ScoreResult:
         settings=run.settings(),
         masks_read=run.described(run.reading, options.threshold),
         baseline_read=run.described(run.base_reading, options.baseline_threshold) if options.baseline else None,
+        own=run.own_said,
     )
     if options.csv_file is not None and scores:
         try:
@@ -109,6 +118,8 @@ def run(options: ScoreOptions, watch: Watch) -> ScoreResult:
             masks_cut=result.masks_read,
             baseline_cut=result.baseline_read,
             cut=run.page.cut,
+            own=run.own_said,
+            own_changed=result.changed_images("own"),
             not_counted=str(account),
         )
         run.page.finish(result.summary, what, failures, result.metrics)
@@ -175,7 +186,21 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
         reading=reading,
         base_reading=base_reading,
         page=page,
+        own=_own_thresholds(images, options) if task.cuts and base_files and base_reading.kind != "mask" else {},
     )
+
+
+def _own_thresholds(images: Sequence[Item], options: ScoreOptions) -> dict[Path, float]:
+    """Of each image, where the baseline alone would be cut; empty if that is unknown, or where it is cut anyway."""
+    paths = [image.path for image in images]
+    own = dict.fromkeys(paths, options.own_threshold)
+    if options.own_threshold is None:
+        folders = {path.parent: path for path in paths if gdal_name(path) is None}
+        for path in folders.values():
+            own |= {path: found.get("own_threshold") for path, found in manifest_beside(path).figures(paths).items()}
+    known = {path: threshold for path, threshold in own.items() if threshold is not None}
+    other = set(known.values()) - {options.baseline_threshold}
+    return known if other and len(known) == len(paths) else {}
 
 
 def _baselines(inputs: Sequence[Path], options: ScoreOptions) -> Partners:
@@ -220,7 +245,7 @@ def _score_image(image: Item, run: _Run, progress: Progress) -> ImageScore:
             stack.enter_context(opened[1])
         task.check_same_classes(label, opened)
         names = ("threshold", "baseline_threshold", "buffer")
-        thresholds = {name: getattr(options, name) for name in names}
+        thresholds = {name: getattr(options, name) for name in names} | {"own_threshold": run.own.get(image.path)}
         counter = task.counter(label.height, label.width, pool=run.pool, **thresholds)
         part = 1 if run.page is None else 0.5  # of the work on the image; the report looks at it again
         lost = _count(counter, task, (label, *opened), progress, part=part)

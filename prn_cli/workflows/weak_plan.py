@@ -17,6 +17,7 @@ from prn_cli.execution.watch import Watch
 from prn_cli.files.manifest import Manifest, check_outputs
 from prn_cli.maps.tiles import Window
 from prn_cli.rasters import (
+    TIFF_SUFFIXES,
     Partners,
     class_names,
     count_bands,
@@ -37,7 +38,6 @@ LABELS, CONFIDENCE, SCORES = "labels", "confidence", "scores"
 SURVEY = "weak.json"
 """What a run says of its set, for `--scale-of`."""
 
-_TIFF = (".tif", ".tiff")
 _SURVEYED = 400  # maps, evenly spread over the set
 _SAMPLE = 32  # rows and columns of each
 _USUAL = 0.75  # quantile of the peaks, so that a few odd images do not count
@@ -149,7 +149,7 @@ def prepare(options: PseudolabelOptions, watch: Watch) -> Plan:
     for path, source in kept.items():
         partners = {name: part for each in (images, saliency, labels) for name, part in each.role(path).items()}
         grid = partners.get("image", partners.get("saliency", partners.get("label", path)))
-        outputs = _outputs(source.stem, options.out, tiff=grid.suffix.lower() in _TIFF, several=task.several)
+        outputs = _outputs(source.stem, options.out, tiff=grid.suffix.lower() in TIFF_SUFFIXES, several=task.several)
         items.append(Item(path, source.inputs() | partners, outputs))
     check_outputs((item.inputs.values(), item.outputs.values()) for item in items)
     every = [output for item in items for output in item.outputs.values()]

@@ -221,6 +221,27 @@ def test_what_training_expects_is_said(prn, folder):
     (folder / "model.json").write_text(json.dumps({"choice": {"gain": 0.0283}}))
     assert "prn: +2.83 points of IoU on the held-out maps of training" in prn("logits", "-o", "m", "--overwrite")[2]
     assert "points of IoU" not in prn("logits", "-o", "m", "--overwrite", "--strength", "0.5")[2]
+    (folder / "model.json").write_text(json.dumps({"choice": {"gain": 0.0283, "added": 0.0102, "own": 0.4}}))
+    shares = ": +1.81 by the threshold alone, +1.02 by the network"
+    assert shares in prn("logits", "-o", "m", "--overwrite")[2]
+
+
+@pytest.mark.parametrize(
+    ("card", "options", "own"),
+    [
+        ({"choice": {"own": 0.4}}, (), 0.4),  # what training has found, not where the masks are cut
+        ({"choice": {"own": 0.4}}, ("-t", "0.3"), 0.3),
+        ({"choice": None}, (), 0.5),
+        ({}, ("-t", "0.45"), 0.45),
+    ],
+)
+def test_where_the_base_alone_would_be_cut_is_recorded(prn, folder, card, options, own):
+    (folder / "model.json").write_text(json.dumps(card))
+    code, out, err = prn("logits", "-o", "m", "--json", "--probabilities", "p", *options)
+    assert (code, {json.loads(line)["own_threshold"] for line in out.splitlines()}) == (0, {own})
+    assert (f"--own-threshold {own:g}" in err) == (own != 0.5)
+    entries = [json.loads(line) for line in (folder / "m" / MANIFEST_NAME).read_text().splitlines()]
+    assert {entry["figures"]["own_threshold"] for entry in entries if "figures" in entry} == {own}
 
 
 def test_probabilities_of_another_cut_say_how_to_score_them(prn):
@@ -352,6 +373,7 @@ def test_json_lines_carry_paths_and_counts(prn):
     base = cut(np.load("logits/a.npy").astype(np.float32), 0.5)
     mask = expected_mask(np.load("logits/a.npy"))
     assert record.pop("seconds") > 0
+    assert record.pop("own_threshold") == 0.5
     assert record == {
         "input": "logits/a.npy",
         "status": "refined",

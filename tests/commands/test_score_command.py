@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from prn_cli.commands.app import run
 from prn_cli.maps.probabilities import binarize
 from prn_cli.metrics.score import figures
 from prn_cli.tasks.binary import Binary
@@ -84,7 +85,9 @@ def test_rows_are_written_again_but_not_without_any(folder, prn):
 
 
 def test_table_fits_eighty_columns_and_says_what_was_read(folder):
-    done = spawn(folder, "masks", "--labels", "labels", "--baseline", "logits")
+    line = ("masks", "--labels", "labels", "--baseline", "logits")
+    assert max(map(len, spawn(folder, *line, "--own-threshold", "0.375").stdout.splitlines())) <= 80
+    done = spawn(folder, *line)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
@@ -128,6 +131,62 @@ def test_json_with_a_baseline_has_the_paired_difference(folder, prn):
     assert iou["difference"]["low"] > 0
     assert document["mean"]["ece"]["value"] is None
     assert document["mean"]["ece"]["difference"]["value"] is None
+
+
+def test_masks_are_compared_with_the_baseline_at_its_own_threshold(folder, prn):
+    """As `prn refine` records it; the figures are those of the base cut there."""
+    refine = ["refine", "logits", "-o", "refined", "--strength", "0", "--threshold", "0.35", "-q"]
+    assert run([*refine, "--probabilities", "soft"]) == 0
+    document = json.loads(prn("refined", "--labels", "labels", "--baseline", "logits", "--json")[1])
+    assert document["own_threshold"] == [0.35, 0.35]
+    alone = json.loads(prn("logits", "--threshold", 0.35, "--labels", "labels", "--json")[1])
+    for way in ("mean", "pooled"):
+        iou = document[way]["iou"]
+        assert iou["own"] == alone[way]["iou"] == {name: iou[name] for name in ("value", "low", "high")}
+        assert set(iou["added"].values()) == {0}
+        assert iou["difference"]["value"] != 0
+    assert document["changed_images"]["own"] == {"better": 0, "worse": 0}
+    assert sum(document["changed_images"]["baseline"].values()) > 0
+    line = ("soft", "--labels", "labels", "--baseline", "logits", "--threshold", 0.35)
+    soft = json.loads(prn(*line, "--own-threshold", 0.35, "--json")[1])
+    assert soft["pooled"]["iou"]["own"] == document["pooled"]["iou"]["own"]
+    assert "own" not in json.loads(prn(*line, "--json")[1])["pooled"]["iou"]
+
+
+def test_the_own_threshold_tells_what_a_network_adds(folder, prn):
+    line = ("masks", "--labels", "labels", "--baseline", "logits")
+    found = json.loads(prn(*line, "--own-threshold", 0.3, "--json")[1])["mean"]["iou"]
+    other = json.loads(prn(*line, "--baseline-threshold", 0.3, "--json")[1])["mean"]["iou"]
+    assert (found["own"], found["added"]) == (other["baseline"], other["difference"])
+    assert found["baseline"] == json.loads(prn(*line, "--json")[1])["mean"]["iou"]["baseline"]
+    shown = prn(*line, "--own-threshold", 0.3)[1]
+    assert "baseline: logits cut at 0.5, and at 0.3" in shown
+    assert "Compared with the baseline at 0.3: " in shown
+    rows = list(csv.DictReader(io.StringIO(prn(*line, "--own-threshold", 0.3, "--csv", "-")[1])))
+    assert np.mean([float(row["own_iou"]) for row in rows]) == pytest.approx(found["own"]["value"], abs=1e-5)
+
+
+def test_each_mask_has_an_own_threshold(folder, prn):
+    for name, threshold in zip(NAMES, (0.3, 0.35, 0.4, 0.45), strict=True):
+        assert run(["refine", f"logits/{name}.npy", "-o", "refined/", "-t", str(threshold), "-q"]) == 0
+    line = ("refined", "--labels", "labels", "--baseline", "logits")
+    document = json.loads(prn(*line, "--json")[1])
+    assert document["own_threshold"] == [0.3, 0.45]
+    assert document["mean"]["iou"]["added"]["value"] == 0  # each base is cut where its mask is
+    shown = prn(*line)[1]
+    assert "and at 0.3 to 0.45" in shown
+    assert " own cut " in shown
+
+
+def test_no_own_threshold_of_masks_that_were_changed_or_of_a_base_that_is_no_score(folder, prn):
+    assert run(["refine", "logits", "-o", "refined", "-t", "0.35", "-q"]) == 0
+    line = ("refined", "--labels", "labels", "--json", "--baseline")
+    assert "own_threshold" in json.loads(prn(*line, "logits")[1])
+    assert "own_threshold" not in json.loads(prn(*line, "masks")[1])
+    assert "own_threshold" not in json.loads(prn(*line, "logits", "--baseline-threshold", 0.35)[1])
+    mask = folder / "refined" / "tile_0.png"
+    Image.open(mask).save(mask, compress_level=0)
+    assert "own_threshold" not in json.loads(prn(*line, "logits")[1])
 
 
 def test_the_seed_and_the_number_of_threads(prn):

@@ -66,6 +66,14 @@ def test_what_is_nearly_right_is_suggested(maps, capsys):
     assert "--rate" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--output", "--out", "-o"])
+def test_a_command_that_prints_names_the_files_that_it_can_write(capsys, flag):
+    assert run(["score", "masks", "--labels", "labels", flag, "scores"]) == 2
+    assert f"no such option: {flag}; did you mean --csv or --report?; see" in capsys.readouterr().err
+    assert run(["refine", "logits", flag]) == 2
+    assert "requires an argument" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("variable", ["PRN_REFINE_BIDX", "PRN_REFINE_BAND"])
 def test_the_environment_takes_every_spelling(maps, capsys, monkeypatch, variable):
     monkeypatch.setenv(variable, "9")
@@ -101,6 +109,15 @@ def test_a_shell_completes_weights_and_hidden_options():
 
     assert complete("prn train --from fast-") == ["fast-int8"]
     assert complete("prn train --jitter-sc") == ["--jitter-scale"]  # not in the short help
+
+
+def test_the_help_leaves_room_for_words(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = shown(capsys, "refine", "--help").splitlines()
+    assert len(lines) < 75
+    assert not any("<" in line.replace("<=", "") for line in lines if "--" in line)  # no types of Python
+    assert any("auto | logits |" in line for line in lines)
+    assert any("[0.0<=x<=1.0]" in line for line in lines)
 
 
 def test_the_first_help_names_no_variable(capsys):

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from prn_cli.commands import app
+from prn_cli.commands.train import _show as show
 from prn_cli.errors import install_line
 from prn_cli.training.choice import Choice
 from prn_cli.workflows.training.conclusion import Trained
@@ -218,7 +219,9 @@ def test_the_verdict_says_what_the_choice_went_by() -> None:
     assert "harms 1 of 2: b" in verdict(0.02, two, [0.01, 0.001, 0.02])
     assert "harms 1 of 2: b; pooled over the images, it may be chance" in verdict(0.02, two, [0.01, -0.02, 0.03])
     assert "and not on their pooled images" in verdict(0.02, {"a": 0.01, "b": 0.03}, [-0.01, -0.02, 0.03])
-    assert "does not help on all" in verdict(0, {"a": 0.0, "b": 0.0}, [0.0, 0.0, 0.0])
+    assert "does not help on all of the held-out scenes, so nothing is corrected; --groups none" in verdict(
+        0, {"a": 0.0, "b": 0.0}, [0.0, 0.0, 0.0]
+    )
     assert "may be chance, so nothing is corrected" in verdict(0, {"": 0.0}, [0.0, 0.0, 0.0])
     assert verdict(0, {"": 0.0}, [0.0, 0.0, 0.0], best=0) == "refinement does not help on the held-out images"
     assert verdict(0.01, {"": 0.01}, [0.01, 0.001, 0.02]) == "refinement helps on the held-out images"
@@ -497,7 +500,8 @@ def test_the_first_figure_is_there_before_training(folder: Path) -> None:
     assert " cut at 0.5, " in lines[figure]
     assert "its own threshold by these labels" in lines[figure]
     assert figure < next(number for number, line in enumerate(lines) if "epoch 1/2" in line)
-    assert "at its own" in done.stdout
+    assert "the base's own threshold: 0." in done.stdout
+    assert max(map(len, done.stdout.splitlines()[:6])) <= 80
     assert "better than before" in done.stdout
 
 
@@ -505,3 +509,23 @@ def test_a_value_of_invalid_pixels_may_be_nan(folder: Path) -> None:
     done = prn(folder, "train", *SMALL, "--nodata", "nan", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["conditions"]["nodata"] == "nan"
+
+
+@pytest.mark.parametrize(
+    ("images", "said"), [(2, "may gain less: few were held out (--folds)"), (12, "can expect as much")]
+)
+def test_few_held_out_images_promise_nothing(capsys, images: int, said: str) -> None:
+    figures = {part: [0.7, 0.6, 0.8] for part in ("before", "own", "after", "difference", "added")}
+    card = {
+        "data": {"held_out": images * ["a"], "parts_of": 0, "scenes": 0, "scenes_held_out": 0},
+        "choice": {"own": 0.4, "strength": 0.5, "threshold": 0.4, "gain": 0.1, "groups": {"": 0.1}},
+        "conditions": {},
+        "held_out_figures": {"pooled_iou": figures, "mean_iou": figures},
+        "held_out_images": {"all": images, "better": images, "worse": 0},
+        "verdict": "refinement helps on the held-out images",
+        "files": {"onnx": {"file": "model.onnx"}},
+        "best_epoch": 1,
+        "epochs": 1,
+    }
+    show(card, Path("run"))
+    assert f"New images of the same scenes {said}; of other scenes" in capsys.readouterr().out

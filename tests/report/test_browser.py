@@ -33,8 +33,8 @@ def report(tmp_path_factory):
             0, label, Prediction(binarize(after, 0.5), after), Prediction(binarize(base, 0.5), base), bias=after - base
         )
         totals.add(viewer.finish(), viewer.before, viewer.after)
-        scores.append(score_image(after, label, baseline=base))
-    what = Scored("masks", "labels", "logits", "probabilities cut at 0.5", "logits cut at 0.5", 0.5)
+        scores.append(score_image(after, label, baseline=base, own_threshold=0.4))
+    what = Scored("masks", "labels", "logits", "probabilities cut at 0.5", "logits cut at 0.5", 0.5, own="0.4")
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(score_page(summarise(scores, resamples=100), totals, what), encoding="utf-8")
     return path

@@ -9,10 +9,12 @@ import pytest
 
 from prn_cli.commands.score import _value
 from prn_cli.metrics.intervals import Estimate, verdict
+from prn_cli.metrics.score import METRICS, Figure, Summary
 from prn_cli.report.curves import LEAST_BIAS, bias_reach, position_maps
 from prn_cli.report.glimpses import Prediction, Viewer
 from prn_cli.report.headroom import Choice, _rows
 from prn_cli.report.page import number, place, points, unplaced
+from prn_cli.report.scored import _headline
 from prn_cli.report.totals import Totals
 from prn_cli.thresholding.pseudolabels import Headroom, count_curve, make_pseudolabels
 
@@ -79,3 +81,31 @@ def test_with_no_foreground_at_all_there_still_is_a_mean():
     scores = np.full((32, 32), 0.2, np.float32)
     headroom.add(count_curve(scores, empty), make_pseudolabels(scores, empty, patch=32).counts)
     assert (headroom.with_foreground, headroom.at(0.5).mean, headroom.at(0.1).mean) == (0, 1.0, 0.0)
+
+
+UP, EVEN, DOWN = Estimate(0.02, 0.01, 0.03), Estimate(0.0, -0.01, 0.01), Estimate(-0.02, -0.03, -0.01)
+
+
+@pytest.mark.parametrize(
+    ("pooled", "mean", "said"),
+    [
+        (
+            (UP, EVEN),
+            (UP, EVEN),
+            "The refined masks are better than the base's. They are about as good as the base's at 0.4.",
+        ),
+        (
+            (UP, UP),
+            (DOWN, UP),
+            "Over all pixels, the refined masks are better than the base's; image by image, they are worse than them "
+            "on average. They are better than the base's at 0.4.",
+        ),
+        ((EVEN, None), (EVEN, None), "The refined masks are about as good as the base's."),
+    ],
+)
+def test_the_headline_is_a_sentence_or_two(pooled, mean, said):
+    def figures(difference, added):
+        return {METRICS[0].name: Figure(UP, UP, difference, None if added is None else UP, added, images=9)}
+
+    summary = Summary(9, 100, figures(*mean), figures(*pooled), 100, 0.95, 0)
+    assert _headline(summary, METRICS[0], "0.4") == said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,30 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import prn_cli as prn
-from prn_cli.execution.watch import Watch
 from prn_cli.rasters import Reading, count_reasons, open_map
 from prn_cli.workflows.account import Account
 
 SIZE = (64, 72)
 NAMES = ("a", "b", "c")
 LOST = {"nan": 3 * 72, "nodata": 2 * 72, "mask": 72, "ignored": 4 * 58}
-
-
-class Heard(Watch):
-    """Keeps notes and warnings."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.warnings: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def warning(self, message: str) -> None:
-        self.warnings.append(message)
-
-    def about(self, words: str) -> list[str]:
-        return [message for message in self.notes + self.warnings if words in message]
 
 
 @pytest.fixture
@@ -66,10 +49,10 @@ def total(lost: dict[str, int]) -> dict[str, int]:
     return {name: len(NAMES) * count for name, count in lost.items()}
 
 
-def test_refine_says_what_does_not_count_and_why(folder: Path) -> None:
+def test_refine_says_what_does_not_count_and_why(folder: Path, heard: Any) -> None:
     alone = {name: count for name, count in LOST.items() if name != "ignored"}
     for status in ("refined", "kept"):
-        heard = Heard()
+        heard.notes.clear()
         done = prn.refine("logits", out="masks", watch=heard, **READ)
         assert [(found.status, found.figures["not_counted"]) for found in done.maps] == [(status, alone)] * 3
         said = "9.38 % of the pixels do not count: NaN 4.69 %, nodata values 3.12 %, masks 1.56 %"
@@ -93,11 +76,10 @@ def test_what_does_not_count_in_a_map_of_several_blocks(tmp_path: Path, everywhe
 
 
 @pytest.mark.parametrize("command", ["score", "pseudolabel", "train"])
-def test_labelled_pixels(folder: Path, command: str) -> None:
+def test_labelled_pixels(folder: Path, command: str, heard: Any) -> None:
     # The label comes first for a pixel that neither counts in the map nor in the label.
     columns = SIZE[1] - 4
     lost = {"nan": 3 * columns, "nodata": 2 * columns, "mask": columns, "ignored": 4 * SIZE[0]}
-    heard = Heard()
     said = "14.4 % of the pixels do not count"
     if command == "score":
         scored = prn.score("logits", watch=heard, resamples=100, report="report.html", **LABELLED)
@@ -117,14 +99,13 @@ def test_labelled_pixels(folder: Path, command: str) -> None:
     assert not heard.warnings
 
 
-def test_more_than_half_is_a_warning(folder: Path) -> None:
+def test_more_than_half_is_a_warning(folder: Path, heard: Any) -> None:
     for name in NAMES:
         np.save(folder / "labels" / f"{name}.npy", np.full(SIZE, 255, np.uint8))
         label = np.load(folder / "labels" / f"{name}.npy")
         label[:30] = np.arange(SIZE[1]) % 2
         np.save(folder / "labels" / f"{name}.npy", label)
         (folder / "labels" / f"{name}.png").unlink()
-    heard = Heard()
     prn.score("logits", watch=heard, resamples=100, **LABELLED)
     assert heard.warnings == [
         "62.5 % of the pixels do not count: ignored labels 53.1 %, NaN 4.69 %, nodata values 3.12 %, masks 1.56 %"
@@ -141,13 +122,12 @@ def test_more_than_half_is_a_warning(folder: Path) -> None:
         ("train", 0, "background"),
     ],
 )
-def test_a_class_that_never_counts(folder: Path, command: str, nodata: int, absent: str) -> None:
+def test_a_class_that_never_counts(folder: Path, command: str, nodata: int, absent: str, heard: Any) -> None:
     for name in NAMES:
         label = np.asarray(Image.open(folder / "labels" / f"{name}.png")) % 2
         (folder / "labels" / f"{name}.png").unlink()
         tifffile.imwrite(folder / "labels" / f"{name}.tif", label, extratags=[(42113, 2, 0, str(nodata), True)])
     options = READ | {"labels": "labels", "label_nodata": nodata}
-    heard = Heard()
     if command == "train":
         pytest.importorskip("torch")
         options |= {"shots": 3}
@@ -156,12 +136,11 @@ def test_a_class_that_never_counts(folder: Path, command: str, nodata: int, abse
     assert f"no pixel of {absent} counts in any label; labels ignore the value {nodata}" in heard.warnings
 
 
-def test_classes_that_never_count(folder: Path) -> None:
+def test_classes_that_never_count(folder: Path, heard: Any) -> None:
     scores = np.random.default_rng(0).normal(0, 2, (3, *SIZE)).astype(np.float32)
     scores[:, 0] = -np.inf
     np.save(folder / "classes.npy", scores)
     np.save(folder / "label.npy", scores.argmax(axis=0).astype(np.uint8) // 2)
-    heard = Heard()
     options = {"task": "multiclass", "classes": "water,land,ice", "labels": "label.npy"}
     done = prn.score("classes.npy", watch=heard, resamples=100, **options)
     assert done.document()["not_counted"] == {"infinite": SIZE[1]}
@@ -210,8 +189,7 @@ def test_reasons_are_those_of_the_pixels_that_are_left_out(tmp_path: Path, seed:
     }
 
 
-def test_no_word_where_all_pixels_count() -> None:
-    heard = Heard()
+def test_no_word_where_all_pixels_count(heard: Any) -> None:
     Account.of([(100, {}), (50, {})]).tell(heard)
     assert (heard.notes, heard.warnings) == ([], [])
 

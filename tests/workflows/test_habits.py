@@ -13,23 +13,8 @@ from PIL import Image
 import prn_cli as prn
 from prn_cli.commands.app import run
 from prn_cli.execution import cores, threads
-from prn_cli.execution.watch import Watch
 
 ROWS, COLUMNS = np.mgrid[:64, :80]
-
-
-class Heard(Watch):
-    def __init__(self):
-        self.notes, self.failures, self.details = [], [], []
-
-    def note(self, message):
-        self.notes.append(message)
-
-    def failure(self, message):
-        self.failures.append(message)
-
-    def detail(self, message):
-        self.details.append(message)
 
 
 def write_set(folder: Path, names=("north", "south"), *, logits="logits/{}.npy", labels="labels/{}.png") -> None:
@@ -94,10 +79,9 @@ def test_names_that_say_what_a_file_is_pair(here, logits, label):
     assert [image.label.name for image in scored.images] == [f"{label}.png".format(n) for n in ("north", "south")]
 
 
-def test_an_exact_name_comes_first_and_two_that_fit_pair_with_none(here):
+def test_an_exact_name_comes_first_and_two_that_fit_pair_with_none(here, heard):
     write_set(here, ["a"])
     np.save(here / "logits" / "a_logits.npy", np.load("logits/a.npy"))
-    heard = Heard()
     assert len(prn.pseudolabel("logits", labels="labels", figures_only=True, watch=heard).maps) == 1
     assert any("a_logits.npy" in note for note in heard.notes)
     (here / "labels" / "a.png").rename(here / "labels" / "a_mask.png")
@@ -105,9 +89,8 @@ def test_an_exact_name_comes_first_and_two_that_fit_pair_with_none(here):
         prn.pseudolabel("logits", labels="labels", figures_only=True)
 
 
-def test_another_threshold_into_the_same_folder_is_said(here):
+def test_another_threshold_into_the_same_folder_is_said(here, heard):
     write_set(here)
-    heard = Heard()
     prn.refine("logits", out="masks", threshold=0.5, watch=heard)
     prn.refine("logits", out="masks", threshold=0.5, watch=heard)
     assert not any("replaces" in note for note in heard.notes)
@@ -125,11 +108,10 @@ def test_stdout_is_no_place_for_files(here, capsys, line):
     assert not (here / "-").exists()
 
 
-def test_a_mistake_of_the_whole_set_is_one_line(here):
+def test_a_mistake_of_the_whole_set_is_one_line(here, heard):
     write_set(here, [f"tile_{number}" for number in range(30)])
     for path in (here / "labels").iterdir():
         Image.fromarray(np.zeros((5, 6), np.uint8)).save(path)
-    heard = Heard()
     found = prn.pseudolabel(figures_only=True, watch=heard)
     assert len(found.failures) == 30
     assert len(heard.failures) == 1
@@ -137,19 +119,17 @@ def test_a_mistake_of_the_whole_set_is_one_line(here):
     assert len(heard.details) >= 29
 
 
-def test_failures_of_some_are_named_one_by_one(here):
+def test_failures_of_some_are_named_one_by_one(here, heard):
     names = [f"tile_{number}" for number in range(8)]
     write_set(here, names)
     for name in names[:4]:
         Image.fromarray(np.zeros((5, 6), np.uint8)).save(here / "labels" / f"{name}.png")
-    heard = Heard()
     found = prn.pseudolabel(figures_only=True, watch=heard)
     assert len(heard.failures) == 4
     assert found.verdict == "4 of 8 failed; the rest is done"
 
 
-def test_two_mistakes_of_a_set_are_two_lines():
-    heard = Heard()
+def test_two_mistakes_of_a_set_are_two_lines(heard):
     batch = threads.Batch(heard)
     for number in range(6):
         batch.fail(f"{number}.npy", f"label is {number}×5" if number % 2 else "cannot be read")
@@ -158,8 +138,7 @@ def test_two_mistakes_of_a_set_are_two_lines():
     assert batch.verdict == "6 of 6 failed"
 
 
-def test_of_two_mistakes_of_many_maps_each_line_names_some():
-    heard = Heard()
+def test_of_two_mistakes_of_many_maps_each_line_names_some(heard):
     batch = threads.Batch(heard)
     for number in range(12):
         batch.fail(f"{number}.npy", "cannot be read" if number % 3 else f"label is {number}×5")

@@ -141,7 +141,7 @@ def test_few_maps_are_each_held_out_once_and_many_in_one_part() -> None:
     assert len(learn) + len(hold) == 6
     many = hold_out(dataset(*map(str, range(60))), TrainOptions())
     assert (len(many.learn), len(many.hold), many.folds) == (48, 12, ())
-    assert many.how == "20% of the images, drawn with seed 0"
+    assert many.how == "20 % of the images, drawn with seed 0"
     slow = hold_out(dataset(*"abcdef"), TrainOptions(), cross_validate=False)
     assert (len(slow.learn), len(slow.hold), slow.folds) == (5, 1, ())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,18 +11,7 @@ from PIL import Image
 
 import prn_cli as prn
 from prn_cli.errors import InputError, reason
-from prn_cli.execution.watch import Watch
 from prn_cli.rasters import open_map
-
-
-class Notes(Watch):
-    """Keeps notes."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.lines.append(message)
 
 
 @pytest.fixture
@@ -38,19 +28,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("names", ["maps", "maps/*", "**/*.*"])
 @pytest.mark.parametrize("command", ["refine", "score", "pseudolabel"])
-def test_other_rasters_among_the_inputs_are_named(folder: Path, command: str, names: str) -> None:
+def test_other_rasters_among_the_inputs_are_named(folder: Path, command: str, names: str, heard: Any) -> None:
     for name in ("c.jpg", "d.JPG", "e.img", "notes.txt", "a.tfw", "a.npy.aux.xml"):
         (folder / "maps" / name).write_text("not read")
     if names.startswith("**"):
         names = "maps/**/*.*"
-    notes = Notes()
     options = {
         "refine": {"out": "masks", "strength": 0},
         "score": {"labels": "labels"},
         "pseudolabel": {"labels": "labels"},
     }
-    getattr(prn, command)(names, watch=notes, **options[command])
-    assert "files passed over by their suffix: 2 .jpg, 1 .img" in notes.lines
+    getattr(prn, command)(names, watch=heard, **options[command])
+    assert "files passed over by their suffix: 2 .jpg, 1 .img" in heard.notes
 
 
 @pytest.mark.parametrize("name", ["others", "others/*"])
@@ -61,14 +50,13 @@ def test_nothing_but_other_rasters(folder: Path, name: str) -> None:
         prn.refine(name, out="masks")
 
 
-def test_labels_of_another_suffix(folder: Path) -> None:
+def test_labels_of_another_suffix(folder: Path, heard: Any) -> None:
     label = Image.fromarray(np.load(folder / "labels" / "b.npy") * np.uint8(255))
     (folder / "labels" / "b.npy").unlink()
     label.save(folder / "labels" / "b.jpg")
-    notes = Notes()
-    done = prn.score("maps", labels="labels", watch=notes, resamples=100)
+    done = prn.score("maps", labels="labels", watch=heard, resamples=100)
     assert len(done.images) == 1
-    assert "1 files in labels are passed over by their suffix: b.jpg" in notes.lines
+    assert "1 files in labels are passed over by their suffix: b.jpg" in heard.notes
     (folder / "labels" / "a.npy").unlink()
     with pytest.raises(InputError, match=r"folder holds no raster files, but 1 \.jpg; JPEG blurs numbers: save them"):
         prn.score("maps", labels="labels")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.errors import percent
 from prn_cli.metrics.classes import mean_of_present
 from prn_cli.metrics.intervals import compare
 from prn_cli.metrics.regions import FloatArray, count_regions, iou
@@ -144,7 +145,7 @@ def conclude_few(maps: Sequence[TrainingMap], measured: Sequence[Measured], *, s
     if own == 0.5:
         said = "so few maps bear no correction, and no threshold but 0.5; label more maps"
         return Conclusion(choice, figures, said, images)
-    sure = f"{100 * decision.gain:+.1f} points expected, no loss with a probability of {decision.confidence:.0%}"
+    sure = f"{100 * decision.gain:+.1f} points expected, no loss with a probability of {percent(decision.confidence)}"
     return Conclusion(choice, figures, f"of so few maps, the threshold alone is learned: {sure}", images)
 
 
@@ -208,7 +209,8 @@ def _unhelpful(choice: Choice, noun: str, held_out: str, trained: Trained) -> st
     if not choice.promising:
         return f"refinement does not help on the held-out {held_out}"
     if len(choice.groups) > 1:
-        return f"refinement does not help on all of the held-out {noun}, so nothing is corrected; hold out more"
+        more = "--groups none, if you refine maps of these very scenes" if noun == "scenes" else "hold out more"
+        return f"refinement does not help on all of the held-out {noun}, so nothing is corrected; {more}"
     return f"the gain on the held-out {held_out} may be chance, so nothing is corrected; label more maps"
 
 

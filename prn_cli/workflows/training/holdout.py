@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prn_cli.errors import InputError, UsageError
+from prn_cli.errors import InputError, UsageError, percent
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.choice import FEW_SCENES
@@ -220,4 +220,4 @@ def _one_part(names: Sequence[str], scenes: Mapping[str, str], options: TrainOpt
     count = min(max(round(len(names) * fraction), 1), len(names) - 1)
     order = np.random.default_rng(seed).permutation(len(names))
     held = {names[index] for index in order[:count]}
-    return frozenset(held), f"{fraction:.0%} of the images, drawn with seed {seed}"
+    return frozenset(held), f"{percent(fraction)} of the images, drawn with seed {seed}"
