@@ -151,6 +151,15 @@ def test_a_pickled_refiner_has_the_cores_of_the_process_that_unpickles_it(make_o
     loading._load_again.cache_clear()
 
 
+def test_a_pickled_refiner_has_the_strength_that_its_card_allows():
+    """Shipped weights that learned without labels correct nothing, in the workers of a cluster either."""
+    refiner = load_refiner(find_weights("fast"), device="cpu", threads=1)
+    assert (
+        refiner.strength == pickle.loads(pickle.dumps(refiner)).strength == 0 != refiner.runner.metadata["prn.strength"]
+    )
+    loading._load_again.cache_clear()
+
+
 def test_a_pickled_session_is_the_same_in_another_place_or_an_error(make_onnx, monkeypatch):
     path = make_onnx()
     windows = np.linspace(-3, 3, 64 * 64, dtype=np.float32).reshape(1, 1, 64, 64)
