@@ -849,6 +849,9 @@ def main() -> None:
             side_by_side(names, bench, left)
         write(out, bench, about)
     print(write(out, bench, about))
+    missing = [name for name in arguments.only if not bench.done(name)]
+    if missing:
+        sys.exit(f"missing: {', '.join(missing)}; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -154,9 +154,8 @@ def test_a_pickled_refiner_has_the_cores_of_the_process_that_unpickles_it(make_o
 def test_a_pickled_refiner_has_the_strength_that_its_card_allows():
     """Shipped weights that learned without labels correct nothing, in the workers of a cluster either."""
     refiner = load_refiner(find_weights("fast"), device="cpu", threads=1)
-    assert (
-        refiner.strength == pickle.loads(pickle.dumps(refiner)).strength == 0 != refiner.runner.metadata["prn.strength"]
-    )
+    assert float(refiner.runner.metadata["prn.strength"]) > 0
+    assert (refiner.strength, pickle.loads(pickle.dumps(refiner)).strength) == (0, 0)
     loading._load_again.cache_clear()
 
 
