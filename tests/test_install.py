@@ -49,14 +49,16 @@ def test_the_hint_of_an_installed_copy_names_where_it_came_from(tmp_path):
     assert hint().endswith(" install 'prn-cli[train]'")
 
 
-def test_the_base_install_has_no_gpu_runtime():
-    """It is a choice of its own, in docs/gpu.md: nine tenths of the download, and of use on few machines."""
+def test_the_gpu_runtime_is_an_extra_that_takes_the_place_of_the_base_install():
+    """It is nine tenths of the download, and of use on few machines. Both fill one folder: docs have a second line."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert any(each.startswith("onnxruntime>=") for each in project["dependencies"])
     assert not any("onnxruntime-gpu" in each for each in project["dependencies"])
-    constraints = (ROOT / "constraints.txt").read_text("utf-8")
-    assert "onnxruntime-gpu==" in constraints
-    assert "onnxruntime-gpu[cuda,cudnn]" in (ROOT / "docs" / "gpu.md").read_text("utf-8")
+    assert project["optional-dependencies"]["cuda"] == ["onnxruntime-gpu[cuda,cudnn]>=1.20"]
+    assert "onnxruntime-gpu==" in (ROOT / "constraints.txt").read_text("utf-8")
+    guide = (ROOT / "docs" / "gpu.md").read_text("utf-8")
+    assert "install -c constraints.txt '.[cuda]'\n" in guide
+    assert "install --force-reinstall --no-deps -c constraints.txt onnxruntime-gpu\n" in guide
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.sh")), ids=lambda path: path.name)

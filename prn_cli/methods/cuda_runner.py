@@ -6,6 +6,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -55,9 +56,14 @@ class CudaRunner(TorchRunner):
         return self._queue.run(outputs, inputs)
 
     def _run_batches(self, outputs: tuple[str, ...], batches: Sequence[Arrays]) -> list[FloatMap]:
-        lane = self._lanes.get()
+        lane, graph = self._lanes.get(), self.graph_of(outputs)
         try:
-            return lane.run(self.graph_of(outputs), outputs, batches)
+            with suppress(torch.OutOfMemoryError):
+                return lane.run(graph, outputs, batches)
+            # Out here, since the error holds what had been computed: once more with less, one batch after the other.
+            lane.forget()
+            parts = [lane.run(graph, outputs, [batch]) for batch in batches]
+            return [np.concatenate(each) for each in zip(*parts, strict=True)]
         finally:
             self._lanes.put(lane)
 
@@ -130,13 +136,16 @@ class _Lane:
             return None
         self._recordings.move_to_end(key)
         found = self._recordings[key] or self._record(graph, shapes)
-        if found is not None:
+        if found is None:
+            self.forget()
+        else:
             self._recordings[key] = found
         return found
 
     def _record(self, graph: Graph, shapes: Sequence[torch.Size]) -> _Recording | None:
-        recorded = torch.cuda.CUDAGraph()
-        try:
+        # Too little memory for a second copy, or a network that asks the card for a number.
+        with suppress(RuntimeError):
+            recorded = torch.cuda.CUDAGraph()
             inputs = [torch.zeros(shape, device=self._device) for shape in shapes]
             with _recording:
                 self._compute(graph, inputs)  # what libraries set up on first use cannot be recorded
@@ -146,12 +155,15 @@ class _Lane:
                     outputs = self._compute(graph, inputs)
                 finally:
                     recorded.capture_end()
-        except RuntimeError:  # too little memory for a second copy, or a network that asks the card for a number
-            self._most = 0
-            self._recordings.clear()
+            return _Recording(recorded, inputs, outputs)
+        return None
+
+    def forget(self) -> None:
+        """Give back the memory of what was recorded, and record nothing any more."""
+        self._most = 0
+        self._recordings.clear()
+        with _recording:  # the other lane, if it records, must not see memory freed
             torch.cuda.empty_cache()
-            return None
-        return _Recording(recorded, inputs, outputs)
 
 
 def fold_norms(network: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
 import threading
@@ -149,7 +150,9 @@ def driver_obstacle() -> str:
         library = ctypes.CDLL(driver)
         count = ctypes.c_int(0)
         if library.cuInit(0) != 0 or library.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-            return "the NVIDIA driver finds no device"
+            chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+            among = "" if chosen is None else f" among CUDA_VISIBLE_DEVICES={chosen!r}"
+            return f"the NVIDIA driver finds no device{among}"
     except OSError:
         return f"no NVIDIA driver ({driver})"
     return ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -275,9 +275,9 @@ class NetworkRefiner(Refiner):
                 path=runner.path,
             )
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
-        """Pickle the runner alone: device and runs are those of the process that unpickles it."""
-        return type(self), (self.runner,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the runner and the strength: device and runs are those of the process that unpickles it."""
+        return type(self), (self.runner,), {"strength": self.strength}
 
 
 class ProbabilityRefiner(NetworkRefiner):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # as long as alone. On a GPU a single window leaves most of the machine idle.
 _MOST_SHARED_PIXELS = {"cpu": 1 << 15, "cuda": 1 << 22}
 _MOST_RUNS = 4  # at once, on the CPU
+_REINSTALL = "pip install --force-reinstall --no-deps"
 _SILENT = 4  # onnxruntime's "fatal only": what goes wrong is raised, and said once, by us
 
 
@@ -178,22 +179,35 @@ class Session:
 def _runtime() -> Any:
     try:
         import onnxruntime
-    except ImportError as error:
+
+        onnxruntime.set_default_logger_severity(_SILENT)
+    except (ImportError, AttributeError) as error:  # no module is left where one of two builds was uninstalled
+        build = "onnxruntime-gpu" if _installed("onnxruntime-gpu") else "onnxruntime"
         raise DeviceError(
-            f"onnxruntime cannot be imported: {_first_line(error)}", hint="pip install --force-reinstall onnxruntime"
+            f"onnxruntime cannot be imported: {_first_line(error)}", hint=f"{_REINSTALL} {build}"
         ) from error
-    onnxruntime.set_default_logger_severity(_SILENT)
     return onnxruntime
 
 
 def _cuda_obstacle(runtime: Any) -> str:
     """Why this onnxruntime cannot use CUDA, as far as that shows without loading CUDA's libraries; empty if it may."""
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
+        if _installed("onnxruntime-gpu"):  # both builds fill one folder
+            return f"its build for the CPU was installed over onnxruntime-gpu ({_REINSTALL} onnxruntime-gpu)"
         return "built without CUDA (onnxruntime-gpu has it, see docs/gpu.md)"
     # CUDA and cuDNN may lie in pip packages, where the loader does not look on its own. It prints what it misses.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
         runtime.preload_dlls(directory="")
     return ""
+
+
+def _installed(package: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ class TorchRunner:
             return self._run(tuple(outputs), inputs)
         except RuntimeError as error:
             cause = reason(error, lines=1)
-            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in cause.lower():
+            told = cause.lower()  # cuDNN and cuBLAS have their own words for it
+            if not isinstance(error, torch.OutOfMemoryError) and not re.search("out of memory|alloc_failed", told):
                 raise PrnError(f"the network failed on {self.device} on {shape} pixels: {cause}") from error
             raise PrnError(
                 f"not enough memory on {self.device} for a run on {shape} pixels", hint="use a smaller --tile"

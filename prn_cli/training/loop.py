@@ -362,7 +362,7 @@ def seconds_per_step(network: Any, maps: Sequence[TrainingMap], settings: Settin
     taken = []
     for _ in range(_TRIED):
         began = now()
-        trainer.epoch(maps, fresh, began, lambda: None)
+        trainer.epoch(maps, fresh, began, lambda: None).tolist()  # waits for the device
         taken.append(now() - began)
     return min(taken)
 

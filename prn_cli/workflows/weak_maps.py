@@ -23,9 +23,8 @@ from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import Window
 from prn_cli.metrics.classes import SUMS, count_classes
 from prn_cli.metrics.regions import FloatArray
-from prn_cli.rasters import LabelMap, MapImage, RasterWriter, create_raster, open_map
+from prn_cli.rasters import LabelMap, MapImage, Raster, RasterWriter, create_raster, open_map
 from prn_cli.rasters.activations import Activations
-from prn_cli.rasters.guards import check_same_size
 from prn_cli.thresholding.weak import BACKGROUND, FloatMaps, class_scores, decide_labels, evidence
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.pseudolabel import PseudolabelOptions
@@ -70,8 +69,8 @@ class _Opened:
 
     Attributes:
         spreads: centre and spread of the image's bands.
-        peaks: `(C,)`, of every class in this map.
-        plain_peaks: the same in the first scale alone.
+        peaks: `(C,)`, of every class in this map; None where they are not asked for.
+        plain_peaks: the same in the first scale alone; None without a label.
     """
 
     activations: Activations
@@ -79,8 +78,8 @@ class _Opened:
     spreads: tuple[FloatMaps, FloatMaps] | None
     saliency: MapImage | None
     label: LabelMap | None
-    peaks: NDArray[np.float64]
-    plain_peaks: NDArray[np.float64]
+    peaks: NDArray[np.float64] | None
+    plain_peaks: NDArray[np.float64] | None
     counts: FloatArray = field(default_factory=lambda: np.zeros((3, SUMS)))
     pixels: int = 0
     decided: int = 0
@@ -90,23 +89,21 @@ def _open(item: Item, plan: Plan, stack: ExitStack) -> _Opened:
     options, inputs, source = plan.options, item.inputs, plan.sources[item.path]
     reading = options.reading()
     opened: dict[str, MapImage] = {}
+    like: Raster | None = None
     for role in ("image", "saliency"):
         if role in inputs:
-            image = opened.get("image")
-            shape = None if image is None else (image.height, image.width)
-            opened[role] = stack.enter_context(open_map("image", inputs[role], shape=shape))
+            opened[role] = stack.enter_context(open_map("image", inputs[role], like=like, any_shape=True))
+            like = like or opened[role].raster
     label = None
     if "label" in inputs:
-        label = stack.enter_context(plan.task.open_label(inputs["label"], reading))
-    seen = opened.get("image") or opened.get("saliency")
-    grid = seen or label
-    if label is not None and seen is not None:
-        check_same_size(label.raster, seen.raster)
+        label = stack.enter_context(plan.task.open_label(inputs["label"], reading, like=like))
+    grid = opened.get("image") or opened.get("saliency") or label
     saliency = opened.get("saliency")
     if saliency is not None and saliency.bands != 1:
         raise InputError(f"{saliency.bands} bands, expected 1", hint="save it as grey", path=saliency.path)
     with Activations(source.scales, plan.classes, reading=reading) as own:
-        peaks, plain_peaks = own.peaks(), own.peaks(1)
+        peaks = own.peaks() if plan.survey.by_map else None
+        plain_peaks = None if label is None else own.peaks(1)
     return _Opened(
         activations=stack.enter_context(Activations(source.scales, plan.classes, grid=grid, reading=reading)),
         image=opened.get("image"),
@@ -191,7 +188,7 @@ def _fill(plan: Plan, opened: _Opened, item: Item, writers: Sequence[RasterWrite
             plain = class_scores(evidence(found, of_scores), survey.plain, saliency=saliency)
             for number, one in enumerate(plain if plan.task.several else plain[1:]):
                 writers[2].write(one.astype(writers[2].dtype), number * height + y)
-        if opened.label is not None:
+        if opened.label is not None and opened.plain_peaks is not None:
             raw = evidence(opened.activations.read(window, 1), opened.plain_peaks)
             rest = None if survey.background is None else BACKGROUND
             before = decide_labels(class_scores(raw, rest)).classes

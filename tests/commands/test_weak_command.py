@@ -290,6 +290,41 @@ def test_georeferenced_images_give_georeferenced_masks(run: Prn) -> None:
         assert made.nodata == 255
 
 
+def test_labels_and_saliency_lie_where_their_georeference_says(run: Prn) -> None:
+    """Upside down in the file, they are turned; elsewhere, they are refused, of one size as they are."""
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.transform import Affine
+
+    truth = np.asarray(Image.open("truth/a.png")).copy()
+    truth[:16] = 0
+    upright, south_up = Affine(10, 0, 4e5, 0, -10, 5e6), Affine(10, 0, 4e5, 0, 10, 5e6 - 640)
+    places = {"image": upright, "there": upright, "turned": south_up, "elsewhere": Affine.translation(2e3, 0) @ upright}
+    for folder, place in places.items():
+        pixels = np.asarray(Image.open("images/a.png")).transpose(2, 0, 1) if folder == "image" else truth[np.newaxis]
+        pixels = pixels[:, ::-1] if folder == "turned" else pixels
+        for name, values in ((folder, pixels), (f"saliency-{folder}", np.where(pixels[:1] > 0, np.uint8(255), 0))):
+            Path(name).mkdir()
+            shape = {"height": 64, "width": 96, "count": len(values), "dtype": "uint8", "crs": "EPSG:32633"}
+            with rasterio.open(f"{name}/a.tif", "w", driver="GTiff", transform=place, **shape) as raster:
+                raster.write(values)
+    Path("tags.csv").write_text("a,maize;soy\n")
+    line = ("--weak", "maps", "--tags", "tags.csv", "--images", "image", *CLASSES, "--label-nodata", "nan", "--json")
+
+    def found(folder: str) -> tuple[int, str, str]:
+        return run(*line, "-l", folder, "--saliency", f"saliency-{folder}", "-o", f"of-{folder}")
+
+    code, expected, error = found("there")
+    assert code == 0, error
+    assert json.loads(found("turned")[1])["miou"] == json.loads(expected)["miou"]
+    made = [np.load(f"of-{folder}/scores/a.npy") for folder in ("there", "turned")]
+    np.testing.assert_array_equal(*made)
+    for more in (("-l", "elsewhere"), ("--saliency", "saliency-elsewhere")):
+        code, _, error = run(*line, *more, "-o", "refused")
+        assert code == 1
+        assert "a.tif: " in error
+        assert "elsewhere" in error
+
+
 def test_scores_of_new_images_mean_what_those_of_the_first_did(run: Prn) -> None:
     line = ("--weak", "maps", *CLASSES)
     assert run(*line, "--background", "auto", "-o", "first")[0] == 0

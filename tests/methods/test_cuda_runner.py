@@ -79,6 +79,25 @@ def test_a_network_that_cannot_be_recorded_runs_all_the_same(runner, monkeypatch
         np.testing.assert_array_equal(one, other)
 
 
+def test_where_memory_is_short_batches_run_one_by_one_and_nothing_is_recorded(runner, monkeypatch):
+    compute = cuda_runner._Lane._compute
+
+    def compute_little(lane, graph, inputs):
+        if len(inputs[0]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried …")
+        return compute(lane, graph, inputs)
+
+    draw = np.random.default_rng(0)
+    batches = [{"logits": draw.normal(0, 3, (1, 1, 64, 64)).astype(np.float32)} for _ in range(3)]
+    expected = [runner.run(["bias"], batch)[0] for batch in batches]  # the same shape: recorded
+    monkeypatch.setattr(cuda_runner._Lane, "_compute", compute_little)
+    for _ in range(runner.runs):  # each lane has its turn
+        found = runner._run_batches(("bias",), batches)[0]
+        np.testing.assert_allclose(found, np.concatenate(expected), atol=1e-6)
+    lanes = [runner._lanes.get() for _ in range(runner.runs)]
+    assert not any(recording for lane in lanes for recording in lane._recordings.values())
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -86,6 +105,7 @@ def test_a_network_that_cannot_be_recorded_runs_all_the_same(runner, monkeypatch
             torch.OutOfMemoryError("CUDA out of memory. Tried …"),
             "not enough memory on cpu for a run on 1×1×64×64 pixels",
         ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "not enough memory on cpu"),
         (
             RuntimeError("CUDA error: an illegal memory access\nmore"),
             "64×64 pixels: CUDA error: an illegal memory access",

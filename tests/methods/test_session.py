@@ -5,11 +5,12 @@ import os
 import pickle
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from prn_cli.errors import PrnError, WeightsError
+from prn_cli.errors import DeviceError, PrnError, WeightsError
 from prn_cli.methods import load_refiner, loading, session
 from prn_cli.methods.session import Session
 from prn_cli.methods.weights import Weights, find_weights
@@ -105,6 +106,41 @@ def test_nothing_is_reported_and_no_thread_is_left_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def gpu_build(monkeypatch, tmp_path):
+    """What pip knows of an installed onnxruntime-gpu, whatever files lie there."""
+    record = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+class CpuBuild:
+    @staticmethod
+    def get_available_providers():
+        return ["CPUExecutionProvider"]
+
+
+def test_a_build_without_cuda_says_where_it_is_to_be_had(monkeypatch):
+    monkeypatch.setattr(session, "_installed", lambda package: False)
+    assert session._cuda_obstacle(CpuBuild) == "built without CUDA (onnxruntime-gpu has it, see docs/gpu.md)"
+
+
+def test_a_build_for_the_cpu_over_that_for_gpus_is_named(gpu_build):
+    assert session._cuda_obstacle(CpuBuild) == (
+        "its build for the CPU was installed over onnxruntime-gpu "
+        "(pip install --force-reinstall --no-deps onnxruntime-gpu)"
+    )
+
+
+@pytest.mark.parametrize("left", [None, ModuleType("onnxruntime")], ids=["no module", "an empty folder"])
+def test_what_is_left_where_one_of_two_builds_was_uninstalled_is_one_plain_error(monkeypatch, gpu_build, left):
+    monkeypatch.setitem(sys.modules, "onnxruntime", left)
+    session._runtime.cache_clear()
+    with pytest.raises(DeviceError, match=r"cannot be imported: .*; pip install .* onnxruntime-gpu$"):
+        session._runtime()
+
+
 def test_a_pickled_refiner_has_the_cores_of_the_process_that_unpickles_it(make_onnx, monkeypatch):
     monkeypatch.setattr(sys.modules[Session.__module__], "core_count", lambda: 2)
     refiner = load_refiner(find_weights(str(make_onnx())), device="cpu", side_by_side=True)
@@ -112,6 +148,14 @@ def test_a_pickled_refiner_has_the_cores_of_the_process_that_unpickles_it(make_o
     assert refiner.runs == 2
     monkeypatch.setattr(sys.modules[Session.__module__], "core_count", lambda: 1)
     assert pickle.loads(packed).runs == 1
+    loading._load_again.cache_clear()
+
+
+def test_a_pickled_refiner_has_the_strength_that_its_card_allows():
+    """Shipped weights that learned without labels correct nothing, in the workers of a cluster either."""
+    refiner = load_refiner(find_weights("fast"), device="cpu", threads=1)
+    assert float(refiner.runner.metadata["prn.strength"]) > 0
+    assert (refiner.strength, pickle.loads(pickle.dumps(refiner)).strength) == (0, 0)
     loading._load_again.cache_clear()
 
 
