@@ -27,7 +27,7 @@ from PIL import Image
 
 from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.metrics.intervals import bootstrap
-from prn_cli.thresholding.calibration import Calibration, Fit, describe, expect, learn
+from prn_cli.thresholding.calibration import Calibration, Fit, describe, expect, learn, scale_of
 from prn_cli.thresholding.decision import cut_of, decide, decide_by_labels, expected_scores, gather
 from prn_cli.thresholding.logit_statistics import BINS, CENTRES, LogitStatistics, count_logits, measure_steepness
 
@@ -152,8 +152,11 @@ def platt(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def fitted(some: list[Pair]) -> Fit:
     """Fit calibrations to features over pairs; their covariance is of sets left out."""
-    features = np.array([describe(pair.train.statistics()) for pair in some])
+    every = [pair.train.statistics() for pair in some]
+    scales = np.array([scale_of(statistics) for statistics in every])
+    features = np.array([describe(*each) for each in zip(every, scales, strict=True)])
     targets = np.array([platt(pair.train.counts.sum(axis=0)) for pair in some])
+    targets[:, 0] -= np.log(scales)
     sets = np.array([pair.set for pair in some])
     centre = np.median(features, axis=0)
     spread = 1.4826 * np.median(np.abs(features - centre), axis=0)

@@ -3,7 +3,7 @@
     python bench/first_call_odd.py --logits DIR [DIR ...] --cache /tmp/first-call [--split train] [--by-pair]
 
 Folders are those of `bench/first_call.py`, and so are the fits, which have seen neither the set nor any distortion.
-Each pair's maps, 24 a split at most, are distorted in every way of `DISTORTIONS`; of sets with five kinds of base
+Each pair's maps, 12 a split at most, are distorted in every way of `DISTORTIONS`; of sets with five kinds of base
 models, the scores of all five are put together in every way of `TOGETHER`. Changes are to a threshold of 0.5 on the
 same scores, by the statistics that `prn refine` takes: areas of exact zeros are left out, and stay background.
 """
@@ -40,7 +40,7 @@ from prn_cli.thresholding.sampling import sample_maps
 
 FloatMap = NDArray[np.float32]
 Way = Callable[[FloatMap], FloatMap]
-MAPS = 24
+MAPS = 12
 BLOCK = 16
 KINDS = "abcde"
 

@@ -27,7 +27,7 @@ from prn_cli.thresholding.sampling import sample_maps
 sys.path.insert(0, str(DATA.parent / "tools"))
 from make_base_models import KINDS, UNet, pairs
 
-TRAINED_ON = ("cracks", "lungs", "vegas_roads", "flood")
+TRAINED_ON = ("cracks", "lungs")
 ELSEWHERE = (
     ("retina_d", "cracks"),
     ("cracks_a", "retina"),
@@ -39,7 +39,6 @@ ELSEWHERE = (
     ("flood_a", "camvid_tree"),
     ("lungs_a", "flood"),
     ("clothing_person_a", "pets"),
-    ("camvid_road_b", "vegas_roads"),
     ("magnetic_tile_d", "membrane"),
 )
 MAPS, CROP, BATCH = 24, 160, 6

@@ -35,7 +35,7 @@ from prn_cli.thresholding.logit_statistics import (
 FloatArray = NDArray[np.float64]
 Score = Literal["iou", "dice"]
 
-LOSS_WEIGHT = 3.0
+LOSS_WEIGHT = 4.0
 """A loss counts so many times a gain of the same size."""
 LABELLED_LOSS_WEIGHT = 5.0
 """The same where maps are labelled: who labels expects no loss."""
@@ -105,7 +105,13 @@ def decide(
         score: what is to be high.
         of_set: counts of the whole set, which those of an image are drawn towards, half and half.
         evidence: of labelled maps.
+
+    Returns:
+        The decision; 0.5 where scores below it were cut off, as by a ReLU: then nothing is known of the background.
     """
+    known = counts if of_set is None else of_set
+    if known[: _HALF - 1].sum() <= _CUT_OFF * known.sum():
+        return Decision(0.5, 0.0, 1.0)
     loss_weight, allowed = LOSS_WEIGHT, np.ones(CUTS, bool)
     if evidence is not None:
         calibration, loss_weight, allowed = evidence.update(calibration), LABELLED_LOSS_WEIGHT, evidence.allowed
@@ -133,6 +139,7 @@ def decide(
 
 
 _WORTHWHILE = 1e-6
+_CUT_OFF = 1e-3
 
 
 def decide_by_labels(
