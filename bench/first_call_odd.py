@@ -1,11 +1,12 @@
 """The threshold without labels on base models unlike those that it was fitted to: scores distorted, or put together.
 
-    python bench/first_call_odd.py --logits DIR [DIR ...] --cache /tmp/first-call [--split train] [--by-pair]
+    python bench/first_call_odd.py --logits DIR [DIR ...] --cache /tmp/first-call [--others DIR] [--split train]
 
 Folders are those of `bench/first_call.py`, and so are the fits, which have seen neither the set nor any distortion.
 Each pair's maps, 12 a split at most, are distorted in every way of `DISTORTIONS`; of sets with five kinds of base
 models, the scores of all five are put together in every way of `TOGETHER`. Changes are to a threshold of 0.5 on the
-same scores, by the statistics that `prn refine` takes: areas of exact zeros are left out, and stay background.
+same scores, by the statistics that `prn refine` takes: areas of exact zeros are left out, and stay background. Others
+are those of `bench/odd_models.py`; where a model comes from another set, the fit has not seen that one either.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from first_call import (
     by_side,
     cuts_of_images,
     fits_without,
+    fitted,
     folders_of,
     labelled,
     over_sets,
@@ -153,6 +155,14 @@ def change_of(split: Split, fit: Fit) -> NDArray[np.float64]:
     return np.stack([scorer.change(of_set), scorer.change(cuts_of_images(images, statistics, prior))])
 
 
+def origin(name: str) -> tuple[str, set[str]]:
+    """What kind of model a folder of `bench/odd_models.py` is of, and the sets that it knows."""
+    images, _, model = name.partition("_by-")
+    if model:
+        return "a model of another set", {images.split("_")[0], model.split("_")[0]}
+    return f"{name.rpartition('_')[2]} loss", {name.split("_")[0]}
+
+
 def row(name: str, of_pairs: dict[str, NDArray[np.float64]]) -> list[str]:
     """Of one way, or of all: means over pairs, how many lose, the worst."""
     sets = np.array([pair.split("_")[0] for pair in of_pairs])
@@ -174,13 +184,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logits", type=Path, nargs="+", required=True, help="folders of pairs")
     parser.add_argument("--cache", type=Path, required=True, help="folder for what was measured; reused")
+    parser.add_argument("--others", type=Path, help="folder of bench/odd_models.py")
     parser.add_argument("--split", choices=("train", "test"), default="test")
     parser.add_argument("--by-pair", action="store_true", help="print each pair that loses more than 0.2, too")
     arguments = parser.parse_args()
-    fits = fits_without(list(pairs(arguments.logits, arguments.cache)))
+    every_pair = list(pairs(arguments.logits, arguments.cache))
+    fits = fits_without(every_pair)
     results: dict[str, dict[str, NDArray[np.float64]]] = {}
     for way, name, split in odd_pairs(arguments.logits, arguments.split, arguments.cache / "odd"):
         results.setdefault(way, {})[name] = change_of(split, fits[name.split("_")[0]])
+    for folder in sorted(arguments.others.iterdir()) if arguments.others else ():
+        way, sets = origin(folder.name)
+        fit = fitted([pair for pair in every_pair if pair.set not in sets])
+        split = distorted([folder / arguments.split], {way: lambda z: z})[way]
+        results.setdefault(way, {})[folder.name] = change_of(split, fit)
     every = {f"{name} {way}": change for way, of_pairs in results.items() for name, change in of_pairs.items()}
     rows = [row(way, of_pairs) for way, of_pairs in results.items()]
     print(markdown(HEADING, [*rows, row("all", every)]))

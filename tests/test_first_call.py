@@ -87,6 +87,14 @@ def test_statistics_are_the_same_in_any_order_and_any_number_of_parts(seed: int,
         assert np.array_equal(getattr(whole, name), getattr(again, name))
 
 
+@given(rows=st.integers(1, 9), columns=st.integers(1, 9))
+def test_half_of_the_pixels_are_counted_and_all_places_in_two_by_two_alike(rows: int, columns: int) -> None:
+    y, x = np.mgrid[: 4 * rows, : 2 * columns]
+    counts = measure((0.5 + 2 * (y % 2) + x % 2).astype(np.float32)).counts
+    assert set(counts[counts > 0].tolist()) == {rows * columns}
+    assert counts.sum() == 4 * rows * columns
+
+
 @given(seed=st.integers(0, 2**32 - 1))
 def test_expected_scores_are_those_of_brute_force(seed: int) -> None:
     draw = np.random.default_rng(seed)
@@ -171,6 +179,34 @@ def test_an_image_is_drawn_towards_its_set() -> None:
         decide(of_set, exactly()).threshold,
     )
     assert min(alone, whole) <= within <= max(alone, whole)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), shift=st.floats(-6, 1), place=st.integers(-60, 60))
+def test_an_image_is_not_cut_where_its_set_would_lose(seed: int, shift: float, place: int) -> None:
+    of_set, image = count_logits(blobs(seed, side=128)), count_logits(blobs(seed + 1, side=64, shift=shift))
+    of_set[BINS // 2 + place] += of_set.sum()
+    cut = cut_of(decide(image, exactly(), of_set=of_set).threshold)
+    gains = expected_scores(of_set, PROBABILITIES) - expected_scores(of_set, PROBABILITIES)[BINS // 2]
+    best = gains[cut_of(decide(of_set, exactly()).threshold)]
+    assert gains[cut] >= min(best, 0.01) / 3 or cut == BINS // 2
+
+
+@pytest.mark.parametrize("divisor", [2, 8])
+def test_scores_of_an_unusual_spread_are_taken_for_usual_ones_times_a_factor(divisor: float) -> None:
+    logits = 1.2 * np.tanh(blobs(5, side=256, shift=-1))
+    usual, small = (measure((logits / by).astype(np.float32)) for by in (1, divisor))
+    first, second = expect(usual), expect(small)
+    assert second.mean[0] - first.mean[0] == pytest.approx(np.log(divisor), abs=0.15)
+    assert np.trace(second.covariance) > np.trace(first.covariance)
+    cuts = [np.log(t / (1 - t)) for t in (decide(s.counts, expect(s)).threshold for s in (usual, small))]
+    assert 0 <= cuts[1] / cuts[0] * divisor < 1.2
+
+
+def test_scores_that_were_cut_off_below_a_half_are_left_at_a_half() -> None:
+    logits = blobs(3, side=256, shift=-1)
+    assert decide(count_logits(logits), exactly()).threshold < 0.5
+    assert decide(count_logits(np.maximum(logits, 0)), exactly()).threshold == 0.5
 
 
 @pytest.mark.parametrize("logits", [np.full((40, 40), np.nan), np.zeros((40, 40)), np.full((2, 3), -9.0)])

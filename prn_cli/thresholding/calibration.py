@@ -158,7 +158,7 @@ def describe(statistics: LogitStatistics, scale: float = 1.0) -> FloatArray:
 
 
 def expect(statistics: LogitStatistics, fit: Fit = FIT) -> Calibration:
-    """The calibration that a set's logits make likely, without labels; the less usual their spread, the less is known."""
+    """The calibration that a set's logits make likely; the less usual their spread, the less is known."""
     scale = scale_of(statistics)
     standard = np.clip((describe(statistics, scale) - fit.centre) / fit.spread, -3, 3)
     mean = np.array(fit.mean) + np.array(fit.weights) @ standard + [np.log(scale), 0]
