@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prn_cli.thresholding.calibration import Calibration, Evidence, describe, expect, learn
+from prn_cli.thresholding.calibration import Calibration, Evidence, describe, expect, learn, scale_of
 from prn_cli.thresholding.decision import (
     CUTS,
     bearable,
@@ -196,11 +196,18 @@ def test_an_image_is_not_cut_where_its_set_would_lose(seed: int, shift: float, p
 def test_scores_of_an_unusual_spread_are_taken_for_usual_ones_times_a_factor(divisor: float) -> None:
     logits = 1.2 * np.tanh(blobs(5, side=256, shift=-1))
     usual, small = (measure((logits / by).astype(np.float32)) for by in (1, divisor))
+    scales = [scale_of(each) for each in (usual, small)]
+    assert scales[1] / scales[0] == pytest.approx(divisor, rel=0.05)
+    otsu, background = (describe(usual, scales[0]) - describe(small, scales[1]))[1:]
+    assert (abs(otsu) < 0.5, abs(background) < 0.5) == (True, True)
     first, second = expect(usual), expect(small)
-    assert second.mean[0] - first.mean[0] == pytest.approx(np.log(divisor), abs=0.15)
+    assert second.mean[0] - first.mean[0] == pytest.approx(np.log(divisor), abs=0.3)
     assert np.trace(second.covariance) > np.trace(first.covariance)
-    cuts = [np.log(t / (1 - t)) for t in (decide(s.counts, expect(s)).threshold for s in (usual, small))]
-    assert 0 <= cuts[1] / cuts[0] * divisor < 1.2
+
+
+@pytest.mark.parametrize("factor", [0.7, 1, 2])
+def test_scores_of_a_usual_spread_are_taken_as_they_are(factor: float) -> None:
+    assert scale_of(measure((factor * blobs(5, side=256)).astype(np.float32))) == 1
 
 
 def test_scores_that_were_cut_off_below_a_half_are_left_at_a_half() -> None:
