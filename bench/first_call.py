@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from PIL import Image
 
 from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.metrics.intervals import bootstrap
-from prn_cli.thresholding.calibration import Calibration, Fit, describe, expect, learn
+from prn_cli.thresholding.calibration import Calibration, Fit, describe, expect, learn, scale_of
 from prn_cli.thresholding.decision import cut_of, decide, decide_by_labels, expected_scores, gather
 from prn_cli.thresholding.logit_statistics import BINS, CENTRES, LogitStatistics, count_logits, measure_steepness
 
@@ -60,6 +60,11 @@ class Split:
     def statistics(self) -> LogitStatistics:
         """Of all maps together."""
         return LogitStatistics(self.counts.sum(axis=(0, 1)), self.cells.sum(axis=0), self.steepness.sum(axis=0))
+
+    @classmethod
+    def of(cls, rows: list[tuple[NDArray[np.int64], ...]]) -> Split:
+        """Of what was measured of each map, in the order of the attributes."""
+        return cls(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -99,22 +104,36 @@ def ranked(logits: NDArray[np.float32], label: NDArray[np.bool_]) -> tuple[int, 
     return int(mask.sum()) - hits, hits
 
 
+def labelled(folder: Path, stem: str) -> NDArray[np.bool_]:
+    """The foreground of a label."""
+    return np.asarray(Image.open(folder / "labels" / f"{stem}.png")) > 127
+
+
+def by_side(logits: NDArray[np.float32], label: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """`(2, BINS)` background and foreground by logit."""
+    return np.stack([count_logits(logits[label == side]) for side in (False, True)])
+
+
 def measured(folder: Path) -> Split:
     """Read a split."""
     rows = []
     for path in sorted((folder / "logits").iterdir()):
-        logits, label = read(path), np.asarray(Image.open(folder / "labels" / f"{path.stem}.png")) > 127
-        counts = np.stack([count_logits(logits[label == side]) for side in (False, True)])
-        rows.append((counts, *measure_steepness(logits), np.array(ranked(logits, label))))
-    return Split(*(np.stack(column) for column in zip(*rows, strict=True)))
+        logits, label = read(path), labelled(folder, path.stem)
+        rows.append((by_side(logits, label), *measure_steepness(logits), np.array(ranked(logits, label))))
+    return Split.of(rows)
+
+
+def folders_of(parents: list[Path]) -> Iterator[Path]:
+    """The folders of all pairs."""
+    for folder in sorted(child for parent in parents for child in parent.iterdir()):
+        if (folder / "test" / "logits").is_dir() and "multiclass" not in folder.name:
+            yield folder
 
 
 def pairs(folders: list[Path], cache: Path) -> Iterator[Pair]:
     """Read all pairs, unless that was done before."""
     cache.mkdir(parents=True, exist_ok=True)
-    for folder in sorted(child for parent in folders for child in parent.iterdir()):
-        if not (folder / "test" / "logits").is_dir() or "multiclass" in folder.name:
-            continue
+    for folder in folders_of(folders):
         splits = []
         for name in ("train", "test"):
             file = cache / f"{folder.name}.{name}.npz"
@@ -133,8 +152,11 @@ def platt(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def fitted(some: list[Pair]) -> Fit:
     """Fit calibrations to features over pairs; their covariance is of sets left out."""
-    features = np.array([describe(pair.train.statistics()) for pair in some])
+    every = [pair.train.statistics() for pair in some]
+    scales = np.array([scale_of(statistics) for statistics in every])
+    features = np.array([describe(*each) for each in zip(every, scales, strict=True)])
     targets = np.array([platt(pair.train.counts.sum(axis=0)) for pair in some])
+    targets[:, 0] -= np.log(scales)
     sets = np.array([pair.set for pair in some])
     centre = np.median(features, axis=0)
     spread = 1.4826 * np.median(np.abs(features - centre), axis=0)
@@ -207,7 +229,6 @@ def changes(pair: Pair, fit: Fit, seeds: int) -> dict[str, NDArray[np.float64]]:
     of_set = int(expected_scores(statistics.counts, PROBABILITIES).argmax())
     of_images = [int(expected_scores(counts, PROBABILITIES).argmax()) for counts in images]
     prior = expect(statistics, fit)
-    single = [cut_of(decide(counts, prior, of_set=statistics.counts).threshold) for counts in images]
     rows = {
         "0.5": np.zeros(2),
         "RankSEG, as it comes": scorer.of_counts(*pair.test.ranked.T),
@@ -215,7 +236,7 @@ def changes(pair: Pair, fit: Fit, seeds: int) -> dict[str, NDArray[np.float64]]:
         "expected IoU: image": scorer.change(np.array(of_images)),
         "expected IoU: mixed, half way": scorer.change(np.array([half_way(of_set, cut) for cut in of_images])),
         "`--threshold auto`": scorer.change(cut_of(decide(statistics.counts, prior).threshold)),
-        "`--threshold auto --per-image`": scorer.change(np.array(single)),
+        "`--threshold auto --per-image`": scorer.change(cuts_of_images(images, statistics, prior)),
     }
     for shots in (*SHOTS, EVERYTHING):
         what = "all labelled maps" if shots == EVERYTHING else f"{shots} labelled map{'s' * (shots > 1)}"
@@ -263,10 +284,15 @@ def by_pair(results: dict[str, dict[str, NDArray[np.float64]]]) -> str:
     return markdown(["pair", *columns], rows)
 
 
-def leave_one_set_out(every: list[Pair], of: Callable[[Pair, Fit], dict]) -> dict[str, dict]:
-    """Each pair with a fit to the other sets."""
-    fits = {name: fitted([pair for pair in every if pair.set != name]) for name in {pair.set for pair in every}}
-    return {pair.name: of(pair, fits[pair.set]) for pair in every}
+def fits_without(every: list[Pair]) -> dict[str, Fit]:
+    """By set, a fit to the other ones."""
+    return {name: fitted([pair for pair in every if pair.set != name]) for name in {pair.set for pair in every}}
+
+
+def cuts_of_images(images: NDArray[np.int64], statistics: LogitStatistics, prior: Calibration) -> NDArray[np.intp]:
+    """The cut of each image, as `--per-image` makes it, by its counts and the statistics of its set."""
+    thresholds = (decide(counts, prior, of_set=statistics.counts).threshold for counts in images)
+    return np.array([cut_of(threshold) for threshold in thresholds])
 
 
 def main() -> None:
@@ -282,7 +308,8 @@ def main() -> None:
     if arguments.fit:
         print(fitted(every))
         return
-    results = leave_one_set_out(every, lambda pair, fit: changes(pair, fit, arguments.seeds))
+    fits = fits_without(every)
+    results = {pair.name: changes(pair, fits[pair.set], arguments.seeds) for pair in every}
     text = f"{table(results)}\n\n{len(every)} pairs of {len({pair.set for pair in every})} sets; {machine()}."
     if arguments.by_pair:
         text = f"{text}\n\n{by_pair(results)}"

@@ -18,11 +18,10 @@ from first_call import fitted, pairs, read
 from numpy.typing import NDArray
 from PIL import Image
 
-from prn_cli.maps.classes import one_versus_rest
-from prn_cli.maps.pixels import IGNORE
-from prn_cli.thresholding.calibration import Fit, expect
-from prn_cli.thresholding.decision import decide_classes
-from prn_cli.thresholding.logit_statistics import measure, no_statistics
+from prn_cli.maps.classes import choose, one_versus_rest
+from prn_cli.metrics.classes import SUMS, count_classes, mean_iou
+from prn_cli.thresholding.calibration import Fit
+from prn_cli.thresholding.decision import ClassSample, decide_class_set
 
 MADE_OF = {
     "dubai_multiclass": ("dubai_multiclass",),
@@ -53,29 +52,17 @@ def maps(folders: list[Path]):
 
 def offsets(folders: list[Path], fit: Fit) -> NDArray[np.float64]:
     """As `prn refine` chooses them."""
-    statistics, pixels, count = None, [], len(list((folders[0] / "logits").iterdir()))
-    for logits, _ in maps(folders):
-        found = [measure(plane) for plane in logits]
-        statistics = found if statistics is None else [a + b for a, b in zip(statistics, found, strict=True)]
-        flat = logits.reshape(len(logits), -1).T
-        flat = flat[~np.isnan(flat).any(axis=1)]
-        pixels.append(flat[:: -(-len(flat) // (PIXELS // count)) or 1])
-    calibrations = [expect(of_class, fit) for of_class in statistics or [no_statistics()]]
-    return decide_classes(np.concatenate(pixels), calibrations).offsets
+    most = PIXELS // len(list((folders[0] / "logits").iterdir()))
+    return decide_class_set([ClassSample.of(logits, most) for logits, _ in maps(folders)], fit=fit).offsets
 
 
-def mean_iou(folders: list[Path], taken: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over classes of the pooled IoU, of the classes as they are and with the offsets taken."""
-    classes = len(taken)
-    tables = np.zeros((2, classes, classes))
+def scores(folders: list[Path], taken: NDArray[np.float64]) -> list[float]:
+    """mIoU of the classes as they are, and with the offsets taken."""
+    counts = np.zeros((2, SUMS))
     for logits, label in maps(folders):
-        valid = (label != IGNORE) & ~np.isnan(logits).any(axis=0)
-        for table, shift in zip(tables, (0 * taken, taken), strict=True):
-            found = (logits - shift[:, None, None]).argmax(axis=0)
-            both = label[valid].astype(np.intp) * classes + found[valid]
-            table += np.bincount(both, minlength=classes**2).reshape(classes, classes)
-    hits = np.diagonal(tables, axis1=1, axis2=2)
-    return (hits / np.maximum(tables.sum(1) + tables.sum(2) - hits, 1)).mean(axis=1)
+        for total, shift in zip(counts, (0 * taken, taken), strict=True):
+            total += count_classes(choose(logits - shift[:, None, None].astype(np.float32)), label)
+    return [float(mean_iou(total)) for total in counts]
 
 
 def main() -> None:
@@ -89,7 +76,7 @@ def main() -> None:
     for name, parts in MADE_OF.items():
         folders = [places[part] for part in parts]
         taken = offsets(folders, fitted([pair for pair in every if pair.set != parts[0].split("_")[0]]))
-        before, after = mean_iou(folders, taken)
+        before, after = scores(folders, taken)
         gains.append(100 * (after - before))
         rows.append([name, f"{before:.4f}", f"{gains[-1]:+.2f}", " ".join(f"{0 - offset:+.2g}" for offset in taken)])
     print(markdown(["classes", "mIoU before", "change, points", "added to the logits of each class"], rows))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prn_cli.thresholding.calibration import Calibration, Evidence, describe, expect, learn
+from prn_cli.thresholding.calibration import Calibration, Evidence, describe, expect, learn, scale_of
 from prn_cli.thresholding.decision import (
     CUTS,
     bearable,
@@ -85,6 +85,14 @@ def test_statistics_are_the_same_in_any_order_and_any_number_of_parts(seed: int,
     again = sum(sums, no_statistics())
     for name in LogitStatistics.__slots__:
         assert np.array_equal(getattr(whole, name), getattr(again, name))
+
+
+@given(rows=st.integers(1, 9), columns=st.integers(1, 9))
+def test_half_of_the_pixels_are_counted_and_all_places_in_two_by_two_alike(rows: int, columns: int) -> None:
+    y, x = np.mgrid[: 4 * rows, : 2 * columns]
+    counts = measure((0.5 + 2 * (y % 2) + x % 2).astype(np.float32)).counts
+    assert set(counts[counts > 0].tolist()) == {rows * columns}
+    assert counts.sum() == 4 * rows * columns
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -171,6 +179,41 @@ def test_an_image_is_drawn_towards_its_set() -> None:
         decide(of_set, exactly()).threshold,
     )
     assert min(alone, whole) <= within <= max(alone, whole)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), shift=st.floats(-6, 1), place=st.integers(-60, 60))
+def test_an_image_is_not_cut_where_its_set_would_lose(seed: int, shift: float, place: int) -> None:
+    of_set, image = count_logits(blobs(seed, side=128)), count_logits(blobs(seed + 1, side=64, shift=shift))
+    of_set[BINS // 2 + place] += of_set.sum()
+    cut = cut_of(decide(image, exactly(), of_set=of_set).threshold)
+    gains = expected_scores(of_set, PROBABILITIES) - expected_scores(of_set, PROBABILITIES)[BINS // 2]
+    best = gains[cut_of(decide(of_set, exactly()).threshold)]
+    assert gains[cut] >= min(best, 0.01) / 3 or cut == BINS // 2
+
+
+@pytest.mark.parametrize("divisor", [2, 8])
+def test_scores_of_an_unusual_spread_are_taken_for_usual_ones_times_a_factor(divisor: float) -> None:
+    logits = 1.2 * np.tanh(blobs(5, side=256, shift=-1))
+    usual, small = (measure((logits / by).astype(np.float32)) for by in (1, divisor))
+    scales = [scale_of(each) for each in (usual, small)]
+    assert scales[1] / scales[0] == pytest.approx(divisor, rel=0.05)
+    otsu, background = (describe(usual, scales[0]) - describe(small, scales[1]))[1:]
+    assert (abs(otsu) < 0.5, abs(background) < 0.5) == (True, True)
+    first, second = expect(usual), expect(small)
+    assert second.mean[0] - first.mean[0] == pytest.approx(np.log(divisor), abs=0.3)
+    assert np.trace(second.covariance) > np.trace(first.covariance)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1, 2])
+def test_scores_of_a_usual_spread_are_taken_as_they_are(factor: float) -> None:
+    assert scale_of(measure((factor * blobs(5, side=256)).astype(np.float32))) == 1
+
+
+def test_scores_that_were_cut_off_below_a_half_are_left_at_a_half() -> None:
+    logits = blobs(3, side=256, shift=-1)
+    assert decide(count_logits(logits), exactly()).threshold < 0.5
+    assert decide(count_logits(np.maximum(logits, 0)), exactly()).threshold == 0.5
 
 
 @pytest.mark.parametrize("logits", [np.full((40, 40), np.nan), np.zeros((40, 40)), np.full((2, 3), -9.0)])

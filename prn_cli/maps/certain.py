@@ -94,7 +94,8 @@ def find_padding(logits: FloatMaps) -> NDArray[np.bool_] | None:
 
 def hold(logits: FloatMaps) -> FloatMaps:
     """Logits as networks and statistics see them: certain ones are ±16. The same array if there are none."""
-    certain = np.abs(logits) >= CERTAIN
-    if not certain.any():
+    least, most = (reduce(logits, axis=None, initial=0) for reduce in (np.fmin.reduce, np.fmax.reduce))
+    if least > -CERTAIN and most < CERTAIN:
         return logits
+    certain = np.abs(logits) >= CERTAIN
     return np.where(certain, np.copysign(np.float32(_HELD), logits), logits)

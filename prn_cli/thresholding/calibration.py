@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.thresholding.logit_statistics import BINS, CENTRES, EDGES, LEVELS, LogitStatistics
+from prn_cli.thresholding.logit_statistics import BINS, CENTRES, EDGES, LEVELS, PER_LOGIT, LogitStatistics
 
 FloatArray = NDArray[np.float64]
 
 FEATURES = ("steepest logit", "Otsu's threshold", "typical background")
+USUAL_SPREAD = (1.4, 10.0)
+"""Mean distance from 0 of the logits of base models. Others are taken for such logits times a factor."""
 MAP_WEIGHT = 7.0
 """Independent pixels that a labelled map is worth: more trusts a few maps too much (bench/first_call.py)."""
 _NODES = 9
@@ -28,7 +30,7 @@ _LEAST = 1e-5
 _TAIL = 0.15
 """Weight of a second normal distribution, twice as wide: some base models are like no other."""
 _SLOPES = (-1.5, 2.0)
-"""Log slopes are held between these."""
+"""Log slopes of logits of a usual spread are held between these."""
 _SMALL = 1e-9
 _STEPS = 100
 
@@ -45,11 +47,11 @@ class Fit:
 
 
 FIT = Fit(
-    centre=(-0.694, -1.312, -3.109),
-    spread=(1.185, 1.112, 1.9),
-    weights=((-0.009, -0.036, 0.199), (-0.136, -0.311, -0.051)),
-    mean=(0.144, -0.563),
-    covariance=((0.173, 0.144), (0.144, 0.613)),
+    centre=(-0.794, -1.381, -2.891),
+    spread=(1.223, 1.01, 1.9),
+    weights=((0.053, -0.065, 0.132), (-0.048, -0.321, -0.073)),
+    mean=(0.084, -0.573),
+    covariance=((0.219, 0.18), (0.18, 0.631)),
 )
 """Fitted to the training splits of all pairs of `bench/first_call.py`."""
 
@@ -61,10 +63,12 @@ class Calibration:
     Attributes:
         mean: `(2,)` float64.
         covariance: `(2, 2)` float64.
+        scale: what brings the logits to a usual spread.
     """
 
     mean: FloatArray
     covariance: FloatArray
+    scale: float = 1.0
 
     def samples(self) -> tuple[FloatArray, FloatArray]:
         """Points `(K, 2)` of slope and shift, and their weights `(K,)`, by Gauss-Hermite quadrature."""
@@ -74,7 +78,7 @@ class Calibration:
         grid, weights = grid[weights > _LEAST], weights[weights > _LEAST]
         root = np.linalg.cholesky(self.covariance + _SMALL * np.eye(2))
         points = self.mean + np.concatenate([grid, 2 * grid]) @ root.T
-        points[:, 0] = np.exp(np.clip(points[:, 0], *_SLOPES))
+        points[:, 0] = np.exp(np.clip(points[:, 0], *(limit + np.log(self.scale) for limit in _SLOPES)))
         weights = np.concatenate([(1 - _TAIL) * weights, _TAIL * weights])
         return points, weights / weights.sum()
 
@@ -99,7 +103,7 @@ class Evidence:
         """What is known of a set for which the prior is expected."""
         known = np.linalg.inv(prior.covariance + _SMALL * np.eye(2))
         covariance = np.asarray(np.linalg.inv(known + self.precision), np.float64)
-        return Calibration(covariance @ (known @ prior.mean + self.information), covariance)
+        return Calibration(covariance @ (known @ prior.mean + self.information), covariance, prior.scale)
 
     def record(self) -> dict[str, Any]:
         """As the card of weights holds it."""
@@ -131,22 +135,34 @@ class Evidence:
         return cls(precision, information, bits.astype(bool), maps)
 
 
-def describe(statistics: LogitStatistics) -> FloatArray:
+def scale_of(statistics: LogitStatistics) -> float:
+    """The factor that brings a set's logits to the nearest usual spread; 1 for those of most base models."""
+    spread = float(np.average(np.abs(CENTRES), weights=statistics.counts)) if statistics.pixels else USUAL_SPREAD[0]
+    return float(np.clip(spread, *USUAL_SPREAD)) / max(spread, 1 / PER_LOGIT)
+
+
+def describe(statistics: LogitStatistics, scale: float = 1.0) -> FloatArray:
     """What tells without labels whether a base model predicts too much: `(3,)` float64, see `FEATURES`.
 
     - The logit at which maps are steepest (between 4 px cells, mean over logits weighted by their mean gradient):
       boundaries lie where a model changes its mind. If that is above 0, the mask at 0.5 is too large.
     - Otsu's threshold (1979) of the logits, held to ±6.
     - The median logit of the background, pixels weighted by 1 - p: how far training has come.
+
+    Args:
+        statistics: of the logits as they are.
+        scale: what they are multiplied by.
     """
-    counts = statistics.counts.astype(np.float64)
-    return np.array([_steepest(statistics), _otsu(counts), _background(counts)])
+    counts, centres = statistics.counts.astype(np.float64), scale * CENTRES
+    return np.array([_steepest(statistics, scale), scale * _otsu(counts, centres), _background(counts, centres)])
 
 
 def expect(statistics: LogitStatistics, fit: Fit = FIT) -> Calibration:
-    """The calibration that a set's logits make likely, without labels."""
-    standard = np.clip((describe(statistics) - fit.centre) / fit.spread, -3, 3)
-    return Calibration(np.array(fit.mean) + np.array(fit.weights) @ standard, np.array(fit.covariance))
+    """The calibration that a set's logits make likely; the less usual their spread, the less is known."""
+    scale = scale_of(statistics)
+    standard = np.clip((describe(statistics, scale) - fit.centre) / fit.spread, -3, 3)
+    mean = np.array(fit.mean) + np.array(fit.weights) @ standard + [np.log(scale), 0]
+    return Calibration(mean, np.array(fit.covariance) * (1 + np.log(scale) ** 2), scale)
 
 
 def learn(prior: Calibration, maps: Sequence[NDArray[np.int64]], *, weight: float = MAP_WEIGHT) -> Calibration:
@@ -173,7 +189,7 @@ def learn(prior: Calibration, maps: Sequence[NDArray[np.int64]], *, weight: floa
         found += np.clip(step, -0.5, 0.5)
         if np.abs(step).max() < 1e-8:
             break
-    return Calibration(found, np.linalg.inv(_log_likelihood(total, found)[1] + precision))
+    return Calibration(found, np.linalg.inv(_log_likelihood(total, found)[1] + precision), prior.scale)
 
 
 def _log_likelihood(counts: FloatArray, at: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -186,25 +202,25 @@ def _log_likelihood(counts: FloatArray, at: FloatArray) -> tuple[FloatArray, Flo
     return directions @ surplus, (directions * spread) @ directions.T
 
 
-def _steepest(statistics: LogitStatistics) -> float:
-    """Mean logit within ±5, weighted by the mean steepness there; 0 if nothing is known."""
-    levels = (np.arange(LEVELS) + 0.5) / 2 - LEVELS / 4
+def _steepest(statistics: LogitStatistics, scale: float) -> float:
+    """Mean scaled logit within ±5, weighted by the mean steepness there; 0 if nothing is known."""
+    levels = scale * ((np.arange(LEVELS) + 0.5) / 2 - LEVELS / 4)
     cells, steepness = statistics.cells.astype(np.float64), statistics.steepness.astype(np.float64)
     enough = (np.abs(levels) < 5) & (cells > 2e-4 * cells.sum())
     mean = np.divide(steepness, cells, out=np.zeros(LEVELS), where=enough)
     return float(mean @ levels / mean.sum()) if mean.sum() > 0 else 0.0
 
 
-def _otsu(counts: FloatArray) -> float:
-    """The cut that separates two classes of logits best."""
+def _otsu(counts: FloatArray, centres: FloatArray) -> float:
+    """The cut that separates two classes of logits best, as if these lay at the centres."""
     below = counts.cumsum() / max(counts.sum(), 1)
-    mean = (counts * np.clip(CENTRES, -6, 6)).cumsum() / max(counts.sum(), 1)
+    mean = (counts * np.clip(centres, -6, 6)).cumsum() / max(counts.sum(), 1)
     within = below * (1 - below)
     between = np.divide((mean[-1] * below - mean) ** 2, within, out=np.zeros(BINS), where=within > _SMALL)
     return float(EDGES[between.argmax() + 1]) if between.max() > 0 else 0.0
 
 
-def _background(counts: FloatArray) -> float:
+def _background(counts: FloatArray, centres: FloatArray) -> float:
     """The median logit, with pixels weighted by 1 - p."""
-    weights = (counts / (1 + np.exp(CENTRES))).cumsum()
-    return float(np.clip(CENTRES[min(int(np.searchsorted(weights, weights[-1] / 2)), BINS - 1)], -10, 10))
+    weights = (counts / (1 + np.exp(np.minimum(centres, 40)))).cumsum()
+    return float(np.clip(centres[min(int(np.searchsorted(weights, weights[-1] / 2)), BINS - 1)], -10, 10))

@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 
 from prn_cli.metrics.intervals import bootstrap
 from prn_cli.thresholding.calibration import FIT, Calibration, Evidence, Fit, expect, learn
-from prn_cli.thresholding.logit_statistics import BINS, CENTRES, EDGES, PER_LOGIT, LogitStatistics
+from prn_cli.thresholding.logit_statistics import (
+    BINS,
+    CENTRES,
+    EDGES,
+    PER_LOGIT,
+    LogitStatistics,
+    measure,
+    no_statistics,
+)
 
 FloatArray = NDArray[np.float64]
 Score = Literal["iou", "dice"]
@@ -39,6 +47,8 @@ TELLING_MAPS = 10
 """So many labelled maps tell by themselves what a threshold gains, and whether a network adds to that."""
 _SURE = 0.975
 """Confidence that a gain is one, if the lower bound of its 95 % interval is above 0."""
+_SHARE_OF_SET = 0.5
+"""By the statistics of its set, the cut of an image must be worth so much of what the set's own is worth."""
 _NEARBY = 3
 """Bins to either side, a tenth of a logit, in which a cut must do well, too."""
 _HALF = BINS // 2
@@ -95,17 +105,32 @@ def decide(
         score: what is to be high.
         of_set: counts of the whole set, which those of an image are drawn towards, half and half.
         evidence: of labelled maps.
+
+    Returns:
+        The decision; 0.5 where scores below it were cut off, as by a ReLU: then nothing is known of the background.
     """
+    known = counts if of_set is None else of_set
+    if known[: _HALF - 1].sum() <= _CUT_OFF * known.sum():
+        return Decision(0.5, 0.0, 1.0)
     loss_weight, allowed = LOSS_WEIGHT, np.ones(CUTS, bool)
     if evidence is not None:
         calibration, loss_weight, allowed = evidence.update(calibration), LABELLED_LOSS_WEIGHT, evidence.allowed
+    points, weights = calibration.samples()
+    probabilities = _probabilities(points)
+
+    def gains_of(counts: NDArray[np.number]) -> FloatArray:
+        scores = expected_scores(counts, probabilities, score)
+        return scores[:, _FIRST : _LAST + 1] - scores[:, _HALF, None]
+
+    def worth_of(gains: FloatArray) -> FloatArray:
+        return np.where(allowed, _worst_nearby(weights @ utility(gains, loss_weight)), 0.0)
+
     if of_set is not None:
+        whole = worth_of(gains_of(of_set))
+        allowed = allowed & (whole >= _SHARE_OF_SET * max(whole.max(), 0.0))
         counts = counts / max(counts.sum(), 1) + of_set / max(of_set.sum(), 1)
-    belief = _Belief.of(calibration, counts)
-    weights = belief.weights
-    scores = expected_scores(counts, belief.probabilities, score)
-    gains = scores[:, _FIRST : _LAST + 1] - scores[:, _HALF, None]
-    worth = np.where(allowed, _worst_nearby(weights @ utility(gains, loss_weight)), 0.0)
+    gains = gains_of(counts)
+    worth = worth_of(gains)
     best = int(worth.argmax())
     if worth[best] <= _WORTHWHILE:
         return Decision(0.5, 0.0, 1.0)
@@ -114,6 +139,7 @@ def decide(
 
 
 _WORTHWHILE = 1e-6
+_CUT_OFF = 1e-3
 
 
 def decide_by_labels(
@@ -208,6 +234,42 @@ class ClassDecision:
         return cls(np.zeros(classes), np.zeros(classes), 1.0)
 
 
+@dataclass(frozen=True, slots=True)
+class ClassSample:
+    """What a map of several classes, or a window of one, tells without labels.
+
+    Attributes:
+        statistics: of each class against the rest.
+        pixels: `(n, C)` float32, one-versus-rest logits of some pixels, without NaN.
+    """
+
+    statistics: Sequence[LogitStatistics]
+    pixels: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float32], most: int) -> ClassSample:
+        """Measure `(C, h, w)` one-versus-rest logits, NaN invalid, and take at most so many pixels of them, evenly."""
+        pixels = logits.reshape(len(logits), -1)
+        pixels = pixels[:, ~np.isnan(pixels).any(axis=0)]
+        step = -(-pixels.shape[1] // max(most, 1)) or 1
+        return cls([measure(plane) for plane in logits], pixels[:, ::step].T.copy())
+
+
+def decide_class_set(samples: Sequence[ClassSample], score: Score = "iou", *, fit: Fit = FIT) -> ClassDecision:
+    """Choose offsets for the classes of a set of maps, see `decide_classes`.
+
+    Args:
+        samples: of its maps, one at least.
+        score: what is to be high.
+        fit: what is known of other base models.
+    """
+    pixels = np.concatenate([sample.pixels for sample in samples])
+    if not len(pixels):
+        return ClassDecision.none(pixels.shape[1])
+    of_classes = zip(*(sample.statistics for sample in samples), strict=True)
+    return decide_classes(pixels, [expect(sum(each, no_statistics()), fit) for each in of_classes], score)
+
+
 def decide_classes(
     logits: NDArray[np.float32], calibrations: Sequence[Calibration], score: Score = "iou"
 ) -> ClassDecision:
@@ -266,7 +328,7 @@ class _Belief:
     @classmethod
     def of(cls, calibration: Calibration, counts: NDArray[np.number]) -> _Belief:
         points, weights = calibration.samples()
-        probabilities = 1 / (1 + np.exp(-np.clip(points[:, :1] * CENTRES + points[:, 1:], -40, 40)))
+        probabilities = _probabilities(points)
         return cls(probabilities, weights, probabilities @ np.asarray(counts, np.float64))
 
     def score(self, bins: NDArray[np.intp], score: Score) -> FloatArray:
@@ -275,6 +337,11 @@ class _Belief:
         both = len(bins) + self.foreground
         above, below = (hits, both - hits) if score == "iou" else (2 * hits, both)
         return np.divide(above, below, out=np.ones_like(hits), where=below > 0)
+
+
+def _probabilities(points: FloatArray) -> FloatArray:
+    """`(K, BINS)`, of each bin by each pair of slope and shift `(K, 2)`."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(points[:, :1] * CENTRES + points[:, 1:], -40, 40))), np.float64)
 
 
 def utility(gains: FloatArray, loss_weight: float = LOSS_WEIGHT) -> FloatArray:

@@ -6,6 +6,7 @@ the number of parts or processes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -31,6 +32,8 @@ LEVELS = 4 * LIMIT
 CELL = 4
 """Side of the cells whose mean logits steepness is measured between, px."""
 
+_PHASES = (0, 1, 1, 0)
+"""Where counting starts in each of four rows: all places in 2×2 px, which networks may tell apart, count alike."""
 _BLOCK = 1 << 15  # pixels at once
 _FINE = 256  # steepness is summed in 1/256 of a logit, as an integer
 _STEEPEST = 64.0
@@ -41,7 +44,7 @@ class LogitStatistics:
     """Statistics of one map or many; the sum of two is that of both together.
 
     Attributes:
-        counts: `(BINS,)` int64, valid pixels by their logit.
+        counts: `(BINS,)` int64, every second valid pixel by its logit.
         cells: `(LEVELS,)` int64, 4×4 px cells by their mean logit, where all neighbours are valid.
         steepness: `(LEVELS,)` int64, sum of these cells' gradients, in 1/256 of a logit a cell.
     """
@@ -56,7 +59,7 @@ class LogitStatistics:
 
     @property
     def pixels(self) -> int:
-        """Valid pixels."""
+        """Pixels that were counted."""
         return int(self.counts.sum())
 
 
@@ -68,15 +71,18 @@ def no_statistics() -> LogitStatistics:
 def measure(logits: FloatMap) -> LogitStatistics:
     """Measure a map, or a band of one.
 
+    Of each row, every second pixel is counted: neighbours say much the same. See `_PHASES`.
+
     Args:
         logits: `(H, W)` float32, NaN where invalid.
     """
-    cells, steepness = measure_steepness(logits)
-    return LogitStatistics(count_logits(logits), cells, steepness)
+    halves = _upper_halves(logits)
+    counts = _count(halves[row :: len(_PHASES), first::2] for row, first in enumerate(_PHASES))
+    return LogitStatistics(counts, *measure_steepness(logits))
 
 
 def count_logits(logits: FloatMap) -> NDArray[np.int64]:
-    """Count pixels by their logit.
+    """Count all pixels by their logit.
 
     The upper half of a float32 (a bfloat16, with 8 bits of precision) is counted as it lies in memory, and a table
     brings the 65,536 counts into `BINS` bins. Logits beyond ±4 may land in the bin beside their own.
@@ -87,14 +93,28 @@ def count_logits(logits: FloatMap) -> NDArray[np.int64]:
     Returns:
         `(BINS,)` int64.
     """
-    halves = np.ascontiguousarray(logits, np.float32).reshape(-1).view(np.uint16)[_UPPER_HALF::2]
-    keys = np.zeros(1 << 16, np.int64)
-    for start in range(0, len(halves), _BLOCK):
-        part = halves[start : start + _BLOCK]
-        place = scratch("logit place", part.shape, np.intp)
-        np.copyto(place, part)
-        np.add.at(keys, place, 1)
-    return np.bincount(_bins_of_keys(), weights=keys, minlength=BINS + 1)[:BINS].astype(np.int64)
+    return _count([_upper_halves(logits.reshape(-1))])
+
+
+def _upper_halves(logits: FloatMap) -> NDArray[np.uint16]:
+    return np.ascontiguousarray(logits, np.float32).view(np.uint16)[..., _UPPER_HALF::2]
+
+
+def _count(planes: Iterable[NDArray[np.uint16]]) -> NDArray[np.int64]:
+    """`(BINS,)` pixels by the upper halves of their logits."""
+    keys = scratch("logit keys", (1 << 16,), np.int64)
+    keys.fill(0)
+    for plane in planes:
+        rows = max(_BLOCK // max(plane[:1].size, 1), 1)
+        for start in range(0, len(plane), rows):
+            part = plane[start : start + rows]
+            place = scratch("logit place", part.shape, np.intp)
+            np.copyto(place, part)
+            np.add.at(keys, place.reshape(-1), 1)
+    starts, bins = _runs_of_keys()
+    counts = np.zeros(BINS + 1, np.int64)
+    np.add.at(counts, bins, np.add.reduceat(keys, starts))
+    return counts[:BINS]
 
 
 def measure_steepness(logits: FloatMap) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -106,32 +126,57 @@ def measure_steepness(logits: FloatMap) -> tuple[NDArray[np.int64], NDArray[np.i
     Returns:
         Cells and summed steepness by the cells' mean logit, `(LEVELS,)` int64 each; see `LogitStatistics`.
     """
-    height, width = (side // CELL * CELL for side in logits.shape)
-    cells, steepness = np.zeros(LEVELS, np.int64), np.zeros(LEVELS, np.int64)
-    if min(height, width) < 3 * CELL:
-        return cells, steepness
+    height, width = (side // CELL for side in logits.shape)
+    if min(height, width) < 3:
+        return np.zeros(LEVELS, np.int64), np.zeros(LEVELS, np.int64)
     means, gradient = _cell_gradients(hold(logits), height, width)
-    inner = means[1:-1, 1:-1]
-    valid = np.isfinite(gradient) & np.isfinite(inner)
-    level = np.clip(np.floor(inner[valid] * 2) + LEVELS // 2, 0, LEVELS - 1).astype(np.intp)
-    fine = np.rint(np.minimum(gradient[valid], _STEEPEST) * _FINE)
-    cells += np.bincount(level, minlength=LEVELS)
-    steepness += np.bincount(level, weights=fine, minlength=LEVELS).astype(np.int64)
-    return cells, steepness
+    np.minimum(gradient, np.float32(_STEEPEST), out=gradient)
+    gradient *= np.float32(_FINE)
+    np.rint(gradient, out=gradient)
+    means *= np.float32(2)
+    means += np.float32(LEVELS // 2)
+    np.clip(means, 0, LEVELS - 1, out=means)
+    invalid = np.isnan(gradient)
+    invalid |= np.isnan(means)
+    invalid.reshape(-1, width)[:, [0, -1]] = True  # their neighbours are of another row
+    gradient[invalid], means[invalid] = 0, LEVELS
+    level = means.astype(np.intp)
+    cells = np.bincount(level, minlength=LEVELS + 1)[:LEVELS]
+    return cells, np.bincount(level, weights=gradient, minlength=LEVELS + 1)[:LEVELS].astype(np.int64)
 
 
 def _cell_gradients(logits: FloatMap, height: int, width: int) -> tuple[FloatMap, FloatMap]:
-    """Mean logits of all cells, `(h, w)`, and the gradients between them, `(h - 2, w - 2)`."""
-    rows = logits[0:height:CELL, :width] + logits[1:height:CELL, :width]
-    rows += logits[2:height:CELL, :width]
-    rows += logits[3:height:CELL, :width]
-    means = rows[:, 0::CELL] + rows[:, 1::CELL]  # far faster than a sum over an axis of four
+    """Mean logits of so many rows and columns of cells, less the first and last row, and the gradients between them.
+
+    Both are flat, good until the next call, and at the ends of rows the gradients are of no meaning.
+    """
+    rows = scratch("cell rows", (height, CELL * width), np.float32)
+    whole = logits[: CELL * height, : CELL * width]
+    np.add(whole[0::CELL], whole[1::CELL], out=rows)
+    rows += whole[2::CELL]
+    rows += whole[3::CELL]
+    means = scratch("cell means", (height, width), np.float32)
+    np.add(rows[:, 0::CELL], rows[:, 1::CELL], out=means)  # far faster than a sum over an axis of four
     means += rows[:, 2::CELL]
     means += rows[:, 3::CELL]
     means *= np.float32(1 / CELL**2)
-    across, down = means[1:-1, 2:] - means[1:-1, :-2], means[2:, 1:-1] - means[:-2, 1:-1]
-    gradient = np.sqrt(across * across + down * down) / np.float32(2)
-    return means, gradient
+    flat, inner = means.reshape(-1), slice(width, -width)
+    down = np.subtract(flat[2 * width :], flat[: -2 * width], out=scratch("down", flat[inner].shape, np.float32))
+    across = np.subtract(flat[width + 1 : 1 - width], flat[width - 1 : -1 - width])
+    across *= across
+    down *= down
+    across += down
+    gradient = np.sqrt(across, out=across)
+    gradient *= np.float32(0.5)
+    return flat[inner], gradient
+
+
+@cache
+def _runs_of_keys() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where runs of keys of one bin start, and which bin that is."""
+    bins = _bins_of_keys()
+    starts = np.flatnonzero(np.diff(bins, prepend=-1))
+    return starts, bins[starts]
 
 
 @cache

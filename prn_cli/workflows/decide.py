@@ -3,34 +3,92 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import PrnError, WeightsError, percent
-from prn_cli.execution.watch import Watch
 from prn_cli.maps.certain import find_padding
 from prn_cli.methods.weights import Weights
-from prn_cli.rasters import Reading, open_map
-from prn_cli.rasters.pairs import Paths
-from prn_cli.tasks import Task
+from prn_cli.refinement.rows import Link
 from prn_cli.thresholding.calibration import Calibration, Evidence, expect
-from prn_cli.thresholding.decision import CUTS, ClassDecision, Decision, decide, decide_classes
+from prn_cli.thresholding.decision import CUTS, ClassDecision, ClassSample, Decision, decide, decide_class_set
 from prn_cli.thresholding.logit_statistics import LogitStatistics, measure, no_statistics
-from prn_cli.thresholding.sampling import sample_windows
-from prn_cli.workflows.survey import sample_paths
+from prn_cli.thresholding.sampling import MAPS, WINDOWS
+from prn_cli.workflows.survey import Drawn, MapSet, refine_window
 
+FloatMap = NDArray[np.float32]
 T = TypeVar("T")
 Score = Literal["iou", "dice"]
 
 _SCORES = {"iou": "IoU", "dice": "Dice"}
 _PIXELS = 40_000
 """Pixels that offsets of classes are chosen on."""
+_REFINED_MAPS, _REFINED_WINDOWS = 32, 2
+"""Bounds of the sample where a network has to refine it first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """A sample of a set as its refiners leave it: of all maps, or of fewer where a network has to run.
+
+    Attributes:
+        maps: the set.
+        links: its refiners.
+        threads: to read in.
+    """
+
+    maps: MapSet
+    links: Sequence[Link]
+    threads: int
+
+    @property
+    def _applied(self) -> bool:
+        return any(link.applied for link in self.links)
+
+    def windows(self, one: Drawn) -> Iterator[FloatMap]:
+        """Logits `(h, w)` or `(C, h, w)` of the windows of a map, NaN where they were rather filled than scored.
+
+        Raises:
+            PrnError: the map cannot be read.
+        """
+        bands, planes_of = max(link.refiner.needs.bands for link in self.links), self.maps.task.planes
+        for logits, image in self.maps.windows(one, bands=bands, most=_REFINED_WINDOWS if self._applied else WINDOWS):
+            padding = find_padding(logits)
+            if self._applied:
+                planes = [refine_window(plane, image, self.links) for plane in planes_of(logits)]
+                logits = np.stack(planes).reshape(logits.shape)
+            if padding is not None:
+                logits[..., padding] = np.nan
+            yield logits
+
+    def measure(self, one: Drawn) -> LogitStatistics:
+        """Of one map.
+
+        Raises:
+            PrnError: the map cannot be read.
+        """
+        return sum((measure(logits) for logits in self.windows(one)), no_statistics())
+
+    def measured(self, measure: Callable[[Drawn, int], T]) -> list[T]:
+        """Measure the maps, in the order of their hash; `measure` takes a map, and how many are drawn."""
+        bands = max(link.refiner.needs.bands for link in self.links)
+        drawn = self.maps.drawn(_REFINED_MAPS if self._applied else MAPS, bands=bands)
+
+        def attempt(one: Drawn) -> T | None:
+            try:
+                return measure(one, len(drawn))
+            except (PrnError, OSError) as error:  # it fails when its turn comes
+                message = error.message if isinstance(error, PrnError) else error
+                self.maps.watch.detail(f"{one.path}: no part of the choice of a threshold: {message}")
+                return None
+
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="measure") as pool:
+            return [found for found in pool.map(attempt, drawn) if found is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +101,7 @@ class SetDecision:
         calibration: how logits of this set turn into probabilities, as far as is known without labels.
         score: what is to be high.
         maps: how many maps the sample is of.
+        sample: how maps are measured.
         evidence: of labelled maps of the same base model.
     """
 
@@ -51,15 +110,16 @@ class SetDecision:
     calibration: Calibration
     score: Score
     maps: int
+    sample: Refined
     evidence: Evidence | None = None
 
-    def of_map(self, path: Path, reading: Reading, valid_mask: Path | None) -> Decision:
+    def of_map(self, one: Drawn) -> Decision:
         """The threshold of one map: what is expected of it alone, and of the set, half and half.
 
         Raises:
             PrnError: the map cannot be read.
         """
-        counts = _measure_file(path, reading, valid_mask).counts
+        counts = self.sample.measure(one).counts
         return decide(counts, self.calibration, self.score, of_set=self.statistics.counts, evidence=self.evidence)
 
     @property
@@ -120,87 +180,34 @@ class ClassOffsets:
         )
 
 
-def decide_threshold(
-    inputs: Paths,
-    reading: Reading,
-    score: Score,
-    *,
-    valid_mask: Callable[[Path], Path | None],
-    evidence: Evidence | None = None,
-    threads: int,
-    watch: Watch,
-) -> SetDecision:
+def decide_threshold(sample: Refined, score: Score, evidence: Evidence | None = None) -> SetDecision:
     """Choose the threshold of a set by a bounded sample, the same in any order and for any part of the set.
 
     Args:
-        inputs: all maps of the set, those of other parts of a job array among them.
-        reading: how they are read.
+        sample: of all maps of the set, those of other parts of a job array among them.
         score: what is to be high.
-        valid_mask: of a map, if it has one. May raise a `PrnError` where it is missing.
         evidence: of labelled maps of the same base model.
-        threads: to read in.
-        watch: hears of maps that are left out of the sample.
     """
-    found = _sampled(inputs, lambda path, _: _measure_file(path, reading, valid_mask(path)), threads, watch)
+    found = sample.measured(lambda one, _: sample.measure(one))
     total = sum(found, no_statistics())
     calibration = expect(total)
     decision = Decision(0.5, 0.0, 1.0)
     if total.pixels:
         decision = decide(total.counts, calibration, score, evidence=evidence)
-    return SetDecision(decision, total, calibration, score, len(found), evidence)
+    return SetDecision(decision, total, calibration, score, len(found), sample, evidence)
 
 
-def decide_offsets(
-    inputs: Paths,
-    reading: Reading,
-    score: Score,
-    *,
-    task: Task,
-    valid_mask: Callable[[Path], Path | None],
-    threads: int,
-    watch: Watch,
-) -> ClassOffsets:
-    """Choose offsets of the classes of a set, see `decide_threshold`; `task` has the names of the classes."""
+def decide_offsets(sample: Refined, score: Score) -> ClassOffsets:
+    """Choose offsets of the classes of a set, see `decide_threshold`."""
 
-    def measured(path: Path, maps: int) -> tuple[list[LogitStatistics], NDArray[np.float32]]:
-        with task.open_scores(path, reading, valid_mask=valid_mask(path)) as scores:
-            windows = sample_windows(path.stem, scores.height, scores.width)
-            share = max(_PIXELS // maps // len(windows), 1)
-            logits = [np.asarray(scores.logits(window)) for window in windows]
-        planes = range(len(task.names))
-        statistics = [sum((measure(each[plane]) for each in logits), no_statistics()) for plane in planes]
-        return statistics, np.concatenate([_some_pixels(each, share) for each in logits])
+    def measured(one: Drawn, maps: int) -> list[ClassSample]:
+        windows = list(sample.windows(one))
+        return [ClassSample.of(logits, _PIXELS // maps // len(windows)) for logits in windows]
 
-    found = _sampled(inputs, measured, threads, watch)
-    pixels = np.concatenate([np.empty((0, len(task.names)), np.float32), *(each for _, each in found)])
-    if not len(pixels):
-        return ClassOffsets(ClassDecision.none(len(task.names)), task.names, score, len(found))
-    of_classes = zip(*(statistics for statistics, _ in found), strict=True)
-    calibrations = [expect(sum(of_class, no_statistics())) for of_class in of_classes]
-    return ClassOffsets(decide_classes(pixels, calibrations, score), task.names, score, len(found))
-
-
-def _some_pixels(logits: NDArray[np.float32], most: int) -> NDArray[np.float32]:
-    """`(n, C)`: valid pixels of `(C, h, w)`, evenly drawn."""
-    pixels = logits.reshape(len(logits), -1)
-    pixels = pixels[:, ~np.isnan(pixels).any(axis=0)]
-    return pixels[:, :: -(-pixels.shape[1] // most) or 1].T
-
-
-def _sampled(inputs: Paths, measured: Callable[[Path, int], T], threads: int, watch: Watch) -> list[T]:
-    """Measure a sample of the maps, in the order of their hash; `measured` takes a map, and how many are drawn."""
-    paths = sample_paths(inputs).values()
-
-    def attempt(path: Path) -> T | None:
-        try:
-            return measured(path, len(paths))
-        except (PrnError, OSError) as error:  # it fails when its turn comes
-            message = error.message if isinstance(error, PrnError) else error
-            watch.detail(f"{path}: no part of the choice of a threshold: {message}")
-            return None
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="measure") as pool:
-        return [found for found in pool.map(attempt, paths) if found is not None]
+    found, names = sample.measured(measured), sample.maps.task.names
+    samples = [part for of_map in found for part in of_map]
+    decision = decide_class_set(samples, score) if samples else ClassDecision.none(len(names))
+    return ClassOffsets(decision, names, score, len(found))
 
 
 def evidence_of(weights: Weights) -> Evidence | None:
@@ -220,17 +227,3 @@ def evidence_of(weights: Weights) -> Evidence | None:
 
 def _maps(count: int) -> str:
     return f"{count} map{'s' if count > 1 else ''}"
-
-
-def _measure_file(path: Path, reading: Reading, valid_mask: Path | None) -> LogitStatistics:
-    with open_map("scores", path, reading, valid_mask=valid_mask) as scores:
-        windows = sample_windows(path.stem, scores.height, scores.width)
-        return sum((measure(_scored(scores.logits(window))) for window in windows), no_statistics())
-
-
-def _scored(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits without areas that were rather filled than scored."""
-    padding = find_padding(logits)
-    if padding is not None:
-        logits[padding] = np.nan
-    return logits

@@ -17,7 +17,7 @@ from prn_cli.methods.weights import Weights, find_weights
 from prn_cli.rasters.pairs import Paths
 from prn_cli.refinement.rows import Link, check_image, check_tile
 from prn_cli.tasks import Cut, Task
-from prn_cli.workflows.decide import ClassOffsets, SetDecision, decide_offsets, decide_threshold, evidence_of
+from prn_cli.workflows.decide import ClassOffsets, Refined, SetDecision, decide_offsets, decide_threshold, evidence_of
 from prn_cli.workflows.items import DRAFT, Item
 from prn_cli.workflows.objects import Objects
 from prn_cli.workflows.options import recorded, with_kind
@@ -25,7 +25,7 @@ from prn_cli.workflows.parts import check_part, select_part
 from prn_cli.workflows.refine import RefineOptions
 from prn_cli.workflows.refine_map import Masks, Run
 from prn_cli.workflows.scenes import Scene, scenes_of, without_drafts
-from prn_cli.workflows.survey import MapSet, survey
+from prn_cli.workflows.survey import Drawn, MapSet, survey
 from prn_cli.workflows.work import Work, pass_over_outputs
 
 T = TypeVar("T")
@@ -57,8 +57,9 @@ class Plan:
         """
         if not isinstance(self.choice, SetDecision) or not self.options.per_image:
             return self.run
-        decision = self.choice.of_map(item.path, self.run.reading, item.inputs.get("valid_mask"))
-        return replace(self.run, threshold=decision.threshold)
+        inputs = item.inputs
+        one = Drawn(item.path.stem, item.path, partial(inputs.get, "image"), partial(inputs.get, "valid_mask"))
+        return replace(self.run, threshold=self.choice.of_map(one).threshold)
 
     def own_threshold(self, run: Run) -> dict[str, Any]:
         """For the figures of a map: where the base model alone would be cut, to tell what that gains by itself."""
@@ -105,7 +106,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     reading = with_kind(reading, inputs, watch)
     maps = MapSet(inputs=inputs, images=images, valid_mask=options.valid_mask, task=task, reading=reading, watch=watch)
     links, surveyed = survey(links, maps.sample, watch)
-    choice = _choose(options, weights[-1], task, inputs, reading=reading, watch=watch) if fixed is None else None
+    choice = _choose(options, weights[-1], maps, links) if fixed is None else None
     threshold = fixed if choice is None else choice.cut
     own = _own(weights[-1].card) if threshold is None else None
     threshold = links[-1].refiner.threshold if threshold is None else threshold
@@ -181,23 +182,20 @@ def _size(path: Path) -> int:
 
 
 def _choose(
-    options: RefineOptions, weights: Weights, task: Task, inputs: Paths, *, reading: rasters.Reading, watch: Watch
+    options: RefineOptions, weights: Weights, maps: MapSet, links: Sequence[Link]
 ) -> SetDecision | ClassOffsets | None:
     """Choose the threshold on the maps of the set, or the offsets of its classes; None if the weights' stands."""
+    task = maps.task
     left_open = weights.card.get("learned_without_labels") or weights.card.get("evidence")
     chosen_before = options.threshold is None and not left_open
     if not (task.cuts or task.several) or (chosen_before and not options.per_image):
         return None
-    if reading.kind == "mask":  # masks have one threshold
+    if maps.reading.kind == "mask":  # masks have one threshold
         return None
-    valid_mask = rasters.find_valid_masks(inputs, options.valid_mask).of
-    score, threads = options.score, options.thread_count()
+    sample = Refined(maps, links, options.thread_count())
     if task.several:
-        return decide_offsets(inputs, reading, score, task=task, valid_mask=valid_mask, threads=threads, watch=watch)
-    evidence = evidence_of(weights)
-    return decide_threshold(
-        inputs, reading, score, valid_mask=valid_mask, evidence=evidence, threads=threads, watch=watch
-    )
+        return decide_offsets(sample, options.score)
+    return decide_threshold(sample, options.score, evidence_of(weights))
 
 
 def _tell(

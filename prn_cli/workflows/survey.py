@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,12 +32,6 @@ Sample = Callable[[Needs], Iterable[tuple[FloatMap, FloatMap]]]
 """Gives logits `(h, w)` and images `(bands, h, w)` of windows, for what a refiner needs."""
 
 
-def sample_paths(inputs: Paths, most: int = MAPS) -> dict[str, Path]:
-    """Draw maps by their stems, in the order of `sample_maps`; of files with one stem, the last."""
-    numbers = {stem: number for number, stem in enumerate(inputs.stems())}
-    return {stem: inputs[numbers[stem]] for stem in sample_maps(numbers, most)}
-
-
 def survey(links: Sequence[Link], sample: Sample, watch: Watch) -> tuple[tuple[Link, ...], dict[str, Any]]:
     """Show each refiner that wants it a sample of its set: maps as the links before it hand them on, and their images.
 
@@ -50,7 +45,8 @@ def survey(links: Sequence[Link], sample: Sample, watch: Watch) -> tuple[tuple[L
         if not needs.survey or link.strength == 0:
             found.append(link)
             continue
-        made = link.refiner.survey([_windows(_refined(*planes, found), planes[1], needs) for planes in sample(needs)])
+        windows = [_windows(refine_window(*planes, found), planes[1], needs) for planes in sample(needs)]
+        made = link.refiner.survey(windows)
         strength = made.strength if link.strength is None else link.strength
         found.append(replace(link, refiner=made.refiner, strength=strength))
         settings.append(dict(made.settings))
@@ -68,6 +64,15 @@ def sample_of_map(logits: FloatMap, image: FloatMap | None, needs: Needs) -> Ite
             yield plane[window.slices], seen
 
 
+class Drawn(NamedTuple):
+    """A map of a sample. Its image and its validity mask are found when they are asked for, which may raise."""
+
+    stem: str
+    path: Path
+    image: Callable[[], Path | None]
+    valid_mask: Callable[[], Path | None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapSet:
     """All maps of a run, those of other parts of a job array among them, and how they are read."""
@@ -79,37 +84,45 @@ class MapSet:
     reading: Reading
     watch: Watch
 
+    def drawn(self, most: int = MAPS, *, bands: int = 0) -> list[Drawn]:
+        """Maps drawn by their stems, in the order of `sample_maps`; of files with one stem, the last."""
+        numbers = {stem: number for number, stem in enumerate(self.inputs.stems())}
+        paths = {stem: self.inputs[numbers[stem]] for stem in sample_maps(numbers, most)}
+        images = rasters.find_images(list(paths.values()), self.images if bands else None)
+        masks = rasters.find_valid_masks(list(paths.values()), self.valid_mask)
+        return [Drawn(stem, path, partial(images.of, path), partial(masks.of, path)) for stem, path in paths.items()]
+
     def sample(self, needs: Needs) -> Iterator[tuple[FloatMap, FloatMap]]:
         """Windows drawn by the names of the maps, until there are enough pixels."""
-        drawn = sample_paths(self.inputs, most=_SMALL_MAPS * max(needs.survey // SIDE**2, 1))
-        paths = list(drawn.values())
-        images = rasters.find_images(paths, self.images if needs.bands else None)
-        masks = rasters.find_valid_masks(paths, self.valid_mask)
         seen = 0
-        for stem, path in drawn.items():
+        for one in self.drawn(_SMALL_MAPS * max(needs.survey // SIDE**2, 1), bands=needs.bands):
             try:
-                for logits, image in self._windows_of(stem, path, images.of(path), masks.of(path), bands=needs.bands):
-                    yield logits, image
-                    seen += logits.size
+                for scores, image in self.windows(one, bands=needs.bands, most=_WINDOWS_OF_A_MAP):
+                    for plane in self.task.planes(scores):
+                        yield plane, image
+                    seen += scores.size
             except (PrnError, OSError) as error:  # it fails when its turn comes
                 message = error.message if isinstance(error, PrnError) else error
-                self.watch.detail(f"{path}: no part of the sample: {message}")
+                self.watch.detail(f"{one.path}: no part of the sample: {message}")
             if seen >= needs.survey:
                 return
 
-    def _windows_of(
-        self, stem: str, path: Path, image: Path | None, valid_mask: Path | None, *, bands: int
-    ) -> Iterator[tuple[FloatMap, FloatMap]]:
+    def windows(self, one: Drawn, *, bands: int, most: int) -> Iterator[tuple[FloatMap, FloatMap]]:
+        """Windows of a map, `(h, w)` or `(C, h, w)` logits, and of its image, `(bands, h, w)`.
+
+        Raises:
+            PrnError: they cannot be read.
+        """
+        image = one.image()
         with ExitStack() as stack:
-            scores = stack.enter_context(self.task.open_scores(path, self.reading, valid_mask=valid_mask))
+            scores = stack.enter_context(self.task.open_scores(one.path, self.reading, valid_mask=one.valid_mask()))
             opened = None
             if image is not None:
                 opened = stack.enter_context(open_map("image", image, self.reading, like=scores.raster, bands=bands))
-            for window in sample_windows(stem, scores.height, scores.width, most=_WINDOWS_OF_A_MAP):
+            for window in sample_windows(one.stem, scores.height, scores.width, most=most):
                 empty = np.empty((0, window.height, window.width), np.float32)
                 seen = empty if opened is None else opened.read(window)
-                for plane in self.task.planes(scores.logits(window)):
-                    yield np.asarray(plane, np.float32), seen
+                yield np.asarray(scores.logits(window), np.float32), seen
 
 
 def _windows(logits: FloatMap, image: FloatMap, needs: Needs) -> Windows:
@@ -119,7 +132,7 @@ def _windows(logits: FloatMap, image: FloatMap, needs: Needs) -> Windows:
     return Windows(hold(planes[:1]), image if needs.bands else None, size=(logits.shape[0], logits.shape[1]))
 
 
-def _refined(logits: FloatMap, image: FloatMap, links: Sequence[Link]) -> FloatMap:
+def refine_window(logits: FloatMap, image: FloatMap, links: Sequence[Link]) -> FloatMap:
     """The window as the links before have refined it."""
     if not any(link.applied for link in links):
         return logits

@@ -100,6 +100,18 @@ def test_weights_that_learned_from_labels_keep_their_threshold(folder, prn, make
     assert (code, "cut at" in err) == (0, True)
 
 
+def test_with_a_correction_the_threshold_is_that_of_the_refined_logits(folder, prn, make_onnx):
+    weights = ("-w", make_onnx(), "--strength", "1")
+    assert prn("refine", "logits", "-o", "masks", *weights, "-t", "auto")[0] == 0
+    prn("refine", "logits", "-o", "halves", *weights, "-t", "0.5", "--probabilities", "refined")
+    assert prn("refine", "refined", "-o", "again")[0] == 0
+    assert prn("refine", "logits", "-o", "plain")[0] == 0
+    found, again, plain = (threshold_in(folder / name) for name in ("masks", "again", "plain"))
+    assert found == pytest.approx(again, abs=0.01)
+    assert abs(found - plain) > 0.02
+    assert prn("refine", "logits", "-o", "single", *weights, "-t", "auto", "--per-image")[0] == 0
+
+
 def test_dice_may_be_aimed_at(folder, prn):
     assert prn("refine", "logits", "-o", "masks", "--for", "dice")[0] == 0
 
@@ -149,8 +161,16 @@ def test_classes_are_left_as_they_are_when_asked(classes, folder, prn):
         assert np.array_equal(found, np.load(path).argmax(axis=0))
 
 
+def test_offsets_are_chosen_on_refined_classes_too(classes, folder, prn, make_onnx):
+    line = ("refine", "classes", "--task", "multiclass", "--classes", "a,b,c", "-w", make_onnx(), "--strength", "1")
+    code, _, err = prn(*line, "-o", "masks", "-t", "auto")
+    assert (code, "the greatest score counts" in err or "logits shifted by" in err) == (0, True)
+    assert len(list((folder / "masks").glob("*.png"))) == 4
+
+
+@pytest.mark.parametrize("more", [(), ("--per-image",)])
 @pytest.mark.parametrize("width", [1, 2, 3])
-def test_no_default_erases_lines(tmp_path, width, capsys):
+def test_no_default_erases_lines(tmp_path, width, more, capsys):
     """Structures of 1 to 3 px, sure and well apart, come out whole."""
     logits = np.full((3, 200, 200), -4, np.float32)
     logits[0, :, 50 : 50 + width] = 4
@@ -161,7 +181,7 @@ def test_no_default_erases_lines(tmp_path, width, capsys):
     (tmp_path / "logits").mkdir()
     for number, values in enumerate(logits):
         np.save(tmp_path / "logits" / f"{number}.npy", values)
-    assert app.run(["refine", str(tmp_path / "logits"), "-o", str(tmp_path / "masks")]) == 0
+    assert app.run(["refine", str(tmp_path / "logits"), "-o", str(tmp_path / "masks"), *more]) == 0
     for number, values in enumerate(logits):
         found = mask(tmp_path / "masks" / f"{number}.png")
         assert found[values > 0].mean() > 0.99
