@@ -1,13 +1,13 @@
 """Does `image` help on sets and base models that it has never seen, and does its brake prevent harm?
 
-    python bench/image.py judge --root LOGITS --weights ship.pt --out judged [--sets retina ...]
-    python bench/image.py fit   --judged judged [--out brake.json]     the brake, and the table leave-one-set-out
+    python bench/image_fields.py …                                     what the networks say, once
+    python bench/image.py fit   --fields FIELDS [--out brake.json] [--by-pair]
     python bench/image.py speed [--names fast image] [--published]      seconds a megapixel
 
-`judge` counts, for each pair of sets that the network has not learned from, what strengths 0 to 1 give on a few windows
-of its training split and of its test split, and what shows without labels (`prn_cli.methods.image.brake`). `fit` learns
-the brake from the training splits, and judges each set by a brake that has learned from the other sets alone; test
-splits take part in nothing but the table. Intervals are 95 % bootstrap intervals over sets.
+`fit` learns the brake from windows of training splits, and judges windows of test splits, each set by a brake that has
+learned from the other sets alone; test splits take part in nothing but the table. Changes are against the base model
+cut at 0.5, and against the first call without the image: the base model cut at the threshold that is chosen without
+labels. Intervals are 95 % bootstrap intervals over sets.
 """
 
 from __future__ import annotations
@@ -18,28 +18,27 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import segrefiner_speed
 from common import machine, markdown
-from image_data import IGNORE, SETS, pairs, read_image, read_logits, read_mask, set_of, stretch_of, stretched
+from image_data import IGNORE, set_of
+from image_fields import Window, load
 from numpy.typing import NDArray
 
-from prn_cli.maps.tiles import round_up
+from prn_cli.maps.probabilities import logit
 from prn_cli.methods import load_refiner
 from prn_cli.methods.image.brake import FEATURES, Agreement, Brake
-from prn_cli.methods.refiner import FloatMap, Windows
 from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.boundaries import boundary_iou, count_boundaries, mean_boundary_accuracy
-from prn_cli.metrics.regions import iou
+from prn_cli.metrics.regions import count_regions, iou
 from prn_cli.refinement.rows import refine_map
-from prn_cli.thresholding.sampling import sample_maps, sample_windows
 
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-MAPS = {"train": 3, "test": 5}
-SIDE = 320
+STRENGTHS = (0.0, 0.25, 0.5, 1.0)
+"""Of the image, about the threshold of the first call; 0 is that call."""
 FINE = ("clothing", "lungs", "magnetic_tile", "membrane", "plants", "cracks", "camvid", "city", "retina", "nuclei")
 """Sets with labels fine enough to judge boundaries by: on their edges, images are more than 1.2 times as steep."""
 
@@ -47,122 +46,71 @@ FINE = ("clothing", "lungs", "magnetic_tile", "membrane", "plants", "cracks", "c
 # Judging --------------------------------------------------------------------------------------------------------------
 
 
-class Judge:
-    """A network, and the features of the image at hand, which all base models share."""
+@dataclass(frozen=True)
+class Record:
+    """Windows of a pair's split, counted.
 
-    def __init__(self, weights: Path) -> None:
-        import torch
+    Attributes:
+        regions: `(windows, 1 + strengths, 4)`, first of the base model at 0.5, then by strength.
+        edges: `(windows, 1 + strengths, 16)`, see `prn_cli.metrics.boundaries`.
+        features: what shows without labels.
+        threshold: of the first call.
+    """
 
-        from prn_cli.methods.image.network import ImageNetwork
-
-        self.torch, self.network = torch, ImageNetwork().eval()
-        state = torch.load(weights, map_location="cpu", weights_only=False)
-        self.network.load_state_dict(state["network"], strict=False)  # without a range of the image
-        self.learned, self.seen = state["sets"], {}
-
-    def field(self, windows: Windows) -> FloatMap:
-        """What is to be added to the logits; images are stretched before."""
-        torch, key = self.torch, (windows.view, windows.logits.shape)
-        with torch.no_grad():
-            image = torch.from_numpy(np.array(windows.image))
-            if key not in self.seen:
-                self.seen[key] = self.network.encoder(torch.nan_to_num(image))
-            logits = torch.from_numpy(np.array(windows.logits))[:, None]
-            return self.network.bias(logits, image, self.seen[key])[:, 0].numpy()
+    regions: NDArray[np.float64]
+    edges: NDArray[np.float64]
+    features: NDArray[np.float64]
+    threshold: float
 
 
-def judge(root: Path, weights: Path, sets: Sequence[str], out: Path) -> None:
-    network = Judge(weights)
-    out.mkdir(parents=True, exist_ok=True)
-    groups: dict[str, dict[str, Path]] = defaultdict(dict)
-    for name, folder in pairs(root, tuple(sets)).items():
-        if set_of(name) in network.learned:
-            raise SystemExit(f"{weights} has learned from {set_of(name)}")
-        groups[name[:-2] if (folder.parent / f"{name[:-2]}_b").exists() else name][name] = folder
-    for group, members in groups.items():
-        began = time.monotonic()
-        for split, maps in MAPS.items():
-            for name, record in judge_group(network, split, members, maps).items():
-                (out / f"{name}-{split}.json").write_text(json.dumps(record))
-        print(f"{group}: {time.monotonic() - began:.0f} s", flush=True)
+def records(folder: Path, split: str) -> dict[str, Record]:
+    """Count the windows of all pairs, unless that was done before."""
+    found = {}
+    for path in sorted(folder.glob(f"*-{split}.npz")):
+        kept = folder / "counted" / path.name
+        if not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            np.savez(kept, **vars(counted(*load(path))))
+        found[path.stem.rpartition("-")[0]] = Record(**np.load(kept))
+    return found
 
 
-def judge_group(network: Judge, split: str, members: dict[str, Path], maps: int) -> dict[str, Any]:
-    """Records of pairs that differ in the base model alone."""
-    first = next(iter(members.values())) / split
-    images = {path.stem: path for path in (first / "images").iterdir()}
-    stems = sample_maps(images, most=maps)
-    stretch = stretch_of([read_image(images[stem]) for stem in sample_maps(images, most=12)])
-    agreement = {name: Agreement() for name in members}
-    records: dict[str, Any] = {name: {"maps": [], "seconds": 0.0} for name in members}
-    for stem in stems:
-        network.seen.clear()
-        image = stretched(read_image(images[stem]), stretch)
-        label = read_mask(first / "labels" / f"{stem}.png")
-        window = sample_windows(stem, *label.shape, most=1)[0]
-        cut = np.s_[window.y : window.y + min(SIDE, window.height), window.x : window.x + min(SIDE, window.width)]
-        height, width = label[cut].shape
-        pad = ((0, round_up(height, 16) - height), (0, round_up(width, 16) - width))
-        seen = np.pad(image[:, *cut], ((0, 0), *pad), constant_values=np.nan)[None]
-        for name, folder in members.items():
-            logits = read_logits(next((folder / split / "logits").glob(f"{stem}.*")))[cut]
-            windows = Windows(np.pad(logits, pad, constant_values=np.nan)[None], seen)
-            began = time.monotonic()
-            field = network.field(windows)[0, :height, :width]
-            records[name]["seconds"] += time.monotonic() - began
-            records[name]["maps"].append(count(logits, field, label[cut]))
-            agreement[name].add(windows, network.field)
-    for name, record in records.items():
-        record["features"] = agreement[name].features().tolist()
-    return records
-
-
-def count(logits: FloatMap, field: FloatMap, label: NDArray[np.uint8]) -> dict[str, Any]:
-    """Counts of one map by strength: regions, boundaries, and pixels repaired and damaged."""
-    label = np.where(np.isnan(logits), IGNORE, label).astype(np.uint8)
-    valid, truth = label != IGNORE, label == 1
-    base = np.nan_to_num(logits, nan=-1) > 0
-    regions, boundaries, changed = [], [], []
-    for strength in STRENGTHS:
-        mask = np.nan_to_num(logits + strength * field, nan=-1) > 0
-        right, was = mask == truth, base == truth
-        cells = ((mask & truth), (mask & ~truth), (~mask & truth), (~mask & ~truth))
-        regions.append([int((cell & valid).sum()) for cell in cells])
-        changed.append([int((right & ~was & valid).sum()), int((~right & was & valid).sum())])
-        if strength in (0.0, 0.5, 1.0):
-            boundaries.append(count_boundaries(np.where(valid, mask, IGNORE).astype(np.uint8), label).tolist())
-    return {"regions": regions, "boundaries": boundaries, "changed": changed}
+def counted(threshold: float, windows: Sequence[Window]) -> Record:
+    """Counts by strength, and the features of all windows together."""
+    agreement, regions, edges = Agreement(), [], []
+    half = float(logit(np.float32(threshold)))
+    for window in windows:
+        agreement.add(window.logits[None], window.fields[:, None])
+        label = np.where(np.isnan(window.logits), IGNORE, window.label).astype(np.uint8)
+        scores = [window.logits + half, *(window.logits + strength * window.fields[0] for strength in STRENGTHS)]
+        masks = [np.where(label == IGNORE, IGNORE, np.nan_to_num(each, nan=-1) > 0).astype(np.uint8) for each in scores]
+        regions.append([count_regions(mask, label).array() for mask in masks])
+        edges.append([count_boundaries(mask, label) for mask in masks])
+    return Record(np.array(regions), np.array(edges), agreement.features(), threshold)
 
 
 # The brake ------------------------------------------------------------------------------------------------------------
 
 
-def load(folder: Path, split: str) -> dict[str, dict[str, Any]]:
-    """Records of the pairs by name, as arrays."""
-    found = {}
-    for path in sorted(folder.glob(f"*-{split}.json")):
-        record = json.loads(path.read_text())
-        parts = {key: np.array([m[key] for m in record["maps"]], np.float64) for key in ("regions", "changed")}
-        edges = [np.array([m["boundaries"][k] for m in record["maps"]], np.float64) for k in range(3)]
-        found[path.stem.rpartition("-")[0]] = parts | {"edges": edges, "features": np.array(record["features"])}
-    return found
+def gains(record: Record, *, pool: bool = True) -> NDArray[np.float64]:
+    """Points of IoU against the base model at 0.5, by strength: pooled, or in the mean over windows with foreground."""
+    shown = record.regions[:, 0, 0] + record.regions[:, 0, 2] > 0
+    scores = iou(record.regions.sum(0)) if pool or not shown.any() else iou(record.regions[shown]).mean(0)
+    return 100 * (scores[1:] - scores[0])
 
 
-def gains(record: dict[str, Any], *, pool: bool = True) -> NDArray[np.float64]:
-    """Points of IoU that each strength gains: pooled, or in the mean over windows that have foreground."""
-    regions = record["regions"]
-    shown = regions[:, 0, 0] + regions[:, 0, 2] > 0
-    scores = iou(regions.sum(0)) if pool or not shown.any() else iou(regions[shown]).mean(0)
-    return 100 * (scores - scores[0])
+def added(record: Record) -> NDArray[np.float64]:
+    """Points of pooled IoU against the first call, by strength."""
+    found = gains(record)
+    return found - found[0]
 
 
-def fit(records: dict[str, dict[str, Any]], *, ridge: float, least: float, caution: float) -> Brake:
+def fit(found: dict[str, Record], *, ridge: float, caution: float, least: float) -> Brake:
     """A ridge regression from features to gains; losses weigh more than gains. Sets weigh alike."""
-    strengths = (0.5, 1.0)
-    features = np.stack([record["features"] for record in records.values()])
-    target = np.stack([gains(record)[[STRENGTHS.index(s) for s in strengths]] for record in records.values()])
-    target = np.clip(np.where(target < 0, caution * target, target), -20, 12)
-    names = [set_of(name) for name in records]
+    features = np.stack([record.features for record in found.values()])
+    target = np.stack([added(record)[1:] for record in found.values()])
+    target = np.clip(np.where(target < 0, caution * target, target), *_TARGETS)
+    names = [set_of(name) for name in found]
     weight = np.array([1 / names.count(name) for name in names])
     centre, spread = features.mean(0), features.std(0) + 1e-3
     standard = np.clip((features - centre) / spread, -3, 3)
@@ -170,27 +118,28 @@ def fit(records: dict[str, dict[str, Any]], *, ridge: float, least: float, cauti
     penalty = ridge * np.diag([*np.ones(len(FEATURES)), 0])
     weights = np.linalg.solve(design.T @ (weight[:, None] * design) + penalty, design.T @ (weight[:, None] * target)).T
     rounded = [np.round(values, 4).tolist() for values in (centre, spread, weights)]
-    return Brake(*rounded, strengths, least)
+    return Brake(*rounded, STRENGTHS[1:], least)
 
 
-def left_out(
-    train: dict[str, dict[str, Any]], judged: dict[str, dict[str, Any]], **settings: float
-) -> dict[str, float]:
+_TARGETS = (-20, 12)
+
+
+def left_out(train: dict[str, Record], judged: dict[str, Record], **settings: float) -> dict[str, float]:
     """The strength of each pair, by a brake that has learned from the other sets."""
     found = {}
     for held in {set_of(name) for name in judged}:
         brake = fit({name: record for name, record in train.items() if set_of(name) != held}, **settings)
-        found |= {name: brake.strength(r["features"]) for name, r in judged.items() if set_of(name) == held}
+        found |= {name: brake.strength(r.features) for name, r in judged.items() if set_of(name) == held}
     return found
 
 
-def worth(train: dict[str, dict[str, Any]], strengths: dict[str, float]) -> tuple[int, int, float]:
+def worth(train: dict[str, Record], strengths: dict[str, float]) -> tuple[int, int, float]:
     """What settings of the brake are worth: few pairs that lose more than a point, few more than 0.2, a high mean."""
-    found = np.array([gains(record)[STRENGTHS.index(strengths[name])] for name, record in train.items()])
+    found = np.array([added(record)[STRENGTHS.index(strengths[name])] for name, record in train.items()])
     return -int((found < -1).sum()), -int((found < -0.2).sum()), float(found.mean())
 
 
-def settle(train: dict[str, dict[str, Any]]) -> dict[str, float]:
+def settle(train: dict[str, Record]) -> dict[str, float]:
     """The settings that are worth most, leave-one-set-out, on the training splits."""
     grid = [
         {"ridge": ridge, "least": least, "caution": caution}
@@ -201,48 +150,38 @@ def settle(train: dict[str, dict[str, Any]]) -> dict[str, float]:
     return max(grid, key=lambda settings: worth(train, left_out(train, train, **settings)))
 
 
+# Figures --------------------------------------------------------------------------------------------------------------
+
+MEASURES = ("pooled IoU", "mean IoU", "mBA", "boundary IoU")
+
+
 class Figures(NamedTuple):
-    """What a strength makes of a pair: the base model's IoU, and changes in points."""
+    """Of a pair: the base model's IoU, and changes of `MEASURES` against it, in points, `(4,)` each.
+
+    Attributes:
+        strength: that the brake gives.
+        base: IoU at 0.5.
+        first: changes by the first call.
+        refined: changes by the first call with the image, with the brake.
+        unbraked: the same at strength 1.
+    """
 
     strength: float
     base: float
-    unbraked: float
-    pooled: float
-    mean: float
-    mba: float
-    boundary: float
+    first: NDArray[np.float64]
+    refined: NDArray[np.float64]
+    unbraked: NDArray[np.float64]
 
 
-def figures_of(record: dict[str, Any], strength: float) -> Figures:
-    at, edge = STRENGTHS.index(strength), {0.0: 0, 0.5: 1, 1.0: 2}[strength]
-    pooled, mean = gains(record), gains(record, pool=False)
-    edges = (_change(record, edge, score) for score in (mean_boundary_accuracy, boundary_iou))
-    return Figures(strength, iou(record["regions"].sum(0))[0], pooled[-1], pooled[at], mean[at], *edges)
-
-
-def row(name: str, record: dict[str, Any], found: Figures) -> list[str]:
-    repaired, damaged = record["changed"].sum(0)[STRENGTHS.index(found.strength)]
-    return [
-        name,
-        f"{found.base:.3f}",
-        f"{found.unbraked:+.2f}",
-        f"{record['features'][:3].mean():.2f}",
-        f"{found.strength:g}",
-        *(f"{change:+.2f}" for change in (found.pooled, found.mean, found.mba, found.boundary)),
-        f"{int(repaired)} / {int(damaged)}",
-    ]
-
-
-def _change(record: dict[str, Any], edge: int, score: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> float:
-    """Points of a boundary score, in the mean over maps that have boundaries."""
-    change = 100 * (score(record["edges"][edge]) - score(record["edges"][0]))
-    return float(np.nanmean(change)) if np.isfinite(change).any() else 0.0
-
-
-HEADING = (
-    "pair (test split)", "base IoU", "strength 1", "agreement", "strength", "pooled IoU", "mean IoU", "mBA",
-    "boundary IoU", "repaired / damaged px",
-)  # fmt: skip
+def figures_of(record: Record, strength: float) -> Figures:
+    scores = [gains(record), gains(record, pool=False)]
+    for score in (mean_boundary_accuracy, boundary_iou):
+        found = 100 * score(record.edges)
+        known = np.isfinite(found).all(axis=1)
+        scores.append((found[known, 1:] - found[known, :1]).mean(axis=0) if known.any() else np.zeros(len(STRENGTHS)))
+    changes = np.stack(scores, axis=1)
+    base = float(iou(record.regions.sum(0))[0])
+    return Figures(strength, base, changes[0], changes[STRENGTHS.index(strength)], changes[-1])
 
 
 def by_set(judged: dict[str, Figures]) -> dict[str, list[Figures]]:
@@ -253,41 +192,70 @@ def by_set(judged: dict[str, Figures]) -> dict[str, list[Figures]]:
     return found
 
 
-def summary(judged: dict[str, Figures]) -> dict[str, str]:
-    """The figures of all pairs, for people and for the weights' card."""
-    sets = {
-        name: np.array([(f.pooled, f.mean, f.mba, f.boundary, f.unbraked) for f in found])
-        for name, found in by_set(judged).items()
-    }
-    values, each = np.concatenate(list(sets.values())), list(sets.values())
+def over_sets(values: dict[str, NDArray[np.float64]]) -> str:
+    """The mean over pairs, with an interval over sets."""
+    each = list(values.values())
     draws = np.random.default_rng(0).integers(0, len(each), (2000, len(each)))
-    means = [np.concatenate([each[k] for k in draw]).mean(axis=0) for draw in draws]
-    low, high = np.quantile(means, (0.025, 0.975), axis=0)
-    found = {
-        what: f"{values[:, place].mean():+.2f} [{low[place]:+.2f}, {high[place]:+.2f}]"
-        for place, what in enumerate(("pooled IoU", "mean IoU", "mBA", "boundary IoU", "pooled IoU without the brake"))
-    }
-    fine = np.array([name in FINE for name, pairs_of in sets.items() for _ in pairs_of])
-    found["pairs with fine labels"] = f"pooled IoU {values[fine, 0].mean():+.2f}, mBA {values[fine, 2].mean():+.2f}"
-    for what, place in (("pairs", 0), ("pairs without the brake", 4)):
-        pooled = values[:, place]
-        found[what] = (
-            f"{len(pooled)}: {(pooled > 0).sum()} gain, {(pooled == 0).sum()} are left as they are, "
-            f"{(pooled < -0.2).sum()} lose more than 0.2, {(pooled < -1).sum()} more than 1; the worst "
-            f"{pooled.min():+.2f}"
+    means = [np.concatenate([each[k] for k in draw]).mean() for draw in draws]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return f"{np.concatenate(each).mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+ROWS: dict[str, Callable[[Figures], NDArray[np.float64]]] = {
+    "first call, without the image": lambda f: f.first,
+    "with the image": lambda f: f.refined,
+    "what the image adds": lambda f: f.refined - f.first,
+    "with the image, without the brake": lambda f: f.unbraked,
+    "what it adds without the brake": lambda f: f.unbraked - f.first,
+}
+
+
+def summary(judged: dict[str, Figures]) -> list[list[str]]:
+    """A row a way of refining: means over pairs, how many lose pooled IoU, the worst."""
+    lines = []
+    for name, change in ROWS.items():
+        sets = {key: np.array([change(f) for f in found]) for key, found in by_set(judged).items()}
+        fine = {key: values for key, values in sets.items() if key in FINE}
+        pooled = np.concatenate(list(sets.values()))[:, 0]
+        lines.append(
+            [
+                name,
+                *(over_sets({key: values[:, place] for key, values in sets.items()}) for place in range(4)),
+                *(over_sets({key: values[:, place] for key, values in fine.items()}) for place in (0, 2)),
+                f"{(pooled > 0).sum()}",
+                f"{(pooled < -0.2).sum()}",
+                f"{(pooled < -1).sum()}",
+                f"{pooled.min():+.2f}",
+            ]
         )
-    return found
+    return lines
+
+
+SUMMARY = (
+    *MEASURES, "fine labels: pooled IoU", "fine labels: mBA", "gain", "lose > 0.2", "lose > 1", "worst",
+)  # fmt: skip
 
 
 def table(judged: dict[str, Figures]) -> str:
     """The means over the base models of each set."""
     lines = []
     for name, found in by_set(judged).items():
-        mean, used = Figures(*np.mean(found, axis=0)), sum(f.strength > 0 for f in found)
-        changes = [f"{change:+.2f}" for change in (mean.unbraked, mean.pooled, mean.mba)]
-        lines.append([name, str(len(found)), f"{mean.base:.3f}", changes[0], str(used), *changes[1:]])
-    heading = ["set", "base models", "base IoU", "without the brake", "refined", "pooled IoU", "mBA"]
+        first, refined, unbraked = (np.mean([f[place] for f in found], axis=0) for place in (2, 3, 4))
+        changes = (first[0], unbraked[0], refined[0], first[2], refined[2])
+        used = f"{sum(f.strength > 0 for f in found)} of {len(found)}"
+        lines.append([name, f"{np.mean([f.base for f in found]):.3f}", used, *(f"{c:+.2f}" for c in changes)])
+    heading = ["set", "base IoU", "refined", "first call", "without the brake", "with it", "mBA, first call", "with it"]
     return markdown(heading, lines)
+
+
+def by_pair(judged: dict[str, Figures], found: dict[str, Record]) -> str:
+    lines = []
+    for name, f in judged.items():
+        cells = (f.first[0], f.unbraked[0], f.refined[0], f.first[2], f.unbraked[2], f.refined[2])
+        head = [name, f"{f.base:.3f}", f"{found[name].threshold:g}", f"{found[name].features[:3].mean():.2f}"]
+        lines.append([*head, f"{f.strength:g}", *(f"{cell:+.2f}" for cell in cells)])
+    heading = ["pair (test split)", "base IoU", "cut at", "agreement", "strength", "IoU, first call", "strength 1"]
+    return markdown([*heading, "with the brake", "mBA, first call", "strength 1", "with the brake"], lines)
 
 
 # Speed ----------------------------------------------------------------------------------------------------------------
@@ -330,12 +298,10 @@ def speed(names: Sequence[str], side: int, rounds: int, *, published: bool) -> s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("judge", "fit", "speed"))
-    parser.add_argument("--root", type=Path)
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--judged", type=Path)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("action", choices=("fit", "speed"))
+    parser.add_argument("--fields", type=Path, help="that bench/image_fields.py has written")
+    parser.add_argument("--out", type=Path, help="write the brake and the figures here")
+    parser.add_argument("--by-pair", action="store_true", help="print a row a pair, too")
     parser.add_argument("--names", nargs="+", default=["fast", "image"], help="weights whose speed is measured")
     parser.add_argument(
         "--published", action="store_true", help="time SegRefiner's published shape, too: 4 GB, minutes"
@@ -343,20 +309,20 @@ def main() -> None:
     given = parser.parse_args()
     if given.action == "speed":
         print(speed(given.names, 1024, 5, published=given.published))
-    elif given.action == "judge":
-        judge(given.root, given.weights, given.sets, given.out)
-    elif given.action == "fit":
-        train, test = load(given.judged, "train"), load(given.judged, "test")
-        settings = settle(train)
-        strengths = left_out(train, test, **settings)
-        judged = {name: figures_of(record, strengths[name]) for name, record in test.items()}
-        rows = [row(name, test[name], found) for name, found in judged.items()]
-        figures = summary(judged)
-        print(f"brake: {settings}\n\n{markdown(HEADING, rows)}\n\n{table(judged)}\n")
-        print("\n".join([*(f"{what}: {text}" for what, text in figures.items()), "", machine()]))
-        if given.out:
-            brake = json.loads(fit(train, **settings).to_json())
-            given.out.write_text(json.dumps({"brake": brake, "figures": figures}) + "\n")
+        return
+    train, test = records(given.fields, "train"), records(given.fields, "test")
+    settings = settle(train)
+    strengths = left_out(train, test, **settings)
+    judged = {name: figures_of(record, strengths[name]) for name, record in test.items()}
+    lines = summary(judged)
+    print(f"brake: {settings}\n\n{markdown([f'{len(judged)} pairs', *SUMMARY], lines)}\n\n{table(judged)}\n")
+    if given.by_pair:
+        print(by_pair(judged, test), "\n")
+    print(machine())
+    if given.out:
+        brake = json.loads(fit(train, **settings).to_json())
+        figures = {line[0]: dict(zip(SUMMARY, line[1:], strict=True)) for line in lines[:3]}
+        given.out.write_text(json.dumps({"brake": brake, "figures": figures}) + "\n")
 
 
 if __name__ == "__main__":

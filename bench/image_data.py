@@ -7,7 +7,7 @@ is always a whole set: no pair of it is learned from.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from prn_cli.maps.bands import band_range
+from prn_cli.methods.image.refiner import Range, stretched
 from prn_cli.rasters import Reading, open_map
 
 Random = np.random.Generator
@@ -89,17 +91,14 @@ def _label(path: Path) -> NDArray[np.uint8]:
     return label[..., 0] if label.ndim == 3 else label
 
 
-def stretch_of(images: list[NDArray[np.uint8]]) -> tuple[Plane, Plane]:
-    """The 1st and 99th percentile of each band over images, `(3,)` each."""
-    sample = np.concatenate([image[::7, ::7].reshape(-1, 3) for image in images])
-    low, high = np.percentile(sample, (1, 99), axis=0).astype(np.float32)
-    return low, np.maximum(high, low + 1)
+def range_of(images: Iterable[NDArray[np.uint8]]) -> Range:
+    """The range of each band over images `(H, W, 3)`, as `prn refine` takes it from a sample of a set."""
+    return band_range(as_planes(image) for image in images)
 
 
-def stretched(image: NDArray[np.uint8], stretch: tuple[Plane, Plane]) -> Plane:
-    """`(3, H, W)` in about [-1, 1]."""
-    low, high = stretch
-    return np.clip(2 * (image.astype(np.float32) - low) / (high - low) - 1, -1.5, 1.5).transpose(2, 0, 1)
+def as_planes(image: NDArray[np.uint8]) -> Plane:
+    """`(H, W, 3)` to `(3, H, W)`, as in the file."""
+    return image.transpose(2, 0, 1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -337,7 +336,7 @@ class Sample:
 def samples(name: str, root: Path, side: int, random: Random, *, kinds: int = 4) -> Iterator[Sample]:
     """Endless samples of a set: with logits of real base models where there are, and synthetic ones."""
     known = examples(name, root)
-    stretch = stretch_of([read_image(example.image) for example in known[:: max(len(known) // 12, 1)]])
+    low, high = map(np.array, range_of(read_image(example.image) for example in known[:: max(len(known) // 12, 1)]))
     images = lru_cache(maxsize=40)(read_image)
     before: tuple[Plane, NDArray[np.uint8]] | None = None
     order: list[int] = []
@@ -355,9 +354,9 @@ def samples(name: str, root: Path, side: int, random: Random, *, kinds: int = 4)
             planes = [read_logits(example.logits[pair]) for pair in chosen]
         else:
             label, planes = example.labels(random), []
-        low = [random.normal(0, 0.04, 3) * (stretch[1] - stretch[0]) for _ in range(2)]
+        shifts = [random.normal(0, 0.04, 3) * (high - low) for _ in range(2)]
         cut, label, planes = crop(image, label, planes, side, random)
-        colours = recoloured(stretched(cut, (stretch[0] + low[0], stretch[1] + low[1])), random)
+        colours = recoloured(stretched(as_planes(cut), (low + shifts[0], high + shifts[1])), random)
         if planes and np.isnan(planes[0]).any():
             label = np.where(np.isnan(planes[0]), IGNORE, label)
         plain = colours, label

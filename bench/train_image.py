@@ -224,6 +224,7 @@ def ship(trained: Path, brake: Path, folder: Path) -> None:
             **{key: state[key] for key in ("steps", "seed", "seconds", "machine", "date") if key in state},
             "brake": BRAKE,
         },
+        "learned_from_other_sets": True,
         "test_splits, leave-one-set-out, points": judged["figures"],
     }
     with tempfile.TemporaryDirectory() as temporary:

@@ -166,7 +166,7 @@ def refine_map(
     from prn_cli.maps.probabilities import logit, mask_probabilities
     from prn_cli.refinement.rows import How, Link, refine_rows
     from prn_cli.tasks import find_task
-    from prn_cli.workflows.survey import sample_of_map, survey
+    from prn_cli.workflows.survey import cut_at, sample_of_map, survey
 
     scores = np.asarray(scores, np.float32)
     if input_kind == "mask":
@@ -182,7 +182,8 @@ def refine_map(
         logits = scores if input_kind == "logits" else logit(scores)
     names = [weights] if isinstance(weights, str | PathLike) else weights
     links: Sequence[Link] = [Link(_load(str(name), device), strength, tile) for name in names]
-    links, _ = survey(links, partial(sample_of_map, logits, image), SILENT)
+    threshold = links[-1].refiner.threshold if threshold is None else threshold
+    links, _ = survey(cut_at(links, threshold), partial(sample_of_map, logits, image), SILENT)
     height, width = logits.shape[-2:]
     rows: list[Any] = list(
         task.refine(
@@ -191,13 +192,12 @@ def refine_map(
             lambda read, seen: refine_rows(read, height, width, links, How(tta=tta), read_image=seen),
         )
     )
-    cut_at = links[-1].refiner.threshold if threshold is None else threshold
 
     def joined(parts: Iterable[NDArray[Any]]) -> NDArray[Any]:
         return np.concatenate(list(parts), axis=-2)
 
     return RefinedArrays(
-        mask=joined(task.masks(each, cut_at)[0] for each in rows),
+        mask=joined(task.masks(each, threshold)[0] for each in rows),
         probabilities=joined(each.probabilities for each in rows),
         bias=joined(each.bias for each in rows),
     )

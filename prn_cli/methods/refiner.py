@@ -220,6 +220,10 @@ class Refiner:
         """
         raise NotImplementedError
 
+    def cut_at(self, threshold: float) -> Refiner:  # noqa: ARG002
+        """The refiner of base masks that are cut at another threshold than 0.5, if that makes a difference to it."""
+        return self
+
     def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
         """Refined logits from base logits and the blended field, `(h, w)` each; may take the field's memory.
 
@@ -284,6 +288,10 @@ class ProbabilityRefiner(NetworkRefiner):
     """Field: probabilities. Invalid pixels count as background; beyond its border the map is mirrored."""
 
     padding = "mirror"
+
+    def cut_at(self, threshold: float) -> Refiner:  # noqa: ARG002
+        """The refiner of base masks that are cut at another threshold than 0.5, if that makes a difference to it."""
+        return self
 
     def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
         """Logits of the blended probabilities, mixed with the base logits; NaN where these are."""

@@ -36,6 +36,11 @@ class Weights:
     description: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def knows_threshold(self) -> bool:
+        """Whether labels of the base model's maps have said where they are cut."""
+        return not (self.card.get("learned_without_labels") or self.card.get("learned_from_other_sets"))
+
 
 def weights_folder() -> Path:
     """Where the shipped weights are: inside the installed package, or beside it in a checkout."""

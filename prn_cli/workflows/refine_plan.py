@@ -25,7 +25,7 @@ from prn_cli.workflows.parts import check_part, select_part
 from prn_cli.workflows.refine import RefineOptions
 from prn_cli.workflows.refine_map import Masks, Run
 from prn_cli.workflows.scenes import Scene, scenes_of, without_drafts
-from prn_cli.workflows.survey import Drawn, MapSet, survey
+from prn_cli.workflows.survey import Drawn, MapSet, cut_at, survey
 from prn_cli.workflows.work import Work, pass_over_outputs
 
 T = TypeVar("T")
@@ -59,7 +59,8 @@ class Plan:
             return self.run
         inputs = item.inputs
         one = Drawn(item.path.stem, item.path, partial(inputs.get, "image"), partial(inputs.get, "valid_mask"))
-        return replace(self.run, threshold=self.choice.of_map(one).threshold)
+        threshold = self.choice.of_map(one).threshold
+        return replace(self.run, threshold=threshold, links=cut_at(self.run.links, threshold))
 
     def own_threshold(self, run: Run) -> dict[str, Any]:
         """For the figures of a map: where the base model alone would be cut, to tell what that gains by itself."""
@@ -105,11 +106,13 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     manifest = _manifest(options, items, scenes, single=single)
     reading = with_kind(reading, inputs, watch)
     maps = MapSet(inputs=inputs, images=images, valid_mask=options.valid_mask, task=task, reading=reading, watch=watch)
-    links, surveyed = survey(links, maps.sample, watch)
-    choice = _choose(options, weights[-1], maps, links) if fixed is None else None
+    learned, last = _learned_here(weights, links)
+    own_scores = [link for link in links if not link.refiner.needs.survey]
+    choice = _choose(options, learned, maps, own_scores) if fixed is None else None
     threshold = fixed if choice is None else choice.cut
-    own = _own(weights[-1].card) if threshold is None else None
-    threshold = links[-1].refiner.threshold if threshold is None else threshold
+    own = _own(learned.card) if threshold is None else None
+    threshold = last.refiner.threshold if threshold is None else threshold
+    links, surveyed = survey(cut_at(links, threshold), maps.sample, watch)
     _tell(options, weights, links, threshold, choice=choice, own=own, watch=watch)
     run = Run(
         links=links, threshold=threshold, tta=options.tta, task=task, reading=reading, masks=masks, objects=objects
@@ -181,12 +184,18 @@ def _size(path: Path) -> int:
         return 0
 
 
+def _learned_here(weights: Sequence[Weights], links: Sequence[Link]) -> tuple[Weights, Link]:
+    """The last weights that know where maps of this set are cut, of all that are applied; the last, if none does."""
+    known = [pair for pair in zip(weights, links, strict=True) if pair[0].knows_threshold]
+    return known[-1] if known else (weights[-1], links[-1])
+
+
 def _choose(
     options: RefineOptions, weights: Weights, maps: MapSet, links: Sequence[Link]
 ) -> SetDecision | ClassOffsets | None:
     """Choose the threshold on the maps of the set, or the offsets of its classes; None if the weights' stands."""
     task = maps.task
-    left_open = weights.card.get("learned_without_labels") or weights.card.get("evidence")
+    left_open = not weights.knows_threshold or weights.card.get("evidence")
     chosen_before = options.threshold is None and not left_open
     if not (task.cuts or task.several) or (chosen_before and not options.per_image):
         return None

@@ -21,7 +21,7 @@ from prn_cli.rasters import Reading, open_map
 from prn_cli.rasters.pairs import Paths
 from prn_cli.refinement.rows import Link, refine_rows
 from prn_cli.refinement.windows import pad
-from prn_cli.tasks import Task
+from prn_cli.tasks import Cut, Task
 from prn_cli.thresholding.sampling import MAPS, SIDE, sample_maps, sample_windows
 
 _WINDOWS_OF_A_MAP = 2
@@ -30,6 +30,13 @@ _SMALL_MAPS = 4  # so many times as many maps as of full windows, where maps are
 
 Sample = Callable[[Needs], Iterable[tuple[FloatMap, FloatMap]]]
 """Gives logits `(h, w)` and images `(bands, h, w)` of windows, for what a refiner needs."""
+
+
+def cut_at(links: Sequence[Link], threshold: Cut) -> tuple[Link, ...]:
+    """Links for masks that are cut at a threshold; offsets of classes make no difference to them."""
+    if isinstance(threshold, tuple):
+        return tuple(links)
+    return tuple(replace(link, refiner=link.refiner.cut_at(threshold)) for link in links)
 
 
 def survey(links: Sequence[Link], sample: Sample, watch: Watch) -> tuple[tuple[Link, ...], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from prn_cli.errors import UsageError, WeightsError
 from prn_cli.files.manifest import MANIFEST_NAME
 from prn_cli.maps.bands import band_range
 from prn_cli.methods import load_refiner, options_of, refiner_of
-from prn_cli.methods.image.brake import FEATURES, Agreement, Brake
+from prn_cli.methods.image.brake import FEATURES, Agreement, Brake, fields_of_views
 from prn_cli.methods.image.network import REACH, ImageNetwork
 from prn_cli.methods.recipe import build
 from prn_cli.methods.refiner import Windows
@@ -57,7 +58,8 @@ def scene(height: int = 96, width: int = 128, seed: int = 0) -> tuple[np.ndarray
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of many sets, whose brake leaves masks as they are."""
     folder = tmp_path_factory.mktemp("weights")
-    export(network(), folder, card={}, metadata={"prn.brake": brake(LEAVE).to_json()})
+    card = {"learned_from_other_sets": True}
+    export(network(), folder, card=card, metadata={"prn.brake": brake(LEAVE).to_json()})
     return folder
 
 
@@ -152,6 +154,27 @@ def test_what_the_base_model_is_sure_of_is_skipped() -> None:
     assert 0 < runner.pixels < 512 * 512 / 4
 
 
+@given(st.floats(0.02, 0.98))
+@settings(max_examples=10, deadline=None)
+def test_it_sees_scores_about_the_threshold_that_they_are_cut_at(threshold: float) -> None:
+    runner = TorchRunner(network())
+    runner.metadata = {**runner.metadata, "prn.brake": brake(GO).to_json()}
+    refiner = refiner_of(runner)
+    logits, image = scene(64, 64)
+    shifted = logits + np.float32(np.log(threshold / (1 - threshold)))
+    around = refiner.cut_at(threshold)
+    expected, found = (
+        made.field(Windows(scores[None], image[None], overview=band_range([image])))
+        for made, scores in ((refiner, logits), (around, shifted))
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_weights_that_learned_from_the_set_see_scores_as_they_learned_them() -> None:
+    refiner = refiner_of(TorchRunner(network()))
+    assert refiner.cut_at(0.3) is refiner
+
+
 def test_a_map_and_its_tiles_agree() -> None:
     logits, image = scene(400, 560)
     refiner = refiner_of(TorchRunner(network()))
@@ -162,8 +185,9 @@ def test_a_map_and_its_tiles_agree() -> None:
 def test_a_pickled_refiner_knows_the_range_of_its_set(weights: Path) -> None:
     refiner = load_refiner(find_weights(str(weights)), device="cpu")
     known = refiner.survey([Windows(logits[None], image[None]) for logits, image in (scene(), scene(seed=1))]).refiner
-    again = pickle.loads(pickle.dumps(known))
+    again = pickle.loads(pickle.dumps(known.cut_at(0.3)))
     assert again.limits == known.limits
+    assert again.centre == pytest.approx(np.log(0.3 / 0.7))
     assert (again.needs.survey, again.needs.overview) == (0, 0)
     assert refiner.needs.survey > 0
 
@@ -188,7 +212,7 @@ def test_arrays_are_braked_too(weights: Path) -> None:
 def agreement_of(field_of: object, *scenes: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     agreement = Agreement()
     for logits, image in scenes:
-        agreement.add(Windows(logits[None], image[None]), field_of)
+        agreement.add(logits[None], fields_of_views(Windows(logits[None], image[None]), field_of))
     return agreement.features()
 
 
@@ -280,13 +304,30 @@ def test_the_brake_leaves_masks_as_they_are_and_says_so(
 ) -> None:
     refine(folder, tmp_path, "--images", folder / "images", "--weights", weights)
     said = capsys.readouterr().err
-    assert "masks left as they are" in said
+    assert "scores left as they are" in said
     assert "agreement 0." in said
     labels = [np.asarray(Image.open(path)) for path in sorted((folder / "labels").iterdir())]
     assert all((found == label).all() for found, label in zip(masks(tmp_path), labels, strict=True))
     manifest = (tmp_path / MANIFEST_NAME).read_text()
     assert '"survey"' in manifest
     assert '"agreement"' in manifest
+
+
+def test_where_the_brake_leaves_scores_masks_are_those_of_the_first_call(
+    folder: Path, weights: Path, tmp_path: Path
+) -> None:
+    """Cut at the threshold of the set; and no image harms what the first call has won."""
+    (tmp_path / "cautious").mkdir()
+    for path in (folder / "logits").iterdir():
+        np.save(tmp_path / "cautious" / path.name, np.tanh(np.load(path)) - 2)
+    found = []
+    for name, options in (("plain", ()), ("seen", ("--images", folder / "images", "--weights", weights))):
+        line = ["refine", tmp_path / "cautious", "-o", tmp_path / name, *options, "-j", "1"]
+        assert app.run([str(word) for word in line]) == 0
+        thresholds = set(re.findall(r'"threshold": ([0-9.]+)', (tmp_path / name / MANIFEST_NAME).read_text()))
+        found.append((thresholds, masks(tmp_path / name)))
+    assert found[0][0] == found[1][0] != {"0.5"}
+    assert all((plain == seen).all() for plain, seen in zip(found[0][1], found[1][1], strict=True))
 
 
 def test_a_strength_that_is_given_is_applied(folder: Path, weights: Path, tmp_path: Path) -> None:

@@ -36,23 +36,14 @@ class Agreement:
         self._expected = np.zeros((2, 2))  # of the base model and refined
         self._areas = np.zeros(2)
 
-    def add(self, windows: Windows, field_of: Callable[[Windows], FloatMap]) -> None:
-        """Count windows; `field_of` gives what is to be added to their logits."""
-        logits = windows.logits
+    def add(self, logits: FloatMap, fields: Sequence[FloatMap]) -> None:
+        """Count windows, `(N, h, w)`, cut at 0, and what is to be added to them, see `fields_of_views`."""
         valid = ~np.isnan(logits)
-        refined = np.nan_to_num(logits + field_of(windows), nan=-np.inf)
+        refined = np.nan_to_num(logits + fields[0], nan=-np.inf)
         base = np.nan_to_num(logits, nan=-np.inf)
-        mirrored = windows.turned(True, 0)
-        turned = windows.turned(False, 1)
-        others = (
-            (mirrored.logits + field_of(mirrored))[..., ::-1],
-            np.rot90(turned.logits + field_of(turned), -1, axes=(1, 2)),
-            logits + _at_half_scale(windows, field_of),
-            logits,
-        )
         mask = refined > 0
-        for counts, other in zip(self._overlap, others, strict=True):
-            same = valid & (np.nan_to_num(other, nan=-np.inf) > 0)
+        for counts, other in zip(self._overlap, (*fields[1:], 0), strict=True):
+            same = valid & (np.nan_to_num(logits + other, nan=-np.inf) > 0)
             counts += (mask & same).sum(), (mask | same).sum()
         for counts, scores in zip(self._expected, (base, refined), strict=True):
             chance = sigmoid(scores)
@@ -67,6 +58,17 @@ class Agreement:
         *agreement, kept, before, after = iou
         area = np.log((self._areas[1] + 1) / (self._areas[0] + 1))
         return np.array([*agreement, before, after, kept, np.clip(area, -3, 3)])
+
+
+def fields_of_views(windows: Windows, field_of: Callable[[Windows], FloatMap]) -> tuple[FloatMap, ...]:
+    """What is added to windows as they are, mirrored, turned, and at half their scale; all as the windows lie."""
+    mirrored, turned = windows.turned(True, 0), windows.turned(False, 1)
+    return (
+        field_of(windows),
+        field_of(mirrored)[..., ::-1],
+        np.rot90(field_of(turned), -1, axes=(1, 2)),
+        _at_half_scale(windows, field_of),
+    )
 
 
 def _at_half_scale(windows: Windows, field_of: Callable[[Windows], FloatMap]) -> FloatMap:

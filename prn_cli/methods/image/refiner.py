@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.maps.bands import band_range
-from prn_cli.methods.image.brake import Agreement, Brake
+from prn_cli.maps.probabilities import logit
+from prn_cli.methods.image.brake import Agreement, Brake, fields_of_views
 from prn_cli.methods.refiner import FloatMap, Metadata, NetworkRefiner, Runner, Survey, Windows
 
 Range = tuple[tuple[float, ...], tuple[float, ...]]
@@ -24,6 +25,12 @@ _SURVEYED = 4 << 20  # pixels of a set
 _OVERVIEW = 256  # px
 
 
+def stretched(image: FloatMap, limits: Range) -> FloatMap:
+    """The image, `(..., bands, h, w)`, in its range: [-1, 1], and half as much on either side."""
+    low, high = (np.array(end, np.float32)[:, None, None] for end in limits)
+    return np.asarray(np.clip(2 * (image - low) / (high - low) - 1, -LIMIT, LIMIT), np.float32)
+
+
 class ImageRefiner(NetworkRefiner):
     """Field: the bias map, in logits.
 
@@ -32,12 +39,14 @@ class ImageRefiner(NetworkRefiner):
     Args:
         runner: maps `logits` (N, 1, H, W) and `image` (N, 3, H, W), in [-1, 1], to `bias`, all float32.
         limits: of each band of the images; those that the weights know, or each map's own, if None.
+        centre: the logit at which base masks are cut. The network sees logits as if that were 0.
     """
 
     name = "image"
 
-    def __init__(self, runner: Runner, limits: Range | None = None) -> None:
+    def __init__(self, runner: Runner, limits: Range | None = None, centre: float = 0.0) -> None:
         super().__init__(runner)
+        self.centre = np.float32(centre)
         self.expect(["logits", "image"], ["bias"])
         known = Metadata(runner.metadata, runner.path)
         low, high = (known.numbers(f"prn.image_{end}", self.needs.bands) for end in ("low", "high"))
@@ -50,32 +59,36 @@ class ImageRefiner(NetworkRefiner):
         """The range of each band of the map's image."""
         return None if reduced.image is None else band_range(reduced.image)
 
+    def cut_at(self, threshold: float) -> ImageRefiner:
+        """The refiner of base masks that are cut at another threshold, if its weights have not learned at one."""
+        return self if self.brake is None else type(self)(self.runner, self.limits, float(logit(np.float32(threshold))))
+
     def survey(self, sample: Sequence[Windows]) -> Survey:
         """Take the range of each band of the set, and the strength that the network's agreement with itself bears."""
         images = [windows.image[0] for windows in sample if windows.image is not None]
         if not images:
             return Survey(self)
-        known = type(self)(self.runner, band_range(images))
+        known = type(self)(self.runner, band_range(images), self.centre)
         settings = {"image_range": known.limits}
         if self.brake is None:
             return Survey(known, settings=settings)
         agreement = Agreement()
         for windows in sample:
-            agreement.add(windows, known.field)
+            agreement.add(windows.logits - self.centre, fields_of_views(windows, known.field))
         features = agreement.features()
         strength = self.brake.strength(features)
-        then = f"strength {strength:g}" if strength else "masks left as they are"
+        then = f"strength {strength:g}" if strength else "scores left as they are"
         said = f"agreement {features[:3].mean():.2f} of refined masks of maps mirrored, turned and reduced: {then}"
         return Survey(known, strength, said, settings | {"agreement": features.round(4).tolist()})
 
     def field(self, windows: Windows) -> FloatMap:
         """The bias map; 0 around which the base model is sure."""
         found = np.zeros(windows.logits.shape, np.float32)
-        part = self._unsure(windows.logits)
+        logits = windows.logits - self.centre
+        part = self._unsure(logits)
         if part is not None and windows.image is not None:
-            low, high = (np.array(end, np.float32)[:, None, None] for end in self.limits or windows.overview)
-            image = np.clip(2 * (windows.image[:, :, *part] - low) / (high - low) - 1, -LIMIT, LIMIT)
-            inputs = {"logits": windows.logits[:, np.newaxis, *part], "image": image}
+            image = stretched(windows.image[:, :, *part], self.limits or windows.overview)
+            inputs = {"logits": logits[:, np.newaxis, *part], "image": image}
             found[:, *part] = self.runner.run(["bias"], inputs)[0][:, 0]
         return found
 
@@ -94,5 +107,5 @@ class ImageRefiner(NetworkRefiner):
         return slice(max(first * multiple, 0), min(last * multiple, size))
 
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
-        """Pickle what the set has shown, too."""
-        return type(self), (self.runner, self.limits)
+        """Pickle what is known of the set, too."""
+        return type(self), (self.runner, self.limits, self.centre)
