@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.probabilities import logit
 from prn_cli.methods import load_refiner
-from prn_cli.methods.image.brake import FEATURES, Agreement, Brake
+from prn_cli.methods.image.brake import FEATURES, Agreement, Brake, consensus
 from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.boundaries import boundary_iou, count_boundaries, mean_boundary_accuracy
 from prn_cli.metrics.regions import count_regions, iou
@@ -81,12 +81,22 @@ def counted(threshold: float, windows: Sequence[Window]) -> Record:
     half = float(logit(np.float32(threshold)))
     for window in windows:
         agreement.add(window.logits[None], window.fields[:, None])
-        label = np.where(np.isnan(window.logits), IGNORE, window.label).astype(np.uint8)
-        scores = [window.logits + half, *(window.logits + strength * window.fields[0] for strength in STRENGTHS)]
-        masks = [np.where(label == IGNORE, IGNORE, np.nan_to_num(each, nan=-1) > 0).astype(np.uint8) for each in scores]
-        regions.append([count_regions(mask, label).array() for mask in masks])
-        edges.append([count_boundaries(mask, label) for mask in masks])
+        field = consensus(window.fields)
+        scores = [window.logits + half, *(window.logits + strength * field for strength in STRENGTHS)]
+        found = counted_masks(window, [np.nan_to_num(each, nan=-1) > 0 for each in scores])
+        regions.append(found[0])
+        edges.append(found[1])
     return Record(np.array(regions), np.array(edges), agreement.features(), threshold)
+
+
+def counted_masks(
+    window: Window, masks: Sequence[NDArray[np.bool_]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Regions `(masks, 4)` and boundaries `(masks, 16)`."""
+    label = np.where(np.isnan(window.logits), IGNORE, window.label).astype(np.uint8)
+    known = [np.where(label == IGNORE, IGNORE, mask).astype(np.uint8) for mask in masks]
+    regions = np.array([count_regions(mask, label).array() for mask in known])
+    return regions, np.array([count_boundaries(mask, label) for mask in known])
 
 
 # The brake ------------------------------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ from prn_cli.errors import UsageError, WeightsError
 from prn_cli.files.manifest import MANIFEST_NAME
 from prn_cli.maps.bands import band_range
 from prn_cli.methods import load_refiner, options_of, refiner_of
-from prn_cli.methods.image.brake import FEATURES, Agreement, Brake, fields_of_views
+from prn_cli.methods.image.brake import FEATURES, Agreement, Brake, consensus, fields_of_views
 from prn_cli.methods.image.network import REACH, ImageNetwork
+from prn_cli.methods.image.refiner import ImageRefiner
 from prn_cli.methods.recipe import build
 from prn_cli.methods.refiner import Windows
 from prn_cli.methods.torch_runner import TorchRunner, load_network
@@ -126,6 +127,13 @@ def test_a_band_of_one_value_has_a_range(value: float) -> None:
 # The refiner.
 
 
+def foreign(*weights: list[float]) -> ImageRefiner:
+    """The refiner of weights that have not learned from the set."""
+    runner = TorchRunner(network())
+    runner.metadata = {**runner.metadata, "prn.brake": brake(*weights).to_json()}
+    return refiner_of(runner)
+
+
 class Counting:
     """A runner that counts the pixels it is given, and adds 1 to each."""
 
@@ -154,12 +162,30 @@ def test_what_the_base_model_is_sure_of_is_skipped() -> None:
     assert 0 < runner.pixels < 512 * 512 / 4
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_views_agree_on_what_all_of_them_add_at_the_least(seed: int) -> None:
+    fields = np.random.default_rng(seed).normal(size=(4, 1, 6, 5)).astype(np.float32)
+    found = consensus(fields)
+    assert (np.abs(found) <= np.abs(fields)).all()
+    assert ((found == 0) | (np.sign(found) == np.sign(fields)).all(axis=0)).all()
+    np.testing.assert_array_equal(consensus([fields[0]] * 4), fields[0])
+    np.testing.assert_array_equal(consensus([*fields[:3], -fields[0]]), np.zeros_like(found))
+
+
+def test_weights_of_other_sets_add_what_all_views_agree_on() -> None:
+    refiner = foreign(GO)
+    logits, image = scene(64, 96)
+    windows = Windows(logits[None], image[None], overview=band_range([image]))
+    mirrored = refiner.bias(windows.turned(True, 0))[..., ::-1]
+    for view in (refiner.bias(windows), mirrored):
+        assert (np.abs(refiner.field(windows)) <= np.abs(view) + 1e-6).all()
+    assert refiner.field(windows).any()
+
+
 @given(st.floats(0.02, 0.98))
 @settings(max_examples=10, deadline=None)
 def test_it_sees_scores_about_the_threshold_that_they_are_cut_at(threshold: float) -> None:
-    runner = TorchRunner(network())
-    runner.metadata = {**runner.metadata, "prn.brake": brake(GO).to_json()}
-    refiner = refiner_of(runner)
+    refiner = foreign(GO)
     logits, image = scene(64, 64)
     shifted = logits + np.float32(np.log(threshold / (1 - threshold)))
     around = refiner.cut_at(threshold)
@@ -177,9 +203,9 @@ def test_weights_that_learned_from_the_set_see_scores_as_they_learned_them() -> 
 
 def test_a_map_and_its_tiles_agree() -> None:
     logits, image = scene(400, 560)
-    refiner = refiner_of(TorchRunner(network()))
-    whole, tiles = (refine_map(logits, refiner, image=image, tile=tile) > 0 for tile in (1024, 320))
-    assert (whole != tiles).mean() < 1e-3
+    for refiner in (refiner_of(TorchRunner(network())), foreign(GO)):
+        whole, tiles = (refine_map(logits, refiner, image=image, tile=tile) > 0 for tile in (1024, 320))
+        assert (whole != tiles).mean() < 1e-3
 
 
 def test_a_pickled_refiner_knows_the_range_of_its_set(weights: Path) -> None:

@@ -71,6 +71,16 @@ def fields_of_views(windows: Windows, field_of: Callable[[Windows], FloatMap]) -
     )
 
 
+def consensus(fields: Sequence[FloatMap]) -> FloatMap:
+    """What all views add at the least; 0 where they do not agree on the direction."""
+    first, *others = fields
+    least, agreed = np.abs(first), np.ones(first.shape, np.bool_)
+    for other in others:
+        np.minimum(least, np.abs(other), out=least)
+        agreed &= (other > 0) == (first > 0)
+    return np.where(agreed, np.copysign(least, first), np.float32(0))
+
+
 def _at_half_scale(windows: Windows, field_of: Callable[[Windows], FloatMap]) -> FloatMap:
     """The field of windows at half their scale, at the full one again."""
     height, width = windows.logits.shape[1:]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.bands import band_range
 from prn_cli.maps.probabilities import logit
-from prn_cli.methods.image.brake import Agreement, Brake, fields_of_views
+from prn_cli.methods.image.brake import Agreement, Brake, consensus, fields_of_views
 from prn_cli.methods.refiner import FloatMap, Metadata, NetworkRefiner, Runner, Survey, Windows
 
 Range = tuple[tuple[float, ...], tuple[float, ...]]
@@ -53,7 +53,8 @@ class ImageRefiner(NetworkRefiner):
         self.brake = known.parsed("prn.brake", Brake.from_json, "a brake")
         self.limits = limits or (None if low is None or high is None else (low, high))
         unknown = self.limits is None
-        self.needs = replace(self.needs, overview=_OVERVIEW * unknown, survey=_SURVEYED * unknown)
+        multiple = self.needs.multiple * (1 if self.brake is None else 2)  # half the scale is looked at, too
+        self.needs = replace(self.needs, multiple=multiple, overview=_OVERVIEW * unknown, survey=_SURVEYED * unknown)
 
     def overview(self, reduced: Windows) -> Range | None:
         """The range of each band of the map's image."""
@@ -74,7 +75,7 @@ class ImageRefiner(NetworkRefiner):
             return Survey(known, settings=settings)
         agreement = Agreement()
         for windows in sample:
-            agreement.add(windows.logits - self.centre, fields_of_views(windows, known.field))
+            agreement.add(windows.logits - self.centre, fields_of_views(windows, known.bias))
         features = agreement.features()
         strength = self.brake.strength(features)
         then = f"strength {strength:g}" if strength else "scores left as they are"
@@ -82,7 +83,11 @@ class ImageRefiner(NetworkRefiner):
         return Survey(known, strength, said, settings | {"agreement": features.round(4).tolist()})
 
     def field(self, windows: Windows) -> FloatMap:
-        """The bias map; 0 around which the base model is sure."""
+        """The bias map; of weights that have not learned from the set, what all views of it agree on."""
+        return self.bias(windows) if self.brake is None else consensus(fields_of_views(windows, self.bias))
+
+    def bias(self, windows: Windows) -> FloatMap:
+        """The bias map of the windows as they are; 0 around which the base model is sure."""
         found = np.zeros(windows.logits.shape, np.float32)
         logits = windows.logits - self.centre
         part = self._unsure(logits)
