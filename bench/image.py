@@ -19,6 +19,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +54,7 @@ class Record:
 
     Attributes:
         regions: `(windows, 1 + strengths, 4)`, first of the base model at 0.5, then by strength.
-        edges: `(windows, 1 + strengths, 16)`, see `prn_cli.metrics.boundaries`.
+        edges: `(windows, 1 + strengths, 16)`, see `prn_cli.metrics.boundaries`; none of training splits.
         features: what shows without labels.
         threshold: of the first call.
     """
@@ -62,6 +64,12 @@ class Record:
     features: NDArray[np.float64]
     threshold: float
 
+    @cached_property
+    def added(self) -> NDArray[np.float64]:
+        """Points of pooled IoU against the first call, by strength."""
+        found = gains(self)
+        return found - found[0]
+
 
 def records(folder: Path, split: str) -> dict[str, Record]:
     """Count the windows of all pairs, unless that was done before."""
@@ -70,33 +78,31 @@ def records(folder: Path, split: str) -> dict[str, Record]:
         kept = folder / "counted" / path.name
         if not kept.exists():
             kept.parent.mkdir(exist_ok=True)
-            np.savez(kept, **vars(counted(*load(path))))
+            np.savez(kept, **vars(counted(*load(path), edges=split == "test")))
         found[path.stem.rpartition("-")[0]] = Record(**np.load(kept))
     return found
 
 
-def counted(threshold: float, windows: Sequence[Window]) -> Record:
-    """Counts by strength, and the features of all windows together."""
-    agreement, regions, edges = Agreement(), [], []
+def counted(threshold: float, windows: Sequence[Window], *, edges: bool) -> Record:
+    """Counts by strength, with boundaries or without; and the features of all windows together."""
+    agreement, counts = Agreement(), []
     half = float(logit(np.float32(threshold)))
     for window in windows:
         agreement.add(window.logits[None], window.fields[:, None])
         field = consensus(window.fields)
         scores = [window.logits + half, *(window.logits + strength * field for strength in STRENGTHS)]
-        found = counted_masks(window, [np.nan_to_num(each, nan=-1) > 0 for each in scores])
-        regions.append(found[0])
-        edges.append(found[1])
-    return Record(np.array(regions), np.array(edges), agreement.features(), threshold)
+        counts.append(counted_masks(window, [np.nan_to_num(each, nan=-1) > 0 for each in scores], edges=edges))
+    return Record(*map(np.array, zip(*counts, strict=True)), agreement.features(), threshold)
 
 
 def counted_masks(
-    window: Window, masks: Sequence[NDArray[np.bool_]]
+    window: Window, masks: Sequence[NDArray[np.bool_]], *, edges: bool = True
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Regions `(masks, 4)` and boundaries `(masks, 16)`."""
     label = np.where(np.isnan(window.logits), IGNORE, window.label).astype(np.uint8)
     known = [np.where(label == IGNORE, IGNORE, mask).astype(np.uint8) for mask in masks]
     regions = np.array([count_regions(mask, label).array() for mask in known])
-    return regions, np.array([count_boundaries(mask, label) for mask in known])
+    return regions, np.array([count_boundaries(mask, label) for mask in known if edges])
 
 
 # The brake ------------------------------------------------------------------------------------------------------------
@@ -109,55 +115,63 @@ def gains(record: Record, *, pool: bool = True) -> NDArray[np.float64]:
     return 100 * (scores[1:] - scores[0])
 
 
-def added(record: Record) -> NDArray[np.float64]:
-    """Points of pooled IoU against the first call, by strength."""
-    found = gains(record)
-    return found - found[0]
+class Settings(NamedTuple):
+    """Of the brake: strengths to choose from, the penalty, how much more losses weigh, the least expected gain."""
+
+    strengths: tuple[float, ...]
+    ridge: float
+    caution: float
+    least: float
 
 
-def fit(found: dict[str, Record], *, ridge: float, caution: float, least: float) -> Brake:
+def fit(found: dict[str, Record], settings: Settings) -> Brake:
     """A ridge regression from features to gains; losses weigh more than gains. Sets weigh alike."""
+    at = [STRENGTHS.index(strength) for strength in settings.strengths]
     features = np.stack([record.features for record in found.values()])
-    target = np.stack([added(record)[1:] for record in found.values()])
-    target = np.clip(np.where(target < 0, caution * target, target), *_TARGETS)
+    target = np.stack([record.added[at] for record in found.values()])
+    target = np.clip(np.where(target < 0, settings.caution * target, target), *_TARGETS)
     names = [set_of(name) for name in found]
     weight = np.array([1 / names.count(name) for name in names])
     centre, spread = features.mean(0), features.std(0) + 1e-3
     standard = np.clip((features - centre) / spread, -3, 3)
     design = np.concatenate([standard, np.ones((len(standard), 1))], axis=1)
-    penalty = ridge * np.diag([*np.ones(len(FEATURES)), 0])
+    penalty = settings.ridge * np.diag([*np.ones(len(FEATURES)), 0])
     weights = np.linalg.solve(design.T @ (weight[:, None] * design) + penalty, design.T @ (weight[:, None] * target)).T
     rounded = [np.round(values, 4).tolist() for values in (centre, spread, weights)]
-    return Brake(*rounded, STRENGTHS[1:], least)
+    return Brake(*rounded, settings.strengths, settings.least)
 
 
 _TARGETS = (-20, 12)
 
 
-def left_out(train: dict[str, Record], judged: dict[str, Record], **settings: float) -> dict[str, float]:
+def left_out(train: dict[str, Record], judged: dict[str, Record], settings: Settings) -> dict[str, float]:
     """The strength of each pair, by a brake that has learned from the other sets."""
     found = {}
     for held in {set_of(name) for name in judged}:
-        brake = fit({name: record for name, record in train.items() if set_of(name) != held}, **settings)
+        brake = fit({name: record for name, record in train.items() if set_of(name) != held}, settings)
         found |= {name: brake.strength(r.features) for name, r in judged.items() if set_of(name) == held}
     return found
 
 
-def worth(train: dict[str, Record], strengths: dict[str, float]) -> tuple[int, int, float]:
-    """What settings of the brake are worth: few pairs that lose more than a point, few more than 0.2, a high mean."""
-    found = np.array([added(record)[STRENGTHS.index(strengths[name])] for name, record in train.items()])
-    return -int((found < -1).sum()), -int((found < -0.2).sum()), float(found.mean())
+def worth(train: dict[str, Record], strengths: dict[str, float]) -> tuple[int, float, float]:
+    """What settings are worth: none may lose more than a point, one in twenty more than 0.2; then a high mean."""
+    found = np.array([record.added[STRENGTHS.index(strengths[name])] for name, record in train.items()])
+    return -int((found < -1).sum()), -max(float((found < -0.2).mean()) - _LOSERS, 0.0), float(found.mean())
 
 
-def settle(train: dict[str, Record]) -> dict[str, float]:
+_LOSERS = 0.05
+"""Half of the pairs that may lose: other windows of a set lose more."""
+
+
+def settle(train: dict[str, Record]) -> Settings:
     """The settings that are worth most, leave-one-set-out, on the training splits."""
-    grid = [
-        {"ridge": ridge, "least": least, "caution": caution}
-        for ridge in (0.1, 0.3, 1.0, 3.0)
-        for least in (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-        for caution in (1.0, 2.0, 4.0)
-    ]
-    return max(grid, key=lambda settings: worth(train, left_out(train, train, **settings)))
+    grid = product(
+        [STRENGTHS[1:], *((strength,) for strength in STRENGTHS[1:])],
+        (0.1, 0.3, 1.0, 3.0, 10.0),
+        (1.0, 2.0, 4.0),
+        (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
+    )
+    return max((Settings(*each) for each in grid), key=lambda settings: worth(train, left_out(train, train, settings)))
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
@@ -262,7 +276,7 @@ def by_pair(judged: dict[str, Figures], found: dict[str, Record]) -> str:
     lines = []
     for name, f in judged.items():
         cells = (f.first[0], f.unbraked[0], f.refined[0], f.first[2], f.unbraked[2], f.refined[2])
-        head = [name, f"{f.base:.3f}", f"{found[name].threshold:g}", f"{found[name].features[:3].mean():.2f}"]
+        head = [name, f"{f.base:.3f}", f"{found[name].threshold:g}", f"{found[name].features[0]:.2f}"]
         lines.append([*head, f"{f.strength:g}", *(f"{cell:+.2f}" for cell in cells)])
     heading = ["pair (test split)", "base IoU", "cut at", "agreement", "strength", "IoU, first call", "strength 1"]
     return markdown([*heading, "with the brake", "mBA, first call", "strength 1", "with the brake"], lines)
@@ -322,15 +336,15 @@ def main() -> None:
         return
     train, test = records(given.fields, "train"), records(given.fields, "test")
     settings = settle(train)
-    strengths = left_out(train, test, **settings)
+    strengths = left_out(train, test, settings)
     judged = {name: figures_of(record, strengths[name]) for name, record in test.items()}
     lines = summary(judged)
-    print(f"brake: {settings}\n\n{markdown([f'{len(judged)} pairs', *SUMMARY], lines)}\n\n{table(judged)}\n")
+    print(f"{settings}\n\n{markdown([f'{len(judged)} pairs', *SUMMARY], lines)}\n\n{table(judged)}\n")
     if given.by_pair:
         print(by_pair(judged, test), "\n")
     print(machine())
     if given.out:
-        brake = json.loads(fit(train, **settings).to_json())
+        brake = json.loads(fit(train, settings).to_json())
         figures = {line[0]: dict(zip(SUMMARY, line[1:], strict=True)) for line in lines[:3]}
         given.out.write_text(json.dumps({"brake": brake, "figures": figures}) + "\n")
 

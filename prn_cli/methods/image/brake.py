@@ -1,8 +1,8 @@
 """How much of a correction a set bears, found without labels: where the network does not know the place, it shows.
 
-Refined masks of a map and of its mirror image, of the map turned, and of the map at half the scale are compared; so are
-how sure refined scores are, and how far the refined mask is from the base model's. From these a regression, fitted over
-many sets and base models by `bench/image.py`, says what each strength is likely to gain.
+A map is looked at as it is, mirrored, turned, and at half its scale. At each place, what all views add at the least is
+added. How far their masks agree, how much surer refined scores are, and how much area is won or lost tell a regression,
+fitted over many sets and base models by `bench/image.py`, what each strength is likely to gain.
 """
 
 from __future__ import annotations
@@ -17,22 +17,14 @@ from numpy.typing import NDArray
 from prn_cli.maps.probabilities import sigmoid
 from prn_cli.methods.refiner import FloatMap, Windows
 
-FEATURES = (
-    "agreement under mirrors",
-    "agreement under turns",
-    "agreement under scales",
-    "expected IoU before",
-    "expected IoU after",
-    "IoU of base and refined",
-    "log area, refined by base",
-)
+FEATURES = ("agreement of views", "gain of expected IoU", "log area, refined by base")
 
 
 class Agreement:
     """Counts over a sample of a set, from which its features come."""
 
     def __init__(self) -> None:
-        self._overlap = np.zeros((4, 2))  # with the mask of the mirror image, of the turned map, at half scale, of base
+        self._overlap = np.zeros((3, 2))  # with the mask of the mirror image, of the turned map, at half scale
         self._expected = np.zeros((2, 2))  # of the base model and refined
         self._areas = np.zeros(2)
 
@@ -42,7 +34,7 @@ class Agreement:
         refined = np.nan_to_num(logits + fields[0], nan=-np.inf)
         base = np.nan_to_num(logits, nan=-np.inf)
         mask = refined > 0
-        for counts, other in zip(self._overlap, (*fields[1:], 0), strict=True):
+        for counts, other in zip(self._overlap, fields[1:], strict=True):
             same = valid & (np.nan_to_num(logits + other, nan=-np.inf) > 0)
             counts += (mask & same).sum(), (mask | same).sum()
         for counts, scores in zip(self._expected, (base, refined), strict=True):
@@ -53,11 +45,13 @@ class Agreement:
         self._areas += (base > 0).sum(), mask.sum()
 
     def features(self) -> NDArray[np.float64]:
-        """See `FEATURES`, `(7,)`."""
-        iou = [float(both / either) if either else 1.0 for both, either in (*self._overlap, *self._expected)]
-        *agreement, kept, before, after = iou
+        """See `FEATURES`, `(3,)`."""
+        *agreement, before, after = (both / either if either else 1.0 for both, either in self._counts())
         area = np.log((self._areas[1] + 1) / (self._areas[0] + 1))
-        return np.array([*agreement, before, after, kept, np.clip(area, -3, 3)])
+        return np.array([np.mean(agreement), after - before, np.clip(area, -3, 3)])
+
+    def _counts(self) -> NDArray[np.float64]:
+        return np.concatenate([self._overlap, self._expected])
 
 
 def fields_of_views(windows: Windows, field_of: Callable[[Windows], FloatMap]) -> tuple[FloatMap, ...]:

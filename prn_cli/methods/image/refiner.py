@@ -79,7 +79,7 @@ class ImageRefiner(NetworkRefiner):
         features = agreement.features()
         strength = self.brake.strength(features)
         then = f"strength {strength:g}" if strength else "scores left as they are"
-        said = f"agreement {features[:3].mean():.2f} of refined masks of maps mirrored, turned and reduced: {then}"
+        said = f"agreement {features[0]:.2f} of refined masks of maps mirrored, turned and reduced: {then}"
         return Survey(known, strength, said, settings | {"agreement": features.round(4).tolist()})
 
     def field(self, windows: Windows) -> FloatMap:
