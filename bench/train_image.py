@@ -31,7 +31,6 @@ import torch
 import torch.nn.functional as F
 from common import machine
 from image_data import FOLDS, IGNORE, MAY_SHIP, SETS, samples
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prn_cli.methods.image.network import ImageNetwork
@@ -113,26 +112,9 @@ class Pool:
                 rows, columns = (slice(start // step, (start + WINDOW) // step) for start in (y, x))
                 plane = planes[key][at, kind] if key == "logits" else planes[key][at]
                 values.append(plane[..., rows, columns])
-        picked["logits"] = [
-            logits - (best_cut(logits, label) if random.random() < CENTRED else 0)
-            for logits, label in zip(picked["logits"], picked["label"], strict=True)
-        ]
         tensors = {key: torch.from_numpy(np.stack(values)) for key, values in picked.items()}
         features = [tensors[f"f{level}"].float().contiguous(memory_format=torch.channels_last) for level in range(4)]
         return tensors["logits"].float()[:, None], tensors["image"].float(), tensors["label"][:, None], features
-
-
-def best_cut(logits: NDArray[np.float16], label: NDArray[np.uint8]) -> np.float16:
-    """The logit at which the mask of a crop is best: about what the first call finds, which logits are cut at."""
-    truth, known = label == 1, (label != IGNORE) & ~np.isnan(logits)
-    found = [known & (logits > cut) for cut in CUTS]
-    scores = [(mask & truth).sum() / max(((mask | truth) & known).sum(), 1) for mask in found]
-    return np.float16(CUTS[int(np.argmax(scores))])
-
-
-CENTRED = 0.75
-"""Of the crops, those whose logits are cut at 0."""
-CUTS = (0, -0.25, 0.25, -0.5, 0.5, -1, 1, -1.5, -2, -3)
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -154,34 +136,13 @@ def loss_of(base: Tensor, refined: Tensor, label: Tensor) -> Tensor:
     chance = torch.sigmoid(refined) * valid
     both = (chance * truth).sum((1, 2, 3))
     overlap = 1 - (both + 1) / (chance.sum((1, 2, 3)) + (truth * valid).sum((1, 2, 3)) - both + 1)
-    return (entropy + overlap + HARM * harm).mean()
+    return (entropy + overlap + harm).mean()
 
 
-HARM = 3.0
-"""How much more what is made worse counts."""
-
-
-def train(
-    pool: Path,
-    out: Path,
-    sets: list[str],
-    *,
-    steps: int,
-    seed: int,
-    encoder: Path,
-    rate: float,
-    start_from: Path | None,
-) -> None:
+def train(pool: Path, out: Path, sets: list[str], steps: int, seed: int, encoder: Path, rate: float) -> None:
     torch.manual_seed(seed)
     network = ImageNetwork()
     load_encoder(network, encoder)
-    before: list[Any] = []
-    if start_from is not None:
-        state = torch.load(start_from, map_location="cpu", weights_only=False)
-        if state["sets"] != sets:
-            raise SystemExit(f"{start_from} has learned from {', '.join(state['sets'])}")
-        network.load_state_dict(state["network"], strict=False)
-        before = [*state.get("before", []), {key: state[key] for key in ("steps", "seed", "seconds") if key in state}]
     network.encoder.requires_grad_(False)
     crops, decoder = Pool(pool, sets), network.decoder.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(decoder.parameters(), rate, weight_decay=1e-2)
@@ -226,7 +187,7 @@ def train(
             }
             torch.save(state, checkpoint)
     decoder.load_state_dict(average or decoder.state_dict())
-    about = {"sets": sets, "before": before, "steps": steps, "seed": seed, "seconds": round(time.monotonic() - began)}
+    about = {"sets": sets, "steps": steps, "seed": seed, "seconds": round(time.monotonic() - began)}
     when = {"machine": machine(), "date": date.today().isoformat()}
     torch.save({"network": network.state_dict(), **about, **when}, out)
     checkpoint.unlink(missing_ok=True)
@@ -260,7 +221,7 @@ def ship(trained: Path, brake: Path, folder: Path) -> None:
         "training": {
             "sets": {name: SOURCES[name] for name in state["sets"]},
             "encoder": ENCODER,
-            **{key: state[key] for key in ("before", "steps", "seed", "seconds", "machine", "date") if key in state},
+            **{key: state[key] for key in ("steps", "seed", "seconds", "machine", "date") if key in state},
             "brake": BRAKE,
         },
         "learned_from_other_sets": True,
@@ -288,7 +249,6 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="crops a set")
     parser.add_argument("--side", type=int, default=208)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--from", type=Path, dest="start_from", help="go on from what an earlier training has written")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--brake", type=Path, help="that bench/image.py fit has written")
     parser.add_argument("--seed", type=int, default=0)
@@ -303,8 +263,7 @@ def main() -> None:
     left_out = FOLDS[given.hold_out] if given.hold_out is not None else ()
     sets = [name for name in given.sets if name not in left_out]
     print(f"learns from {', '.join(sets)}", file=sys.stderr)
-    settings = {"steps": given.steps, "seed": given.seed, "encoder": given.encoder, "rate": given.rate}
-    train(given.pool, given.out, sets, **settings, start_from=given.start_from)
+    train(given.pool, given.out, sets, given.steps, given.seed, given.encoder, given.rate)
 
 
 if __name__ == "__main__":
