@@ -400,6 +400,17 @@ def test_a_chain_puts_edges_to_what_the_first_refiner_made(folder: Path, weights
     assert any((a != b).any() for a, b in zip(masks(tmp_path / "braked"), masks(tmp_path / "both"), strict=True))
 
 
+def test_a_chain_is_cut_where_the_weights_that_have_learned_from_the_set_say(
+    folder: Path, weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    export(build("fast", seed=0), tmp_path / "run", card={}, metadata={"prn.threshold": "0.3", "prn.strength": "1"})
+    line = ["refine", folder / "logits", "-o", tmp_path / "out", "--images", folder / "images", "-j", "1"]
+    chain = ("--weights", tmp_path / "run", "--weights", weights)
+    assert app.run([str(word) for word in (*line, *chain)]) == 0
+    assert '"threshold": 0.3' in (tmp_path / "out" / MANIFEST_NAME).read_text()
+
+
 def train(folder: Path, out: Path, *options: object) -> None:
     small = ("--crop", 64, "--batch", 2, "--epochs", 1, "--steps", 2, "--threads", 1, "--folds", 1)
     line = ["train", folder / "logits", "--labels", folder / "labels", "--network", "image", "-o", out, *small]

@@ -46,7 +46,7 @@ class ImageRefiner(NetworkRefiner):
 
     def __init__(self, runner: Runner, limits: Range | None = None, centre: float = 0.0) -> None:
         super().__init__(runner)
-        self.centre = np.float32(centre)
+        self.centre = centre
         self.expect(["logits", "image"], ["bias"])
         known = Metadata(runner.metadata, runner.path)
         low, high = (known.numbers(f"prn.image_{end}", self.needs.bands) for end in ("low", "high"))
@@ -62,7 +62,10 @@ class ImageRefiner(NetworkRefiner):
 
     def cut_at(self, threshold: float) -> ImageRefiner:
         """The refiner of base masks that are cut at another threshold, if its weights have not learned at one."""
-        return self if self.brake is None else type(self)(self.runner, self.limits, float(logit(np.float32(threshold))))
+        if self.brake is None:
+            return self
+        centre = float(logit(np.full(1, threshold, np.float32))[0])
+        return type(self)(self.runner, self.limits, centre)
 
     def survey(self, sample: Sequence[Windows]) -> Survey:
         """Take the range of each band of the set, and the strength that the network's agreement with itself bears."""
@@ -75,7 +78,7 @@ class ImageRefiner(NetworkRefiner):
             return Survey(known, settings=settings)
         agreement = Agreement()
         for windows in sample:
-            agreement.add(windows.logits - self.centre, fields_of_views(windows, known.bias))
+            agreement.add(windows.logits - np.float32(self.centre), fields_of_views(windows, known.bias))
         features = agreement.features()
         strength = self.brake.strength(features)
         then = f"strength {strength:g}" if strength else "scores left as they are"
@@ -89,7 +92,7 @@ class ImageRefiner(NetworkRefiner):
     def bias(self, windows: Windows) -> FloatMap:
         """The bias map of the windows as they are; 0 around which the base model is sure."""
         found = np.zeros(windows.logits.shape, np.float32)
-        logits = windows.logits - self.centre
+        logits = windows.logits - np.float32(self.centre)
         part = self._unsure(logits)
         if part is not None and windows.image is not None:
             image = stretched(windows.image[:, :, *part], self.limits or windows.overview)
