@@ -56,7 +56,7 @@ class Refined:
         Raises:
             PrnError: the map cannot be read.
         """
-        bands, planes_of = max(link.refiner.needs.bands for link in self.links), self.maps.task.planes
+        bands, planes_of = max((link.refiner.needs.bands for link in self.links), default=0), self.maps.task.planes
         for logits, image in self.maps.windows(one, bands=bands, most=_REFINED_WINDOWS if self._applied else WINDOWS):
             padding = find_padding(logits)
             if self._applied:
@@ -76,7 +76,7 @@ class Refined:
 
     def measured(self, measure: Callable[[Drawn, int], T]) -> list[T]:
         """Measure the maps, in the order of their hash; `measure` takes a map, and how many are drawn."""
-        bands = max(link.refiner.needs.bands for link in self.links)
+        bands = max((link.refiner.needs.bands for link in self.links), default=0)
         drawn = self.maps.drawn(_REFINED_MAPS if self._applied else MAPS, bands=bands)
 
         def attempt(one: Drawn) -> T | None:
