@@ -4,10 +4,11 @@
     python bench/image.py fit   --fields FIELDS [--out brake.json] [--by-pair]
     python bench/image.py speed [--names fast image] [--published]      seconds a megapixel
 
-`fit` learns the brake from windows of training splits, and judges windows of test splits, each set by a brake that has
-learned from the other sets alone; test splits take part in nothing but the table. Changes are against the base model
-cut at 0.5, and against the first call without the image: the base model cut at the threshold that is chosen without
-labels. Intervals are 95 % bootstrap intervals over sets.
+`fit` learns the brake from windows of training splits, and judges windows of test splits, each set by a brake that
+has learned from the other sets alone. (The features of the brake and the consensus of views were settled on while
+figures of both splits could be seen.) Changes are against the base model cut at 0.5, and against the first call
+without the image: the base model cut at the threshold that is chosen without labels. Intervals are 95 % bootstrap
+intervals over sets.
 """
 
 from __future__ import annotations
