@@ -64,8 +64,9 @@ class Plan:
 
     @property
     def order(self) -> list[int]:
-        """Numbers of the jobs as they begin: first the network to keep, which has a thread of its own to the end."""
-        return [len(self.jobs) - 1, *range(len(self.jobs) - 1)]
+        """Numbers of the jobs as they begin: with a budget, the network to keep has a thread of its own to the end."""
+        folds = range(len(self.jobs) - 1)
+        return [*folds, len(folds)] if self.pace is None else [len(folds), *folds]
 
     def seconds_for(self, number: int, budget: Budget) -> float:
         """Seconds of training for the job of this number, which begins now.
