@@ -67,6 +67,9 @@ def test_time_is_shared_by_rounds_and_folds_are_dropped_where_it_is_short() -> N
     assert [one.seconds_for(number, budget) for number in (0, 3)] == pytest.approx(
         [40 - one.measuring(one.jobs[0].hold), 60]
     )
+    held_out = make_plan(run(2), Holdout(maps(6), "given", hold=maps(3)), budget)
+    assert held_out.seconds_for(0, budget) == pytest.approx(120 - held_out.measuring(held_out.jobs[0].hold))
+    assert held_out.measuring(held_out.jobs[0].hold) > 0
     short = make_plan(run(2), crossed(), Budget(30.0, 0.0))
     assert ([job.name for job in short.jobs], short.dropped) == (["fold 1 of 3", "all maps"], 2)
     assert short.seconds_for(1, Budget(30.0, 0.0)) == pytest.approx(28.0)

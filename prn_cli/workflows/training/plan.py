@@ -74,11 +74,12 @@ class Plan:
         The network to keep has all the time that is left, or half of it where one trains at a time; folds share the
         rest.
         """
-        folds, left = len(self.jobs) - 1, budget.left() - self.end
+        folds = len(self.jobs) - 1
         if number == folds:
-            return max(left / 2 if folds and self.at_once == 1 else left, 1e-3)
-        rounds = math.ceil((folds - number) / max(self.at_once - 1, 1))
-        return max(left / rounds - self.measuring(self.jobs[number].hold), 1e-3)
+            parts = 2 if folds and self.at_once == 1 else 1
+        else:
+            parts = math.ceil((folds - number) / max(self.at_once - 1, 1))
+        return max((budget.left() - self.end) / parts - self.measuring(self.jobs[number].hold), 1e-3)
 
     def steps_between_looks(self, seconds: float) -> int:
         """Steps after which held-out maps are looked at, of a network that has this time."""
