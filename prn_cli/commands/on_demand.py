@@ -6,9 +6,8 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
-from prn_cli.commands.short_help import Command
+from prn_cli.commands.short_help import Command, Group
 
 # Lines of help by name, which is also that of the module and of the function or application in it.
 COMMANDS = {
@@ -20,19 +19,12 @@ COMMANDS = {
 }
 
 
-class OnDemand(TyperGroup):
+class OnDemand(Group):
     """A group whose commands are placeholders until they are loaded."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._loaded: set[str] = set()
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The options of `prn` itself, Typer's own for completion among them: no variable sets them."""
-        parameters: list[Any] = super().get_params(ctx)
-        for parameter in parameters:
-            parameter.allow_from_autoenv = False
-        return parameters
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Load the command that the first word names, then resolve it as any group does."""

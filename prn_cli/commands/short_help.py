@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,17 @@ class Spelling:
 
     common: frozenset[str]
     aliases: Mapping[str, Sequence[str]]
+
+
+class Group(TyperGroup):
+    """A group of commands. Its options, Typer's own for completion among them, are switches that no variable sets."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options, without a word for their value."""
+        parameters: list[Any] = super().get_params(ctx)
+        for parameter in parameters:
+            parameter.allow_from_autoenv, parameter.metavar = False, ""
+        return parameters
 
 
 class Command(TyperCommand):

@@ -11,11 +11,12 @@ import typer
 
 from prn_cli.commands import console
 from prn_cli.commands.from_options import command
-from prn_cli.commands.short_help import Command
+from prn_cli.commands.short_help import Command, Group
 from prn_cli.options import Options
 from prn_cli.workflows import weights as workflow
 
 weights = typer.Typer(
+    cls=Group,
     help="List weights, import published checkpoints, export to ONNX, quantize.",
     no_args_is_help=True,
     add_completion=False,

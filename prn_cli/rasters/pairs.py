@@ -400,6 +400,8 @@ def _read_paths(stdin: TextIO, null: bool) -> Iterator[str]:
         raise InputError(f"paths on stdin are not {error.encoding} text", hint="pipe in plain paths") from error
     if text.startswith(_UTF_16):
         raise InputError("paths on stdin are UTF-16 text", hint="pipe in UTF-8")
+    if text.startswith('{"'):
+        raise InputError("JSON on stdin, expected paths", hint="pipe in one key of each line, such as jq -r .mask")
     if not null and "\0" in text:
         raise UsageError("NUL in the paths on stdin", hint="add --null")
     for line in text.removeprefix("\ufeff").split("\0" if null else "\n"):

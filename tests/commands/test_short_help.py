@@ -120,6 +120,12 @@ def test_the_help_leaves_room_for_words(capsys, monkeypatch):
     assert any("[0.0<=x<=1.0]" in line for line in lines)
 
 
+@pytest.mark.parametrize("line", [(), ("weights",), ("weights", "list"), ("refine",)])
+def test_a_switch_has_no_word_for_a_value(line, capsys):
+    run([*line, "--help"])
+    assert "<bool>" not in capsys.readouterr().out
+
+
 def test_the_first_help_names_no_variable(capsys):
     assert run(["--help"]) == 0
     assert "env var" not in capsys.readouterr().out

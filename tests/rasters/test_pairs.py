@@ -80,6 +80,8 @@ def test_stdin(tmp_path: Path) -> None:
     ]
     with pytest.raises(UsageError, match="--null"):
         find_inputs(["-"], stdin=io.StringIO("a.npy\0c.tif\0"))
+    with pytest.raises(InputError, match="JSON on stdin"):
+        find_inputs(["-"], stdin=io.StringIO('{"input": "a.npy", "mask": "masks/a.npy"}\n'))
     with pytest.raises(UsageError, match="twice"):
         find_inputs(["-", "-"], stdin=io.StringIO(""))
     with pytest.raises(UsageError, match="stdin"):
