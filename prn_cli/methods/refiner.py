@@ -289,10 +289,6 @@ class ProbabilityRefiner(NetworkRefiner):
 
     padding = "mirror"
 
-    def cut_at(self, threshold: float) -> Refiner:  # noqa: ARG002
-        """The refiner of base masks that are cut at another threshold than 0.5, if that makes a difference to it."""
-        return self
-
     def refined(self, logits: FloatMap, field: FloatMap, strength: float) -> FloatMap:
         """Logits of the blended probabilities, mixed with the base logits; NaN where these are."""
         refined = logit(field)

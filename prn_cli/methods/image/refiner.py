@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,15 +64,19 @@ class ImageRefiner(NetworkRefiner):
         """The refiner of base masks that are cut at another threshold, if its weights have not learned at one."""
         if self.brake is None:
             return self
-        centre = float(logit(np.full(1, threshold, np.float32))[0])
-        return type(self)(self.runner, self.limits, centre)
+        return self._knowing(self.limits, float(logit(np.full(1, threshold, np.float32))[0]))
+
+    def _knowing(self, limits: Range | None, centre: float) -> ImageRefiner:
+        known = type(self)(self.runner, limits, centre)
+        known.strength = self.strength
+        return known
 
     def survey(self, sample: Sequence[Windows]) -> Survey:
         """Take the range of each band of the set, and the strength that the network's agreement with itself bears."""
         images = [windows.image[0] for windows in sample if windows.image is not None]
         if not images:
             return Survey(self)
-        known = type(self)(self.runner, band_range(images), self.centre)
+        known = self._knowing(band_range(images), self.centre)
         settings = {"image_range": known.limits}
         if self.brake is None:
             return Survey(known, settings=settings)
@@ -114,6 +118,7 @@ class ImageRefiner(NetworkRefiner):
         first, last = (int(places.min()) - halo) // multiple, -(-(int(places.max()) + 1 + halo) // multiple)
         return slice(max(first * multiple, 0), min(last * multiple, size))
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what is known of the set, too."""
-        return type(self), (self.runner, self.limits, self.centre)
+        made, _, state = super().__reduce__()
+        return made, (self.runner, self.limits, self.centre), state
