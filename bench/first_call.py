@@ -1,6 +1,6 @@
 """What the first call gains, without labels and with a few: thresholds over many pairs of a set and a base model.
 
-    python bench/first_call.py --logits DIR [DIR ...] --cache /tmp/first-call [--fit] [--picture docs/expected.png]
+    python bench/first_call.py --logits DIR [DIR ...] --cache /tmp/first-call [--fit]
 
 Every folder of DIR that holds `train/` and `test/`, each with `logits/` and `labels/`, is a pair, as
 `../shared/tools/make_logits.py` and `make_base_models.py` write them. The set is the first word of its name.

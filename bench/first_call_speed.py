@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from common import machine, markdown
-from speed import real_logits
+from speed import real_logits, seconds
 
 from prn_cli.maps.probabilities import sigmoid
 from prn_cli.rasters import Reading, open_map
@@ -26,17 +26,6 @@ from prn_cli.thresholding.logit_statistics import count_logits, measure, measure
 from prn_cli.thresholding.sampling import sample_windows
 
 WINDOWS = 16
-
-
-def timed(work: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median and least seconds of this thread, after one run that does not count."""
-    work()
-    taken = []
-    for _ in range(repeats):
-        began = time.thread_time()
-        work()
-        taken.append(time.thread_time() - began)
-    return float(np.median(taken)), min(taken)
 
 
 def read_and_measure(path: Path, reading: Reading) -> None:
@@ -57,7 +46,8 @@ def main() -> None:
     rows = []
 
     def add(name: str, work: Callable[[], object]) -> None:
-        rows.append([name, *(f"{megapixels / seconds:.0f} Mpx/s" for seconds in timed(work, repeats))])
+        median, least, _ = seconds(work, repeats, time.thread_time)
+        rows.append([name, *(f"{megapixels / each:.0f} Mpx/s" for each in (median, least))])
 
     add("statistics of float32 logits", lambda: [measure(window) for window in windows])
     add("of these, steepness", lambda: [measure_steepness(window) for window in windows])
@@ -75,7 +65,7 @@ def main() -> None:
             np.save(path, values)
             work = partial(read_and_measure, path, reading)
             add(f".npy of {name}, read and measured", work)
-    median, least = timed(lambda: decide(statistics.counts, calibration), repeats)
+    median, least, _ = seconds(lambda: decide(statistics.counts, calibration), repeats, time.thread_time)
     rows.append(["the decision, once a set", f"{1e3 * median:.1f} ms", f"{1e3 * least:.1f} ms"])
     print(markdown(["what, on one core", "median", "best"], rows))
     print(f"\n{WINDOWS} windows of 512×512 px; {repeats} repeats; {machine()}.")

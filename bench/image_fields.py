@@ -92,15 +92,11 @@ class Network:
 def thresholds(folders: list[Path], cache: Path) -> dict[tuple[str, str], float]:
     """The first call's threshold of each pair and split, without labels, by a fit to the other sets."""
     every = list(first_call.pairs(folders, cache))
-    found = {}
-    for name in {pair.set for pair in every}:
-        fit = first_call.fitted([pair for pair in every if pair.set != name])
-        for pair in every:
-            if pair.set == name:
-                for split in ("train", "test"):
-                    statistics = getattr(pair, split).statistics()
-                    decision = decide(statistics.counts, expect(statistics, fit))
-                    found[pair.name, split] = decision.threshold
+    fits, found = first_call.fits_without(every), {}
+    for pair in every:
+        for split in ("train", "test"):
+            statistics = getattr(pair, split).statistics()
+            found[pair.name, split] = decide(statistics.counts, expect(statistics, fits[pair.set])).threshold
     return found
 
 
