@@ -11,8 +11,6 @@ from prn_cli.commands.from_options import command
 from prn_cli.workflows import train as workflow
 from prn_cli.workflows.train import TrainOptions
 
-_TELLING = 10  # images
-
 
 def _run(options: TrainOptions, *, json: bool) -> None:
     """Learn where a base model's scores run too high or too low, from a few labelled logit maps.
@@ -61,7 +59,11 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
     if data["scenes_held_out"] == 1 and data["scenes"] > 1:
         console.tell("Only one scene was held out, which says nothing of others (--folds).")
     elif data["scenes"] < 2 and not data["parts_of"] and choice["gain"] > 0:
-        expected = "can expect as much" if images["all"] >= _TELLING else "may gain less: few were held out (--folds)"
+        from prn_cli.thresholding.decision import TELLING_MAPS
+
+        expected = (
+            "can expect as much" if images["all"] >= TELLING_MAPS else "may gain less: few were held out (--folds)"
+        )
         console.tell(f"New images of the same scenes {expected}; of other scenes, this says nothing (--groups).")
     console.tell(f"Weights: {out / card['files']['onnx']['file']} (epoch {card['best_epoch']} of {card['epochs']})")
 

@@ -44,7 +44,9 @@ CAUTION = 0.04
 _FARTHEST = 5
 """Cuts lie within so many logits of 0: thresholds from 0.007 to 0.993."""
 TELLING_MAPS = 10
-"""So many labelled maps tell by themselves what a threshold gains, and whether a network adds to that."""
+"""So many labelled maps tell by themselves what a threshold gains; fewer bear no network of their own."""
+WORTHWHILE = 1e-6
+"""What is worth no more than that, see `utility`, is left alone."""
 _SURE = 0.975
 """Confidence that a gain is one, if the lower bound of its 95 % interval is above 0."""
 _SHARE_OF_SET = 0.5
@@ -132,13 +134,12 @@ def decide(
     gains = gains_of(counts)
     worth = worth_of(gains)
     best = int(worth.argmax())
-    if worth[best] <= _WORTHWHILE:
+    if worth[best] <= WORTHWHILE:
         return Decision(0.5, 0.0, 1.0)
     threshold = 1 / (1 + np.exp(-EDGES[_FIRST + best]))
     return Decision(round(float(threshold), 3), float(weights @ gains[:, best]), float(weights @ (gains[:, best] >= 0)))
 
 
-_WORTHWHILE = 1e-6
 _CUT_OFF = 1e-3
 
 
@@ -295,7 +296,7 @@ def decide_classes(
 
     offsets = np.zeros(len(calibrations))
     base = found = scores(offsets)
-    best = _WORTHWHILE
+    best = WORTHWHILE
     for _ in range(_ROUNDS):
         before = best
         for c in range(len(offsets)):

@@ -20,7 +20,7 @@ from prn_cli.maps.blend import strengthen
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics.intervals import resample
 from prn_cli.metrics.regions import iou
-from prn_cli.thresholding.decision import utility
+from prn_cli.thresholding.decision import WORTHWHILE, utility
 
 FloatMap = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
@@ -149,7 +149,7 @@ def choose(
     able = harmless & (np.array(STRENGTHS)[:, None] <= limits.strength)
     able[0], able[:, 1:] = False, able[:, 1:] & free
     worth = np.where(able, _worth(values, member, floor, limits.images or len(values), seed), 0.0)
-    best = np.unravel_index(int(np.argmax(worth)), worth.shape) if worth.max() > _WORTHWHILE else floor
+    best = np.unravel_index(int(np.argmax(worth)), worth.shape) if worth.max() > WORTHWHILE else floor
     cell = (int(best[0]), int(best[1]))
     pooled = iou(values.sum(axis=0))
     strength = STRENGTHS[cell[0]]
@@ -166,13 +166,11 @@ def choose(
     )
 
 
-_WORTHWHILE = 1e-6
-
-
 def _worth(counts: FloatArray, member: FloatArray, floor: tuple[int, int], images: int, seed: int) -> FloatArray:
     """`(S, 3)`: what each strength and threshold is worth beyond the floor, by resamples of so many images."""
     flat = counts.reshape(len(counts), -1)
-    of_images = iou(counts) - iou(counts)[:, floor[0], floor[1], None, None]
+    scores = iou(counts)
+    of_images = scores - scores[:, floor[0], floor[1], None, None]
     loss = SCEPTIC * np.array(STRENGTHS)[:, None]
 
     def statistic(weights: FloatArray) -> FloatArray:

@@ -50,17 +50,22 @@ class Refined:
     def _applied(self) -> bool:
         return any(link.applied for link in self.links)
 
+    @property
+    def _bands(self) -> int:
+        """Of the images that have to be read."""
+        return max((link.refiner.needs.bands for link in self.links), default=0) if self._applied else 0
+
     def windows(self, one: Drawn) -> Iterator[FloatMap]:
         """Logits `(h, w)` or `(C, h, w)` of the windows of a map, NaN where they were rather filled than scored.
 
         Raises:
             PrnError: the map cannot be read.
         """
-        bands, planes_of = max((link.refiner.needs.bands for link in self.links), default=0), self.maps.task.planes
-        for logits, image in self.maps.windows(one, bands=bands, most=_REFINED_WINDOWS if self._applied else WINDOWS):
+        most = _REFINED_WINDOWS if self._applied else WINDOWS
+        for logits, image in self.maps.windows(one, bands=self._bands, most=most):
             padding = find_padding(logits)
             if self._applied:
-                planes = [refine_window(plane, image, self.links) for plane in planes_of(logits)]
+                planes = [refine_window(plane, image, self.links) for plane in self.maps.task.planes(logits)]
                 logits = np.stack(planes).reshape(logits.shape)
             if padding is not None:
                 logits[..., padding] = np.nan
@@ -76,8 +81,7 @@ class Refined:
 
     def measured(self, measure: Callable[[Drawn, int], T]) -> list[T]:
         """Measure the maps, in the order of their hash; `measure` takes a map, and how many are drawn."""
-        bands = max((link.refiner.needs.bands for link in self.links), default=0)
-        drawn = self.maps.drawn(_REFINED_MAPS if self._applied else MAPS, bands=bands)
+        drawn = self.maps.drawn(_REFINED_MAPS if self._applied else MAPS, bands=self._bands)
 
         def attempt(one: Drawn) -> T | None:
             try:

@@ -224,12 +224,13 @@ def _tell(
         watch.detail(f"{found.path} ({refiner.name}) {where}, tile {link.tile}, halo {refiner.needs.halo}")
     if choice is not None:
         watch.note(str(choice))
-    own = threshold if own is None and not isinstance(threshold, tuple) else own
-    if options.probabilities is not None and (own or 0.5, threshold) != (0.5, 0.5) and not isinstance(threshold, tuple):
-        watch.note(
-            f"to score the probabilities as the masks are cut: prn score --threshold {threshold:g} "
-            f"--own-threshold {own:g}"
-        )
+    if options.probabilities is not None and not isinstance(threshold, tuple):
+        own = threshold if own is None else own
+        if (own, threshold) != (0.5, 0.5):
+            watch.note(
+                f"to score the probabilities as the masks are cut: prn score --threshold {threshold:g} "
+                f"--own-threshold {own:g}"
+            )
     if choice is not None and not any(link.applied for link in links):
         return
     if options.strength is None and threshold == 0.5 and not any(link.applied for link in links):
