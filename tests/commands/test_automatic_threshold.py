@@ -63,6 +63,15 @@ def test_parts_a_second_run_and_another_order_have_the_same_threshold(folder, pr
     assert "6 kept" in prn("refine", "logits", "-o", "masks")[2]
 
 
+def test_on_a_cluster_the_threshold_and_the_masks_are_the_same(folder, prn):
+    pytest.importorskip("distributed")
+    for out, more in (("here", ()), ("there", ("--dask", "local:2"))):
+        assert prn("refine", "logits", "-o", out, *more)[0] == 0
+    assert threshold_in(folder / "here") == threshold_in(folder / "there") != 0.5
+    for path in sorted((folder / "here").glob("*.png")):
+        assert path.read_bytes() == (folder / "there" / path.name).read_bytes()
+
+
 def test_a_damaged_map_fails_alone(folder, prn):
     (folder / "logits" / "broken.npy").write_bytes(b"no array")
     code, _, err = prn("refine", "logits", "-o", "masks")
