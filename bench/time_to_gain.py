@@ -10,7 +10,8 @@ that trains the folds one after the other does in 2 s what two threads side by s
 nothing.
 
 Pooled is the change of pooled IoU over the base model at 0.5, mean that of the mean IoU; `own` is the base model at the
-threshold that its labels choose, on the test split. Finished runs in `--work` are used again.
+threshold that its labels choose, on the test split. The last table says of the longest budget what is the threshold's
+and what the network's. Finished runs in `--work` are used again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from common import machine, markdown
 from PIL import Image, ImageDraw, ImageFont
-from quality import SETS, scored
+from quality import SETS, cells, scored, shares
 
 import prn_cli as prn
 from prn_cli.execution import clock
@@ -56,9 +57,14 @@ class Result:
     took: float
 
 
+def name_of(pair: str, seconds: float, seed: int, *, cpu: bool) -> str:
+    """Of a run and of its masks."""
+    return f"{pair}-{seconds:g}-{seed}{'-cpu' if cpu else ''}"
+
+
 def measure(place: Path, work: Path, seconds: float, seed: int, *, cpu: bool) -> Result:
     """Train for so long, refine and score."""
-    name = f"{place.name}-{seconds:g}-{seed}{'-cpu' if cpu else ''}"
+    name = name_of(place.name, seconds, seed, cpu=cpu)
     record, run, masks = work / f"{name}.json", work / "runs" / name, work / "masks" / name
     if record.exists():
         return Result(**json.loads(record.read_text()))
@@ -95,7 +101,7 @@ def tables(results: Sequence[Result]) -> str:
     lengths = sorted({r.seconds for r in results})
     pairs = list(dict.fromkeys(r.pair for r in results))
 
-    def cell(found: Sequence[Result]) -> str:
+    def gains(found: Sequence[Result]) -> str:
         if not found:
             return "–"
         pooled, mean = (np.mean([getattr(r, way) for r in found]) for way in ("pooled", "mean"))
@@ -104,7 +110,7 @@ def tables(results: Sequence[Result]) -> str:
     rows = []
     for pair in pairs:
         mine = [r for r in results if r.pair == pair]
-        cells = [cell([r for r in mine if r.seconds == length]) for length in lengths]
+        cells = [gains([r for r in mine if r.seconds == length]) for length in lengths]
         rows.append([pair, *cells, f"{np.mean([r.own for r in mine]):+.2f}"])
     by_pair = markdown(["pooled / mean IoU, points", *(f"{s:g} s" for s in lengths), "own threshold"], rows)
     over = []
@@ -129,6 +135,18 @@ def tables(results: Sequence[Result]) -> str:
         "longest",
     ]
     return f"{by_pair}\n\n{markdown(heading, over)}"
+
+
+def longest(results: Sequence[Result], places: Sequence[Path], work: Path) -> str:
+    """What the network adds to the threshold with the longest budget, by pair."""
+    most, rows = max(r.seconds for r in results), []
+    for place in places:
+        mine = [r for r in results if (r.pair, r.seconds) == (place.name, most)]
+        names = [name_of(place.name, most, r.seed, cpu=r.cpu) for r in mine]
+        found = [scored(place / "test", work / "masks" / name) for name in names]
+        rows.append([place.name, *shares(found), cells(*found)[3]])
+    heading = ["base at 0.5", "at its own threshold", "refined", "change [95 %]", "the network's share [95 %]"]
+    return markdown([f"{most:g} s", *heading, "images better, worse", "mean IoU, change [95 %]"], rows)
 
 
 def picture(results: Sequence[Result], path: Path) -> None:
@@ -197,7 +215,9 @@ def main() -> None:
         for place in places
     ]
     clocked = "seconds of two cores" if not arguments.cpu else "two seconds of one thread's processor for each second"
-    text = f"{tables(results)}\n\nSeeds {', '.join(map(str, arguments.seeds))}; {clocked}; {machine()}."
+    seeds = ", ".join(map(str, arguments.seeds))
+    by_part = longest(results, places, arguments.work)
+    text = f"{tables(results)}\n\n{by_part}\n\nSeeds {seeds}; {clocked}; {machine()}."
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n")
