@@ -192,7 +192,7 @@ def test_a_chain_in_a_settings_file(folder):
 
 
 def test_as_many_strengths_as_weights(folder):
-    with pytest.raises(UsageError, match="--strength 3 times for 2 --weights; give one for all, or one each"):
+    with pytest.raises(UsageError, match="--strength given 3 times for 2 --weights; give one for all, or one each"):
         refine(RefineOptions("logits", out="masks", weights=("model.onnx", "other.onnx"), strength=(0.1, 0.2, 0.3)))
     assert not Path("masks").exists()
 

@@ -13,6 +13,9 @@ from prn_cli.execution.watch import Epoch, Show, Stage
 if TYPE_CHECKING:
     from rich.table import Table
 
+FULL = "strength 1, cut at 0.5"
+"""What the figures of an epoch are of; the verdict has those of the strength and the threshold that are chosen."""
+
 
 @contextmanager
 def shown(names: Sequence[str], terminal: console.Terminal) -> Iterator[Show]:
@@ -34,10 +37,12 @@ def shown(names: Sequence[str], terminal: console.Terminal) -> Iterator[Show]:
 
 def _line(stage: Stage, epoch: Epoch, left: float) -> str:
     name = f"{stage.name}, " if stage.name else ""
-    iou = "" if epoch.iou is None or stage.before is None else f"  IoU {stage.before:.4f} → {epoch.iou:.4f}"
-    gain = f" ({_gain(epoch)})" if epoch.gain else ""
+    iou = ""
+    if epoch.iou is not None and stage.before is not None:
+        gain = f" ({_gain(epoch)})" if epoch.gain else ""
+        iou = f"  IoU at {FULL} {stage.before:.4f} → {epoch.iou:.4f}{gain}"
     best = "  best" if epoch.best and stage.keeps_best else ""
-    return f"{name}{_reached(stage, epoch)}  loss {epoch.loss:.4f}{iou}{gain}{best}  {_time(left)} left"
+    return f"{name}{_reached(stage, epoch)}  loss {epoch.loss:.4f}{iou}{best}  {_time(left)} left"
 
 
 def _reached(stage: Stage, epoch: Epoch) -> str:
@@ -63,7 +68,8 @@ def _table(names: Sequence[str], latest: dict[str, tuple[Stage, Epoch]], left: f
     from rich.table import Table
 
     title = "training" if left is None else f"training, {_time(left)} left"
-    table = Table(title=title, title_justify="left")
+    caption = f"IoU of held-out maps at {FULL}; the strength and the threshold are chosen when training ends"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("")
     for heading in ("reached", "loss", "IoU before", "after", "change, points [95 %]"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -75,6 +75,8 @@ def _show(result: ScoreResult, summary: Summary) -> None:
 
 def _beyond_threshold(result: ScoreResult, first: Metric, figure: Figure) -> str:
     """The masks compared with the baseline at its own threshold, in a sentence."""
+    if result.is_own:
+        return f"The masks are the baseline's at {result.own}: no network has changed them."
     assert figure.added is not None
     better, worse = result.changed_images("own")
     change = f"{first.title} {_value(figure.added, sign='+')} {_interval(figure.added, sign='+')}"

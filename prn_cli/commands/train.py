@@ -8,6 +8,7 @@ from typing import Any
 
 from prn_cli.commands import console
 from prn_cli.commands.from_options import command
+from prn_cli.methods.weights import shares_of_gain
 from prn_cli.workflows import train as workflow
 from prn_cli.workflows.train import TrainOptions
 
@@ -50,7 +51,7 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
         before = [row["before"][0], *([row["own"][0]] if own != 0.5 else []), row["after"][0]]
         table.add_row(label, *(f"{value:.4f}" for value in before), f"{100 * change:+.2f}", interval)
     console.show(table)
-    console.tell(f"Strength {choice['strength']:g}, threshold {choice['threshold']:g}{_shares(card)}.")
+    console.tell(f"Strength {choice['strength']:g}, threshold {choice['threshold']:g}{shares_of_gain(card)}.")
     images = card["held_out_images"]
     console.tell(f"Of {images['all']} images, {images['better']} are better than before and {images['worse']} worse.")
     if len(choice["groups"]) > 1:
@@ -66,15 +67,6 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
         )
         console.tell(f"New images of the same scenes {expected}; of other scenes, this says nothing (--groups).")
     console.tell(f"Weights: {out / card['files']['onnx']['file']} (epoch {card['best_epoch']} of {card['epochs']})")
-
-
-def _shares(card: Mapping[str, Any]) -> str:
-    """What of the gain is the network's, where the threshold has a share."""
-    if not card["choice"]["strength"] or card["choice"]["own"] == 0.5:
-        return ""
-    figures = card["held_out_figures"]["pooled_iou"]
-    added = 100 * figures["added"][0]
-    return f": {100 * figures['difference'][0] - added:+.2f} by the threshold alone, {added:+.2f} by the network"
 
 
 def _points(gains: Mapping[str, float], separator: str) -> str:

@@ -163,6 +163,7 @@ class Refiner:
         strength: of the correction that training found to be best, 0 to 1.
         threshold: probability above which a refined pixel is foreground.
         reference: of the logits that the weights were trained on, if they say.
+        evidence: what a few labelled maps said of their base model, as JSON; empty if the weights know of none.
     """
 
     name: str
@@ -173,6 +174,7 @@ class Refiner:
     strength: float = 1.0
     threshold: float = 0.5
     reference: Reference | None = None
+    evidence: str = ""
 
     def plan(self, height: int, width: int, *, tile: int | None = None, shift: int = 0) -> tuple[AxisPlan, AxisPlan]:
         """The windows of a map of this size, along its height and along its width.
@@ -263,6 +265,7 @@ class NetworkRefiner(Refiner):
         self.strength = known.probability("prn.strength", default=1.0)
         self.threshold = known.probability("prn.threshold", default=0.5)
         self.reference = known.parsed("prn.reference", Reference.from_json, "a reference of logits")
+        self.evidence = known.entries.get("prn.evidence", "")
 
     def expect(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Check the names of the network's inputs and outputs.

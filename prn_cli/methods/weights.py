@@ -42,6 +42,30 @@ class Weights:
         return not (self.card.get("learned_without_labels") or self.card.get("learned_from_other_sets"))
 
 
+def expected_gain(card: Mapping[str, Any]) -> str:
+    """What weights gained on the held-out maps of their training, in words; empty if their card does not say."""
+    try:
+        gain = 100 * card["held_out_figures"]["pooled_iou"]["difference"][0]
+    except (KeyError, IndexError, TypeError):
+        return ""
+    return f"{gain:+.2f} points of IoU on the held-out maps of training{shares_of_gain(card)}"
+
+
+def shares_of_gain(card: Mapping[str, Any]) -> str:
+    """What of that gain is the threshold's, and what the network's, where both may have a share."""
+    try:
+        choice, figures = card["choice"], card["held_out_figures"]
+        pooled, mean = figures["pooled_iou"], figures["mean_iou"]
+        shares = pooled["difference"][0] - pooled["added"][0], pooled["added"][0], mean["added"][0]
+        alone, added, of_images = (f"{round(100 * share, 2) + 0.0:+.2f}" for share in shares)
+        shared = choice["strength"] > 0 and choice["own"] != 0.5
+    except (KeyError, IndexError, TypeError):
+        return ""
+    if not shared:
+        return ""
+    return f": {alone} by the threshold alone; by the network {added} pooled, {of_images} in the mean over images"
+
+
 def weights_folder() -> Path:
     """Where the shipped weights are: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
@@ -89,7 +113,11 @@ def find_weights(name_or_path: str) -> Weights:
         }
         near = [hint.format(path) for path, hint in hints.items() if path.is_file()]
         raise WeightsError("holds no network, expected ONNX", hint=[*near, "name an .onnx file"][0], path=found.path)
-    return _verified(found)
+    found = _verified(found)
+    if found.card:
+        return found
+    same = (each for each in shipped() if each.sha256 == found.sha256)  # a copy is what the original is
+    return next((replace(each, name=found.name, path=found.path) for each in same), found)
 
 
 def find_tensors(name_or_path: str) -> Weights:

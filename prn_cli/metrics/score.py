@@ -90,6 +90,12 @@ class ImageScore:
     own: FloatArray | None = None
     not_counted: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the mask is the baseline's at its own threshold, as far as regions and boundaries tell."""
+        end = _CALIBRATION.start
+        return self.own is not None and np.array_equal(self.counts[:end], self.own[:end])
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:

@@ -37,6 +37,7 @@ class Scored:
         cut: where the base is cut (without one, the masks): the threshold that those of patches are compared with.
         own: where the base is cut a second time, such as "0.407"; empty if nowhere.
         own_changed: how many images are better, and how many worse than the base is there.
+        is_own: whether the masks are the base's there.
         not_counted: what share of the pixels does not count, and why; empty if all do.
     """
 
@@ -48,6 +49,7 @@ class Scored:
     cut: float
     own: str = ""
     own_changed: tuple[int, int] = (0, 0)
+    is_own: bool = False
     not_counted: str = ""
 
 
@@ -110,7 +112,7 @@ def score_page(
         what=what,
         paired=paired,
         gallery=make_gallery(totals.glimpses, words, bias_reach=bias_reach(totals), cut=what.cut),
-        headline=_headline(summary, metrics[0], what.own),
+        headline=_headline(summary, metrics[0], what),
         first=metrics[0],
         classes=classes,
         tables={
@@ -145,11 +147,13 @@ def _rows(figures: Mapping[str, Figure], metrics: Sequence[Metric], images: int)
     return rows
 
 
-def _headline(summary: Summary, metric: Metric, own: str) -> str:
+def _headline(summary: Summary, metric: Metric, what: Scored) -> str:
     """Whether the masks are better, in a sentence or two; empty without a base, or without intervals."""
     pooled, mean = summary.pooled[metric.name], summary.mean[metric.name]
     said = _compared("the refined masks", pooled.difference, mean.difference, "the base's")
-    return said and " ".join((said, _compared("they", pooled.added, mean.added, f"the base's at {own}"))).strip()
+    own = f"the base's at {what.own}"
+    then = f"They are {own}." if what.is_own else _compared("they", pooled.added, mean.added, own)
+    return said and f"{said} {then}".strip()
 
 
 def _compared(masks: str, pooled: Estimate | None, mean: Estimate | None, base: str) -> str:

@@ -14,7 +14,7 @@ from prn_cli.methods.recipe import Batch
 from prn_cli.refinement.chain import reduce_map
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingMap:
     """One labelled map: logits (H, W) float32, NaN invalid; label and pseudo-label (H, W) uint8, 0, 1, 255 ignore.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -13,7 +15,6 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import PrnError, WeightsError, percent
 from prn_cli.maps.certain import find_padding
-from prn_cli.methods.weights import Weights
 from prn_cli.refinement.rows import Link
 from prn_cli.thresholding.calibration import Calibration, Evidence, expect
 from prn_cli.thresholding.decision import CUTS, ClassDecision, ClassSample, Decision, decide, decide_class_set
@@ -214,19 +215,18 @@ def decide_offsets(sample: Refined, score: Score) -> ClassOffsets:
     return ClassOffsets(decision, names, score, len(found))
 
 
-def evidence_of(weights: Weights) -> Evidence | None:
+def evidence_of(link: Link, path: Path) -> Evidence | None:
     """What weights of a few labelled maps have learned of the base model, see `prn train --shots`.
 
     Raises:
-        WeightsError: their card is damaged.
+        WeightsError: the file, which is named by the path, is damaged.
     """
-    record = weights.card.get("evidence")
-    if record is None:
+    if not link.refiner.evidence:
         return None
     try:
-        return Evidence.from_record(record, CUTS)
+        return Evidence.from_record(json.loads(link.refiner.evidence), CUTS)
     except ValueError as error:
-        raise WeightsError(f"the card of these weights holds {error}", hint="train again", path=weights.path) from error
+        raise WeightsError(f"holds {error}", hint="train again", path=path) from error
 
 
 def _maps(count: int) -> str:

@@ -11,7 +11,7 @@ PART = "polygons"
 """Role of an output that is no raster: a map's polygons, from which the layer is made."""
 
 DRAFT = "draft"
-"""Role of another: a map's mask before the scene is cleaned, see `prn_cli.workflows.scenes`."""
+"""Role of an output that is no raster either: a map's mask before its scene is cleaned, see `workflows.scenes`."""
 
 
 @dataclass(frozen=True, slots=True)

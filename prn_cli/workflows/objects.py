@@ -47,16 +47,17 @@ class Objects:
         return self.layer is not None or self.min_area > 0 or self.fill_holes > 0
 
     def settings(self) -> dict[str, Any]:
-        """For the manifest."""
-        given = {name: getattr(self, name) for name in ("min_area", "fill_holes", "simplify")}
+        """On what masks depend, for the manifest."""
+        given = {name: getattr(self, name) for name in ("min_area", "fill_holes")}
         return {name: value for name, value in given.items() if value > 0}
 
     def part(self, mask: Path) -> dict[str, Path]:
         """The file of a map's polygons, by role; none without a layer."""
         if self.layer is None:
             return {}
-        # In the folder of the masks, which the tasks of a job array share.
-        return {PART: mask.parent / _PARTS / f"{mask.name}.npz"}
+        # In the folder of the masks, which the tasks of a job array share. Other outlines are other files of one mask.
+        simplified = f".{self.simplify:g}px" if self.simplify else ""
+        return {PART: mask.parent / _PARTS / f"{mask.name}{simplified}.npz"}
 
     def grid(self, geo: GeoTags | None, source: Path) -> Grid | None:
         """The grid of a map; None if nothing is done with objects.

@@ -46,7 +46,7 @@ LogitsHere: TypeAlias = Annotated[
 Labels: TypeAlias = Annotated[
     Path, _input("Folder of labels, paired with the inputs by stem.", flags=("-l",), common=True)
 ]
-Overwrite: TypeAlias = Annotated[bool, _output("Redo outputs that are current; replace any other file.", common=True)]
+Overwrite: TypeAlias = Annotated[bool, _output("Redo outputs that are current; replace files of others.", common=True)]
 Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], _run("Where the network runs.")]
 DryRun: TypeAlias = Annotated[bool, _run("List what would be done, and why; write nothing.", common=True)]
 Seed: TypeAlias = Annotated[int, _run("Random seed.", least=0)]
@@ -80,14 +80,14 @@ class MapOptions(Options):
     input_kind: Annotated[
         ScoreKind,
         _input(
-            "What the numbers mean; auto looks at type and range, and refuses what is ambiguous; mask: no scores, but "
-            "hard masks.",
+            "What the values mean; auto goes by their type and range, and refuses what is ambiguous; mask: hard masks "
+            "instead of scores.",
             common=True,
         ),
     ] = "auto"
     scale: Annotated[
         float | None,
-        _input("By what logits or probabilities were multiplied before they were stored, such as 10000.", least=1e-6),
+        _input("Factor by which stored logits or probabilities were multiplied, such as 10000.", least=1e-6),
     ] = None
     nodata: Annotated[float | None, _input("Value of invalid pixels, besides NaN and the TIFF tag.")] = None
     valid_mask: Annotated[Path | None, _input("Folder of validity masks, paired by stem: zero is invalid.")] = None
@@ -106,7 +106,7 @@ class MapOptions(Options):
     ] = None
 
     def find_inputs(self, names: Sequence[str], watch: Watch, *, inside: str = "logits") -> Paths:
-        """The files behind names, folders and globs; `-` reads paths from stdin. Others are named by their suffix.
+        """The files behind names, folders and globs; `-` reads paths from stdin. A note counts files of other formats.
 
         `inside` is the subfolder that stands for a folder without files of its own.
         """
@@ -164,7 +164,7 @@ def labels_beside(labels: Path, logits: Sequence[str]) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions(Options):
-    """What maps are of."""
+    """What the maps segment."""
 
     task: Annotated[
         TaskName,
@@ -256,12 +256,12 @@ class RunOptions(Options):
 
     threads: Annotated[
         int,
-        _run("Threads to use; 0: as many as cores that other programs leave, at least half.", flags=("-j",), least=0),
+        _run("Threads to use; 0: as many as there are free cores, and at least half of all.", flags=("-j",), least=0),
     ] = 0
     fail_fast: Annotated[bool, _run("Stop at the first failure.")] = False
 
     def thread_count(self) -> int:
-        """How many threads to use: as many as were asked for, else the cores that other programs leave."""
+        """How many threads to use: as many as were asked for, else as many as there are free cores."""
         return self.threads or free_cores()
 
 

@@ -108,7 +108,8 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     strength: Annotated[
         tuple[float, ...] | None,
         _by_weights(
-            "Of the correction: 0 leaves the base model's masks, 1 applies all of it. One for all, or one each.",
+            "Strength of the correction: 0 leaves the base model's masks, 1 applies all of it. One for all weights, or "
+            "one each.",
             common=True,
             least=0,
             most=1,
@@ -117,8 +118,8 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     threshold: Annotated[
         float | Literal["auto"] | None,
         _method(
-            "Refined probability above which a pixel is foreground; auto: where the expected score of the set is "
-            "greatest, found without labels; of several classes, offsets of their logits.",
+            "Probability above which a refined pixel is foreground; auto: chosen without labels, where the expected "
+            "score of the set is greatest. Of several classes, auto chooses offsets of their logits.",
             flags=("--threshold", "-t"),
             metavar="auto|0..1",
             common=True,
@@ -147,7 +148,7 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
         ),
     ] = None
     dask_split: Annotated[
-        float, _cluster("Maps of more megapixels are refined in sections, on many workers.", metavar="MPX", least=0)
+        float, _cluster("Refine maps of more megapixels in sections, on many workers.", metavar="MPX", least=0)
     ] = 100
 
     def fixed_threshold(self) -> float | None:

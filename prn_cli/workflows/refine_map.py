@@ -371,26 +371,26 @@ def _refine_map(
     return figures
 
 
-def tile_of(item: Item, run: Run, runs: Runs, place: tuple[int, int]) -> Tile:
-    """A drafted map at its place in a scene."""
+def tile_of(item: Item, run: Run, runs: Runs, place: tuple[int, int]) -> tuple[Tile, Grid]:
+    """A drafted map at its place in a scene, and its grid."""
     with _open_scores(item, run) as scores:
         grid = run.objects.grid(scores.raster.geo, item.path)
     assert grid is not None  # of a scene
-    return Tile(*place, runs, grid.areas_of(runs))
+    return Tile(*place, runs, grid.areas_of(runs)), grid
 
 
-def write_tile(item: Item, run: Run, tile: Tile, on_written: OnWritten) -> None:
+def write_tile(item: Item, run: Run, tile: Tile, grid: Grid, *, on_written: OnWritten) -> None:
     """Write the mask and the polygons of a map whose scene was cleaned."""
     runs, mask = tile.runs, item.outputs["mask"]
     _check_told(item, run, invalid=bool((runs.values == IGNORE).any()))
-    with _open_scores(item, run) as scores:
-        grid = run.objects.grid(scores.raster.geo, item.path)
-        with run.masks.create("mask", mask, run.task, (runs.height, runs.width), like=scores.raster) as writer:
-            _write_mask(writer, run, runs)
-            writer.finish()
-            on_written()
-        if grid is not None:
-            _save_objects(item, tile, grid, run.objects.simplify)
+    with (
+        _open_scores(item, run) as scores,
+        run.masks.create("mask", mask, run.task, (runs.height, runs.width), like=scores.raster) as writer,
+    ):
+        _write_mask(writer, run, runs)
+        writer.finish()
+        on_written()
+    _save_objects(item, tile, grid, run.objects.simplify)
 
 
 def _write_mask(writer: RasterWriter, run: Run, runs: Runs) -> None:

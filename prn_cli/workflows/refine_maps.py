@@ -124,14 +124,15 @@ def _finish_scene(
             finished[item.path] = replace(found, figures=entry["figures"])
     if len(finished) == len(members):
         return finished
-    drafts = [load_draft(scene.drafts[item.path].outputs[DRAFT]) for item, _ in members]
-    tiles = [tile_of(item, run, runs, scene.places[item.path]) for (item, _), runs in zip(members, drafts, strict=True)]
-    for (item, found), tile, runs in zip(members, tiles, run.objects.clean(tiles), strict=True):
+    drafts = ((item, load_draft(scene.drafts[item.path].outputs[DRAFT])) for item, _ in members)
+    placed = [tile_of(item, run, runs, scene.places[item.path]) for item, runs in drafts]
+    cleaned = run.objects.clean([tile for tile, _ in placed])
+    for (item, found), (tile, grid), runs in zip(members, placed, cleaned, strict=True):
         if item.path in finished:
             continue
         started, job = time.perf_counter(), jobs[item.path]
         try:
-            write_tile(item, run, replace(tile, runs=runs), partial(work.manifest.begin, job))
+            write_tile(item, run, replace(tile, runs=runs), grid, on_written=partial(work.manifest.begin, job))
             figures = {**found.figures, **counts_of(runs)}
             seconds = found.seconds + time.perf_counter() - started
             work.manifest.record(job, seconds=seconds, figures=figures)

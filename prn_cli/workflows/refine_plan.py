@@ -13,7 +13,7 @@ from prn_cli.errors import UsageError
 from prn_cli.execution.watch import Watch
 from prn_cli.files.manifest import Manifest, check_outputs, manifest_beside
 from prn_cli.methods import load_refiner
-from prn_cli.methods.weights import Weights, find_weights
+from prn_cli.methods.weights import Weights, expected_gain, find_weights
 from prn_cli.rasters.pairs import Paths
 from prn_cli.refinement.rows import Link, check_image, check_tile
 from prn_cli.tasks import Cut, Task
@@ -39,7 +39,7 @@ _NOT_WRITTEN = (".npz", ".jpg", ".jpeg", ".jp2", ".bmp", ".gif", ".webp")
 class Plan:
     """A run that is ready to start: its maps, what is the same for all of them, and the scenes of those that adjoin.
 
-    `own` is where training would cut the base model alone; None if masks are cut where that would be.
+    `own` is the threshold at which training would cut the base model alone; None if it is that of the masks.
     """
 
     options: RefineOptions
@@ -108,7 +108,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     maps = MapSet(inputs=inputs, images=images, valid_mask=options.valid_mask, task=task, reading=reading, watch=watch)
     learned, last = _learned_here(weights, links)
     own_scores = [link for link in links if not link.refiner.needs.survey]
-    choice = _choose(options, learned, maps, own_scores) if fixed is None else None
+    choice = _choose(options, (learned, last), maps, own_scores) if fixed is None else None
     threshold = fixed if choice is None else choice.cut
     own = _own(learned.card) if threshold is None else None
     threshold = last.refiner.threshold if threshold is None else threshold
@@ -164,7 +164,8 @@ def _load(weights: Sequence[Weights], options: RefineOptions, inputs: Paths, wat
         strengths = [*strengths] * len(weights)
     if len(strengths) != len(weights):
         raise UsageError(
-            f"--strength {len(strengths)} times for {len(weights)} --weights", hint="give one for all, or one each"
+            f"--strength given {len(strengths)} times for {len(weights)} --weights",
+            hint="give one for all, or one each",
         )
     several = len(inputs) > 1 or _size(inputs[0]) > _LARGE_FILE  # runs of the network at once
     threads = options.thread_count() if options.dask is None else 0  # on a cluster, each worker's are its own
@@ -191,11 +192,11 @@ def _learned_here(weights: Sequence[Weights], links: Sequence[Link]) -> tuple[We
 
 
 def _choose(
-    options: RefineOptions, weights: Weights, maps: MapSet, links: Sequence[Link]
+    options: RefineOptions, learned: tuple[Weights, Link], maps: MapSet, links: Sequence[Link]
 ) -> SetDecision | ClassOffsets | None:
     """Choose the threshold on the maps of the set, or the offsets of its classes; None if the weights' stands."""
-    task = maps.task
-    left_open = not weights.knows_threshold or weights.card.get("evidence")
+    task, (weights, last) = maps.task, learned
+    left_open = not weights.knows_threshold or last.refiner.evidence
     chosen_before = options.threshold is None and not left_open
     if not (task.cuts or task.several) or (chosen_before and not options.per_image):
         return None
@@ -204,7 +205,7 @@ def _choose(
     sample = Refined(maps, links, options.thread_count())
     if task.several:
         return decide_offsets(sample, options.score)
-    return decide_threshold(sample, options.score, evidence_of(weights))
+    return decide_threshold(sample, options.score, evidence_of(last, weights.path))
 
 
 def _tell(
@@ -248,30 +249,16 @@ def _tell(
         said.append(f"strength {', '.join(f'{strength:g}' for strength in strengths)}{cut}")
     refiner = links[0].refiner
     if len(links) == 1 and (strengths[0], threshold) == (refiner.strength, refiner.threshold):
-        said += _expected(weights[0].card)
-    if said:
-        watch.note("; ".join(said))
-
-
-def _choice(card: Mapping[str, Any]) -> Mapping[str, Any]:
-    choice = card.get("choice")
-    return choice if isinstance(choice, dict) else {}
+        said.append(expected_gain(weights[0].card))
+    if any(said):
+        watch.note("; ".join(filter(None, said)))
 
 
 def _own(card: Mapping[str, Any]) -> float | None:
     """Where training would cut the base model alone, if the card says so."""
-    own = _choice(card).get("own")
+    choice = card.get("choice")
+    own = choice.get("own") if isinstance(choice, dict) else None
     return own if isinstance(own, float) else None
-
-
-def _expected(card: Mapping[str, Any]) -> list[str]:
-    gain, added = (_choice(card).get(name) for name in ("gain", "added"))
-    if not isinstance(gain, float):
-        return []
-    said = f"{100 * gain:+.2f} points of IoU on the held-out maps of training"
-    if isinstance(added, float) and added != gain:
-        said += f": {100 * (gain - added):+.2f} by the threshold alone, {100 * added:+.2f} by the network"
-    return [said]
 
 
 # Maps and their partners.
@@ -310,7 +297,7 @@ def _find_maps(
 def _images(options: RefineOptions, links: Sequence[Link], watch: Watch) -> Path | None:
     images = options.images
     if images is not None and not any(link.refiner.needs.bands for link in links):
-        watch.note("the weights take no image: --images is left aside")
+        watch.note("these weights do not look at images: --images is ignored")
         images = None
     check_image(links, given=images is not None)
     return images
@@ -401,7 +388,7 @@ def _is_single_file(options: RefineOptions, count: int) -> bool:
     if count > 1:
         raise UsageError(f"names one file for the masks of {count} inputs", hint="give a folder", path=out)
     if options.format != "auto" and not suffix.startswith(_suffix(options)):
-        raise UsageError(f"is not named as --format {options.format} says", hint="leave --format out", path=out)
+        raise UsageError(f"does not fit --format {options.format}", hint="leave --format out", path=out)
     return True
 
 

@@ -61,7 +61,7 @@ class ScoreOptions(ReadOptions, TaskOptions, ReportOptions, RunOptions):
     own_threshold: Annotated[
         float | None,
         _baseline(
-            "Threshold to cut the baseline at a second time, which tells what a threshold gains without a network.",
+            "A second threshold for the baseline, to tell what a threshold gains without a network.",
             least=0,
             most=1,
             default="as the manifest of the masks says",
@@ -159,6 +159,11 @@ class ScoreResult(Result):
                 if counts is not None:
                     row |= {f"{prefix}_{name}": value for name, value in figures(counts, metrics).items()}
             yield row
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the masks are the baseline's at its own threshold: no network has changed them."""
+        return all(image.score.is_own for image in self.images)
 
     def changed_images(self, before: str = "baseline") -> tuple[int, int]:
         """How many images are better, and how many worse than the baseline by the first metric.

@@ -120,6 +120,7 @@ def run(options: ScoreOptions, watch: Watch) -> ScoreResult:
             cut=run.page.cut,
             own=run.own_said,
             own_changed=result.changed_images("own"),
+            is_own=result.is_own,
             not_counted=str(account),
         )
         run.page.finish(result.summary, what, failures, result.metrics)

@@ -50,7 +50,9 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     labels: Labels = Path("labels")
     images: Annotated[
         Path | None,
-        Option("Folder of the images, paired by stem: the refiner sees them too.", "Input", metavar="DIR", common=True),
+        Option(
+            "Folder of the images, paired by stem: the network sees them, too.", "Input", metavar="DIR", common=True
+        ),
     ] = None
     rgb: Rgb = None
     out: Annotated[
@@ -125,10 +127,11 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     jitter_shift: Annotated[float, _method("Spread of the random shift of logits.", least=0)] = 0.5
     ground_truth_only: Annotated[bool, Option("No pseudo-labels, even with --network paper.", "Loss")] = False
     epochs: Annotated[
-        int | None, _schedule("Epochs at most. Default: 20; with --from 7, or 4 of few maps.", least=1)
+        int | None, _schedule("Epochs at most. Default: 20; with --from 7, or 4 for few maps.", least=1)
     ] = None
     steps: Annotated[
-        int | None, _schedule("Steps per epoch. Default: half the maps' area, 100 to 250; 25 with --from.", least=1)
+        int | None,
+        _schedule("Steps per epoch. Default: as many as see half the maps' area, 100 to 250; 25 with --from.", least=1),
     ] = None
     batch: Annotated[int, _schedule("Crops per step.", aliases=("--batch-size",), least=1)] = 8
     rate: Annotated[

@@ -56,7 +56,7 @@ def pass_over_outputs(inputs: Paths, manifest: Manifest, places: Iterable[Path |
 
 
 def _made_of_others(inputs: Paths, made: Set[Path]) -> set[Path]:
-    """Outputs of runs into other folders, where what they were made of, which has their stem, is among the inputs."""
+    """Inputs that runs into other folders have written, if another input has the same stem: they were made of it."""
     _, twins = select_part(inputs.stems(), None, None)
     paths = [path for path in map(inputs.__getitem__, twins) if path not in made]
     places = dict.fromkeys(place for path in paths for place in (path.parent, path.parent.parent))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -213,13 +216,19 @@ def test_of_a_few_maps_without_weights_the_threshold_alone_is_learned(folder: Pa
     assert np.array_equal(mask > 0, logits > np.float32(least))
 
 
-def test_a_damaged_card_of_a_few_maps_is_refused(folder: Path, prn: Prn) -> None:
-    assert prn("train", "--shots", 2, "--threads", 1, "--quiet")[0] == 0
-    path = folder / "run" / "model.json"
-    card = json.loads(path.read_text())
-    path.write_text(json.dumps(card | {"evidence": {"maps": 2}}))
-    code, _, error = prn("refine", "logits", "-o", "masks", "--weights", "run")
-    assert (code, "no evidence of labelled maps" in error) == (1, True)
+def test_what_a_few_maps_have_said_goes_with_the_network(folder: Path, prn: Prn) -> None:
+    """With the file alone, and with what is exported anew."""
+    assert prn("train", "--shots", 3, "--threads", 1, "--quiet")[0] == 0
+    assert prn("weights", "export", "run/model.safetensors", "-o", "again")[0] == 0
+    alone = Path(shutil.copy(folder / "run" / "model.onnx", folder / "alone.onnx"))
+    said = {prn("refine", "logits", "-o", f"of-{Path(name).stem}", "-w", name)[2] for name in ("run", "again", alone)}
+    assert len({re.search("prn: (cut at .* 3 maps with labels for 6 maps.*)", error)[1] for error in said}) == 1
+    model = onnx.load(alone)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, entries | {"prn.evidence": '{"maps": 3}'})
+    onnx.save(model, alone)
+    code, _, error = prn("refine", "logits", "-o", "masks", "--weights", alone)
+    assert (code, "alone.onnx: holds no evidence of labelled maps" in error) == (1, True)
 
 
 def test_weights_that_cannot_help_are_switched_off(folder: Path, prn: Prn) -> None:

@@ -174,7 +174,7 @@ def test_weights_and_images_that_do_not_go_together(folder: Path, tmp_path: Path
     assert "take an image of 3 bands beside the logits, and there is none; give --images" in errors
     code, errors = refine(capsys, "logits", "-o", out, "-w", "plain", "--images", "images")
     assert code == 0
-    assert "the weights take no image: --images is left aside" in errors
+    assert "these weights do not look at images: --images is ignored" in errors
     code, errors = refine(capsys, "logits", "-o", out, "-w", "run", "--images", "nowhere")
     assert (code, "nowhere: no such folder" in errors) == (1, True)
     bands = tmp_path / "bands"

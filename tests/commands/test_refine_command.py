@@ -218,11 +218,13 @@ def test_a_npy_mask_of_0_and_1_cannot_say_what_is_invalid(prn, random_logits):
 
 def test_what_training_expects_is_said(prn, folder):
     assert "points of IoU" not in prn("logits", "-o", "m")[2]
-    (folder / "model.json").write_text(json.dumps({"choice": {"gain": 0.0283}}))
+    pooled, mean = {"difference": [0.0283, 0, 0.05], "added": [-0.0097, -0.02, 0.01]}, {"added": [0.012, 0.01, 0.02]}
+    card = {"held_out_figures": {"pooled_iou": pooled, "mean_iou": mean}}
+    (folder / "model.json").write_text(json.dumps(card))
     assert "prn: +2.83 points of IoU on the held-out maps of training" in prn("logits", "-o", "m", "--overwrite")[2]
     assert "points of IoU" not in prn("logits", "-o", "m", "--overwrite", "--strength", "0.5")[2]
-    (folder / "model.json").write_text(json.dumps({"choice": {"gain": 0.0283, "added": 0.0102, "own": 0.4}}))
-    shares = ": +1.81 by the threshold alone, +1.02 by the network"
+    (folder / "model.json").write_text(json.dumps(card | {"choice": {"strength": 1.0, "own": 0.4}}))
+    shares = "training: +3.80 by the threshold alone; by the network -0.97 pooled, +1.20 in the mean over images\n"
     assert shares in prn("logits", "-o", "m", "--overwrite")[2]
 
 

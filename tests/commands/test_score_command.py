@@ -147,6 +147,12 @@ def test_masks_are_compared_with_the_baseline_at_its_own_threshold(folder, prn):
         assert iou["difference"]["value"] != 0
     assert document["changed_images"]["own"] == {"better": 0, "worse": 0}
     assert sum(document["changed_images"]["baseline"].values()) > 0
+    shown = prn("refined", "--labels", "labels", "--baseline", "logits", "--report", "page.html")[1]
+    assert "The masks are the baseline's at 0.35: no network has changed them." in shown
+    assert "Compared with the baseline at 0.35" not in shown
+    page = (folder / "page.html").read_text()
+    assert "They are the base's at 0.35." in page
+    assert "No network has changed the base cut at 0.35." in page
     line = ("soft", "--labels", "labels", "--baseline", "logits", "--threshold", 0.35)
     soft = json.loads(prn(*line, "--own-threshold", 0.35, "--json")[1])
     assert soft["pooled"]["iou"]["own"] == document["pooled"]["iou"]["own"]
@@ -162,6 +168,7 @@ def test_the_own_threshold_tells_what_a_network_adds(folder, prn):
     shown = prn(*line, "--own-threshold", 0.3)[1]
     assert "baseline: logits cut at 0.5, and at 0.3" in shown
     assert "Compared with the baseline at 0.3: " in shown
+    assert "no network" not in shown
     rows = list(csv.DictReader(io.StringIO(prn(*line, "--own-threshold", 0.3, "--csv", "-")[1])))
     assert np.mean([float(row["own_iou"]) for row in rows]) == pytest.approx(found["own"]["value"], abs=1e-5)
 

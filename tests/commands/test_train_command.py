@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from prn_cli.commands import app
+from prn_cli.commands import app, console, epochs
 from prn_cli.commands.train import _show as show
 from prn_cli.errors import install_line
+from prn_cli.execution.watch import Epoch, Stage
 from prn_cli.training.choice import Choice
 from prn_cli.workflows.training.conclusion import Trained
 from prn_cli.workflows.training.conclusion import verdict as verdict_of
@@ -528,4 +530,21 @@ def test_few_held_out_images_promise_nothing(capsys, images: int, said: str) -> 
         "epochs": 1,
     }
     show(card, Path("run"))
-    assert f"New images of the same scenes {said}; of other scenes" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"New images of the same scenes {said}; of other scenes" in shown
+    shares = "+0.00 by the threshold alone; by the network +70.00 pooled, +70.00 in the mean over images."
+    assert f"Strength 0.5, threshold 0.4: {shares}" in " ".join(shown.split())
+
+
+def test_the_progress_says_what_its_figures_are_of(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """They are not those of the verdict, which has the strength and the threshold that are chosen at the end."""
+    stage, epoch = Stage("fold 1 of 2", 4, 0.5, True), Epoch(0, 0.25, 0.6034, True, 9.0, gain=(0.1034, 0.05, 0.15))
+    line = "fold 1 of 2, epoch 1/4  loss 0.2500  IoU at strength 1, cut at 0.5 0.5000 → 0.6034 (+10.34 [+5.00, +15.00])"
+    with epochs.shown(["fold 1 of 2"], console.Terminal()) as show_epoch:
+        show_epoch(stage, epoch, 61)
+    assert capsys.readouterr().err == f"prn: {line}  best  1 min 01 s left\n"
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(console, "stderr", lambda: screen)
+    with epochs.shown(["fold 1 of 2"], console.Terminal()) as show_epoch:
+        show_epoch(stage, epoch, 61)
+    assert "IoU of held-out maps at strength 1, cut at 0.5" in " ".join(screen.file.getvalue().split())

@@ -51,6 +51,14 @@ def test_listed_but_missing(folder):
         find_weights("gone")
 
 
+def test_a_copy_of_shipped_weights_is_what_they_are(folder, tmp_path):
+    copy = tmp_path / "elsewhere" / "copy.onnx"
+    copy.parent.mkdir()
+    copy.write_bytes(b"a network")
+    found = find_weights(str(copy))
+    assert (found.name, found.path, found.card) == (str(copy), copy, find_weights("fast").card)
+
+
 def test_a_path_needs_no_card_but_a_card_beside_it_is_believed(folder, tmp_path):
     run = tmp_path / "run"
     run.mkdir()

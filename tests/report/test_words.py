@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from prn_cli.report.curves import LEAST_BIAS, bias_reach, position_maps
 from prn_cli.report.glimpses import Prediction, Viewer
 from prn_cli.report.headroom import Choice, _rows
 from prn_cli.report.page import number, place, points, unplaced
-from prn_cli.report.scored import _headline
+from prn_cli.report.scored import Scored, _headline
 from prn_cli.report.totals import Totals
 from prn_cli.thresholding.pseudolabels import Headroom, count_curve, make_pseudolabels
 
@@ -108,4 +109,7 @@ def test_the_headline_is_a_sentence_or_two(pooled, mean, said):
         return {METRICS[0].name: Figure(UP, UP, difference, None if added is None else UP, added, images=9)}
 
     summary = Summary(9, 100, figures(*mean), figures(*pooled), 100, 0.95, 0)
-    assert _headline(summary, METRICS[0], "0.4") == said
+    what = Scored("masks", "labels", "logits", "masks", "logits cut at 0.5", 0.5, own="0.4")
+    assert _headline(summary, METRICS[0], what) == said
+    if pooled[1] is not None:
+        assert _headline(summary, METRICS[0], replace(what, is_own=True)).endswith("They are the base's at 0.4.")

@@ -18,6 +18,7 @@ from prn_cli.workflows.training.holdout import (
     make_folds,
     quarters,
 )
+from prn_cli.workflows.training.own_cut import OwnCuts
 from prn_cli.workflows.training.scenes import groups_by_distance, groups_by_pattern, scenes_by_name
 
 
@@ -254,6 +255,31 @@ def test_scenes_are_held_out_without_being_asked_for_unless_unwanted() -> None:
     assert (free.scenes, free.note, len(free.folds)) == ({}, "", 3)
     assert "3 parts in turn" in free.how
     assert not hold_out(dataset(*names), TrainOptions(groups="^tile(.)")).note
+
+
+def test_fewer_folds_than_were_asked_for_are_said() -> None:
+    names = [f"tile{t}_{n}" for t in (1, 2) for n in range(3)]
+    said = "--folds 3 makes 2: there are only 2 scenes"
+    assert hold_out(dataset(*names), TrainOptions(folds=3)).note.endswith(f"; {said}")
+    assert hold_out(dataset(*names), TrainOptions(folds=3, groups="^tile(.)")).note == said
+    assert said not in hold_out(dataset(*names), TrainOptions(folds=2)).note
+    assert hold_out(dataset(*"ab"), TrainOptions(folds=3)).note == "--folds 3 makes 2: there are only 2 maps"
+    large = dataset("a", side=256)
+    assert hold_out(large, TrainOptions(folds=9)).note == "--folds 9 makes 4: there are only 4 quarters of a map"
+
+
+def test_a_map_is_measured_once_for_its_own_threshold_and_no_other_stands_in_for_it() -> None:
+    random, cuts = np.random.default_rng(0), OwnCuts()
+
+    def drawn(label: int) -> TrainingMap:
+        logits = random.normal(size=(16, 16)).astype(np.float32)
+        return TrainingMap("map", logits, *np.full((2, 16, 16), label, np.uint8))
+
+    first = drawn(1)
+    assert cuts.measured(first) is cuts.measured(first)
+    for label in (0, 1) * 50:  # maps that are gone leave their place in memory to others
+        background, foreground = cuts.measured(drawn(label)).counts.sum(axis=1)
+        assert (foreground > 0) == label == (background == 0)
 
 
 def placed(folder: Path, corners: list[tuple[float, float]]) -> Dataset:

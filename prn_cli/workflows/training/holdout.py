@@ -88,19 +88,27 @@ def hold_out(
         folds = make_folds({part.name: where for part, where in pieces}, options.folds or QUARTERS, seed=seed)
         turns = "each" if len(folds) == QUARTERS else f"{len(folds)} parts, each"
         how = f"quarters of every map, {turns} in turn; then whole maps are learned from"
-        return Holdout(found.maps, how, folds=folds, parts=[part for part, _ in pieces])
+        parts = [part for part, _ in pieces]
+        return Holdout(found.maps, how, folds=folds, parts=parts, note=_fewer(options, folds, "quarters of a map"))
     count = _fold_count(options, len(names), scenes, cross_validate)
     if count > 1 and options.validation_stems is None:
         folds = make_folds(scenes or {name: name for name in names}, count, seed=seed)
         by_scene = scenes and len(folds) == len(set(scenes.values()))
         what = f"{len(folds)} scenes in turn" if by_scene else f"{len(folds)} parts in turn, drawn with seed {seed}"
         how = f"each of {what}; then all maps are learned from"
+        note = "; ".join(filter(None, (note, _fewer(options, folds, "scenes" if scenes else "maps"))))
         return Holdout(found.maps, how, folds=folds, scenes=scenes, note=note)
     held, how = _one_part(names, scenes, options)
     learn, hold = _divided(found.maps, held)
     if not learn or not hold:
         raise UsageError(f"{len(learn)} maps to learn from and {len(hold)} held out, expected at least 1 of each")
     return Holdout(learn, how, hold=hold, scenes=scenes, note=note)
+
+
+def _fewer(options: TrainOptions, folds: Sequence[Fold], what: str) -> str:
+    """That there are fewer folds than were asked for; empty if there are not."""
+    asked = options.folds or 0
+    return f"--folds {asked} makes {len(folds)}: there are only {len(folds)} {what}" if asked > len(folds) else ""
 
 
 def make_folds(groups: Mapping[str, str], count: int, *, seed: int = 0) -> list[Fold]:

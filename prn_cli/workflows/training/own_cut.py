@@ -38,7 +38,7 @@ class OwnCuts:
 
     def __init__(self, *, free: bool = True) -> None:
         self._free = free
-        self._measured: dict[int, Measured] = {}
+        self._measured: dict[TrainingMap, Measured] = {}
 
     def of(self, maps: Sequence[TrainingMap]) -> Decision:
         """The threshold by these maps; of many, by a sample of them."""
@@ -49,11 +49,11 @@ class OwnCuts:
 
     def measured(self, one: TrainingMap) -> Measured:
         """What a map says."""
-        if id(one) not in self._measured:
+        if one not in self._measured:
             counts = np.stack([count_logits(one.logits[one.label == side]) for side in (0, 1)])
             statistics = measure(np.where(one.label == IGNORE, np.float32(np.nan), one.logits))
-            self._measured[id(one)] = Measured(counts, statistics)
-        return self._measured[id(one)]
+            self._measured[one] = Measured(counts, statistics)
+        return self._measured[one]
 
 
 def decide_on(measured: Sequence[Measured]) -> Decision:

@@ -259,11 +259,11 @@ def _export(
     start, scenes, settings = run.start, holdout.scenes, asdict(run.settings)
     parts_of = len(names_of(holdout.learn)) if holdout.parts else 0
     seed = run.options.seed
-    evidence: dict[str, Any] = {}
+    evidence = {}
     if _calibrates(run):
         measured = [cuts.measured(m) for m in holdout.learn]
         conclusion = conclude_few(holdout.learn, measured, seed=seed)
-        evidence = {"evidence": evidence_of(measured)}
+        evidence = {"prn.evidence": json.dumps(evidence_of(measured))}
     else:
         conclusion = conclude(
             outcome.counts,
@@ -302,11 +302,11 @@ def _export(
         "best_epoch": outcome.state.best_epoch + 1,
         "seconds": round(outcome.seconds, 1),
         **conclusion.card(),
-        **evidence,
     }
     metadata = {
         "prn.strength": f"{conclusion.choice.strength:g}",
         "prn.threshold": f"{conclusion.choice.threshold:g}",
         "prn.reference": known.to_json(),
+        **evidence,
     }
     return export(outcome.network, run.options.out, metadata=metadata, card=card)
