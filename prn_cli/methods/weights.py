@@ -11,8 +11,6 @@ from typing import Any
 
 from prn_cli.errors import WeightsError
 
-DEFAULT_WEIGHTS = "fast"
-
 _CHECKPOINTS = (".th", ".pth", ".pt", ".tar", ".ckpt", ".pkl")
 
 

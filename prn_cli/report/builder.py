@@ -42,7 +42,19 @@ _BAND_PIXELS = 1 << 22  # looked at at once
 
 
 class _Report:
-    """A page in the making. Images may come from several threads."""
+    """A page in the making. Images may come from several threads.
+
+    Args:
+        path: the page.
+        inputs: the maps or masks that it is of.
+        files: all other files that are read or written.
+        images: folder of images.
+        watch: hears what is missing, and where the page is.
+
+    Raises:
+        OutputError: the page would replace a folder, or a file that is no report.
+        UsageError: the page would replace an input.
+    """
 
     def __init__(
         self, path: Path, inputs: Sequence[Path], files: Iterable[Path | None], images: Path | None, watch: Watch
@@ -96,18 +108,9 @@ class ScoreReport(_Report):
     """The report of `prn score`.
 
     Args:
-        path: the page.
-        inputs: what is scored.
-        files: all other files that are read.
-        images: folder of images.
         bias: folder of bias maps.
         threshold: where soft maps are cut.
         baseline_threshold: where soft maps of the base are cut; None without a base.
-        watch: hears what is missing, and where the page is.
-
-    Raises:
-        OutputError: the page would replace a folder, or a file that is no report.
-        UsageError: the page would replace an input.
     """
 
     def __init__(
@@ -174,20 +177,7 @@ class ScoreReport(_Report):
 
 
 class ClassReport(_Report):
-    """The report of `prn score` on maps of several classes.
-
-    Args:
-        path: the page.
-        inputs: what is scored.
-        files: all other files that are read.
-        images: folder of images.
-        rows: gives the class numbers of a window of an open prediction.
-        watch: hears what is missing, and where the page is.
-
-    Raises:
-        OutputError: the page would replace a folder, or a file that is no report.
-        UsageError: the page would replace an input.
-    """
+    """The report of `prn score` on maps of several classes; `rows` gives the class numbers of a window of a prediction."""
 
     cut = 0.5
     """Of no use here: no class is cut at a threshold."""
@@ -238,21 +228,7 @@ class ClassReport(_Report):
 
 
 class HeadroomReport(_Report):
-    """The report of `prn pseudolabel`.
-
-    Args:
-        path: the page.
-        inputs: the maps.
-        files: all other files that are read or written.
-        images: folder of images.
-        patch: side of a patch, px.
-        grid: the thresholds that a patch may take.
-        watch: hears what is missing, and where the page is.
-
-    Raises:
-        OutputError: the page would replace a folder, or a file that is no report.
-        UsageError: the page would replace an input.
-    """
+    """The report of `prn pseudolabel`: patches of `patch` px may take the thresholds of `grid`."""
 
     def __init__(
         self,

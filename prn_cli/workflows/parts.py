@@ -8,11 +8,6 @@ from collections.abc import Iterable
 from prn_cli.errors import UsageError
 
 
-def part_of(name: str, count: int) -> int:
-    """The part of a name, 0 to `count` - 1. It depends on the name alone, so that tasks agree if files are added."""
-    return _digest(name) % count
-
-
 def _digest(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
@@ -35,7 +30,8 @@ def check_part(count: int | None, number: int | None) -> None:
 def select_part(names: Iterable[str], count: int | None, number: int | None) -> tuple[list[int], list[int]]:
     """The positions of the names of one part, all if there are no parts; and of all names that occur more than once.
 
-    Each task sees all names, perhaps millions, so only their hashes are kept.
+    The part of a name depends on the name alone, so that tasks agree if files are added. Each task sees all names,
+    perhaps millions, so only their hashes are kept.
     """
     import numpy as np
 

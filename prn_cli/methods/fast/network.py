@@ -40,7 +40,6 @@ class FastNetwork(nn.Module):
     multiple = STRIDE * 2 ** (DEPTH - 1)
     halo = 96  # less than it sees: of what lies further off, masks show less than 0.1 % (docs/method.md)
     tile = 1024
-    starts_as_identity = True
 
     def __init__(self, width: int = 16, *, keep_level: bool = False, image_channels: int = 0) -> None:
         super().__init__()

@@ -146,7 +146,6 @@ class PaperNetwork(nn.Module):
     name = "paper"
     tile = 512
     halo = 0  # each window is refined as the published code refines a map: whole, with its own pyramid of averages
-    starts_as_identity = False
 
     def __init__(self, patch: int = 64) -> None:
         super().__init__()
