@@ -177,7 +177,7 @@ class ScoreReport(_Report):
 
 
 class ClassReport(_Report):
-    """The report of `prn score` on maps of several classes; `rows` gives the class numbers of a window of a prediction."""
+    """The report of `prn score` on maps of several classes; `rows` gives the class numbers of a window of a mask."""
 
     cut = 0.5
     """Of no use here: no class is cut at a threshold."""
