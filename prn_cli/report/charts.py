@@ -17,14 +17,7 @@ _MOST_POINTS = 160
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A linear scale. Values beyond its ends are placed at the ends.
-
-    Args:
-        low: value at one end.
-        high: value at the other end.
-        start: place of `low`, px.
-        end: place of `high`, px.
-    """
+    """A linear scale, with `low` at `start` px and `high` at `end` px. Values beyond its ends are placed there."""
 
     low: float
     high: float

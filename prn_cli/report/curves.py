@@ -29,14 +29,7 @@ _LIMITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """A set of maps in the charts.
-
-    Attributes:
-        name: in the legends.
-        look: class of its colour.
-        soft: counts of its soft maps; None for masks.
-        at_cut: counts of its masks.
-    """
+    """A set of maps in the charts: its name, the class of its colour, counts of its soft maps, if any, and masks."""
 
     name: str
     look: str
@@ -152,17 +145,10 @@ def patch_thresholds(totals: Totals, *, cut: float) -> ThresholdChart | None:
 
 @dataclass(frozen=True, slots=True)
 class PositionMap:
-    """A map of means over the images, by position.
+    """A map of means over so many images, by position: rows of colours and numbers, and their legend.
 
-    Attributes:
-        title: its heading.
-        unit: of its numbers.
-        low: meaning of low numbers.
-        high: meaning of high numbers.
-        ends: numbers of the lowest, the middle and the highest colour.
-        images: how many are in the mean.
-        span: the range of the means.
-        cells: rows of colours and numbers.
+    `low` and `high` are what low and high numbers mean, `ends` the numbers of the lowest, the middle and the highest
+    colour, and `span` is the range of the means.
     """
 
     title: str

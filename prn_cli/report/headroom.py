@@ -65,15 +65,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What was searched, in words.
-
-    Attributes:
-        logits: where the maps are from.
-        labels: where the labels are from.
-        patch: side of a patch, px.
-        grid: the thresholds that a patch may take.
-        not_counted: what share of the pixels does not count, and why; empty if all do.
-    """
+    """What was searched, and how; `not_counted` says what share of the pixels does not count, and why."""
 
     logits: str
     labels: str
@@ -84,15 +76,7 @@ class Searched:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """IoU of one choice of thresholds, and its change over the base at 0.5.
-
-    Attributes:
-        title: of the choice.
-        look: class of its colour.
-        threshold: in words.
-        figure: IoU.
-        change: over the base.
-    """
+    """IoU of one choice of thresholds, and its change over the base at 0.5; `look` is the class of its colour."""
 
     title: str
     look: str
