@@ -61,8 +61,8 @@ def _show(result: ScoreResult, summary: Summary) -> None:
         if figures[metric.name].images < summary.images
     }
     if partial:
-        counts = ", ".join(f"{title} of {count}" for title, count in partial.items())
-        method += f"\nFigures that do not exist for all {summary.images} images: {counts}."
+        counts = ", ".join(f"{title} for {count or 'none'}" for title, count in partial.items())
+        method += f"\nFigures that exist for fewer than {summary.images} images: {counts}."
     if baseline is not None and summary.images > 1:
         better, worse = result.changed_images()
         first = result.metrics[0]
@@ -104,10 +104,15 @@ def _table_alone(result: ScoreResult, summary: Summary) -> Table:
 def _table_of_two(result: ScoreResult, summary: Summary) -> Table:
     from prn_cli.metrics.intervals import verdict
 
-    own = [f"at {result.own}" if len(result.own) < 6 else "own cut"] if result.own else []
-    table = console.table("", "Baseline", *own, "Masks", "Change", f"{percent(summary.confidence)} interval")
+    base = ["Baseline"]
+    if result.own:
+        base = [
+            f"At {result.settings['baseline_threshold']:g}",
+            f"At {result.own}" if len(result.own) < 6 else "Own cut",
+        ]
+    table = console.table("", *base, "Masks", "Change", f"{percent(summary.confidence)} interval")
     table.add_column("")
-    if own:
+    if result.own:
         table.padding = 0  # for 80 columns
     parts = _parts(result, summary)
     for heading, _, figures in parts:

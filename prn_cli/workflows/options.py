@@ -46,7 +46,7 @@ LogitsHere: TypeAlias = Annotated[
 Labels: TypeAlias = Annotated[
     Path, _input("Folder of labels, paired with the inputs by stem.", flags=("-l",), common=True)
 ]
-Overwrite: TypeAlias = Annotated[bool, _output("Redo outputs that are current; replace files of others.", common=True)]
+Overwrite: TypeAlias = Annotated[bool, _output("Redo outputs that are current, and replace other files.", common=True)]
 Device: TypeAlias = Annotated[Literal["auto", "cpu", "cuda"], _run("Where the network runs.")]
 DryRun: TypeAlias = Annotated[bool, _run("List what would be done, and why; write nothing.", common=True)]
 Seed: TypeAlias = Annotated[int, _run("Random seed.", least=0)]

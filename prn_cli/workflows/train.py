@@ -21,7 +21,6 @@ from prn_cli.workflows.options import (
     GridName,
     Labels,
     LogitsHere,
-    Overwrite,
     PatchSide,
     ReadOptions,
     Rgb,
@@ -59,7 +58,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         Path, Option("Folder of the run.", "Output", flags=("-o",), aliases=("--output",), common=True, output=True)
     ] = Path("run")
     resume: Annotated[bool, Option("Resume the run in the output folder.", "Output", common=True)] = False
-    overwrite: Overwrite = False
+    overwrite: Annotated[bool, Option("Start anew where the folder holds a run.", "Output", common=True)] = False
     tensorboard: Annotated[bool, Option("Also write a TensorBoard log.", "Output")] = False
     device: Device = "auto"
     seed: Seed = 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import os
@@ -150,7 +151,7 @@ def test_masks_are_compared_with_the_baseline_at_its_own_threshold(folder, prn):
     shown = prn("refined", "--labels", "labels", "--baseline", "logits", "--report", "page.html")[1]
     assert "The masks are the baseline's at 0.35: no network has changed them." in shown
     assert "Compared with the baseline at 0.35" not in shown
-    page = (folder / "page.html").read_text()
+    page = html.unescape((folder / "page.html").read_text())
     assert "They are the base's at 0.35." in page
     assert "No network has changed the base cut at 0.35." in page
     line = ("soft", "--labels", "labels", "--baseline", "logits", "--threshold", 0.35)
@@ -167,6 +168,7 @@ def test_the_own_threshold_tells_what_a_network_adds(folder, prn):
     assert found["baseline"] == json.loads(prn(*line, "--json")[1])["mean"]["iou"]["baseline"]
     shown = prn(*line, "--own-threshold", 0.3)[1]
     assert "baseline: logits cut at 0.5, and at 0.3" in shown
+    assert " At 0.5 At 0.3 " in shown
     assert "Compared with the baseline at 0.3: " in shown
     assert "no network" not in shown
     rows = list(csv.DictReader(io.StringIO(prn(*line, "--own-threshold", 0.3, "--csv", "-")[1])))
@@ -182,7 +184,7 @@ def test_each_mask_has_an_own_threshold(folder, prn):
     assert document["mean"]["iou"]["added"]["value"] == 0  # each base is cut where its mask is
     shown = prn(*line)[1]
     assert "and at 0.3 to 0.45" in shown
-    assert " own cut " in shown
+    assert " At 0.5 Own cut " in shown
 
 
 def test_no_own_threshold_of_masks_that_were_changed_or_of_a_base_that_is_no_score(folder, prn):
