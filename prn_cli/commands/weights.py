@@ -41,8 +41,8 @@ def _list(_: Options, *, json: bool) -> None:
 def _about(card: Mapping[str, Any]) -> Iterator[str]:
     """What a card says of data, terms and figures, line by line."""
     training = card.get("training", {})
-    if "maps" in training:
-        yield f"learned from {training['maps']} maps:"
+    if "sets" in training:
+        yield f"learned from {training['maps']} maps:" if "maps" in training else "learned from:"
     for name, terms in training.get("sets", {}).items():
         yield f"  {name}: {terms}"
     if "test_splits" in card:

@@ -152,7 +152,9 @@ def _headline(summary: Summary, metric: Metric, what: Scored) -> str:
     pooled, mean = summary.pooled[metric.name], summary.mean[metric.name]
     said = _compared("the refined masks", pooled.difference, mean.difference, "the base's")
     own = f"the base's at {what.own}"
-    then = f"They are {own}." if what.is_own else _compared("they", pooled.added, mean.added, own)
+    then = _compared("they", pooled.added, mean.added, own)
+    if what.is_own:
+        then = f"They are {own}: no network has changed them."
     return said and f"{said} {then}".strip()
 
 

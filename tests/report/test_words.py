@@ -112,4 +112,6 @@ def test_the_headline_is_a_sentence_or_two(pooled, mean, said):
     what = Scored("masks", "labels", "logits", "masks", "logits cut at 0.5", 0.5, own="0.4")
     assert _headline(summary, METRICS[0], what) == said
     if pooled[1] is not None:
-        assert _headline(summary, METRICS[0], replace(what, is_own=True)).endswith("They are the base's at 0.4.")
+        assert _headline(summary, METRICS[0], replace(what, is_own=True)).endswith(
+            " They are the base's at 0.4: no network has changed them."
+        )
