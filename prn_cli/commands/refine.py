@@ -11,7 +11,7 @@ def _refine(options: RefineOptions, *, json: bool) -> None:
     """Refine logit maps into better masks.
 
     Maps may have any size. A mask is kept if it was made from the same input with the same settings, so a stopped run
-    continues where it stopped. Files that prn did not write are never overwritten.
+    continues where it stopped. Files that prn did not write are not replaced without --overwrite.
     """
     from prn_cli.workflows.refine import refine
 
