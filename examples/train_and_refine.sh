@@ -21,7 +21,7 @@ done
 
 cd "$out/few" # holds logits/ and labels/, so the commands need no more
 # Each of the two scenes that the names show is held out in turn, to tell what to expect; then all nine are learned from.
-prn train -o "$out/run" --folds 3 --epochs 4 --overwrite
+prn train -o "$out/run" --epochs 4 --overwrite
 prn refine "$out/rest/logits" -o "$out/masks" --weights "$out/run" --quiet
 prn score "$out/masks" --labels "$examples/buildings/labels" --baseline "$out/rest/logits" --json |
     python3 "$examples/print_iou.py" "9 tiles never seen"
