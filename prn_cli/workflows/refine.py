@@ -108,8 +108,7 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     strength: Annotated[
         tuple[float, ...] | None,
         _by_weights(
-            "Strength of the correction: 0 leaves the base model's masks, 1 applies all of it. One for all weights, or "
-            "one each.",
+            "0 leaves the base model's masks, 1 applies all of the correction. One for all weights, or one each.",
             common=True,
             least=0,
             most=1,
@@ -118,8 +117,8 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     threshold: Annotated[
         float | Literal["auto"] | None,
         _method(
-            "Probability above which a refined pixel is foreground; auto: chosen without labels, where the expected "
-            "score of the set is greatest. Of several classes, auto chooses offsets of their logits.",
+            "Probability above which a refined pixel is foreground; auto: chosen without labels, for the best expected "
+            "score of the set; of several classes, offsets of their logits.",
             flags=("--threshold", "-t"),
             metavar="auto|0..1",
             common=True,
