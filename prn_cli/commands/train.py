@@ -40,8 +40,10 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
     several = len(card["conditions"].get("classes", ())) > 1
     what = f"held-out parts of {data['parts_of']} map(s)" if data["parts_of"] else "held-out images"
     own = choice["own"]
-    console.tell(f"{len(data['held_out'])} {what}" + (f"; the base's own threshold: {own:.3g}" if own != 0.5 else ""))
-    headings = ["At 0.5", *([f"At {own:.3g}"] if own != 0.5 else []), "Refined"]
+    folds = card["conditions"].get("folds")
+    at_own = f"; the base's own threshold: {own:.3g}" + (", in each fold by the labels of the others" if folds else "")
+    console.tell(f"{len(data['held_out'])} {what}" + (at_own if own != 0.5 else ""))
+    headings = ["At 0.5", *(["At its own" if folds else f"At {own:.3g}"] if own != 0.5 else []), "Refined"]
     table = console.table("", *headings, "Change, points", "95 % interval")
     figure = "IoU of a class" if several else "IoU"
     for name, label in (("pooled_iou", f"{figure}, pooled"), ("mean_iou", f"{figure}, mean")):

@@ -534,6 +534,12 @@ def test_few_held_out_images_promise_nothing(capsys, images: int, said: str) -> 
     assert f"New images of the same scenes {said}; of other scenes" in shown
     shares = "+0.00 by the threshold alone; by the network +70.00 pooled, +70.00 in the mean over images."
     assert f"Strength 0.5, threshold 0.4: {shares}" in " ".join(shown.split())
+    assert f"{images} held-out images; the base's own threshold: 0.4\n" in shown
+    assert " At 0.5  At 0.4  Refined " in shown
+    show(card | {"conditions": {"folds": [["a"], ["b"]]}}, Path("run"))  # each fold has cut where the others say
+    shown = capsys.readouterr().out
+    assert "own threshold: 0.4, in each fold by the labels of the others\n" in shown
+    assert " At 0.5  At its own  Refined " in shown
 
 
 def test_the_progress_says_what_its_figures_are_of(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
