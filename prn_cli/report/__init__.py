@@ -1,10 +1,12 @@
 """One HTML page a run, complete in itself: figures with intervals, pictures, maps and curves.
 
 `ScoreReport` and `HeadroomReport` look at the maps of a run and write the page. An image is looked at once, band by
-band (`Viewer`), and leaves a `Glimpse`: pictures of 256 px and counts. `Totals` gathers them.
+band (`Viewer`), and leaves a `Glimpse`: pictures of 256 px, crops where most pixels changed, and counts. `Totals`
+gathers them.
 
 - `builder`: files to a page
 - `shrinking`, `glimpses`, `class_glimpses`, `totals`: what is kept of an image, and of a set
+- `crops`: which parts of an image are kept at full resolution
 - `gallery`, `curves`, `charts`, `colours`: the parts of a page, ready to be drawn
 - `scored`, `headroom`: the two pages
 - `page`, `templates`: values to HTML

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
@@ -28,9 +29,9 @@ from prn_cli.rasters import (
     pair_by_stem,
 )
 from prn_cli.report import colours
-from prn_cli.report.class_glimpses import ClassViewer, class_colours
+from prn_cli.report.class_glimpses import ClassViewer, SeenClasses, class_colours
 from prn_cli.report.gallery import MOST_PICTURED
-from prn_cli.report.glimpses import PATCH, Prediction, Viewer, picture_room
+from prn_cli.report.glimpses import PATCH, Prediction, Seen, Viewer, picture_room
 from prn_cli.report.headroom import HALF, Choice, Searched, headroom_page
 from prn_cli.report.page import MARKER
 from prn_cli.report.scored import Scored, score_page
@@ -156,17 +157,17 @@ class ScoreReport(_Report):
         with ExitStack() as stack:
             image = stack.enter_context(self._open_image(path, predictions[-1].raster))
             bias = stack.enter_context(_open_bias(self._bias[path], label)) if path in self._bias else None
-            for window in _bands(label.height, label.width, PATCH, stop):
+
+            def see(window: Window) -> Seen:
                 parts = [_read(o, window, t) for o, t in zip(predictions, self._thresholds, strict=True)]
-                soft = [part.probabilities for part in parts]
-                added = None
-                if bias is not None:
-                    added = bias.logits(window)
-                elif len(soft) == 2 and soft[0] is not None and soft[1] is not None:
-                    added = logit(soft[0]) - logit(soft[1])
-                pixels = None if image is None else image.read(window)
                 before = parts[1] if len(parts) > 1 else None
-                viewer.add(window.y, label.read(window), parts[0], before, bias=added, image=pixels)
+                return Seen(label.read(window), parts[0], before, None if image is None else image.read(window))
+
+            for window in _bands(label.height, label.width, PATCH, stop):
+                seen = see(window)
+                added = _added(seen) if bias is None else bias.logits(window)
+                viewer.add(window.y, seen.label, seen.after, seen.before, bias=added, image=seen.image)
+            viewer.zoom(see)
         self._keep(viewer)
 
     def finish(
@@ -211,10 +212,16 @@ class ClassReport(_Report):
         paired = len(predictions) > 1
         viewer = ClassViewer(path.stem, label.height, label.width, table=self._table, paired=paired, room=self._room)
         with self._open_image(path, predictions[-1].raster) as image:
-            for window in _bands(label.height, label.width, PATCH, stop):
-                numbers = [self._rows(each, window) for each in predictions]
+
+            def see(window: Window) -> SeenClasses:
+                after, *before = (self._rows(each, window) for each in predictions)
                 pixels = None if image is None else image.read(window)
-                viewer.add(window.y, label.read(window), *numbers, image=pixels)
+                return SeenClasses(label.read(window), after, before[0] if before else None, pixels)
+
+            for window in _bands(label.height, label.width, PATCH, stop):
+                *numbers, pixels = see(window)
+                viewer.add(window.y, *numbers, image=pixels)
+            viewer.zoom(see)
         self._keep(viewer)
 
     def finish(
@@ -278,6 +285,13 @@ def _read(opened: LabelMap | ScoreMap, window: Window, threshold: float) -> Pred
         return Prediction(opened.read(window))
     probabilities = opened.probabilities(window)
     return Prediction(binarize(probabilities, threshold), probabilities)
+
+
+def _added(seen: Seen) -> NDArray[np.float32] | None:
+    """What was added to the base's logits, where both maps are soft."""
+    if seen.before is None or seen.before.probabilities is None or seen.after.probabilities is None:
+        return None
+    return logit(seen.after.probabilities) - logit(seen.before.probabilities)
 
 
 def _open_bias(path: Path, label: LabelMap) -> ScoreMap:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters.pictures import encode_picture
 from prn_cli.report import colours
-from prn_cli.report.glimpses import PICTURE_SIDE, Glimpse, Prediction, Viewer
+from prn_cli.report.glimpses import PICTURE_SIDE, Glimpse, Prediction, Seen, Viewer
 from prn_cli.report.shrinking import Cells, Picked
 
 ClassNumbers = NDArray[np.uint8]
@@ -28,6 +31,24 @@ def class_colours(palette: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]
         table[: len(palette)] = palette[:, :3]
     table[IGNORE] = np.frombuffer(bytes.fromhex(colours.NOT_COUNTED[0].lstrip("#")), np.uint8)
     return table
+
+
+class SeenClasses(NamedTuple):
+    """What there is to see of a window, as `Seen`, in class numbers."""
+
+    label: ClassNumbers
+    after: ClassNumbers
+    before: ClassNumbers | None = None
+    image: NDArray[np.float32] | None = None
+
+    def right(self) -> Seen:
+        """Where its classes are right."""
+
+        def of(numbers: ClassNumbers) -> Prediction:
+            return Prediction(np.where(numbers == IGNORE, np.uint8(IGNORE), (numbers == self.label).view(np.uint8)))
+
+        known = np.where(self.label == IGNORE, np.uint8(IGNORE), np.uint8(1))
+        return Seen(known, of(self.after), None if self.before is None else of(self.before), self.image)
 
 
 class ClassViewer:
@@ -65,21 +86,26 @@ class ClassViewer:
         image: NDArray[np.float32] | None = None,
     ) -> None:
         """Add a band of whole rows, from row `first` on: `(h, W)` uint8 class numbers, 255 invalid."""
-
-        def right(numbers: ClassNumbers) -> Prediction:
-            return Prediction(np.where(numbers == IGNORE, np.uint8(IGNORE), (numbers == label).view(np.uint8)))
-
-        known = np.where(label == IGNORE, np.uint8(IGNORE), np.uint8(1))
-        self._right.add(first, known, right(after), None if before is None else right(before), image=image)
+        *masks, _ = SeenClasses(label, after, before).right()
+        self._right.add(first, *masks, image=image)
         for picked, numbers in zip(self._picked.values(), (label, after, before), strict=False):
             if numbers is not None:
                 picked.add(first, numbers)
 
+    def zoom(self, look: Callable[[Window], SeenClasses]) -> None:
+        """As `Viewer.zoom` does."""
+        self._right.zoom(lambda window: look(window).right())
+        for crop in self._right.crops:
+            seen = look(crop.window)
+            crop.pictures["after"] = self._coloured(seen.after)
+            if seen.before is not None:
+                crop.pictures["before"] = self._coloured(seen.before)
+
     def finish(self) -> Glimpse:
         """The glimpse, once all bands were added."""
         glimpse = self._right.finish()
-        pictures = {
-            key: encode_picture(self._table[picked.result()], most=_PICTURE_ROOM)
-            for key, picked in self._picked.items()
-        }
+        pictures = {key: self._coloured(picked.result()) for key, picked in self._picked.items()}
         return replace(glimpse, pictures=glimpse.pictures | pictures)
+
+    def _coloured(self, numbers: ClassNumbers) -> bytes:
+        return encode_picture(self._table[numbers], most=_PICTURE_ROOM)

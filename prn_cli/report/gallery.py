@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from prn_cli.maps.tiles import Window
 from prn_cli.rasters.pictures import PICTURE_KIND, encode_picture
 from prn_cli.report import colours
 from prn_cli.report.glimpses import LOGIT_REACH, PICTURE_SIDE, Glimpse
@@ -62,6 +63,9 @@ class Panel:
     legend: str = ""
 
 
+Picture = tuple[Panel, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An image.
@@ -72,13 +76,15 @@ class Entry:
         figure: the change of its IoU, or its IoU without a base.
         tag: `worst`, `median` or `best` if it is an example of these.
         pictures: panels with the addresses of their pictures; empty if the page has no room for them.
+        crops: where they lie, and the same of them; empty of images that are not shown at first.
     """
 
     rank: int
     glimpse: Glimpse
     figure: float
     tag: str | None
-    pictures: Sequence[tuple[Panel, str]]
+    pictures: Sequence[Picture]
+    crops: Sequence[tuple[Window, Sequence[Picture]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +128,10 @@ def make_gallery(glimpses: Sequence[Glimpse], words: Words, *, bias_reach: float
     pictured = _examples(len(figures), MOST_PICTURED // 3) if len(figures) > MOST_PICTURED else range(len(figures))
     entries = []
     for rank, (figure, _, glimpse) in enumerate(figures):
-        pictures = ((panel, _picture(glimpse, panel.key, bias_reach, cut)) for panel in panels if rank in pictured)
-        shown = [(panel, data_uri(data, PICTURE_KIND)) for panel, data in pictures if data is not None]
-        entries.append(Entry(rank, glimpse, figure, tags.get(rank), shown))
+        pictures = {panel.key: _picture(glimpse, panel.key, bias_reach, cut) for panel in panels if rank in pictured}
+        closer = glimpse.crops if rank in tags or len(figures) <= _SHOWN_AT_ONCE else ()
+        crops = [(crop.window, _addresses(panels, crop.pictures)) for crop in closer]
+        entries.append(Entry(rank, glimpse, figure, tags.get(rank), _addresses(panels, pictures), crops))
     return Gallery(words, panels, entries)
 
 
@@ -160,6 +167,10 @@ def _panels(glimpses: Sequence[Glimpse], words: Words, bias_reach: float, cut: f
     keys |= {"bias" for glimpse in glimpses if glimpse.bias is not None}
     keys |= {"thresholds" for glimpse in glimpses if glimpse.thresholds is not None}
     return [panel for panel in panels if panel.key in keys]
+
+
+def _addresses(panels: Sequence[Panel], pictures: Mapping[str, bytes | None]) -> list[Picture]:
+    return [(panel, data_uri(data, PICTURE_KIND)) for panel in panels if (data := pictures.get(panel.key)) is not None]
 
 
 def _picture(glimpse: Glimpse, key: str, bias_reach: float, cut: float) -> bytes | None:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.probabilities import logit
+from prn_cli.maps.tiles import Window
 from prn_cli.metrics.calibration import count_calibration
 from prn_cli.metrics.regions import RegionCounts
 from prn_cli.rasters.pictures import encode_picture
 from prn_cli.report import colours
+from prn_cli.report.crops import Crop, busiest
 from prn_cli.report.shrinking import Cells, Mean, Shares
 from prn_cli.thresholding.pseudolabels import ThresholdCurve, count_curve
 from prn_cli.thresholding.thresholds import PAPER_GRID, Grid, search_thresholds
 
 PICTURE_SIDE = 256
-_ROOM = 2_800_000  # bytes of all pictures
+_ROOM = 2_500_000  # bytes of all pictures of whole images
 _MOST_ROOM = 60_000  # of one image
 _SHARES = {"image": 0.34, "scores": 0.34, "label": 0.12, "before": 0.14, "after": 0.14, "change": 0.26}
+_CROP_ROOM = 12_000  # bytes of a picture of a crop, which fit without making it smaller
+_IN_CROPS = ("image", "scores", "before", "after", "change")
 MAP_SIDE = 96
 PATCH = 64
 LOGIT_REACH = 6.0
@@ -47,6 +53,18 @@ class Prediction:
 
     mask: NDArray[np.uint8]
     probabilities: NDArray[np.float32] | None = None
+
+
+class Seen(NamedTuple):
+    """What there is to see of a window: label, what is scored, the base if there is one, and the image.
+
+    See `Viewer.add`.
+    """
+
+    label: NDArray[np.uint8]
+    after: Prediction
+    before: Prediction | None = None
+    image: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +138,7 @@ class Glimpse:
         pictures: as WebP, by panel: `image` or `scores`, `label`, `before`, `after`, `change`.
         thresholds: of the base's patches; None if the base is a mask.
         bias: `(h, w)` float32, added to the logits; None if unknown.
+        crops: where most pixels changed, the busiest first.
     """
 
     name: str
@@ -129,6 +148,7 @@ class Glimpse:
     pictures: dict[str, bytes]
     thresholds: PatchThresholds | None
     bias: NDArray[np.float32] | None
+    crops: Sequence[Crop] = ()
 
     def regions_before(self) -> RegionCounts:
         """The base's mask against the label."""
@@ -184,6 +204,7 @@ class Viewer:
     Attributes:
         before: counts of the base's soft map so far; None without one.
         after: the same of what is scored.
+        crops: that `zoom` has kept.
     """
 
     def __init__(
@@ -213,6 +234,7 @@ class Viewer:
         self._cells = cells
         self._room = {key: int(share * room) for key, share in _SHARES.items()}
         self._colours: list[Mean] = []
+        self.crops: list[Crop] = []
 
     def add(
         self,
@@ -235,10 +257,9 @@ class Viewer:
             image: `(bands, h, W)` float32, the input of the base model; NaN invalid.
         """
         base = after if before is None else before
-        valid = (label != IGNORE) & (after.mask != IGNORE) & (base.mask != IGNORE)
-        codes = np.where(valid, label + 2 * base.mask + 4 * after.mask, np.uint8(_INVALID)).astype(np.uint8)
+        codes = _codes(label, after, base)
         self._codes.add(first, codes)
-        truth = np.where(valid, label, np.uint8(IGNORE))
+        truth = np.where(codes != _INVALID, label, np.uint8(IGNORE))
         if base.probabilities is not None:
             self._scores.add(first, base.probabilities)
             self._search(first, base.probabilities, base.mask, truth)
@@ -250,10 +271,26 @@ class Viewer:
             self._bias = self._bias or Mean(Cells(self._height, self._width, MAP_SIDE))
             self._bias.add(first, bias)
         if image is not None:
-            bands = image[:3] if len(image) >= 3 else image[:1]
+            bands = _shown(image)
             self._colours = self._colours or [Mean(self._cells) for _ in bands]
             for mean, band in zip(self._colours, bands, strict=True):
                 mean.add(first, band)
+
+    def zoom(self, look: Callable[[Window], Seen]) -> None:
+        """Keep crops at full resolution, once all bands were added; `look` gives what there is to see of a window."""
+
+        def codes(seen: Seen) -> NDArray[np.uint8]:
+            return _codes(seen.label, seen.after, seen.before or seen.after)
+
+        marked = np.flatnonzero(_marked(paired=self._paired))
+        counts = self._codes.cells()[..., marked].sum(axis=-1)
+        for window in busiest(counts, self._height, self._width, lambda w: np.isin(codes(look(w)), marked)):
+            seen = look(window)
+            shares = np.eye(_INVALID + 1, dtype=np.float32)[codes(seen)]
+            scores = (seen.before or seen.after).probabilities
+            pictures = self._draw(shares, [] if seen.image is None else list(_shown(seen.image)), scores)
+            kept = {key: pixels for key, pixels in pictures.items() if key in _IN_CROPS}
+            self.crops.append(Crop(window, {key: _encoded(key, kept[key], _CROP_ROOM) for key in kept}))
 
     def _search(
         self, first: int, probabilities: NDArray[np.float32], mask: NDArray[np.uint8], truth: NDArray[np.uint8]
@@ -277,16 +314,9 @@ class Viewer:
 
     def finish(self) -> Glimpse:
         """The glimpse, once all bands were added."""
-        shares = self._codes.result()
-        pictures = {"label": _mask_pixels(shares, _LABEL), "after": _mask_pixels(shares, _AFTER)}
-        if self._colours:
-            pictures["image"] = _image_pixels([mean.result() for mean in self._colours])
-        elif self._patches is not None:
-            logits = logit(self._scores.result())
-            pictures["scores"] = colours.diverging(logits, centre=0, reach=LOGIT_REACH)
-        if self._paired:
-            pictures["before"] = _mask_pixels(shares, _BEFORE)
-        pictures["change"] = _change_pixels(shares, paired=self._paired)
+        bands = [mean.result() for mean in self._colours]
+        scores = None if self._patches is None else self._scores.result()
+        pictures = self._draw(self._codes.result(), bands, scores)
         thresholds = None
         if self._patches is not None:
             cells = self._patch_cells
@@ -297,13 +327,40 @@ class Viewer:
             self._height,
             self._width,
             self._codes.counts(),
-            {
-                key: encode_picture(pixels, most=self._room[key], drawing=key not in ("image", "scores"))
-                for key, pixels in pictures.items()
-            },
+            {key: _encoded(key, pixels, self._room[key]) for key, pixels in pictures.items()},
             thresholds,
             None if self._bias is None else self._bias.result(),
+            self.crops,
         )
+
+    def _draw(
+        self, shares: NDArray[np.float32], bands: Sequence[NDArray[np.float32]], scores: NDArray[np.float32] | None
+    ) -> dict[str, colours.Pixels]:
+        """The pictures of an image, or of a part of it, by panel."""
+        pictures = {"label": _mask_pixels(shares, _LABEL), "after": _mask_pixels(shares, _AFTER)}
+        if bands:
+            pictures["image"] = _image_pixels(bands, *_range([mean.result() for mean in self._colours]))
+        elif scores is not None:
+            pictures["scores"] = colours.diverging(logit(scores), centre=0, reach=LOGIT_REACH)
+        if self._paired:
+            pictures["before"] = _mask_pixels(shares, _BEFORE)
+        pictures["change"] = _change_pixels(shares, paired=self._paired)
+        return pictures
+
+
+def _codes(label: NDArray[np.uint8], after: Prediction, base: Prediction) -> NDArray[np.uint8]:
+    """The codes of pixels, see `Glimpse`."""
+    valid = (label != IGNORE) & (after.mask != IGNORE) & (base.mask != IGNORE)
+    return np.where(valid, label + 2 * base.mask + 4 * after.mask, np.uint8(_INVALID)).astype(np.uint8)
+
+
+def _shown(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The bands of an image that are shown: three or one."""
+    return image[:3] if len(image) >= 3 else image[:1]
+
+
+def _encoded(key: str, pixels: colours.Pixels, most: int) -> bytes:
+    return encode_picture(pixels, most=most, drawing=key not in ("image", "scores"))
 
 
 def _sums(flags: NDArray[np.bool_], patch: int) -> NDArray[np.int64]:
@@ -312,13 +369,19 @@ def _sums(flags: NDArray[np.bool_], patch: int) -> NDArray[np.int64]:
     return np.asarray(np.add.reduceat(narrow, np.arange(0, len(flags), patch), axis=0))
 
 
-def _image_pixels(bands: list[NDArray[np.float32]]) -> colours.Pixels:
-    """Bytes stay as they are; other numbers are stretched from their 2nd to their 98th percentile."""
-    pixels = np.stack(bands if len(bands) == 3 else 3 * bands, axis=-1)
+def _range(bands: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
+    """The numbers shown as black and white: those of bytes, or of others the 2nd and the 98th percentile."""
+    pixels = np.stack(bands)
     known = pixels[~np.isnan(pixels)]
-    if known.size and not (known.min() >= 0 and 1 < known.max() <= 255):
-        low, high = np.percentile(known, (2, 98))
-        pixels = (pixels - low) / max(high - low, 1e-12) * 255
+    if not known.size or (known.min() >= 0 and 1 < known.max() <= 255):
+        return 0.0, 255.0
+    low, high = np.percentile(known, (2, 98))
+    return float(low), float(max(high, low + 1e-12))
+
+
+def _image_pixels(bands: Sequence[NDArray[np.float32]], low: float, high: float) -> colours.Pixels:
+    pixels = np.stack(bands if len(bands) == 3 else 3 * list(bands), axis=-1)
+    pixels = (pixels - low) / (high - low) * 255
     return np.nan_to_num(np.clip(pixels, 0, 255)).round().astype(np.uint8)
 
 
@@ -326,14 +389,19 @@ def _mask_pixels(shares: NDArray[np.float32], mask: NDArray[np.int64]) -> colour
     return colours.blend(shares, np.where(mask, colours.FOREGROUND, colours.BACKGROUND))
 
 
+def _marked(*, paired: bool) -> NDArray[np.bool_]:
+    """`(8,)` whether pixels of a code changed; without a base, whether they are wrong."""
+    return np.asarray((_BEFORE != _AFTER) if paired else (_AFTER != _LABEL))
+
+
 def _change_pixels(shares: NDArray[np.float32], *, paired: bool) -> colours.Pixels:
     """What is won and lost; without a base, what is missed (in the colour of won) and spurious."""
-    right = _AFTER == _LABEL
+    right, marked = _AFTER == _LABEL, _marked(paired=paired)
     plain = np.where(_LABEL, colours.FOREGROUND, colours.BACKGROUND)
     if paired:
-        plain, marked, weight = np.where(right, plain, colours.WRONG), _BEFORE != _AFTER, 3
+        plain, weight = np.where(right, plain, colours.WRONG), 3
         mark = np.where(right, colours.WON, colours.LOST)
     else:
-        marked, weight = ~right, 2
+        weight = 2
         mark = np.where(_LABEL, colours.WON, colours.LOST)
     return colours.blend(shares, np.where(marked, mark, plain), np.where(marked, weight, 1))

@@ -97,6 +97,10 @@ class Shares:
         size = (bottom - top) * self._cells.shape[1] * self._classes
         self._counts[top:bottom] += np.bincount(place.ravel(), minlength=size).reshape(-1, *self._counts.shape[1:])
 
+    def cells(self) -> NDArray[np.int64]:
+        """`(h, w, classes)` pixels of each class in each cell."""
+        return self._counts
+
     def counts(self) -> NDArray[np.int64]:
         """`(classes,)` pixels of each class in the whole map."""
         return np.asarray(self._counts.sum(axis=(0, 1)))

@@ -121,6 +121,22 @@ def test_the_page_of_two_soft_maps_shows_everything(folder, prn):
     assert (folder / "out" / "report.html").read_bytes() == first
 
 
+def test_large_images_have_crops_at_full_resolution(tmp_path, prn, monkeypatch):
+    write_folder(tmp_path, ["a", "b"], shape=(200, 400))
+    monkeypatch.chdir(tmp_path)
+    line = ["score", "better", "-l", "labels", "--baseline", "logits", "--report", "report.html"]
+    assert prn(*line, "--images", "images")[0] == 0
+    page = read_page(tmp_path / "report.html")
+    shown = [b["data-title"] for b in page.all("button") if ", crop" in b.get("data-title", "")]
+    panels = ["Image", "Base mask", "Refined mask", "Won and lost"]
+    assert shown == [f"{panel}, crop {number}" for number in (1, 2) for panel in panels] * 2
+    assert page.text.count("at full resolution: 128 × 128 px") == 4
+    assert [i["width"] for i in page.all("img") if ", crop" in i["alt"]] == ["128"] * 16
+    assert prn("score", "masks", "-l", "labels", "--report", "report.html")[0] == 0
+    shown = {b["data-title"] for b in read_page(tmp_path / "report.html").all("button") if "data-title" in b}
+    assert shown == {"Label", "Mask", "Errors", "Mask, crop 1", "Errors, crop 1", "Mask, crop 2", "Errors, crop 2"}
+
+
 def test_masks_alone_leave_out_what_is_not_known(folder, prn):
     code, _, _ = prn("score", "masks", "-l", "labels", "--report", "report.html")
     page = read_page(folder / "report.html")
@@ -202,7 +218,7 @@ def test_a_hundred_images_take_less_than_five_megabytes(tmp_path, prn, monkeypat
     assert 1e6 < size < 5e6
     page = read_page(tmp_path / "report.html")
     assert len(page.all("article")) == 100
-    assert len(page.all("img")) == 100 * 7 + 1
+    assert len(page.all("img")) == 100 * 7 + 4 * page.text.count("at full resolution") + 1
 
 
 def test_what_is_not_a_report_is_not_written_over(folder, prn):

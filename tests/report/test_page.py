@@ -9,7 +9,7 @@ from prn_cli.maps.probabilities import binarize
 from prn_cli.metrics.score import summarise
 from prn_cli.report import Prediction, Scored, Totals, Viewer, score_page
 from prn_cli.report.gallery import MOST_PICTURED
-from prn_cli.report.glimpses import picture_room
+from prn_cli.report.glimpses import Seen, picture_room
 from prn_cli.tasks.binary import Binary
 
 score_image = Binary().score_image
@@ -31,6 +31,12 @@ def page_of(images, kinds=6, shape=(300, 320)):
         viewer = Viewer("", rows, columns, room=picture_room(images, pictured=MOST_PICTURED))
         softs = Prediction(binarize(after, 0.5), after), Prediction(binarize(base, 0.5), base)
         viewer.add(0, label, *softs, bias=random.normal(0, 2, shape).astype(np.float32), image=picture)
+
+        def see(window, label=label, softs=softs, picture=picture):
+            parts = [Prediction(soft.mask[window.slices], soft.probabilities[window.slices]) for soft in softs]
+            return Seen(label[window.slices], *parts, picture[:, *window.slices])
+
+        viewer.zoom(see)
         glimpses.append((viewer.finish(), viewer))
         scores.append(score_image(after, label, baseline=base))
     for i in range(images):
@@ -43,6 +49,7 @@ def test_a_hundred_busy_images_stay_below_five_megabytes():
     page = page_of(100)
     assert 2e6 < len(page.encode()) < 5e6
     assert page.count("<article") == 100
+    assert 9 <= page.count('class="crop"') <= 9 * 2  # of the images that are shown at first
 
 
 def test_of_many_images_the_worst_the_median_and_the_best_are_shown():
