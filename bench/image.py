@@ -1,14 +1,15 @@
 """Does `image` help on sets and base models that it has never seen, and does its brake prevent harm?
 
     python bench/image_fields.py …                                     what the networks say, once
+    python bench/image.py views --fields FIELDS                         which views of a window should decide
     python bench/image.py fit   --fields FIELDS [--out brake.json] [--by-pair]
     python bench/image.py speed [--names fast image] [--published]      seconds a megapixel
 
 `fit` learns the brake from windows of training splits, and judges windows of test splits, each set by a brake that
-has learned from the other sets alone. (The features of the brake and the consensus of views were settled on while
-figures of both splits could be seen.) Changes are against the base model cut at 0.5, and against the first call
-without the image: the base model cut at the threshold that is chosen without labels. Intervals are 95 % bootstrap
-intervals over sets.
+has learned from the other sets alone. (The features of the brake, and that views must agree, were settled on while
+figures of both splits could be seen; which views, by `views`, on training splits.) Changes are against the base model
+cut at 0.5, and against the first call without the image: the base model cut at the threshold that is chosen without
+labels. Intervals are 95 % bootstrap intervals over sets.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.probabilities import logit
 from prn_cli.methods import load_refiner
-from prn_cli.methods.image.brake import FEATURES, Agreement, Brake, consensus
+from prn_cli.methods.image.brake import DECIDING, FEATURES, Agreement, Brake, consensus
 from prn_cli.methods.weights import find_weights
 from prn_cli.metrics.boundaries import boundary_iou, count_boundaries, mean_boundary_accuracy
 from prn_cli.metrics.regions import count_regions, iou
@@ -90,7 +91,7 @@ def counted(threshold: float, windows: Sequence[Window], *, edges: bool) -> Reco
     half = float(logit(np.float32(threshold)))
     for window in windows:
         agreement.add(window.logits[None], window.fields[:, None])
-        field = consensus(window.fields)
+        field = consensus(window.fields[DECIDING])
         scores = [window.logits + half, *(window.logits + strength * field for strength in STRENGTHS)]
         counts.append(counted_masks(window, [np.nan_to_num(each, nan=-1) > 0 for each in scores], edges=edges))
     return Record(*map(np.array, zip(*counts, strict=True)), agreement.features(), threshold)
@@ -283,6 +284,41 @@ def by_pair(judged: dict[str, Figures], found: dict[str, Record]) -> str:
     return markdown([*heading, "with the brake", "mBA, first call", "strength 1", "with the brake"], lines)
 
 
+# Views ----------------------------------------------------------------------------------------------------------------
+
+VIEWS = ("as it is", "mirrored", "turned", "at half scale")
+CHOICES = ((0,), (0, 1), (0, 2), (0, 3), (1, 3), (2, 3), (0, 2, 3), (0, 1, 2, 3))
+
+
+def views(folder: Path, split: str) -> str:
+    """What the agreement of some views adds to the first call without a brake, and what a window of them costs."""
+    at = (STRENGTHS[1], STRENGTHS[-1])
+    found = []
+    for path in sorted(folder.glob(f"*-{split}.npz")):
+        rows = []
+        for window in load(path)[1]:
+            fields = [consensus(window.fields[list(choice)]) for choice in CHOICES]
+            scores = [window.logits, *(window.logits + strength * field for field in fields for strength in at)]
+            rows.append(counted_masks(window, [np.nan_to_num(each, nan=-1) > 0 for each in scores], edges=False)[0])
+        first, *others = 100 * iou(np.sum(rows, axis=0))
+        found.append((np.array(others) - first).reshape(len(CHOICES), len(at)))
+    gained, lines = np.array(found), []
+    for number, choice in enumerate(CHOICES):
+        cost = sum(0.25 if view == 3 else 1 for view in choice)
+        lines.append([", ".join(VIEWS[view] for view in choice), f"{cost:g}"])
+        for added in gained[:, number].T:
+            lines[-1] += [
+                f"{added.mean():+.2f}",
+                f"{(added < -0.2).sum()}",
+                f"{(added < -1).sum()}",
+                f"{added.min():+.2f}",
+            ]
+    heading = [f"of {len(gained)} pairs ({split})", "cost"]
+    for strength in at:
+        heading += [f"pooled IoU at {strength:g}", "lose > 0.2", "lose > 1", "worst"]
+    return markdown(heading, lines)
+
+
 # Speed ----------------------------------------------------------------------------------------------------------------
 
 
@@ -323,7 +359,7 @@ def speed(names: Sequence[str], side: int, rounds: int, *, published: bool) -> s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("fit", "speed"))
+    parser.add_argument("action", choices=("views", "fit", "speed"))
     parser.add_argument("--fields", type=Path, help="that bench/image_fields.py has written")
     parser.add_argument("--out", type=Path, help="write the brake and the figures here")
     parser.add_argument("--by-pair", action="store_true", help="print a row a pair, too")
@@ -334,6 +370,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.action == "speed":
         print(speed(given.names, 1024, 5, published=given.published))
+        return
+    if given.action == "views":
+        print("\n\n".join(views(given.fields, split) for split in ("train", "test")))
         return
     train, test = records(given.fields, "train"), records(given.fields, "test")
     settings = settle(train)

@@ -55,17 +55,17 @@ def compared(mask: NDArray[np.uint8], label: NDArray[np.uint8]) -> Pixels:
     return colours
 
 
-def draw(panels: Sequence[tuple[str, str, Pixels]]) -> Image.Image:
+def draw(panels: Sequence[tuple[str, str, Pixels]], side: int = SIDE) -> Image.Image:
     """Panels side by side, each with two lines below it."""
-    picture = Image.new("RGB", (len(panels) * (SIDE + GAP) + GAP, SIDE + CAPTION + 2 * GAP), "white")
+    picture = Image.new("RGB", (len(panels) * (side + GAP) + GAP, side + CAPTION + 2 * GAP), "white")
     pen = ImageDraw.Draw(picture)
     large, small = ImageFont.load_default(17), ImageFont.load_default(14)
     for number, (title, text, pixels) in enumerate(panels):
-        left = GAP + number * (SIDE + GAP)
-        picture.paste(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX), (left, GAP))
-        pen.rectangle((left - 1, GAP - 1, left + SIDE, GAP + SIDE), outline=(190, 190, 190))
-        pen.text((left, GAP + SIDE + 6), title, fill=INK, font=large)
-        pen.text((left, GAP + SIDE + 27), text, fill=INK, font=small)
+        left = GAP + number * (side + GAP)
+        picture.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX), (left, GAP))
+        pen.rectangle((left - 1, GAP - 1, left + side, GAP + side), outline=(190, 190, 190))
+        pen.text((left, GAP + side + 6), title, fill=INK, font=large)
+        pen.text((left, GAP + side + 27), text, fill=INK, font=small)
     return picture
 
 

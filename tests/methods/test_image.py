@@ -172,14 +172,25 @@ def test_views_agree_on_what_all_of_them_add_at_the_least(seed: int) -> None:
     np.testing.assert_array_equal(consensus([*fields[:3], -fields[0]]), np.zeros_like(found))
 
 
-def test_weights_of_other_sets_add_what_all_views_agree_on() -> None:
+def test_weights_of_other_sets_add_what_a_turned_and_a_reduced_view_agree_on() -> None:
     refiner = foreign(GO)
     logits, image = scene(64, 96)
     windows = Windows(logits[None], image[None], overview=band_range([image]))
-    mirrored = refiner.bias(windows.turned(True, 0))[..., ::-1]
-    for view in (refiner.bias(windows), mirrored):
-        assert (np.abs(refiner.field(windows)) <= np.abs(view) + 1e-6).all()
-    assert refiner.field(windows).any()
+    field = refiner.field(windows)
+    turned, reduced = fields_of_views(windows, refiner.bias)[2:]
+    np.testing.assert_array_equal(turned, np.rot90(refiner.bias(windows.turned(False, 1)), -1, axes=(1, 2)))
+    np.testing.assert_array_equal(reduced[:, ::2, ::2], reduced[:, 1::2, 1::2])
+    for view in (turned, reduced):
+        assert (np.abs(field) <= np.abs(view)).all()
+    assert field.any()
+
+
+def test_a_place_is_looked_at_no_more_than_one_and_a_quarter_times() -> None:
+    runner = Counting()
+    runner.metadata = {**runner.metadata, "prn.brake": brake(GO).to_json()}
+    logits, image = scene(128, 256)
+    refine_map(logits, refiner_of(runner), image=image)
+    assert runner.pixels == 1.25 * logits.size
 
 
 @given(st.floats(0.02, 0.98))

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from prn_cli.maps.probabilities import binarize
+from prn_cli.maps.tiles import Window
 from prn_cli.metrics.score import summarise
 from prn_cli.report import Prediction, Scored, Totals, Viewer, score_page
+from prn_cli.report.glimpses import Seen
 from prn_cli.tasks.binary import Binary
 
 score_image = Binary().score_image
@@ -21,17 +23,22 @@ HOSTILE = "<img src=x onerror=document.title='taken'>"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A page of fourteen images, one of them with a name that is a trap."""
-    rows, columns = np.mgrid[:64, :80]
+    """A page of fourteen images with crops, one of them with a name that is a trap."""
+    rows, columns = np.mgrid[:160, :200] / 2.5
     totals, scores = Totals(), []
     for i in range(IMAGES):
         label = (np.hypot(rows - 32, columns - 40) < 20).astype(np.uint8)
         base = (1 / (1 + np.exp((np.hypot(rows - 32, columns - 44) - 17) / 3))).astype(np.float32)
         after = (1 / (1 + np.exp((np.hypot(rows - 32, columns - 40) - 14 - i / 2) / 3))).astype(np.float32)
         viewer = Viewer(HOSTILE if i == 3 else f"map {i}", *label.shape)
-        viewer.add(
-            0, label, Prediction(binarize(after, 0.5), after), Prediction(binarize(base, 0.5), base), bias=after - base
-        )
+
+        def see(window, planes=(label, after, base)):
+            truth, *soft = (plane[window.slices] for plane in planes)
+            return Seen(truth, *(Prediction(binarize(each, 0.5), each) for each in soft))
+
+        seen = see(Window(0, 0, *label.shape))
+        viewer.add(0, seen.label, seen.after, seen.before, bias=after - base)
+        viewer.zoom(see)
         totals.add(viewer.finish(), viewer.before, viewer.after)
         scores.append(score_image(after, label, baseline=base, own_threshold=0.4))
     what = Scored("masks", "labels", "logits", "probabilities cut at 0.5", "logits cut at 0.5", 0.5, own="0.4")
@@ -121,12 +128,26 @@ def test_a_picture_large_and_back(page):
     title = page.run("document.querySelector('#viewer-title').textContent")
     shown = page.run("[...document.querySelectorAll('article h3 bdi')].map((b) => b.textContent)")
     assert title == f"Won and lost: {shown[1]}"
-    assert page.run("document.querySelector('#viewer-image').naturalWidth") == 80
+    assert page.run("document.querySelector('#viewer-image').naturalWidth") == 200
     assert "won" in page.run("document.querySelector('#viewer-line').textContent")
     page.press("Escape")
     assert page.run("viewer.open") is False
     page.wait_for(f"{WHO} === {json.dumps(shown[1])}")
     assert page.run(f"{FOCUSED}.dataset.title") == "Won and lost"
+
+
+def test_a_crop_is_shown_pixel_for_pixel(page):
+    shown = "[...document.querySelectorAll('.close img')].filter((i) => i.getClientRects().length)"
+    sizes = f"Promise.all({shown}.map((i) => i.decode().then(() => [i.naturalWidth, i.naturalHeight, i.width])))"
+    assert {tuple(size) for size in page.run(sizes)} == {(128, 128, 256)}
+    tab_to(page, ".panel")
+    page.press(*["ArrowRight"] * 20, "Enter")
+    title = page.run("document.querySelector('#viewer-title').textContent")
+    assert title.startswith("Won and lost, crop 1: ")
+    assert page.run("document.querySelector('#viewer-image').classList.contains('blocks')") is True
+    page.press("ArrowDown")
+    assert page.run("document.querySelector('#viewer-title').textContent").startswith("Won and lost, crop 1: ")
+    assert page.run("document.querySelector('#viewer-title').textContent") != title
 
 
 def test_the_bars_lead_to_the_pictures(page):

@@ -1,8 +1,9 @@
 """How much of a correction a set bears, found without labels: where the network does not know the place, it shows.
 
-A map is looked at as it is, mirrored, turned, and at half its scale. At each place, what all views add at the least is
-added. How far their masks agree, how much surer refined scores are, and how much area is won or lost tell a regression,
-fitted over many sets and base models by `bench/image.py`, what each strength is likely to gain.
+A sample is looked at as it is, mirrored, turned, and at half its scale. How far the masks of these views agree, how
+much surer refined scores are, and how much area is won or lost tell a regression, fitted over many sets and base models
+by `bench/image.py`, what each strength is likely to gain. At each place of a map, what two of the views add at the
+least is added.
 """
 
 from __future__ import annotations
@@ -54,19 +55,16 @@ class Agreement:
         return np.concatenate([self._overlap, self._expected])
 
 
-def fields_of_views(windows: Windows, field_of: Callable[[Windows], FloatMap]) -> tuple[FloatMap, ...]:
+FieldOf = Callable[[Windows], FloatMap]
+
+
+def fields_of_views(windows: Windows, field_of: FieldOf, views: slice = slice(None)) -> tuple[FloatMap, ...]:
     """What is added to windows as they are, mirrored, turned, and at half their scale; all as the windows lie."""
-    mirrored, turned = windows.turned(True, 0), windows.turned(False, 1)
-    return (
-        field_of(windows),
-        field_of(mirrored)[..., ::-1],
-        np.rot90(field_of(turned), -1, axes=(1, 2)),
-        _at_half_scale(windows, field_of),
-    )
+    return tuple(view(windows, field_of) for view in _VIEWS[views])
 
 
 def consensus(fields: Sequence[FloatMap]) -> FloatMap:
-    """What all views add at the least; 0 where they do not agree on the direction."""
+    """What all of some views add at the least; 0 where they do not agree on the direction."""
     first, *others = fields
     least, agreed = np.abs(first), np.ones(first.shape, np.bool_)
     for other in others:
@@ -75,7 +73,15 @@ def consensus(fields: Sequence[FloatMap]) -> FloatMap:
     return np.where(agreed, np.copysign(least, first), np.float32(0))
 
 
-def _at_half_scale(windows: Windows, field_of: Callable[[Windows], FloatMap]) -> FloatMap:
+def _mirrored(windows: Windows, field_of: FieldOf) -> FloatMap:
+    return field_of(windows.turned(True, 0))[..., ::-1]
+
+
+def _turned(windows: Windows, field_of: FieldOf) -> FloatMap:
+    return np.rot90(field_of(windows.turned(False, 1)), -1, axes=(1, 2))
+
+
+def _at_half_scale(windows: Windows, field_of: FieldOf) -> FloatMap:
     """The field of windows at half their scale, at the full one again."""
     height, width = windows.logits.shape[1:]
     side = [2 * multiple * max(size // (2 * multiple), 1) for multiple, size in ((_CELL, height), (_CELL, width))]
@@ -89,6 +95,14 @@ def _at_half_scale(windows: Windows, field_of: Callable[[Windows], FloatMap]) ->
 
 
 _CELL = 16  # px, of which sides of windows are multiples
+_VIEWS: Sequence[Callable[[Windows, FieldOf], FloatMap]] = (
+    lambda windows, field_of: field_of(windows),
+    _mirrored,
+    _turned,
+    _at_half_scale,
+)
+DECIDING = slice(2, 4)
+"""The views that decide at each place. They share neither direction nor scale, and all four gain no more."""
 
 
 def _halved(maps: FloatMap) -> FloatMap:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.bands import band_range
 from prn_cli.maps.probabilities import logit
-from prn_cli.methods.image.brake import Agreement, Brake, consensus, fields_of_views
+from prn_cli.methods.image.brake import DECIDING, Agreement, Brake, consensus, fields_of_views
 from prn_cli.methods.refiner import FloatMap, Metadata, NetworkRefiner, Runner, Survey, Windows
 
 Range = tuple[tuple[float, ...], tuple[float, ...]]
@@ -90,8 +90,8 @@ class ImageRefiner(NetworkRefiner):
         return Survey(known, strength, said, settings | {"agreement": features.round(4).tolist()})
 
     def field(self, windows: Windows) -> FloatMap:
-        """The bias map; of weights that have not learned from the set, what all views of it agree on."""
-        return self.bias(windows) if self.brake is None else consensus(fields_of_views(windows, self.bias))
+        """The bias map; of weights that have not learned from the set, what two views of it agree on."""
+        return self.bias(windows) if self.brake is None else consensus(fields_of_views(windows, self.bias, DECIDING))
 
     def bias(self, windows: Windows) -> FloatMap:
         """The bias map of the windows as they are; 0 around which the base model is sure."""
