@@ -86,12 +86,16 @@ def records(folder: Path, split: str) -> dict[str, Record]:
 
 
 def counted(threshold: float, windows: Sequence[Window], *, edges: bool) -> Record:
-    """Counts by strength, with boundaries or without; and the features of all windows together."""
+    """Counts by strength, with boundaries or without; and the features of all windows together.
+
+    With boundaries, which are for judging, of what two views agree on, as in `prn refine`. The brake is fitted to what
+    all of them agree on, which makes it more careful: fitted to two, it lets more pairs through that lose.
+    """
     agreement, counts = Agreement(), []
     half = float(logit(np.float32(threshold)))
     for window in windows:
         agreement.add(window.logits[None], window.fields[:, None])
-        field = consensus(window.fields[DECIDING])
+        field = consensus(window.fields[DECIDING] if edges else window.fields)
         scores = [window.logits + half, *(window.logits + strength * field for strength in STRENGTHS)]
         counts.append(counted_masks(window, [np.nan_to_num(each, nan=-1) > 0 for each in scores], edges=edges))
     return Record(*map(np.array, zip(*counts, strict=True)), agreement.features(), threshold)

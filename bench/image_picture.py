@@ -30,7 +30,7 @@ WON, LOST, SAME = (0, 114, 178), (213, 94, 0), (235, 235, 235)
 def panels(folder: Path, work: Path) -> list[tuple[str, str, NDArray[np.uint8]]]:
     """Four panels of the crop of a test split in which the image changes most."""
     test, masks = folder / "test", work / folder.name
-    flags = ("--images", test / "images", "--weights", "image", "-j", "1", "-q", "--overwrite")
+    flags = ("--images", test / "images", "--weights", "image", "-j", "1", "-q")
     found = prn("refine", test / "logits", "-o", masks, *flags)
     threshold, best = found[0]["own_threshold"], (0, ())
     for path in sorted((test / "logits").iterdir()):

@@ -5,8 +5,8 @@
 LOGITS holds, for each set, train/ and test/ with logits/, labels/ and images/. Everything runs through the commands
 that users have: refiners learn on the training split (one fold, one thread), and the test split is refined once.
 What is in DIR is not done again, so sets and rows may be run one after the other; each call prints all that is there.
-Changes are against the base model cut at 0.5. Intervals are 95 % paired bootstrap intervals over the test images, whose counts
-are summed over the seeds.
+Changes are against the base model cut at 0.5. Intervals are 95 % paired bootstrap intervals over the test images, whose
+counts are summed over the seeds.
 
 `--schedule fast=6x100` sets epochs and steps of a network; without it, they are those of `prn train`.
 """

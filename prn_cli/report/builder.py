@@ -219,8 +219,8 @@ class ClassReport(_Report):
                 return SeenClasses(label.read(window), after, before[0] if before else None, pixels)
 
             for window in _bands(label.height, label.width, PATCH, stop):
-                *numbers, pixels = see(window)
-                viewer.add(window.y, *numbers, image=pixels)
+                seen = see(window)
+                viewer.add(window.y, seen.label, seen.after, seen.before, image=seen.image)
             viewer.zoom(see)
         self._keep(viewer)
 

@@ -86,8 +86,8 @@ class ClassViewer:
         image: NDArray[np.float32] | None = None,
     ) -> None:
         """Add a band of whole rows, from row `first` on: `(h, W)` uint8 class numbers, 255 invalid."""
-        *masks, _ = SeenClasses(label, after, before).right()
-        self._right.add(first, *masks, image=image)
+        seen = SeenClasses(label, after, before).right()
+        self._right.add(first, seen.label, seen.after, seen.before, image=image)
         for picked, numbers in zip(self._picked.values(), (label, after, before), strict=False):
             if numbers is not None:
                 picked.add(first, numbers)
