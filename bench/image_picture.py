@@ -4,7 +4,8 @@
 
 A row is a pair whose set the shipped weights have not learned from. Its test split is refined as `prn refine --images
 --weights image` does it, with the threshold, the views and the brake. Of all its maps, the crop is shown in which most
-pixels differ from the base model cut at the same threshold: what the image changes, not what the threshold does.
+pixels near an edge of the label differ from the base model cut at the same threshold: what the image changes, not what
+the threshold does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from image_data import IGNORE, MAY_SHIP, pairs, read_image, read_logits, read_ma
 from numpy.typing import NDArray
 from picture import NOTHING, compared, draw
 from PIL import Image
+from scipy import ndimage
 
 from prn_cli.metrics.regions import count_regions
 from prn_cli.rasters import Reading, open_map
@@ -25,6 +27,13 @@ from prn_cli.refinement.rows import cut
 from prn_cli.report.crops import busiest
 
 WON, LOST, SAME = (0, 114, 178), (213, 94, 0), (235, 235, 235)
+NEAR = 6  # px
+
+
+def near_edges(label: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels within `NEAR` of an edge."""
+    edges = ndimage.morphological_gradient((label == 1).astype(np.uint8), size=3) > 0
+    return ndimage.maximum_filter(edges, size=2 * NEAR + 1)
 
 
 def panels(folder: Path, work: Path) -> list[tuple[str, str, NDArray[np.uint8]]]:
@@ -39,22 +48,23 @@ def panels(folder: Path, work: Path) -> list[tuple[str, str, NDArray[np.uint8]]]
             after = (opened.probabilities() > 0.5).astype(np.uint8)
         base, image = cut(logits, threshold), read_image(next((test / "images").glob(f"{path.stem}.*")))
         label[np.isnan(logits)] = IGNORE
-        changed = (base != after) & (label != IGNORE)
+        changed = (base != after) & (label != IGNORE) & near_edges(label)
         for window in busiest(changed.astype(np.int64), *changed.shape, lambda w, c=changed: c[w.slices]):
             if changed[window.slices].sum() > best[0]:
                 best = changed[window.slices].sum(), [plane[window.slices] for plane in (image, label, base, after)]
     if not best[0]:
         raise SystemExit(f"{folder.name}: the brake leaves its masks as they are")
     image, label, base, after = best[1]
-    right, was = after == label, base == label
+    right, was, known = after == label, base == label, label != IGNORE
+    won, lost = right & ~was & known, ~right & was & known
     change = np.full((*label.shape, 3), SAME, np.uint8)
-    change[right & ~was], change[~right & was], change[label == IGNORE] = WON, LOST, NOTHING
+    change[won], change[lost], change[~known] = WON, LOST, NOTHING
     unions = [count_regions(np.where(label == IGNORE, IGNORE, mask), label).iou() for mask in (base, after)]
     return [
         (folder.name, "image", image),
         (f"base model cut at {threshold:.2g}", f"IoU {unions[0]:.3f} of the crop", compared(base, label)),
         ("refined", f"IoU {unions[1]:.3f}", compared(after, label)),
-        ("blue won, orange lost", f"{(right & ~was).sum()} and {(~right & was).sum()} px", change),
+        ("blue won, orange lost", f"{won.sum()} and {lost.sum()} px", change),
     ]
 
 
@@ -73,7 +83,7 @@ def main() -> None:
     picture = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
     for number, row in enumerate(rows):
         picture.paste(row, (0, sum(above.height for above in rows[:number])))
-    picture.quantize(96).save(given.out, optimize=True)
+    picture.quantize(224).save(given.out, optimize=True)
 
 
 if __name__ == "__main__":
