@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logits", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of runs, masks and counts; reused")
-    parser.add_argument("--set", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--set", nargs="+", default=list(SETS))
     parser.add_argument(
         "--rows", nargs="*", choices=ROWS, default=list(ROWS), help="that are made; others if they are there"
     )
