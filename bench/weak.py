@@ -34,22 +34,16 @@ from PIL import Image
 from torch import nn
 
 import prn_cli as prn
-from prn_cli.maps.bands import band_statistics
-from prn_cli.maps.guided import guided
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.maps.tiles import Window
 from prn_cli.metrics.classes import count_classes, mean_iou
 from prn_cli.metrics.intervals import compare
 from prn_cli.rasters import open_map, read_label
-from prn_cli.rasters.activations import Activations
 from prn_cli.thresholding.weak import class_scores, decide_labels, evidence
-from prn_cli.workflows.weak import WeakOptions
 
 TILE, PRESENT = 128, 0.02
 SIDES = (256, 384)  # of a tile as the encoder sees it
 SPLITS = {"train": 160, "test": 80}
 CONSTANTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
-BACKGROUNDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 SHORT = {"epochs": 3, "steps": 20, "batch": 8, "crop": 128, "folds": 1}
 Counts: TypeAlias = NDArray[np.float64]
 
@@ -249,35 +243,6 @@ def plain_counts(work: Path, name: str, seed: int, split: str, *, tagged: bool) 
     return best
 
 
-def background_row(work: Path, name: str, seed: int) -> list[str]:
-    """mIoU of the masks of every third learned tile, with images and tags, by the score of the background."""
-    place, edges = work / "train", WeakOptions()
-    classes = list(SETS[name].classes)[1:]
-    tags = tags_of(work, "train", classes)[::3] > 0
-    truths, maps, peaks = [], [], []
-    for path in sorted((place / "images").iterdir())[::3]:
-        sources = [[work / f"seed{seed}" / "train" / f"activations{side}" / f"{path.stem}.npy"] for side in SIDES]
-        image = np.asarray(Image.open(path)).transpose(2, 0, 1).astype(np.float32)
-        centre, spread = (np.array(values, np.float32)[:, None, None] for values in band_statistics([image]))
-        with open_map("image", path) as grid, Activations(sources, len(classes), grid=grid) as laid:
-            found = laid.read(Window(0, 0, TILE, TILE))
-        with Activations(sources, len(classes)) as own:
-            peaks.append(own.peaks())
-        guide = (image - centre) / spread
-        maps.append(guided(found, guide, side=edges.edge_box, smoothness=edges.edge_smoothness))
-        truths.append(read_label(place / "labels" / f"{path.stem}.png", role="class label"))
-    usual = [np.quantile(np.array(peaks)[tags[:, number], number], 0.75) for number in range(len(classes))]
-    scales = np.sqrt(np.array(peaks) * usual)
-    row = []
-    for score in BACKGROUNDS:
-        counts = sum(
-            count_classes(decide_labels(class_scores(evidence(one, scale), score, possible=there)).classes, truth)
-            for one, scale, there, truth in zip(maps, scales, tags, truths, strict=True)
-        )
-        row.append(f"{100 * mean_iou(counts):.1f}")
-    return [*row, f"{np.mean([(truth == 0).sum() / (truth != IGNORE).sum() for truth in truths]):.0%}"]
-
-
 def mask_counts(masks: Path, labels: Path) -> Counts:
     """(images, 765) counts of the masks in a folder, by name."""
     files = sorted(path for path in masks.iterdir() if path.suffix == ".png")
@@ -413,7 +378,6 @@ def main() -> None:
     parser.add_argument("--set", action="append", choices=SETS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the table here too")
-    parser.add_argument("--backgrounds", action="store_true", help="only what each score of the background gives")
     parser.add_argument("--picture", type=Path, help="draw tiles of Dubai instead, once there are rows of it")
     parser.add_argument("--stems", nargs="*", default=[])
     arguments = parser.parse_args()
@@ -430,12 +394,7 @@ def main() -> None:
             work = arguments.work / name
             if not (work / f"seed{seed}").exists():
                 classify(work, name, arguments.encoder, seed)
-            if not arguments.backgrounds:
-                bench_seed(work, name, seed)
-    if arguments.backgrounds:
-        rows = [[name, *background_row(arguments.work / name, name, 0)] for name in names]
-        print(markdown(["", *map(str, BACKGROUNDS), "true background"], rows))
-        return
+            bench_seed(work, name, seed)
     text = table(arguments.work, names, arguments.seeds)
     print(text)
     if arguments.out:

@@ -20,9 +20,10 @@ BACKGROUND = 0.10
 """Score of the background in FBR's paper."""
 SHARPNESS = 3
 """Power of a score in its probability: of several classes, one that leads should have more than half."""
-BINS = 256
-"""Of the histogram of evidence, 0 to 1."""
+USUAL_BACKGROUND = 0.3
+"""The score of the background where nothing tells a better one."""
 
+_NOTHING, _ALL = 0.46, 0.11  # score of the background where tags account for nothing of the images, and for all
 _LEAST = np.float32(1e-4)
 
 
@@ -106,27 +107,20 @@ def decide_labels(scores: FloatMaps, ratio: float = 1.0, *, saliency: FloatMaps 
     return WeakLabels(classes, np.where(undecided, np.uint8(IGNORE), classes), confidence)
 
 
-def count_evidence(found: FloatMaps) -> NDArray[np.int64]:
-    """`(BINS,)` valid pixels by the greatest evidence of a class."""
-    best = found.max(axis=0)
-    best = best[~np.isnan(best)]
-    return np.bincount(np.minimum((best * BINS).astype(np.intp), BINS - 1), minlength=BINS)
-
-
-def choose_background(counts: NDArray[np.int64]) -> float:
-    """A background score without labels: the cut that parts the evidence best in two (Otsu 1979).
+def account_for(means: NDArray[np.floating], tagged: NDArray[np.bool_]) -> float:
+    """The part of the images, 0 to 1, that their tags account for, about: what the evidence of classes is more there.
 
     Args:
-        counts: `(BINS,)`, see `count_evidence`.
-
-    Returns:
-        The score; the paper's where all evidence is in one bin.
+        means: `(n, C)` the mean evidence of each class in each image.
+        tagged: `(n, C)` whether the image has it.
     """
-    centres = (np.arange(BINS) + 0.5) / BINS
-    below, above = counts.cumsum()[:-1], counts[::-1].cumsum()[::-1][1:]
-    if not (below * above).any():
-        return BACKGROUND
-    sums = (counts * centres).cumsum()
-    low = sums[:-1] / np.maximum(below, 1)
-    high = (sums[-1] - sums[:-1]) / np.maximum(above, 1)
-    return float((np.argmax(below * above * (high - low) ** 2) + 1) / BINS)
+    there, elsewhere = ((means * part).sum(axis=0) / np.maximum(part.sum(axis=0), 1) for part in (tagged, ~tagged))
+    return float(np.clip(((there - elsewhere) * tagged.mean(axis=0)).sum(), 0, 1))
+
+
+def choose_background(means: NDArray[np.floating], tagged: NDArray[np.bool_]) -> float:
+    """A background score without labels: the more of the images their tags account for, the lower.
+
+    The line was fitted to the learned tiles of four sets (`bench/weak_background.py`). Arguments as of `account_for`.
+    """
+    return _NOTHING - (_NOTHING - _ALL) * account_for(means, tagged)

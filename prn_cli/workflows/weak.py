@@ -50,13 +50,13 @@ class WeakOptions(Options):
     background: Annotated[
         float | Literal["auto", "none"],
         _weak(
-            "Score of the background, FBR's paper has 0.1; auto: what parts the set's evidence best, where much is "
-            "background; none: there is none.",
+            "Score of the background, FBR's paper has 0.1; auto: the lower, the more of the images their tags account "
+            "for, 0.3 without tags; none: there is none.",
             metavar="SCORE",
             least=0,
             most=1,
         ),
-    ] = 0.3
+    ] = "auto"
     scale_of: Annotated[
         Path | None,
         _weak(

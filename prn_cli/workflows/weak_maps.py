@@ -185,7 +185,7 @@ def _fill(plan: Plan, opened: _Opened, item: Item, writers: Sequence[RasterWrite
         if writers:
             writers[0].write(plan.task.written(made.labels, None, values))
             writers[1].write(made.confidence)
-            plain = class_scores(evidence(found, of_scores), survey.plain, saliency=saliency)
+            plain = class_scores(evidence(found, of_scores), survey.background, saliency=saliency)
             for number, one in enumerate(plain if plan.task.several else plain[1:]):
                 writers[2].write(one.astype(writers[2].dtype), number * height + y)
         if opened.label is not None and opened.plain_peaks is not None:

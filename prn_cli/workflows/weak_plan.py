@@ -27,7 +27,7 @@ from prn_cli.rasters import (
 from prn_cli.rasters.activations import Activations
 from prn_cli.rasters.tags import read_tags
 from prn_cli.tasks import Task
-from prn_cli.thresholding.weak import BINS, FloatMaps, choose_background, count_evidence, evidence
+from prn_cli.thresholding.weak import USUAL_BACKGROUND, FloatMaps, choose_background, evidence
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.options import as_json
 from prn_cli.workflows.pseudolabel import PseudolabelOptions
@@ -70,15 +70,13 @@ class Survey:
         classes: names, the background first if there is one.
         normalise: see `WeakOptions`.
         peaks: of every class but the background, the usual peak: the upper quartile over the images that may have it.
-        background: score of the background in masks, None without one.
-        plain: the same in the scores, which know no tags.
+        background: score of the background, None without one.
     """
 
     classes: tuple[str, ...]
     normalise: str
     peaks: tuple[float, ...]
     background: float | None
-    plain: float | None
 
     @property
     def by_map(self) -> bool:
@@ -163,7 +161,7 @@ def prepare(options: PseudolabelOptions, watch: Watch) -> Plan:
         manifest.refuse_strangers(every)
     survey = earlier or _survey(options, list(kept.values()), by_path, names)
     if options.background == "auto" and earlier is None:
-        watch.note(f"background score {survey.background:.3g}, chosen on the set")
+        watch.note(f"background score {survey.background:.2f}{', by the tags' if possible else ''}")
     work = Work(
         items=items,
         partners=[images, saliency],
@@ -323,15 +321,13 @@ def _survey(
         some = [peak[number] for peak, may in zip(peaks, tagged, strict=True) if may[number]]
         usual.append(float(np.quantile(some, _USUAL)) if some else 0.0)
     given = None if isinstance(options.background, str) else options.background
-    survey = Survey(tuple(names), options.normalise, tuple(usual), given, given)
+    survey = Survey(tuple(names), options.normalise, tuple(usual), given)
     if options.background != "auto":
         return survey
-    counts, plain = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
-    for peak, sample, there in zip(peaks, samples, tagged, strict=True):
-        found = evidence(sample, survey.scale(peak))
-        counts += count_evidence(found[there] if there.any() else np.zeros_like(found[:1]))
-        plain += count_evidence(evidence(sample, survey.scale()))
-    return replace(survey, background=choose_background(counts), plain=choose_background(plain))
+    if not possible or not samples:
+        return replace(survey, background=USUAL_BACKGROUND)
+    found = [np.nan_to_num(evidence(sample, survey.scale())).mean(axis=(1, 2)) for sample in samples]
+    return replace(survey, background=choose_background(np.array(found), np.array(tagged)))
 
 
 def _sample(activations: Activations) -> FloatMaps:

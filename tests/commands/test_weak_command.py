@@ -15,7 +15,7 @@ from PIL import Image
 
 import prn_cli as prn
 from prn_cli.rasters import Reading, open_map, read_label
-from prn_cli.thresholding.weak import BINS, choose_background, class_scores, count_evidence, decide_labels, evidence
+from prn_cli.thresholding.weak import account_for, choose_background, class_scores, decide_labels, evidence
 from prn_cli.workflows import weak_maps
 
 Prn = Callable[..., tuple[int, str, str]]
@@ -47,18 +47,23 @@ def test_masks_are_those_of_the_formulas(seed: int, background: float, ratio: fl
             assert (made.labels[y, x] != 255) == (first >= ratio * second)
 
 
-def test_the_background_parts_the_evidence_in_two() -> None:
-    """As Otsu: the cut of the least variance within the two sides, found by trying all."""
-    random = np.random.default_rng(0)
-    values = np.concatenate((random.beta(2, 20, 3000), random.beta(20, 6, 1000))).astype(np.float32)
-    counts = count_evidence(values.reshape(1, 40, 100))
-    bins = np.minimum((values * BINS).astype(int), BINS - 1)
-    within = [
-        sum(part.size * part.var() for part in (bins[bins < cut], bins[bins >= cut]) if part.size)
-        for cut in range(1, BINS)
-    ]
-    assert choose_background(counts) == (np.argmin(within) + 1) / BINS
-    assert choose_background(np.eye(BINS, dtype=np.int64)[3]) == 0.1
+@given(st.integers(0, 1000))
+def test_the_background_is_lower_where_tags_account_for_more(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    means, tagged = random.random((9, 3)), random.random((9, 3)) < 0.5
+    part = 0.0
+    for of_class, there in zip(means.T, tagged.T, strict=True):
+        if there.any():
+            part += there.sum() / 9 * (of_class[there].mean() - (of_class[~there].mean() if not there.all() else 0))
+    assert account_for(means, tagged) == pytest.approx(min(max(part, 0), 1))
+    assert choose_background(means, tagged) == pytest.approx(0.46 - 0.35 * min(max(part, 0), 1))
+
+
+@pytest.mark.parametrize(("covered", "score"), [(0.0, 0.46), (0.4, 0.32), (1.0, 0.11)])
+def test_what_tags_account_for_is_what_classes_cover(covered: float, score: float) -> None:
+    """Two classes in turn, with evidence of 1 where they are, on top of noise that is everywhere."""
+    tagged = np.array([[True, False], [False, True]] * 3)
+    assert choose_background(0.1 * (1 - covered) + covered * tagged, tagged) == pytest.approx(score, abs=1e-9)
 
 
 # The command.
@@ -249,7 +254,7 @@ def test_tags_that_name_no_map_are_refused(run: Prn) -> None:
 
 def test_masks_that_are_current_are_kept(run: Prn) -> None:
     line = ("--weak", "maps", "--tags", "tags.csv", "-l", "truth", "--normalise", "none", *CLASSES)
-    line += ("--images", "images")
+    line += ("--images", "images", "--background", "0.3")
     first = json.loads(run(*line, "--json")[1])
     _, text, error = run(*line, "--json")
     assert "0 written, 3 kept" in error
@@ -325,9 +330,26 @@ def test_labels_and_saliency_lie_where_their_georeference_says(run: Prn) -> None
         assert "elsewhere" in error
 
 
+def test_the_background_is_chosen_by_tags_if_there_are_some(run: Prn) -> None:
+    def score(*more: str) -> tuple[float, str]:
+        code, text, error = run("--weak", "maps", *CLASSES, "--json", *more)
+        assert code == 0, error
+        return json.loads(text)["background"], error
+
+    chosen, said = score("--tags", "tags.csv", "-o", "by-tags")
+    peaks = np.array([np.load(f"maps/{name}.npy").max(axis=(1, 2)) for name in "abc"])
+    tagged = np.array([[1, 1], [0, 1], [1, 1]], bool)
+    usual = [np.quantile(of_class[there], 0.75) for of_class, there in zip(peaks.T, tagged.T, strict=True)]
+    found = [evidence(np.maximum(np.load(f"maps/{name}.npy"), 0), np.array(usual)).mean(axis=(1, 2)) for name in "abc"]
+    assert chosen == pytest.approx(choose_background(np.array(found), tagged), abs=1e-6)
+    assert f"background score {chosen:.2f}, by the tags" in said
+    assert score("-o", "without")[0] == 0.3
+    assert score("--scale-of", "by-tags", "-o", "later")[0] == chosen
+
+
 def test_scores_of_new_images_mean_what_those_of_the_first_did(run: Prn) -> None:
     line = ("--weak", "maps", *CLASSES)
-    assert run(*line, "--background", "auto", "-o", "first")[0] == 0
+    assert run(*line, "-o", "first")[0] == 0
     Path("new").mkdir()
     for name in "ab":
         np.save(f"new/{name}.npy", np.load(f"maps/{name}.npy") / (1 if name == "a" else 10))
