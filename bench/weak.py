@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -49,7 +49,8 @@ Counts: TypeAlias = NDArray[np.float64]
 
 PLAIN, MASKS, EDGES = "activations, best constant", "masks", "masks, images"
 ALONE, FB, BOTH, CEILING = "refiner", "refiner, FB", "refiner, FB + IF", "refiner, true masks"
-AGAINST = {FB: ALONE, BOTH: ALONE}
+FULL = ", strength 1"
+AGAINST = {FB: ALONE, BOTH: ALONE, FB + FULL: ALONE + FULL, BOTH + FULL: ALONE + FULL}
 
 
 class WeakSet(NamedTuple):
@@ -254,14 +255,15 @@ def mask_counts(masks: Path, labels: Path) -> Counts:
     )
 
 
-def refine(work: Path, name: str, seed: int, out: Path, **options: Any) -> Path:
-    """Masks of the test tiles by a refiner that learned on the training tiles."""
+def refine(work: Path, name: str, seed: int, out: Path, **options: Any) -> dict[str, Path]:
+    """Masks of the test tiles by a refiner that learned on the training tiles, at its own strength and at 1."""
     place, same = work / f"seed{seed}", {"task": "multiclass", "classes": ",".join(SETS[name].classes), "threads": 1}
     learn = {"images": work / "train" / "images", "out": out / "run", "seed": seed, "overwrite": True, **SHORT}
     prn.train(place / "train-images" / "scores", **learn, **same, **options)
-    use = {"images": work / "test" / "images", "out": out / "masks", "weights": str(out / "run"), "overwrite": True}
-    prn.refine(place / "test-images" / "scores", **use, **same)
-    return out / "masks"
+    use = {"images": work / "test" / "images", "weights": str(out / "run"), "overwrite": True, **same}
+    prn.refine(place / "test-images" / "scores", out=out / "masks", **use)
+    prn.refine(place / "test-images" / "scores", out=out / "full", strength=1.0, **use)
+    return {"": out / "masks", FULL: out / "full"}
 
 
 COLOURS = np.array([[200, 190, 170], [190, 60, 50], [70, 70, 80], [60, 140, 60], [50, 110, 200]], np.uint8)
@@ -270,7 +272,7 @@ COLOURS = np.array([[200, 190, 170], [190, 60, 50], [70, 70, 80], [60, 140, 60],
 def draw(work: Path, stems: list[str], out: Path) -> None:
     """Some test tiles of Dubai: image, activations of the strongest class, mask of them, refined mask, true mask."""
     place = work / "seed0"
-    masks = refine(work, "dubai", 0, place / "picture", labels=place / "train-images" / "labels", contrast="fbr")
+    masks = refine(work, "dubai", 0, place / "picture", labels=place / "train-images" / "labels", contrast="fbr")[""]
     rows = []
     for stem in stems:
         image = np.asarray(Image.open(work / "test" / "images" / f"{stem}.png"))
@@ -317,9 +319,11 @@ def bench_seed(work: Path, name: str, seed: int) -> None:
         prn.pseudolabel(**options_of(work, name, seed, split), out=out, **more)
         return mask_counts(out / "labels", truth[split])
 
-    def refined(labels: Path, **more: Any) -> Counts:
+    def refined(row: str, **more: Any) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            return mask_counts(refine(work, name, seed, Path(folder), labels=labels, **more), truth["test"])
+            made = cache(partial(refine, work, name, seed, Path(folder), **more))
+            for strength in ("", FULL):
+                keep(f"test: {row}{strength}", lambda which=strength: mask_counts(made()[which], truth["test"]))
 
     for split in SPLITS:
         for tagged in (False, True) if split == "train" else (False,):
@@ -328,10 +332,10 @@ def bench_seed(work: Path, name: str, seed: int) -> None:
         keep(f"{split}: {MASKS}", partial(masks, split, False))
         keep(f"{split}: {EDGES}", partial(masks, split, True))
     pseudo = place / "train-images" / "labels"
-    keep(f"test: {ALONE}", partial(refined, pseudo))
-    keep(f"test: {FB}", partial(refined, pseudo, contrast="fbr", if_weight=0))
-    keep(f"test: {BOTH}", partial(refined, pseudo, contrast="fbr"))
-    keep(f"test: {CEILING}", partial(refined, truth["train"]))
+    refined(ALONE, labels=pseudo)
+    refined(FB, labels=pseudo, contrast="fbr", if_weight=0)
+    refined(BOTH, labels=pseudo, contrast="fbr")
+    refined(CEILING, labels=truth["train"])
 
 
 def table(work: Path, names: list[str], seeds: int) -> str:

@@ -23,7 +23,7 @@ SHARPNESS = 3
 USUAL_BACKGROUND = 0.3
 """The score of the background where nothing tells a better one."""
 
-_NOTHING, _ALL = 0.46, 0.11  # score of the background where tags account for nothing of the images, and for all
+_NOTHING, _ALL = 0.44, 0.12  # score of the background where tags account for nothing of the images, and for all
 _LEAST = np.float32(1e-4)
 
 
