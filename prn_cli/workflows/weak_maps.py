@@ -102,7 +102,7 @@ def _open(item: Item, plan: Plan, stack: ExitStack) -> _Opened:
     if saliency is not None and saliency.bands != 1:
         raise InputError(f"{saliency.bands} bands, expected 1", hint="save it as grey", path=saliency.path)
     with Activations(source.scales, plan.classes, reading=reading) as own:
-        peaks = own.peaks() if plan.survey.by_map else None
+        peaks = own.peaks() if plan.survey.by_map(tagged=item.path in plan.possible) else None
         plain_peaks = None if label is None else own.peaks(1)
     return _Opened(
         activations=stack.enter_context(Activations(source.scales, plan.classes, grid=grid, reading=reading)),

@@ -78,17 +78,16 @@ class Survey:
     peaks: tuple[float, ...]
     background: float | None
 
-    @property
-    def by_map(self) -> bool:
-        """Whether the scale of masks depends on each map's own peaks."""
-        return self.normalise in ("both", "peak")
+    def by_map(self, *, tagged: bool) -> bool:
+        """Whether a map's own peaks count: not where no tag says that their classes are there."""
+        return self.normalise == "peak" or (self.normalise == "both" and tagged)
 
     def scale(self, own: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """`(C,)` the activations that are an evidence of 1: in masks, given a map's own peaks; in scores, without."""
         of_set = np.array(self.peaks)
         if self.normalise == "none":
             return np.ones(len(of_set))
-        if own is None or not self.by_map:
+        if own is None:
             return of_set
         return own if self.normalise == "peak" else np.sqrt(own * of_set)
 

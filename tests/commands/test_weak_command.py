@@ -347,6 +347,19 @@ def test_the_background_is_chosen_by_tags_if_there_are_some(run: Prn) -> None:
     assert score("--scale-of", "by-tags", "-o", "later")[0] == chosen
 
 
+def test_a_peak_counts_where_tags_say_that_its_class_is_there(run: Prn) -> None:
+    def labels(*more: str) -> list[bytes]:
+        assert run("--weak", "maps", *CLASSES, "--overwrite", "--background", "0.4", "-o", "out", *more)[0] == 0
+        return [label(name, "out").tobytes() for name in "ab"]
+
+    faint = np.load("maps/b.npy")
+    np.save("maps/b.npy", np.concatenate((faint[:1] / 4, faint[1:])))  # without tags, it is no maize
+    assert labels() == labels("--normalise", "set")
+    assert labels() != labels("--normalise", "peak")
+    Path("tags.csv").write_text("a,maize;soy\nb,maize;soy\nc,maize;soy\n")
+    assert labels("--tags", "tags.csv") != labels("--tags", "tags.csv", "--normalise", "set")
+
+
 def test_scores_of_new_images_mean_what_those_of_the_first_did(run: Prn) -> None:
     line = ("--weak", "maps", *CLASSES)
     assert run(*line, "-o", "first")[0] == 0
