@@ -270,6 +270,10 @@ def refine(work: Path, name: str, seed: int, out: Path, **options: Any) -> dict[
 COLOURS = np.array([[200, 190, 170], [190, 60, 50], [70, 70, 80], [60, 140, 60], [50, 110, 200]], np.uint8)
 
 
+DRAWN = ["tile4_part003_0_384", "tile4_part005_256_0", "tile4_part006_0_128", "tile7_part001_0_768"]
+"""The first tile of each image with three tags, of four images."""
+
+
 def draw(work: Path, stems: list[str], out: Path) -> None:
     """Some test tiles of Dubai: image, activations of the strongest class, mask of them, refined mask, true mask."""
     place = work / "seed0"
@@ -383,7 +387,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the table here too")
     parser.add_argument("--picture", type=Path, help="draw tiles of Dubai instead, once there are rows of it")
-    parser.add_argument("--stems", nargs="*", default=[])
+    parser.add_argument("--stems", nargs="+", default=DRAWN)
     arguments = parser.parse_args()
     if arguments.picture:
         draw(arguments.work / "dubai", arguments.stems, arguments.picture)
