@@ -107,6 +107,10 @@ def test_tensors_are_those_that_the_card_seals(tmp_path):
     with pytest.raises(WeightsError, match="sha256 is"):
         tensors_beside(find_weights(str(tmp_path)))
     (tmp_path / "model.json").unlink()
+    with pytest.raises(WeightsError, match="cannot be read"):  # a copy of shipped weights
+        tensors_beside(find_weights(str(tmp_path)))
+    network = tmp_path / "model.onnx"
+    network.write_bytes(network.read_bytes() + b"x")
     with pytest.raises(WeightsError, match="no card names the tensors"):
         tensors_beside(find_weights(str(tmp_path)))
     assert Path(tmp_path / "model.onnx").exists()
