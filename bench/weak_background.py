@@ -29,7 +29,7 @@ from prn_cli.maps.tiles import Window
 from prn_cli.metrics.classes import count_classes, mean_iou
 from prn_cli.rasters import open_map, read_label
 from prn_cli.rasters.activations import Activations
-from prn_cli.thresholding.weak import USUAL_BACKGROUND, account_for, choose_background, evidence
+from prn_cli.thresholding.weak import USUAL_BACKGROUND, account_for, choose_background, evidence, mean_evidence
 from prn_cli.workflows.weak import WeakOptions
 
 STEP = 3  # of the learned tiles
@@ -72,7 +72,7 @@ def read_tiles(work: Path, name: str, seed: int) -> Tiles:
     scales = np.sqrt(np.array(peaks) * usual)
     return Tiles(
         np.stack([evidence(one, scale) for one, scale in zip(maps, scales, strict=True)]),
-        np.stack([evidence(one, usual).mean(axis=(1, 2)) for one in raw]).astype(np.float64),
+        np.stack([mean_evidence(evidence(one, usual)) for one in raw]),
         tags,
         np.stack(truths),
     )

@@ -107,11 +107,19 @@ def decide_labels(scores: FloatMaps, ratio: float = 1.0, *, saliency: FloatMaps 
     return WeakLabels(classes, np.where(undecided, np.uint8(IGNORE), classes), confidence)
 
 
+def mean_evidence(found: FloatMaps) -> NDArray[np.float64]:
+    """`(C,)` means of evidence `(C, h, w)` over the pixels of each class that are known; 0 where none is."""
+    known = ~np.isnan(found)
+    return np.asarray(
+        np.where(known, found, 0).sum(axis=(1, 2), dtype=np.float64) / np.maximum(known.sum(axis=(1, 2)), 1)
+    )
+
+
 def account_for(means: NDArray[np.floating], tagged: NDArray[np.bool_]) -> float:
     """The part of the images, 0 to 1, that their tags account for, about: what the evidence of classes is more there.
 
     Args:
-        means: `(n, C)` the mean evidence of each class in each image.
+        means: `(n, C)` the mean evidence of each class in each image, see `mean_evidence`.
         tagged: `(n, C)` whether the image has it.
     """
     there, elsewhere = ((means * part).sum(axis=0) / np.maximum(part.sum(axis=0), 1) for part in (tagged, ~tagged))

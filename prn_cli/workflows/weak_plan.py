@@ -27,7 +27,7 @@ from prn_cli.rasters import (
 from prn_cli.rasters.activations import Activations
 from prn_cli.rasters.tags import read_tags
 from prn_cli.tasks import Task
-from prn_cli.thresholding.weak import USUAL_BACKGROUND, FloatMaps, choose_background, evidence
+from prn_cli.thresholding.weak import USUAL_BACKGROUND, FloatMaps, choose_background, evidence, mean_evidence
 from prn_cli.workflows.items import Item
 from prn_cli.workflows.options import as_json
 from prn_cli.workflows.pseudolabel import PseudolabelOptions
@@ -304,16 +304,18 @@ def _survey(
 ) -> Survey:
     """Read some of the maps for the peaks of the classes and the score of the background."""
     classes = len(names) - (options.background != "none")
+    by_tags = options.background == "auto" and bool(possible)
     peaks, samples, tagged = [], [], []
     count = min(len(sources), _SURVEYED)
     for number in range(count):
         source = sources[round(number * (len(sources) - 1) / max(count - 1, 1))]
         try:
             with Activations(source.scales, classes, reading=options.reading()) as activations:
-                peaks.append(activations.peaks())
-                samples.append(_sample(activations))
+                peak, sample = activations.peaks(), [_sample(activations)] if by_tags else []
         except PrnError:
             continue  # it fails on its own when its turn comes
+        peaks.append(peak)
+        samples += sample
         tagged.append(possible.get(source.path, np.ones(classes, np.bool_)))
     usual = []
     for number in range(classes):
@@ -323,9 +325,9 @@ def _survey(
     survey = Survey(tuple(names), options.normalise, tuple(usual), given)
     if options.background != "auto":
         return survey
-    if not possible or not samples:
+    if not samples:
         return replace(survey, background=USUAL_BACKGROUND)
-    found = [np.nan_to_num(evidence(sample, survey.scale())).mean(axis=(1, 2)) for sample in samples]
+    found = [mean_evidence(evidence(sample, survey.scale())) for sample in samples]
     return replace(survey, background=choose_background(np.array(found), np.array(tagged)))
 
 

@@ -15,7 +15,14 @@ from PIL import Image
 
 import prn_cli as prn
 from prn_cli.rasters import Reading, open_map, read_label
-from prn_cli.thresholding.weak import account_for, choose_background, class_scores, decide_labels, evidence
+from prn_cli.thresholding.weak import (
+    account_for,
+    choose_background,
+    class_scores,
+    decide_labels,
+    evidence,
+    mean_evidence,
+)
 from prn_cli.workflows import weak_maps
 
 Prn = Callable[..., tuple[int, str, str]]
@@ -64,6 +71,15 @@ def test_what_tags_account_for_is_what_classes_cover(covered: float, score: floa
     """Two classes in turn, with evidence of 1 where they are, on top of noise that is everywhere."""
     tagged = np.array([[True, False], [False, True]] * 3)
     assert choose_background(0.1 * (1 - covered) + covered * tagged, tagged) == pytest.approx(score, abs=1e-9)
+
+
+def test_what_is_missing_has_no_evidence_of_anything() -> None:
+    found = np.random.default_rng(0).random((2, 8, 10)).astype(np.float32)
+    holed = found.copy()
+    holed[:, :, 6:] = np.nan
+    np.testing.assert_allclose(mean_evidence(holed), found[:, :, :6].mean(axis=(1, 2)), rtol=1e-6)
+    holed[1] = np.nan
+    assert mean_evidence(holed)[1] == 0
 
 
 # The command.
@@ -345,6 +361,12 @@ def test_the_background_is_chosen_by_tags_if_there_are_some(run: Prn) -> None:
     assert f"background score {chosen:.2f}, by the tags" in said
     assert score("-o", "without")[0] == 0.3
     assert score("--scale-of", "by-tags", "-o", "later")[0] == chosen
+
+    for name in "abc":  # half of what is twice as wide is missing: it counts for nothing
+        maps = np.load(f"maps/{name}.npy").astype(np.float32)
+        np.save(f"maps/{name}.npy", np.concatenate([maps, np.full_like(maps, np.nan)], axis=2))
+    holed, said = score("--tags", "tags.csv", "-o", "holed")
+    assert holed == pytest.approx(chosen, abs=1e-6)
 
 
 def test_a_peak_counts_where_tags_say_that_its_class_is_there(run: Prn) -> None:
