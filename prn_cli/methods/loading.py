@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 from prn_cli.errors import DeviceError, PrnError, WeightsError, reason
 from prn_cli.execution.watch import SILENT, Watch
-from prn_cli.methods.weights import Weights, described, sha256_of, shipped, tensors_beside
+from prn_cli.methods.weights import Weights, described, sha256_of, shipped_with, tensors_beside
 
 if TYPE_CHECKING:
     from prn_cli.methods.refiner import Runner
@@ -58,8 +58,7 @@ _loading = threading.Lock()
 @lru_cache(maxsize=4)
 def _load_again(origin: Origin) -> Runner:
     path, sha256 = origin.path, origin.sha256
-    known = [weights for weights in shipped() if weights.sha256 == sha256]
-    for weights in (*known, described(path)):
+    for weights in (*shipped_with(sha256), described(path)):
         if weights.path.is_file() and sha256_of(weights.path) == sha256:
             return load_runner(
                 replace(weights, sha256=sha256),

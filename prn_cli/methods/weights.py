@@ -89,6 +89,11 @@ def shipped() -> list[Weights]:
     return [_shipped(name, card, "onnx") for name, card in cards.items()]
 
 
+def shipped_with(sha256: str) -> list[Weights]:
+    """The shipped weights whose file has this sha256, as `shipped` gives them."""
+    return [weights for weights in shipped() if weights.sha256 == sha256]
+
+
 def find_weights(name_or_path: str) -> Weights:
     """Find weights and verify them.
 
@@ -114,8 +119,8 @@ def find_weights(name_or_path: str) -> Weights:
     found = _verified(found)
     if found.card:
         return found
-    same = (each for each in shipped() if each.sha256 == found.sha256)  # a copy is what the original is
-    return next((replace(each, name=found.name, path=found.path) for each in same), found)
+    same = shipped_with(found.sha256)  # a copy is what the original is
+    return replace(same[0], name=found.name, path=found.path) if same else found
 
 
 def find_tensors(name_or_path: str) -> Weights:

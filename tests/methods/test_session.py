@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from prn_cli.errors import DeviceError, PrnError, WeightsError
-from prn_cli.methods import load_refiner, loading, session
+from prn_cli.methods import load_refiner, loading, session, weights
 from prn_cli.methods.session import Session
 from prn_cli.methods.weights import Weights, find_weights
 
@@ -174,7 +174,7 @@ def test_a_pickled_session_is_the_same_in_another_place_or_an_error(make_onnx, m
     known = Weights("shipped", elsewhere, hashlib.sha256(elsewhere.read_bytes()).hexdigest())
     with pytest.raises(WeightsError, match=r"no such file on .*, expected sha256"):
         pickle.loads(packed)
-    monkeypatch.setattr(loading, "shipped", lambda: [known])
+    monkeypatch.setattr(weights, "shipped", lambda: [known])
     assert pickle.loads(packed).path == elsewhere
     loading._load_again.cache_clear()
     make_onnx(strength=3.0)
