@@ -110,21 +110,21 @@ def tables(results: Sequence[Result]) -> str:
     rows = []
     for pair in pairs:
         mine = [r for r in results if r.pair == pair]
-        cells = [gains([r for r in mine if r.seconds == length]) for length in lengths]
-        rows.append([pair, *cells, f"{np.mean([r.own for r in mine]):+.2f}"])
+        by_length = [gains([r for r in mine if r.seconds == length]) for length in lengths]
+        rows.append([pair, *by_length, f"{np.mean([r.own for r in mine]):+.2f}"])
     by_pair = markdown(["pooled / mean IoU, points", *(f"{s:g} s" for s in lengths), "own threshold"], rows)
     over = []
     for length in lengths:
         mine = [r for r in results if r.seconds == length]
-        cells = []
+        means = []
         for way in ("pooled", "mean"):
             each = np.array([np.mean([getattr(r, way) for r in mine if r.pair == p]) for p in {r.pair for r in mine}])
             _, low, high = bootstrap(lambda w, e=each: (w @ e / w.sum(axis=1))[:, None], len(each))
-            cells.append(f"{each.mean():+.2f} [{low[0]:+.2f}, {high[0]:+.2f}]")
+            means.append(f"{each.mean():+.2f} [{low[0]:+.2f}, {high[0]:+.2f}]")
         harmed = f"{sum(r.pooled < HARM for r in mine)} of {len(mine)}"
         late = f"{100 * max(r.took / r.seconds - 1 for r in mine):+.0f} %"
         steps = f"{min(r.steps for r in mine)} to {max(r.steps for r in mine)}"
-        over.append([f"{length:g} s", str(len({r.pair for r in mine})), *cells, harmed, steps, late])
+        over.append([f"{length:g} s", str(len({r.pair for r in mine})), *means, harmed, steps, late])
     heading = [
         "budget",
         "pairs",
