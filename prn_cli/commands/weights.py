@@ -38,6 +38,9 @@ def _list(_: Options, *, json: bool) -> None:
             console.tell(f"  {line}")
 
 
+_UNSEEN = "test_splits, leave-one-set-out, points"
+
+
 def _about(card: Mapping[str, Any]) -> Iterator[str]:
     """What a card says of data, terms and figures, line by line."""
     training = card.get("training", {})
@@ -45,6 +48,8 @@ def _about(card: Mapping[str, Any]) -> Iterator[str]:
         yield f"learned from {training['maps']} maps:" if "maps" in training else "learned from:"
     for name, terms in training.get("sets", {}).items():
         yield f"  {name}: {terms}"
+    if "encoder" in training:
+        yield f"  encoder: {training['encoder']}"
     if "test_splits" in card:
         if card.get("learned_without_labels"):
             yield "by default, prn refine takes no correction of them, only a threshold of the set (--threshold auto)"
@@ -53,6 +58,12 @@ def _about(card: Mapping[str, Any]) -> Iterator[str]:
     for name, figures in card.get("test_splits", {}).items():
         seen = ", learned from its training split" if figures.get("learned_from_its_training_split") else ""
         yield f"  {name}: {figures['pooled_iou']}, {figures['change_points']}{seen}"
+    unseen = card.get(_UNSEEN, {})
+    if unseen:
+        yield "change in points over pairs of set and base model, on sets not learned from [95 % interval]:"
+    for what, figures in unseen.items():
+        change = ", ".join(f"{metric} {figures[metric]}" for metric in ("pooled IoU", "mean IoU", "mBA"))
+        yield f"  {what}: {change}; {figures['lose > 0.2']} lose more than 0.2, the worst {figures['worst']}"
 
 
 def _import(options: workflow.ImportOptions) -> None:
