@@ -417,13 +417,13 @@ def _differing(before: object, now: Mapping[str, Any]) -> str:
     return f": {', '.join(names)}"
 
 
-def stamp_inputs(inputs: Mapping[str, Path]) -> dict[str, Stamp]:
-    """Stamp files before they are read, for `check_unchanged`.
+def stamp_inputs(inputs: Mapping[str, Path], *, sampled: bool = True) -> dict[str, Stamp]:
+    """Stamp files before they are read, for `check_unchanged`; `sampled` for a manifest, which outlives them.
 
     Raises:
         InputError: one does not exist.
     """
-    return {role: _stamp(path, sampled=True) for role, path in inputs.items()}
+    return {role: _stamp(path, sampled=sampled) for role, path in inputs.items()}
 
 
 def check_unchanged(stamps: Mapping[str, Stamp]) -> None:
@@ -448,7 +448,7 @@ def unchanged(*paths: Path | None) -> Iterator[None]:
     Raises:
         InputError: one does not exist, or has changed or vanished at the end.
     """
-    stamps = {os.fspath(path): _stamp(path) for path in paths if path is not None}
+    stamps = stamp_inputs({os.fspath(path): path for path in paths if path is not None}, sampled=False)
     yield
     check_unchanged(stamps)
 

@@ -1,19 +1,22 @@
-"""From files to a page: the maps of a run are looked at while they are open, and the page is written at the end."""
+"""From files to a page: maps are looked at while they are open; at the end, those shown first are opened once more."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError
+from prn_cli.errors import InputError, PrnError
 from prn_cli.execution.watch import SILENT, Watch
+from prn_cli.files.manifest import Stamp, check_unchanged, stamp_inputs
 from prn_cli.files.temporaries import refuse_strangers, write_whole
 from prn_cli.maps.probabilities import binarize, logit
 from prn_cli.maps.tiles import Window
@@ -29,9 +32,10 @@ from prn_cli.rasters import (
     pair_by_stem,
 )
 from prn_cli.report import colours
-from prn_cli.report.class_glimpses import ClassViewer, SeenClasses, class_colours
+from prn_cli.report.class_glimpses import class_colours, see_classes
+from prn_cli.report.crops import Crop
 from prn_cli.report.gallery import MOST_PICTURED
-from prn_cli.report.glimpses import PATCH, Prediction, Seen, Viewer, picture_room
+from prn_cli.report.glimpses import PATCH, Glimpse, Prediction, Seen, Viewer, picture_room, zoom
 from prn_cli.report.headroom import HALF, Choice, Searched, headroom_page
 from prn_cli.report.page import MARKER
 from prn_cli.report.scored import Scored, score_page
@@ -40,6 +44,9 @@ from prn_cli.thresholding.pseudolabels import make_pseudolabels
 from prn_cli.thresholding.thresholds import Grid
 
 _BAND_PIXELS = 1 << 22  # looked at at once
+
+Opened = Sequence[Any]
+"""Of an image, open and of one size: its label, a mask or soft map, and the base's if there is one."""
 
 
 class _Report:
@@ -60,7 +67,7 @@ class _Report:
     def __init__(
         self, path: Path, inputs: Sequence[Path], files: Iterable[Path | None], images: Path | None, watch: Watch
     ) -> None:
-        self._images = find_images(inputs, images).found
+        self._images = dict(find_images(inputs, images).found)
         self._watch = watch
         self._note_missing(inputs, self._images, images, "image", "their scores are shown")
         refuse_strangers(
@@ -75,6 +82,8 @@ class _Report:
         self._room = picture_room(len(inputs), pictured=MOST_PICTURED)
         self._totals = Totals()
         self._lock = threading.Lock()
+        self._stamps: dict[Path, dict[str, Stamp]] = {}  # of the images of maps
+        self._unseen: list[str] = []  # why an image could not be looked at closely
 
     def _note_missing(
         self, inputs: Sequence[Path], found: Mapping[Path, Path], folder: Path | None, noun: str, instead: str
@@ -88,18 +97,26 @@ class _Report:
         """The image of a map, on the map's grid. If it cannot be used, the map is shown without it."""
         if path not in self._images:
             return nullcontext()
+        image = self._images[path]
         try:
-            return open_map("image", self._images[path], Reading(max_pixels=raster.max_pixels), like=raster)
+            if path in self._stamps:
+                check_unchanged(self._stamps[path])
+            else:
+                self._stamps[path] = stamp_inputs({"image": image}, sampled=False)
+            return open_map("image", image, Reading(max_pixels=raster.max_pixels), like=raster)
         except InputError as error:
             self._watch.warning(f"{error}; shown without it")
+            del self._images[path]
             return nullcontext()
 
-    def _keep(self, viewer: Viewer | ClassViewer) -> None:
-        glimpse = viewer.finish()
+    def _keep(self, viewer: Viewer, **more: Any) -> None:
+        glimpse = replace(viewer.finish(), **more)
         with self._lock:
             self._totals.add(glimpse, viewer.before, viewer.after)
 
     def _write(self, html: str) -> None:
+        if self._unseen:
+            self._watch.note(f"{len(self._unseen)} shown without crops: {self._unseen[0]}")
         content = html.encode()
         write_whole(self._path, content)
         self._watch.note(f"report → {self._path}, {len(content) / 1e6:.2g} MB")
@@ -112,6 +129,9 @@ class ScoreReport(_Report):
         bias: folder of bias maps.
         threshold: where soft maps are cut.
         baseline_threshold: where soft maps of the base are cut; None without a base.
+
+    Attributes:
+        cut: where the base is cut; without a base, what is scored.
     """
 
     def __init__(
@@ -121,67 +141,89 @@ class ScoreReport(_Report):
         files: Iterable[Path | None],
         *,
         images: Path | None,
-        bias: Path | None,
-        threshold: float,
-        baseline_threshold: float | None,
+        bias: Path | None = None,
+        threshold: float = HALF,
+        baseline_threshold: float | None = None,
         watch: Watch = SILENT,
     ) -> None:
         self._bias = {} if bias is None else dict(pair_by_stem(inputs, bias).matched)
         super().__init__(path, inputs, [*files, *self._bias.values()], images, watch)
         self._note_missing(inputs, self._bias, bias, "bias map", "it is not shown")
         self._thresholds = [threshold] if baseline_threshold is None else [threshold, baseline_threshold]
-
-    @property
-    def cut(self) -> float:
-        """Where the base is cut; without a base, what is scored."""
-        return self._thresholds[-1]
+        self.cut = self._thresholds[-1]
+        self._table: NDArray[np.uint8] | None = None  # colours of the classes, if there are several
 
     def look(
-        self, path: Path, label: LabelMap, predictions: Sequence[LabelMap | ScoreMap], stop: threading.Event
+        self,
+        path: Path,
+        opened: Opened,
+        again: Callable[[], AbstractContextManager[Opened]],
+        stop: threading.Event,
     ) -> None:
         """Look at an image.
 
         Args:
             path: what is scored.
-            label: its label, open.
-            predictions: a mask or soft map, and the base's if there is one, open and of the label's size.
+            opened: its maps.
+            again: opens them again, and checks that they are the same.
             stop: ends it early.
 
         Raises:
             InputError: a file cannot be read, or its bias map has another size.
             CancelledError: `stop` is set.
         """
+        label, *predictions = opened
         viewer = Viewer(
-            path.stem, label.height, label.width, cut=self.cut, paired=len(predictions) > 1, room=self._room
+            path.stem,
+            label.height,
+            label.width,
+            cut=self.cut,
+            paired=len(predictions) > 1,
+            table=self._colours(opened),
+            room=self._room,
         )
-        with ExitStack() as stack:
-            image = stack.enter_context(self._open_image(path, predictions[-1].raster))
-            bias = stack.enter_context(_open_bias(self._bias[path], label)) if path in self._bias else None
-
-            def see(window: Window) -> Seen:
-                parts = [_read(o, window, t) for o, t in zip(predictions, self._thresholds, strict=True)]
-                before = parts[1] if len(parts) > 1 else None
-                return Seen(label.read(window), parts[0], before, None if image is None else image.read(window))
-
+        bias_map = _open_bias(self._bias[path], label) if path in self._bias else nullcontext()
+        with self._open_image(path, predictions[-1].raster) as image, bias_map as bias:
             for window in _bands(label.height, label.width, PATCH, stop):
-                seen = see(window)
-                added = _added(seen) if bias is None else bias.logits(window)
-                viewer.add(window.y, seen.label, seen.after, seen.before, bias=added, image=seen.image)
-            viewer.zoom(see)
-        self._keep(viewer)
+                seen = self._see(window, opened, image)
+                viewer.add(window.y, seen, bias=_added(seen) if bias is None else bias.logits(window))
+        self._keep(viewer, closer=partial(self._look_closer, path, again))
+
+    def _look_closer(
+        self, path: Path, again: Callable[[], AbstractContextManager[Opened]], glimpse: Glimpse
+    ) -> Sequence[Crop]:
+        """Open an image again, and cut the crops; none if it is no longer what it was."""
+        try:
+            with again() as opened, self._open_image(path, opened[-1].raster) as image:
+                return zoom(glimpse, lambda window: self._see(window, opened, image))
+        except (PrnError, OSError) as error:
+            self._unseen.append(str(error))
+            return ()
+
+    def _see(self, window: Window, opened: Opened, image: MapImage | None) -> Seen:
+        label, *predictions = opened
+        after, *before = (_read(each, window, at) for each, at in zip(predictions, self._thresholds, strict=True))
+        pixels = None if image is None else image.read(window)
+        return Seen(label.read(window), after, before[0] if before else None, pixels)
+
+    def _colours(self, opened: Opened) -> NDArray[np.uint8] | None:  # noqa: ARG002
+        """`(256, 3)` the colours of the classes of an image, if there are several."""
+        return None
 
     def finish(
         self, summary: Summary, what: Scored, failures: Sequence[tuple[str, str]], metrics: Sequence[Metric]
     ) -> None:
-        """Write the page."""
-        self._write(score_page(summary, self._totals, what, failures=failures, metrics=metrics))
+        """Look closer at the images that are shown at first, and write the page."""
+        classes = []
+        if self._table is not None:
+            names = [metric.of for metric in metrics if metric.of]
+            classes = [(name, colours.hexadecimal(self._table[number])) for number, name in enumerate(names)]
+        page = score_page(summary, self._totals, what, failures=failures, metrics=metrics, classes=classes)
+        self._write(page)
 
 
-class ClassReport(_Report):
+class ClassReport(ScoreReport):
     """The report of `prn score` on maps of several classes; `rows` gives the class numbers of a window of a mask."""
-
-    cut = 0.5
-    """Of no use here: no class is cut at a threshold."""
 
     def __init__(
         self,
@@ -193,45 +235,21 @@ class ClassReport(_Report):
         rows: Callable[[Any, Window], NDArray[Any]],
         watch: Watch = SILENT,
     ) -> None:
-        super().__init__(path, inputs, files, images, watch)
+        super().__init__(path, inputs, files, images=images, watch=watch)
         self._rows = rows
         self._table = class_colours()
 
-    def look(
-        self, path: Path, label: LabelMap, predictions: Sequence[LabelMap | ScoreMap], stop: threading.Event
-    ) -> None:
-        """Look at an image, as `ScoreReport.look` does.
+    def _see(self, window: Window, opened: Opened, image: MapImage | None) -> Seen:
+        label, *predictions = opened
+        after, *before = (self._rows(each, window) for each in predictions)
+        pixels = None if image is None else image.read(window)
+        return see_classes(label.read(window), after, before[0] if before else None, pixels)
 
-        Raises:
-            InputError: a file cannot be read.
-            CancelledError: `stop` is set.
-        """
-        palettes = [each.raster.palette for each in (label, *predictions) if each.raster.palette is not None]
+    def _colours(self, opened: Opened) -> NDArray[np.uint8] | None:
+        palettes = [each.raster.palette for each in opened if each.raster.palette is not None]
         if palettes:
             self._table = class_colours(palettes[0])
-        paired = len(predictions) > 1
-        viewer = ClassViewer(path.stem, label.height, label.width, table=self._table, paired=paired, room=self._room)
-        with self._open_image(path, predictions[-1].raster) as image:
-
-            def see(window: Window) -> SeenClasses:
-                after, *before = (self._rows(each, window) for each in predictions)
-                pixels = None if image is None else image.read(window)
-                return SeenClasses(label.read(window), after, before[0] if before else None, pixels)
-
-            for window in _bands(label.height, label.width, PATCH, stop):
-                seen = see(window)
-                viewer.add(window.y, seen.label, seen.after, seen.before, image=seen.image)
-            viewer.zoom(see)
-        self._keep(viewer)
-
-    def finish(
-        self, summary: Summary, what: Scored, failures: Sequence[tuple[str, str]], metrics: Sequence[Metric]
-    ) -> None:
-        """Write the page."""
-        names = [metric.of for metric in metrics if metric.of]
-        classes = [(name, colours.hexadecimal(self._table[number])) for number, name in enumerate(names)]
-        page = score_page(summary, self._totals, what, failures=failures, metrics=metrics, classes=classes)
-        self._write(page)
+        return self._table
 
 
 class HeadroomReport(_Report):
@@ -269,7 +287,7 @@ class HeadroomReport(_Report):
                 oracle = make_pseudolabels(probabilities, truth, patch=self._patch, grid=self._grid)
                 base = Prediction(binarize(probabilities, HALF), probabilities)
                 pixels = None if image is None else image.read(window)
-                viewer.add(window.y, truth, Prediction(oracle.mask), base, image=pixels)
+                viewer.add(window.y, Seen(truth, Prediction(oracle.mask), base, pixels))
         self._keep(viewer)
         self._choices[name] = choice
 

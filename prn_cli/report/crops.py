@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +32,12 @@ class Crop:
 
 
 def busiest(
-    counts: NDArray[np.int64], height: int, width: int, changed: Callable[[Window], NDArray[np.bool_]]
+    counts: NDArray[Any], height: int, width: int, changed: Callable[[Window], NDArray[np.bool_]]
 ) -> Iterator[Window]:
     """Windows in which most pixels changed, the busiest first, without overlap; none of an image of one window's size.
 
     Args:
-        counts: changed pixels in each cell of a coarse grid over the map: says where to look.
+        counts: how many pixels changed in each cell of a coarse grid over the map: says where to look.
         height: rows of the map.
         width: columns of the map.
         changed: gives the changed pixels of a window of at most 1024 px a side, `(h, w)`: says where exactly.
@@ -60,7 +61,7 @@ def busiest(
 
 
 def _densest(
-    counts: NDArray[np.int64] | NDArray[np.bool_], box: Sequence[int], taken: Sequence[tuple[int, int, int, int]]
+    counts: NDArray[Any], box: Sequence[int], taken: Sequence[tuple[int, int, int, int]]
 ) -> tuple[int, int] | None:
     """Where the box of the greatest sum begins that touches nothing taken; None if their sums are 0."""
     rows, columns = box

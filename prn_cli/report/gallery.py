@@ -113,7 +113,7 @@ class Gallery:
 
 
 def make_gallery(glimpses: Sequence[Glimpse], words: Words, *, bias_reach: float, cut: float) -> Gallery:
-    """Sort images by gain, or by IoU without a base, and draw their pictures.
+    """Sort images by gain, or by IoU without a base, and draw their pictures; look closer at those shown at first.
 
     Args:
         glimpses: of the images.
@@ -129,7 +129,7 @@ def make_gallery(glimpses: Sequence[Glimpse], words: Words, *, bias_reach: float
     entries = []
     for rank, (figure, _, glimpse) in enumerate(figures):
         pictures = {panel.key: _picture(glimpse, panel.key, bias_reach, cut) for panel in panels if rank in pictured}
-        closer = glimpse.crops if rank in tags or len(figures) <= _SHOWN_AT_ONCE else ()
+        closer = glimpse.closer(glimpse) if rank in tags or len(figures) <= _SHOWN_AT_ONCE else ()
         crops = [(crop.window, _addresses(panels, crop.pictures)) for crop in closer]
         entries.append(Entry(rank, glimpse, figure, tags.get(rank), _addresses(panels, pictures), crops))
     return Gallery(words, panels, entries)

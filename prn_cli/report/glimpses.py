@@ -1,9 +1,11 @@
-"""What a page keeps of an image: small pictures, coarse maps and counts, gathered band by band."""
+"""What a page keeps of an image: small pictures, coarse maps and counts, gathered band by band; crops, of a few."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ from prn_cli.metrics.regions import RegionCounts
 from prn_cli.rasters.pictures import encode_picture
 from prn_cli.report import colours
 from prn_cli.report.crops import Crop, busiest
-from prn_cli.report.shrinking import Cells, Mean, Shares
+from prn_cli.report.shrinking import Cells, Mean, Picked, Shares
 from prn_cli.thresholding.pseudolabels import ThresholdCurve, count_curve
 from prn_cli.thresholding.thresholds import PAPER_GRID, Grid, search_thresholds
 
@@ -26,7 +28,8 @@ _ROOM = 2_500_000  # bytes of all pictures of whole images
 _MOST_ROOM = 60_000  # of one image
 _SHARES = {"image": 0.34, "scores": 0.34, "label": 0.12, "before": 0.14, "after": 0.14, "change": 0.26}
 _CROP_ROOM = 12_000  # bytes of a picture of a crop, which fit without making it smaller
-_IN_CROPS = ("image", "scores", "before", "after", "change")
+_CLASS_ROOM = 12_000  # of a picture of classes
+_IN_CROPS = {"image", "scores", "before", "after", "change"}
 MAP_SIDE = 96
 PATCH = 64
 LOGIT_REACH = 6.0
@@ -56,15 +59,32 @@ class Prediction:
 
 
 class Seen(NamedTuple):
-    """What there is to see of a window: label, what is scored, the base if there is one, and the image.
+    """What there is to see of a window.
 
-    See `Viewer.add`.
+    Attributes:
+        label: `(h, w)` uint8: 0 background, 1 foreground, 255 ignore.
+        after: what is scored.
+        before: the base, if there is one.
+        image: `(bands, h, w)` float32, the input of the base model; NaN invalid.
+        classes: `(h, w)` uint8, numbers by panel, where there are several classes, see `class_glimpses`.
     """
 
     label: NDArray[np.uint8]
     after: Prediction
     before: Prediction | None = None
     image: NDArray[np.float32] | None = None
+    classes: Mapping[str, NDArray[np.uint8]] = MappingProxyType({})
+
+    @property
+    def base(self) -> Prediction:
+        """The base; without one, what is scored."""
+        return self.before or self.after
+
+    def codes(self) -> NDArray[np.uint8]:
+        """The codes of the pixels, see `Glimpse`."""
+        label, after, before = self.label, self.after.mask, self.base.mask
+        valid = (label != IGNORE) & (after != IGNORE) & (before != IGNORE)
+        return np.where(valid, label + 2 * before + 4 * after, np.uint8(_INVALID)).astype(np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +158,10 @@ class Glimpse:
         pictures: as WebP, by panel: `image` or `scores`, `label`, `before`, `after`, `change`.
         thresholds: of the base's patches; None if the base is a mask.
         bias: `(h, w)` float32, added to the logits; None if unknown.
-        crops: where most pixels changed, the busiest first.
+        changes: what `zoom` has to know of all changed pixels, compressed: in each cell, how many there are.
+        ends: numbers of the image shown as black and as white.
+        table: `(256, 3)` uint8, colours of the classes, if there are several.
+        closer: takes a second look at the image; given by whoever can open it again.
     """
 
     name: str
@@ -148,7 +171,10 @@ class Glimpse:
     pictures: dict[str, bytes]
     thresholds: PatchThresholds | None
     bias: NDArray[np.float32] | None
-    crops: Sequence[Crop] = ()
+    changes: bytes
+    ends: tuple[float, float]
+    table: NDArray[np.uint8] | None
+    closer: Callable[[Glimpse], Sequence[Crop]] = lambda _: ()
 
     def regions_before(self) -> RegionCounts:
         """The base's mask against the label."""
@@ -199,12 +225,12 @@ class Viewer:
         patch: side of a patch, px. The rows of every band but the last must be a multiple of it.
         grid: the thresholds that a patch may take.
         paired: whether there is a base besides what is scored.
+        table: `(256, 3)` uint8, colours of the classes, if there are several.
         room: bytes for the pictures.
 
     Attributes:
         before: counts of the base's soft map so far; None without one.
         after: the same of what is scored.
-        crops: that `zoom` has kept.
     """
 
     def __init__(
@@ -217,13 +243,14 @@ class Viewer:
         patch: int = PATCH,
         grid: Grid = "paper",
         paired: bool = True,
+        table: NDArray[np.uint8] | None = None,
         room: int = _MOST_ROOM,
     ) -> None:
         self._name, self._height, self._width = name, height, width
         self._cut, self._patch, self._grid, self._paired = cut, patch, grid, paired
-        cells = Cells(height, width, PICTURE_SIDE)
-        self._codes = Shares(cells, _INVALID + 1)
-        self._scores = Mean(cells)
+        self._cells = Cells(height, width, PICTURE_SIDE)
+        self._codes = Shares(self._cells, _INVALID + 1)
+        self._scores = Mean(self._cells)
         self._bias: Mean | None = None
         self._patch_cells = Cells(-(-height // patch), -(-width // patch), MAP_SIDE)
         self._patches: Mean | None = None
@@ -231,66 +258,38 @@ class Viewer:
         self._as_good = 0
         self.before: SoftCounts | None = None
         self.after: SoftCounts | None = None
-        self._cells = cells
         self._room = {key: int(share * room) for key, share in _SHARES.items()}
         self._colours: list[Mean] = []
-        self.crops: list[Crop] = []
+        self._table = table
+        self._classes: dict[str, Picked] = {}
 
-    def add(
-        self,
-        first: int,
-        label: NDArray[np.uint8],
-        after: Prediction,
-        before: Prediction | None = None,
-        *,
-        bias: NDArray[np.float32] | None = None,
-        image: NDArray[np.float32] | None = None,
-    ) -> None:
+    def add(self, first: int, seen: Seen, *, bias: NDArray[np.float32] | None = None) -> None:
         """Add a band of whole rows.
 
         Args:
             first: its first row.
-            label: `(h, W)` uint8: 0 background, 1 foreground, 255 ignore.
-            after: what is scored.
-            before: the base, if there is one.
+            seen: what there is to see of it.
             bias: `(h, W)` float32, added to the base's logits; NaN invalid.
-            image: `(bands, h, W)` float32, the input of the base model; NaN invalid.
         """
-        base = after if before is None else before
-        codes = _codes(label, after, base)
+        codes, base, after = seen.codes(), seen.base, seen.after
         self._codes.add(first, codes)
-        truth = np.where(codes != _INVALID, label, np.uint8(IGNORE))
+        truth = np.where(codes != _INVALID, seen.label, np.uint8(IGNORE))
         if base.probabilities is not None:
             self._scores.add(first, base.probabilities)
             self._search(first, base.probabilities, base.mask, truth)
-            if before is not None:
+            if seen.before is not None:
                 self.before = total(self.before, SoftCounts.of(base.probabilities, truth))
         if after.probabilities is not None:
             self.after = total(self.after, SoftCounts.of(after.probabilities, truth))
         if bias is not None:
             self._bias = self._bias or Mean(Cells(self._height, self._width, MAP_SIDE))
             self._bias.add(first, bias)
-        if image is not None:
-            bands = _shown(image)
-            self._colours = self._colours or [Mean(self._cells) for _ in bands]
-            for mean, band in zip(self._colours, bands, strict=True):
-                mean.add(first, band)
-
-    def zoom(self, look: Callable[[Window], Seen]) -> None:
-        """Keep crops at full resolution, once all bands were added; `look` gives what there is to see of a window."""
-
-        def codes(seen: Seen) -> NDArray[np.uint8]:
-            return _codes(seen.label, seen.after, seen.before or seen.after)
-
-        marked = np.flatnonzero(_marked(paired=self._paired))
-        counts = self._codes.cells()[..., marked].sum(axis=-1)
-        for window in busiest(counts, self._height, self._width, lambda w: np.isin(codes(look(w)), marked)):
-            seen = look(window)
-            shares = np.eye(_INVALID + 1, dtype=np.float32)[codes(seen)]
-            scores = (seen.before or seen.after).probabilities
-            pictures = self._draw(shares, [] if seen.image is None else list(_shown(seen.image)), scores)
-            kept = {key: pixels for key, pixels in pictures.items() if key in _IN_CROPS}
-            self.crops.append(Crop(window, {key: _encoded(key, kept[key], _CROP_ROOM) for key in kept}))
+        bands = _shown(seen.image)
+        self._colours = self._colours or [Mean(self._cells) for _ in bands]
+        for mean, band in zip(self._colours, bands, strict=True):
+            mean.add(first, band)
+        for key, numbers in seen.classes.items():
+            self._classes.setdefault(key, Picked(self._cells)).add(first, numbers)
 
     def _search(
         self, first: int, probabilities: NDArray[np.float32], mask: NDArray[np.uint8], truth: NDArray[np.uint8]
@@ -315,48 +314,79 @@ class Viewer:
     def finish(self) -> Glimpse:
         """The glimpse, once all bands were added."""
         bands = [mean.result() for mean in self._colours]
+        ends = _range(bands) if bands else (0.0, 255.0)
         scores = None if self._patches is None else self._scores.result()
-        pictures = self._draw(self._codes.result(), bands, scores)
+        pictures = _draw(self._codes.result(), bands, scores, ends=ends, paired=self._paired)
+        if self._table is not None:
+            pictures |= {key: self._table[picked.result()] for key, picked in self._classes.items()}
+        room = self._room | dict.fromkeys(self._classes, _CLASS_ROOM)
         thresholds = None
         if self._patches is not None:
             cells = self._patch_cells
             reach = self._height / (cells.height * self._patch), self._width / (cells.width * self._patch)
             thresholds = PatchThresholds(self._histogram, self._as_good, self._patches.result(), reach)
+        changes = self._codes.cells()[..., np.flatnonzero(_marked(paired=self._paired))].sum(axis=-1)
         return Glimpse(
             self._name,
             self._height,
             self._width,
             self._codes.counts(),
-            {key: _encoded(key, pixels, self._room[key]) for key, pixels in pictures.items()},
+            {key: _encoded(key, pixels, room[key]) for key, pixels in pictures.items()},
             thresholds,
             None if self._bias is None else self._bias.result(),
-            self.crops,
+            zlib.compress(changes.astype(np.uint32), 1),
+            ends,
+            self._table,
         )
 
-    def _draw(
-        self, shares: NDArray[np.float32], bands: Sequence[NDArray[np.float32]], scores: NDArray[np.float32] | None
-    ) -> dict[str, colours.Pixels]:
-        """The pictures of an image, or of a part of it, by panel."""
-        pictures = {"label": _mask_pixels(shares, _LABEL), "after": _mask_pixels(shares, _AFTER)}
-        if bands:
-            pictures["image"] = _image_pixels(bands, *_range([mean.result() for mean in self._colours]))
-        elif scores is not None:
-            pictures["scores"] = colours.diverging(logit(scores), centre=0, reach=LOGIT_REACH)
-        if self._paired:
-            pictures["before"] = _mask_pixels(shares, _BEFORE)
-        pictures["change"] = _change_pixels(shares, paired=self._paired)
-        return pictures
+
+def zoom(glimpse: Glimpse, look: Callable[[Window], Seen]) -> list[Crop]:
+    """The parts of an image in which most pixels changed, the busiest first.
+
+    Args:
+        glimpse: of the image.
+        look: gives what there is to see of a window of at most 1024 px a side.
+    """
+    paired = "before" in glimpse.pictures
+    marked = np.flatnonzero(_marked(paired=paired))
+    cells = Cells(glimpse.height, glimpse.width, PICTURE_SIDE)
+    counts = np.frombuffer(zlib.decompress(glimpse.changes), np.uint32).reshape(cells.shape)
+    crops = []
+    for window in busiest(counts, glimpse.height, glimpse.width, lambda w: np.isin(look(w).codes(), marked)):
+        seen = look(window)
+        shares = np.eye(_INVALID + 1, dtype=np.float32)[seen.codes()]
+        pictures = _draw(shares, _shown(seen.image), seen.base.probabilities, ends=glimpse.ends, paired=paired)
+        if glimpse.table is not None:
+            pictures |= {key: glimpse.table[numbers] for key, numbers in seen.classes.items()}
+        crops.append(
+            Crop(window, {key: _encoded(key, pictures[key], _CROP_ROOM) for key in _IN_CROPS & pictures.keys()})
+        )
+    return crops
 
 
-def _codes(label: NDArray[np.uint8], after: Prediction, base: Prediction) -> NDArray[np.uint8]:
-    """The codes of pixels, see `Glimpse`."""
-    valid = (label != IGNORE) & (after.mask != IGNORE) & (base.mask != IGNORE)
-    return np.where(valid, label + 2 * base.mask + 4 * after.mask, np.uint8(_INVALID)).astype(np.uint8)
+def _draw(
+    shares: NDArray[np.float32],
+    bands: Sequence[NDArray[np.float32]],
+    scores: NDArray[np.float32] | None,
+    *,
+    ends: tuple[float, float],
+    paired: bool,
+) -> dict[str, colours.Pixels]:
+    """The pictures of an image, or of a part of it, by panel."""
+    pictures = {"label": _mask_pixels(shares, _LABEL), "after": _mask_pixels(shares, _AFTER)}
+    if bands:
+        pictures["image"] = _image_pixels(bands, *ends)
+    elif scores is not None:
+        pictures["scores"] = colours.diverging(logit(scores), centre=0, reach=LOGIT_REACH)
+    if paired:
+        pictures["before"] = _mask_pixels(shares, _BEFORE)
+    pictures["change"] = _change_pixels(shares, paired=paired)
+    return pictures
 
 
-def _shown(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The bands of an image that are shown: three or one."""
-    return image[:3] if len(image) >= 3 else image[:1]
+def _shown(image: NDArray[np.float32] | None) -> Sequence[NDArray[np.float32]]:
+    """The bands of an image that are shown: three or one; none without an image."""
+    return [] if image is None else list(image[: 3 if len(image) >= 3 else 1])
 
 
 def _encoded(key: str, pixels: colours.Pixels, most: int) -> bytes:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from prn_cli.errors import PrnError, UsageError
 from prn_cli.execution.ahead import ahead
 from prn_cli.execution.threads import Batch, Progress, run_batch
 from prn_cli.execution.watch import Watch
-from prn_cli.files.manifest import manifest_beside, unchanged
+from prn_cli.files.manifest import Stamp, check_unchanged, manifest_beside, stamp_inputs
 from prn_cli.files.remote import gdal_name, without_secrets
 from prn_cli.files.temporaries import refuse_strangers, write_whole
 from prn_cli.maps.tiles import row_bands
@@ -231,35 +232,45 @@ def _score_all(run: _Run, watch: Watch) -> Batch[Item, ImageScore]:
 
 
 def _score_image(image: Item, run: _Run, progress: Progress) -> ImageScore:
-    options, task, baseline = run.options, run.task, image.inputs.get("baseline")
+    options, task = run.options, run.task
     for partners in run.partners:
         partners.of(image.path)
-    valid_mask = image.inputs.get("valid_mask")
-    with unchanged(*image.inputs.values()), ExitStack() as stack:
-        opened = [task.open_prediction(image.path, run.reading, valid_mask=valid_mask)]
-        grid = stack.enter_context(opened[0]).raster
-        label = stack.enter_context(task.open_label(image.inputs["label"], run.reading, like=grid))
+    again = partial(_opened, image, run, stamp_inputs(image.inputs, sampled=False))
+    with again() as opened:
+        label, *predictions = opened
         run.foregrounds[label.path] = label.foreground
         run.ignored.update(label.ignored_values)
-        if baseline is not None:
-            opened.append(task.open_prediction(baseline, run.base_reading, valid_mask=valid_mask, like=grid))
-            stack.enter_context(opened[1])
-        task.check_same_classes(label, opened)
+        task.check_same_classes(label, predictions)
         names = ("threshold", "baseline_threshold", "buffer")
         thresholds = {name: getattr(options, name) for name in names} | {"own_threshold": run.own.get(image.path)}
         counter = task.counter(label.height, label.width, pool=run.pool, **thresholds)
         part = 1 if run.page is None else 0.5  # of the work on the image; the report looks at it again
-        lost = _count(counter, task, (label, *opened), progress, part=part)
+        lost = _count(counter, task, opened, progress, part=part)
         result = replace(counter.score(), not_counted=lost)
         if run.page is not None:
-            run.page.look(image.path, label, opened, progress.stop)
+            run.page.look(image.path, opened, again, progress.stop)
     return result
+
+
+@contextmanager
+def _opened(image: Item, run: _Run, stamps: Mapping[str, Stamp]) -> Iterator[Sequence[Any]]:
+    """The label of an image, its mask, and its baseline if there is one, all of them as they were stamped."""
+    task, baseline, valid_mask = run.task, image.inputs.get("baseline"), image.inputs.get("valid_mask")
+    with ExitStack() as stack:
+        mask = stack.enter_context(task.open_prediction(image.path, run.reading, valid_mask=valid_mask))
+        grid = mask.raster
+        opened = [stack.enter_context(task.open_label(image.inputs["label"], run.reading, like=grid)), mask]
+        if baseline is not None:
+            base = task.open_prediction(baseline, run.base_reading, valid_mask=valid_mask, like=grid)
+            opened.append(stack.enter_context(base))
+        yield opened
+    check_unchanged(stamps)
 
 
 def _count(
     counter: ImageCounter,
     task: Task,
-    opened: tuple[LabelMap | ScoreMap, ...],
+    opened: Sequence[LabelMap | ScoreMap],
     progress: Progress,
     *,
     part: float,
