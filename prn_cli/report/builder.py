@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, PrnError
-from prn_cli.execution.watch import SILENT, Watch
+from prn_cli.execution.watch import Watch
 from prn_cli.files.manifest import Stamp, check_unchanged, stamp_inputs
 from prn_cli.files.temporaries import refuse_strangers, write_whole
 from prn_cli.maps.probabilities import binarize, logit
@@ -129,6 +129,7 @@ class ScoreReport(_Report):
         bias: folder of bias maps.
         threshold: where soft maps are cut.
         baseline_threshold: where soft maps of the base are cut; None without a base.
+        rows: gives the class numbers of a window of a mask or soft map, where there are several classes.
 
     Attributes:
         cut: where the base is cut; without a base, what is scored.
@@ -141,17 +142,19 @@ class ScoreReport(_Report):
         files: Iterable[Path | None],
         *,
         images: Path | None,
-        bias: Path | None = None,
-        threshold: float = HALF,
-        baseline_threshold: float | None = None,
-        watch: Watch = SILENT,
+        bias: Path | None,
+        threshold: float,
+        baseline_threshold: float | None,
+        rows: Callable[[Any, Window], NDArray[np.uint8]] | None,
+        watch: Watch,
     ) -> None:
         self._bias = {} if bias is None else dict(pair_by_stem(inputs, bias).matched)
         super().__init__(path, inputs, [*files, *self._bias.values()], images, watch)
         self._note_missing(inputs, self._bias, bias, "bias map", "it is not shown")
         self._thresholds = [threshold] if baseline_threshold is None else [threshold, baseline_threshold]
         self.cut = self._thresholds[-1]
-        self._table: NDArray[np.uint8] | None = None  # colours of the classes, if there are several
+        self._rows = rows
+        self._table = None if rows is None else class_colours()
 
     def look(
         self,
@@ -173,13 +176,16 @@ class ScoreReport(_Report):
             CancelledError: `stop` is set.
         """
         label, *predictions = opened
+        palettes = [each.raster.palette for each in opened if each.raster.palette is not None]
+        if self._table is not None and palettes:
+            self._table = class_colours(palettes[0])
         viewer = Viewer(
             path.stem,
             label.height,
             label.width,
             cut=self.cut,
             paired=len(predictions) > 1,
-            table=self._colours(opened),
+            table=self._table,
             room=self._room,
         )
         bias_map = _open_bias(self._bias[path], label) if path in self._bias else nullcontext()
@@ -202,13 +208,12 @@ class ScoreReport(_Report):
 
     def _see(self, window: Window, opened: Opened, image: MapImage | None) -> Seen:
         label, *predictions = opened
-        after, *before = (_read(each, window, at) for each, at in zip(predictions, self._thresholds, strict=True))
-        pixels = None if image is None else image.read(window)
-        return Seen(label.read(window), after, before[0] if before else None, pixels)
-
-    def _colours(self, opened: Opened) -> NDArray[np.uint8] | None:  # noqa: ARG002
-        """`(256, 3)` the colours of the classes of an image, if there are several."""
-        return None
+        truth, pixels = label.read(window), None if image is None else image.read(window)
+        if self._rows is None:
+            after, *before = (_read(each, window, at) for each, at in zip(predictions, self._thresholds, strict=True))
+            return Seen(truth, after, before[0] if before else None, pixels)
+        numbers, *base = (self._rows(each, window) for each in predictions)
+        return see_classes(truth, numbers, base[0] if base else None, pixels)
 
     def finish(
         self, summary: Summary, what: Scored, failures: Sequence[tuple[str, str]], metrics: Sequence[Metric]
@@ -220,36 +225,6 @@ class ScoreReport(_Report):
             classes = [(name, colours.hexadecimal(self._table[number])) for number, name in enumerate(names)]
         page = score_page(summary, self._totals, what, failures=failures, metrics=metrics, classes=classes)
         self._write(page)
-
-
-class ClassReport(ScoreReport):
-    """The report of `prn score` on maps of several classes; `rows` gives the class numbers of a window of a mask."""
-
-    def __init__(
-        self,
-        path: Path,
-        inputs: Sequence[Path],
-        files: Iterable[Path | None],
-        *,
-        images: Path | None,
-        rows: Callable[[Any, Window], NDArray[Any]],
-        watch: Watch = SILENT,
-    ) -> None:
-        super().__init__(path, inputs, files, images=images, watch=watch)
-        self._rows = rows
-        self._table = class_colours()
-
-    def _see(self, window: Window, opened: Opened, image: MapImage | None) -> Seen:
-        label, *predictions = opened
-        after, *before = (self._rows(each, window) for each in predictions)
-        pixels = None if image is None else image.read(window)
-        return see_classes(label.read(window), after, before[0] if before else None, pixels)
-
-    def _colours(self, opened: Opened) -> NDArray[np.uint8] | None:
-        palettes = [each.raster.palette for each in opened if each.raster.palette is not None]
-        if palettes:
-            self._table = class_colours(palettes[0])
-        return self._table
 
 
 class HeadroomReport(_Report):
@@ -264,7 +239,7 @@ class HeadroomReport(_Report):
         images: Path | None,
         patch: int,
         grid: Grid,
-        watch: Watch = SILENT,
+        watch: Watch,
     ) -> None:
         super().__init__(path, inputs, files, images, watch)
         self._patch, self._grid = patch, grid

@@ -32,7 +32,7 @@ from prn_cli.rasters import (
     pair_by_stem,
     with_bands,
 )
-from prn_cli.report import ClassReport, Scored, ScoreReport
+from prn_cli.report import Scored, ScoreReport
 from prn_cli.tasks import Task
 from prn_cli.workflows.account import Account, warn_of_absent
 from prn_cli.workflows.items import Item
@@ -50,7 +50,7 @@ class _Run:
     partners: Sequence[Partners]  # of the images; one that lacks a partner fails
     reading: Reading
     base_reading: Reading
-    page: ScoreReport | ClassReport | None
+    page: ScoreReport | None
     foregrounds: dict[Path, int | None] = field(default_factory=dict)  # of the labels that were read
     ignored: set[float] = field(default_factory=set)  # values of labels
     own: Mapping[Path, float] = field(default_factory=dict)  # of images, where the baseline alone would be cut
@@ -165,19 +165,17 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
     pair = reading.is_pair or base_reading.is_pair
     said = f"masks read as {reading.kind}" + (f", baseline as {base_reading.kind}" if base_files else "")
     (watch.note if pair else watch.detail)(f"{said}; 2 bands are a softmax pair, background first" if pair else said)
-    page: ScoreReport | ClassReport | None = None
-    files = [path for image in images for path in (image.inputs["label"], image.inputs.get("baseline"))]
-    if options.report is not None and task.several:
-        page = ClassReport(options.report, inputs, files, images=options.images, rows=task.rows, watch=watch)
-    elif options.report is not None:
+    page = None
+    if options.report is not None:
         page = ScoreReport(
             options.report,
             inputs,
-            files,
+            [path for image in images for path in (image.inputs["label"], image.inputs.get("baseline"))],
             images=options.images,
             bias=options.bias,
             threshold=options.threshold,
             baseline_threshold=None if options.baseline is None else options.baseline_threshold,
+            rows=task.rows if task.several else None,
             watch=watch,
         )
     return _Run(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import contextmanager
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+
+import prn_cli
 
 VOID = {"meta", "link", "img"}
 HOSTILE = ["<script>alert(1)<／script>", "\"'onerror='alert(1)'", "&lt;b&gt;", "\u202egnp.exe"]
@@ -135,6 +138,70 @@ def test_large_images_have_crops_at_full_resolution(tmp_path, prn, monkeypatch):
     assert prn("score", "masks", "-l", "labels", "--report", "report.html")[0] == 0
     shown = {b["data-title"] for b in read_page(tmp_path / "report.html").all("button") if "data-title" in b}
     assert shown == {"Label", "Mask", "Errors", "Mask, crop 1", "Errors, crop 1", "Mask, crop 2", "Errors, crop 2"}
+
+
+class Between(prn_cli.Watch):
+    """Does something when all images are scored, before the page is written; hears notes and warnings."""
+
+    def __init__(self, meddle):
+        self.meddle, self.heard = meddle, []
+        self.note = self.warning = self.heard.append
+
+    @contextmanager
+    def progress(self, label, total):
+        with super().progress(label, total) as advance:
+            yield advance
+        self.meddle()
+
+
+def test_of_many_images_those_shown_at_first_are_opened_again(tmp_path, monkeypatch):
+    """The worst, the median and the best are; what became of the others in the meantime is of no account."""
+    write_folder(tmp_path, [f"tile_{i:02}" for i in range(14)], shape=(100, 160))
+    monkeypatch.chdir(tmp_path)
+    options = {"labels": "labels", "baseline": "logits", "resamples": 100}
+    scored = prn_cli.score("better", **options, report="whole.html")
+    rows = sorted(scored.rows(), key=lambda row: row["iou"] - row["baseline_iou"])
+    shown = {row["file"].stem for row in [*rows[:3], *rows[5:8], *rows[-3:]]}
+
+    def remove():
+        for path in (tmp_path / "better").iterdir():
+            if path.stem not in shown:
+                path.unlink()
+
+    watch = Between(remove)
+    prn_cli.score("better", **options, report="report.html", watch=watch)
+    assert len(list((tmp_path / "better").iterdir())) == 9
+    assert not [message for message in watch.heard if "crops" in message]
+    assert (tmp_path / "report.html").read_bytes() == (tmp_path / "whole.html").read_bytes()
+
+
+def test_what_vanished_or_changed_in_between_costs_the_crops_only(tmp_path, monkeypatch):
+    write_folder(tmp_path, ["a", "b", "c", "d"], shape=(200, 300))
+    monkeypatch.chdir(tmp_path)
+    options = {"labels": "labels", "baseline": "logits", "images": "images", "report": "report.html", "resamples": 100}
+    prn_cli.score("better", **options)
+    before = read_page(tmp_path / "report.html")
+
+    def meddle():
+        (tmp_path / "better" / "a.npy").unlink()
+        np.save(tmp_path / "labels" / "b.npy", np.zeros((3, 4)))
+        (tmp_path / "labels" / "b.npy").replace(tmp_path / "labels" / "b.png")
+        (tmp_path / "logits" / "d.npy").touch()
+        (tmp_path / "images" / "c.png").touch()
+
+    watch = Between(meddle)
+    scored = prn_cli.score("better", **options, watch=watch)
+    assert not scored.failures
+    (note,) = [message for message in watch.heard if "crops" in message]
+    assert note.startswith("3 shown without crops: ")
+    (warning,) = [message for message in watch.heard if "shown without it" in message]
+    assert "images/c.png: changed while it was read" in warning
+    page = read_page(tmp_path / "report.html")
+    pictures = [[i["src"] for i in each.all("img")[:-1] if ", crop" not in i["alt"]] for each in (before, page)]
+    assert pictures[0] == pictures[1]
+    closer = [i["alt"].split(", ", 1) for i in page.all("img") if ", crop" in i["alt"]]
+    assert {alt for _, alt in closer} == {"crop 1, c", "crop 2, c"}
+    assert {panel for panel, _ in closer} == {"Base mask", "Refined mask", "Won and lost"}
 
 
 def test_masks_alone_leave_out_what_is_not_known(folder, prn):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from prn_cli.maps.probabilities import binarize
 from prn_cli.maps.tiles import Window
 from prn_cli.metrics.score import summarise
 from prn_cli.report import Prediction, Scored, Totals, Viewer, score_page
-from prn_cli.report.glimpses import Seen
+from prn_cli.report.glimpses import Seen, zoom
 from prn_cli.tasks.binary import Binary
 
 score_image = Binary().score_image
@@ -36,10 +38,9 @@ def report(tmp_path_factory):
             truth, *soft = (plane[window.slices] for plane in planes)
             return Seen(truth, *(Prediction(binarize(each, 0.5), each) for each in soft))
 
-        seen = see(Window(0, 0, *label.shape))
-        viewer.add(0, seen.label, seen.after, seen.before, bias=after - base)
-        viewer.zoom(see)
-        totals.add(viewer.finish(), viewer.before, viewer.after)
+        viewer.add(0, see(Window(0, 0, *label.shape)), bias=after - base)
+        glimpse = dataclasses.replace(viewer.finish(), closer=partial(zoom, look=see))
+        totals.add(glimpse, viewer.before, viewer.after)
         scores.append(score_image(after, label, baseline=base, own_threshold=0.4))
     what = Scored("masks", "labels", "logits", "probabilities cut at 0.5", "logits cut at 0.5", 0.5, own="0.4")
     path = tmp_path_factory.mktemp("page") / "report.html"

@@ -10,7 +10,8 @@ from PIL import Image
 
 import prn_cli as prn
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.report.class_glimpses import ClassViewer, class_colours
+from prn_cli.report import Viewer
+from prn_cli.report.class_glimpses import class_colours, see_classes
 from prn_cli.report.shrinking import Cells, Picked
 
 GREEN = (0, 128, 0)
@@ -34,10 +35,10 @@ def test_an_image_counts_what_is_right():
     rng = np.random.default_rng(1)
     label, before, after = (rng.integers(0, 4, (40, 30)).astype(np.uint8) for _ in range(3))
     label[:5], after[-3:] = IGNORE, IGNORE
-    viewer = ClassViewer("a", 40, 30, table=class_colours(), paired=True, room=50_000)
+    viewer = Viewer("a", 40, 30, table=class_colours())
     for first in (0, 16):
         rows = slice(first, first + 24 if first else 16)
-        viewer.add(first, label[rows], after[rows], before[rows])
+        viewer.add(first, see_classes(label[rows], after[rows], before[rows]))
     glimpse = viewer.finish()
     valid = (label != IGNORE) & (after != IGNORE)
     accuracy = [(mask == label)[valid].mean() for mask in (before, after)]

@@ -12,9 +12,9 @@ from PIL import Image
 
 from prn_cli.maps.tiles import Window
 from prn_cli.report import Prediction, Viewer
-from prn_cli.report.class_glimpses import ClassViewer, SeenClasses, class_colours
-from prn_cli.report.crops import MOST, SIDE, busiest
-from prn_cli.report.glimpses import Seen
+from prn_cli.report.class_glimpses import class_colours, see_classes
+from prn_cli.report.crops import MOST, SIDE, Crop, busiest
+from prn_cli.report.glimpses import Seen, zoom
 from prn_cli.report.shrinking import Cells, Shares
 
 
@@ -95,7 +95,7 @@ def opened(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
 
-def zoomed(paired: bool, cuts: list[int]) -> Viewer:
+def zoomed(paired: bool, cuts: list[int]) -> list[Crop]:
     image, label, before, after = scene()
 
     def see(window: Window) -> Seen:
@@ -105,15 +105,13 @@ def zoomed(paired: bool, cuts: list[int]) -> Viewer:
     viewer = Viewer("a", *label.shape, paired=paired)
     edges = [0, *cuts, len(label)]
     for top, bottom in pairwise(edges):
-        seen = see(Window(top, 0, bottom - top, label.shape[1]))
-        viewer.add(top, seen.label, seen.after, seen.before, image=seen.image)
-    viewer.zoom(see)
-    return viewer
+        viewer.add(top, see(Window(top, 0, bottom - top, label.shape[1])))
+    return zoom(viewer.finish(), see)
 
 
 def test_a_crop_shows_pixels_as_they_are_won_and_lost_among_them():
     image, label, before, after = scene()
-    first, second = zoomed(paired=True, cuts=[]).finish().crops
+    first, second = zoomed(paired=True, cuts=[])
     for crop, place in ((first, np.s_[180:200, 240:300]), (second, np.s_[40:50, 60:90])):
         assert set(crop.pictures) == {"image", "before", "after", "change"}
         at = crop.window.slices
@@ -130,20 +128,23 @@ def test_a_crop_shows_pixels_as_they_are_won_and_lost_among_them():
 
 
 def test_crops_do_not_depend_on_bands_and_show_errors_without_a_base():
-    whole, bands = (zoomed(paired=True, cuts=cuts).finish().crops for cuts in ([], [64, 192]))
+    whole, bands = (zoomed(paired=True, cuts=cuts) for cuts in ([], [64, 192]))
     assert whole == bands
-    (alone,) = zoomed(paired=False, cuts=[]).finish().crops
+    (alone,) = zoomed(paired=False, cuts=[])
     assert set(alone.pictures) == {"image", "after", "change"}
-    assert alone.window == zoomed(paired=True, cuts=[]).finish().crops[1].window
+    assert alone.window == whole[1].window
 
 
 def test_crops_of_several_classes_have_the_colours_of_classes():
     _, label, before, after = scene()
     table = class_colours()
-    viewer = ClassViewer("a", *label.shape, table=table, paired=True, room=50_000)
-    viewer.add(0, label, after, before)
-    viewer.zoom(lambda window: SeenClasses(label[window.slices], after[window.slices], before[window.slices]))
-    crops = viewer.finish().crops
+
+    def see(window: Window) -> Seen:
+        return see_classes(label[window.slices], after[window.slices], before[window.slices])
+
+    viewer = Viewer("a", *label.shape, table=table)
+    viewer.add(0, see(Window(0, 0, *label.shape)))
+    crops = zoom(viewer.finish(), see)
     assert len(crops) == 2
     for crop in crops:
         for key, mask in (("before", before), ("after", after)):

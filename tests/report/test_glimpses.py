@@ -13,6 +13,7 @@ from prn_cli.metrics.regions import count_regions
 from prn_cli.rasters.pictures import encode_picture
 from prn_cli.report import Prediction, Totals, Viewer
 from prn_cli.report.curves import precision_and_recall
+from prn_cli.report.glimpses import Seen
 from prn_cli.thresholding.thresholds import PAPER_GRID
 
 PATCH = 16
@@ -36,7 +37,7 @@ def look(label, probabilities, better, cuts, **options):
     edges = [0, *cuts, len(label)]
     for a, b in pairwise(edges):
         p = probabilities[a:b]
-        viewer.add(a, label[a:b], Prediction(better[a:b]), Prediction(binarize(p, 0.5), p))
+        viewer.add(a, Seen(label[a:b], Prediction(better[a:b]), Prediction(binarize(p, 0.5), p)))
     return viewer
 
 
@@ -118,7 +119,7 @@ def test_won_is_blue_lost_is_orange_and_what_does_not_count_is_striped():
     before[:20, :30], after[20:40, 30:] = 1, 0  # spurious before: won; missed after: lost
     label[40:, :30] = 255
     viewer = Viewer("a", 60, 60)
-    viewer.add(0, label, Prediction(after), Prediction(before))
+    viewer.add(0, Seen(label, Prediction(after), Prediction(before)))
     pixels = decoded(viewer.finish().pictures["change"])
     red, _, blue = pixels[5, 5]
     assert blue > 200 > 120 > red  # won
@@ -134,7 +135,7 @@ def test_a_sliver_of_change_is_seen_in_a_large_image():
     before = label.copy()
     before[:, 700:702] = 1  # two pixels wide, less than half a pixel of the picture
     viewer = Viewer("a", *label.shape)
-    viewer.add(0, label, Prediction(label), Prediction(before))
+    viewer.add(0, Seen(label, Prediction(label), Prediction(before)))
     pixels = decoded(viewer.finish().pictures["change"])
     assert pixels.shape == (256, 192, 3)
     red, _, blue = pixels[100, 700 * 192 // 1500]
@@ -146,7 +147,7 @@ def test_images_of_any_range_are_shown(scale):
     label, probabilities, better = example(0)
     image = np.stack([probabilities] * 4) * scale
     viewer = Viewer("a", *label.shape, paired=False)
-    viewer.add(0, label, Prediction(better), image=image)
+    viewer.add(0, Seen(label, Prediction(better), image=image))
     glimpse = viewer.finish()
     pixels = decoded(glimpse.pictures["image"])
     assert pixels.shape == (*label.shape, 3)
@@ -183,7 +184,7 @@ def test_the_bias_by_position_is_the_mean_of_the_images():
         bias = np.full(label.shape, np.float32(value))
         bias[:32] = -value
         bias[:, 120:] = np.nan
-        viewer.add(0, label, Prediction(label), Prediction(label), bias=bias)
+        viewer.add(0, Seen(label, Prediction(label), Prediction(label)), bias=bias)
         totals.add(viewer.finish(), viewer.before, viewer.after)
     found = totals.bias.result()
     assert found.shape == (16, 16)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 from scipy import ndimage
 
 from prn_cli.maps.probabilities import binarize
+from prn_cli.maps.tiles import Window
 from prn_cli.metrics.score import summarise
 from prn_cli.report import Prediction, Scored, Totals, Viewer, score_page
 from prn_cli.report.gallery import MOST_PICTURED
-from prn_cli.report.glimpses import Seen, picture_room
+from prn_cli.report.glimpses import Seen, picture_room, zoom
 from prn_cli.tasks.binary import Binary
 
 score_image = Binary().score_image
@@ -30,14 +32,13 @@ def page_of(images, kinds=6, shape=(300, 320)):
         picture = np.clip(128 + 30 * truth + random.normal(0, 25, (3, *shape)), 0, 255).astype(np.float32)
         viewer = Viewer("", rows, columns, room=picture_room(images, pictured=MOST_PICTURED))
         softs = Prediction(binarize(after, 0.5), after), Prediction(binarize(base, 0.5), base)
-        viewer.add(0, label, *softs, bias=random.normal(0, 2, shape).astype(np.float32), image=picture)
 
         def see(window, label=label, softs=softs, picture=picture):
             parts = [Prediction(soft.mask[window.slices], soft.probabilities[window.slices]) for soft in softs]
             return Seen(label[window.slices], *parts, picture[:, *window.slices])
 
-        viewer.zoom(see)
-        glimpses.append((viewer.finish(), viewer))
+        viewer.add(0, see(Window(0, 0, *shape)), bias=random.normal(0, 2, shape).astype(np.float32))
+        glimpses.append((dataclasses.replace(viewer.finish(), closer=partial(zoom, look=see)), viewer))
         scores.append(score_image(after, label, baseline=base))
     for i in range(images):
         glimpse, viewer = glimpses[i % kinds]

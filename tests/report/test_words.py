@@ -12,7 +12,7 @@ from prn_cli.commands.score import _value
 from prn_cli.metrics.intervals import Estimate, verdict
 from prn_cli.metrics.score import METRICS, Figure, Summary
 from prn_cli.report.curves import LEAST_BIAS, bias_reach, position_maps
-from prn_cli.report.glimpses import Prediction, Viewer
+from prn_cli.report.glimpses import Prediction, Seen, Viewer
 from prn_cli.report.headroom import Choice, _rows
 from prn_cli.report.page import number, place, points, unplaced
 from prn_cli.report.scored import Scored, _headline
@@ -36,7 +36,7 @@ def test_a_tiny_bias_is_painted_pale(size, reach):
     totals = Totals()
     viewer = Viewer("a", 64, 64)
     mask = Prediction(np.zeros((64, 64), np.uint8))
-    viewer.add(0, mask.mask, mask, mask, bias=np.full((64, 64), size, np.float32))
+    viewer.add(0, Seen(mask.mask, mask, mask), bias=np.full((64, 64), size, np.float32))
     totals.add(viewer.finish(), None, None)
     assert bias_reach(totals) == reach
     darkest = {colour for row in position_maps(totals, cut=0.5)[0].cells for colour, _ in row}
