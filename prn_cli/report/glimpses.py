@@ -29,7 +29,6 @@ _MOST_ROOM = 60_000  # of one image
 _SHARES = {"image": 0.34, "scores": 0.34, "label": 0.12, "before": 0.14, "after": 0.14, "change": 0.26}
 _CROP_ROOM = 12_000  # bytes of a picture of a crop, which fit without making it smaller
 _CLASS_ROOM = 12_000  # of a picture of classes
-_IN_CROPS = {"image", "scores", "before", "after", "change"}
 MAP_SIDE = 96
 PATCH = 64
 LOGIT_REACH = 6.0
@@ -358,9 +357,8 @@ def zoom(glimpse: Glimpse, look: Callable[[Window], Seen]) -> list[Crop]:
         pictures = _draw(shares, _shown(seen.image), seen.base.probabilities, ends=glimpse.ends, paired=paired)
         if glimpse.table is not None:
             pictures |= {key: glimpse.table[numbers] for key, numbers in seen.classes.items()}
-        crops.append(
-            Crop(window, {key: _encoded(key, pictures[key], _CROP_ROOM) for key in _IN_CROPS & pictures.keys()})
-        )
+        del pictures["label"]  # the colours of changes show it
+        crops.append(Crop(window, {key: _encoded(key, pixels, _CROP_ROOM) for key, pixels in pictures.items()}))
     return crops
 
 
