@@ -1,13 +1,13 @@
 """What training gains on the test split after so many seconds: `prn train --time-budget`, `prn refine`, `prn score`.
 
     python bench/time_to_gain.py --logits DIR [DIR ...] --work DIR [--pair NAME ...] [--seconds 30 60 120 300 600]
-        [--seeds 0 1 2] [--cpu] [--picture docs/time-to-gain.png] [--out table.md]
+        [--seeds 0 1 2] [--cpu] [--images] [--picture docs/time-to-gain.png] [--out table.md]
 
 Each DIR of logits holds a folder a pair of set and base model, with `train/` and `test/`, each with `logits/` and
-`labels/`. No option but the budget and the seed is given. Seconds are those of two cores. On a machine that is busy
-with other work, `--cpu` takes the seconds of one thread's processor for the clock, twice as many of them: one thread
-that trains the folds one after the other does in 2 s what two threads side by side do in 1 s. The test split chooses
-nothing.
+`labels/`. No option but the budget and the seed is given; with `--images`, the folder `images/` beside them, too. Seconds
+are those of two cores. On a machine that is busy with other work, `--cpu` takes the seconds of one thread's processor
+for the clock, twice as many of them: one thread that trains the folds one after the other does in 2 s what two threads
+side by side do in 1 s. The test split chooses nothing.
 
 Pooled is the change of pooled IoU over the base model at 0.5, mean that of the mean IoU; `own` is the base model at the
 threshold that its labels choose, on the test split. The last table says of the longest budget what is the threshold's
@@ -55,16 +55,17 @@ class Result:
     threshold: float
     steps: int
     took: float
+    images: bool = False
 
 
-def name_of(pair: str, seconds: float, seed: int, *, cpu: bool) -> str:
+def name_of(pair: str, seconds: float, seed: int, *, cpu: bool, images: bool) -> str:
     """Of a run and of its masks."""
-    return f"{pair}-{seconds:g}-{seed}{'-cpu' if cpu else ''}"
+    return f"{pair}-{seconds:g}-{seed}{'-cpu' if cpu else ''}{'-images' if images else ''}"
 
 
-def measure(place: Path, work: Path, seconds: float, seed: int, *, cpu: bool) -> Result:
+def measure(place: Path, work: Path, seconds: float, seed: int, *, cpu: bool, images: bool = False) -> Result:
     """Train for so long, refine and score."""
-    name = name_of(place.name, seconds, seed, cpu=cpu)
+    name = name_of(place.name, seconds, seed, cpu=cpu, images=images)
     record, run, masks = work / f"{name}.json", work / "runs" / name, work / "masks" / name
     if record.exists():
         return Result(**json.loads(record.read_text()))
@@ -72,9 +73,10 @@ def measure(place: Path, work: Path, seconds: float, seed: int, *, cpu: bool) ->
     began = clock.now()
     budget = f"{seconds * CORES if cpu else seconds}s"
     options = {"time_budget": budget, "seed": seed, "threads": 1 if cpu else CORES, "overwrite": True, "out": run}
-    card = prn.train(place / "train" / "logits", labels=place / "train" / "labels", **options).card
+    seen = [{"images": place / split / "images"} if images else {} for split in ("train", "test")]
+    card = prn.train(place / "train" / "logits", labels=place / "train" / "labels", **options, **seen[0]).card
     took = (clock.now() - began) / (CORES if cpu else 1)
-    prn.refine(place / "test" / "logits", out=masks, weights=run, overwrite=True, threads=1)
+    prn.refine(place / "test" / "logits", out=masks, weights=run, overwrite=True, threads=1, **seen[1])
     figures = scored(place / "test", masks)
     own = scored(place / "test", place / "test" / "logits", "--threshold", f"{card['choice']['own']}")
     change = {way: 100 * figures[way]["iou"]["difference"]["value"] for way in ("pooled", "mean")}
@@ -90,6 +92,7 @@ def measure(place: Path, work: Path, seconds: float, seed: int, *, cpu: bool) ->
         threshold=card["choice"]["threshold"],
         steps=card["steps"],
         took=took,
+        images=images,
     )
     record.write_text(json.dumps(asdict(result)) + "\n")
     print(result, file=sys.stderr, flush=True)
@@ -142,7 +145,7 @@ def longest(results: Sequence[Result], places: Sequence[Path], work: Path) -> st
     most, rows = max(r.seconds for r in results), []
     for place in places:
         mine = [r for r in results if (r.pair, r.seconds) == (place.name, most)]
-        names = [name_of(place.name, most, r.seed, cpu=r.cpu) for r in mine]
+        names = [name_of(place.name, most, r.seed, cpu=r.cpu, images=r.images) for r in mine]
         found = [scored(place / "test", work / "masks" / name) for name in names]
         rows.append([place.name, *shares(found), cells(*found)[3]])
     heading = ["base at 0.5", "at its own threshold", "refined", "change [95 %]", "the network's share [95 %]"]
@@ -203,13 +206,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[30, 60, 120, 300, 600])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cpu", action="store_true", help="seconds of one thread's processor, two for one")
+    parser.add_argument("--images", action="store_true", help="the images beside the logits, too")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--out", type=Path, help="write the tables here too")
     arguments = parser.parse_args()
     (arguments.work / "runs").mkdir(parents=True, exist_ok=True)
     places = [next(d / name for d in arguments.logits if (d / name).is_dir()) for name in arguments.pair]
     results = [
-        measure(place, arguments.work, seconds, seed, cpu=arguments.cpu)
+        measure(place, arguments.work, seconds, seed, cpu=arguments.cpu, images=arguments.images)
         for seconds in arguments.seconds
         for seed in arguments.seeds
         for place in places

@@ -100,6 +100,8 @@ class Recipe:
         identity_at_start: whether an untrained network leaves logits as they are.
         cross_validates: whether training is quick enough to be repeated for every fold.
         adaptable: whether trained weights can go on learning from other maps.
+        starts_from: shipped weights that training starts from unless others are named; random ones if empty.
+        adapts: epochs, and steps of each, for going on from weights; steps None for as many as from random ones.
         rate: peak learning rate of a training from nothing.
         half_precision: whether files hold the weights in float16; they are run in float32.
         observes_again: whether weights that go on learning observe the new images.
@@ -111,6 +113,8 @@ class Recipe:
     identity_at_start: ClassVar[bool] = False
     cross_validates: ClassVar[bool] = False
     adaptable: ClassVar[bool] = False
+    starts_from: ClassVar[str] = ""
+    adapts: ClassVar[tuple[int, int | None]] = 7, 25
     rate: ClassVar[float] = 1e-3
     half_precision: ClassVar[bool] = False
     observes_again: ClassVar[bool] = False

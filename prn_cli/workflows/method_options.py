@@ -25,7 +25,7 @@ def composed(base: type[OptionsT]) -> type[OptionsT]:
                 found.setdefault(parameter.name, []).append((owner, parameter))
     added = [(name, *_merged(same)) for name, same in found.items()]
     network = next(parameter for parameter in parameters(base) if parameter.name == "network")
-    added.append(("network", Annotated[Literal[tuple(METHODS)], network.option], field(default=network.default)))
+    added.append(("network", Annotated[Literal[tuple(METHODS)] | None, network.option], field(default=network.default)))
     if OBJECTIVES:
         names: Any = Literal[tuple(OBJECTIVES)]
         added.append(("contrast", Annotated[tuple[names, ...], _CONTRAST], field(default=())))

@@ -32,7 +32,7 @@ from prn_cli.workflows.options import (
 
 FOLDS, QUARTERS = 3, 4
 FEW_MAPS, FEWEST_MAPS = 60, 3
-NO_GROUPS = "none"
+NO_GROUPS = NO_START = "none"
 
 _held_out, _method, _schedule = (partial(Option, panel=name) for name in ("Held-out images", "Method", "Schedule"))
 
@@ -103,17 +103,19 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     validation_images: Annotated[Path | None, _held_out("Folder of their images. Default: --images")] = None
 
     network: Annotated[
-        str,
+        str | None,
         _method(
-            "Method to train: fast, ours; image, which needs --images; paper and segrefiner, as published.",
+            "Method to train: fast or image, ours; paper and segrefiner, as published. Default: that of --from; else "
+            "image with --images, and fast without.",
             aliases=("--model",),
             common=True,
         ),
-    ] = "fast"
+    ] = None
     start_from: Annotated[
         str | None,
         _method(
-            "Start from these weights, with a short schedule: a shipped name, a run's folder or a model.safetensors.",
+            "Start from these weights, with a short schedule: a shipped name, a run's folder or a model.safetensors; "
+            "none for random ones. Default: the shipped ones for image, else none.",
             flags=("--from",),
             metavar="NAME|PATH",
             common=True,
@@ -126,17 +128,21 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     jitter_shift: Annotated[float, _method("Spread of the random shift of logits.", least=0)] = 0.5
     ground_truth_only: Annotated[bool, Option("No pseudo-labels, even with --network paper.", "Loss")] = False
     epochs: Annotated[
-        int | None, _schedule("Epochs at most. Default: 20; with --from 7, or 4 for few maps.", least=1)
+        int | None,
+        _schedule("Epochs at most. Default: 20; from weights 7, or 5 for image, or 4 for few maps.", least=1),
     ] = None
     steps: Annotated[
         int | None,
-        _schedule("Steps per epoch. Default: as many as see half the maps' area, 100 to 250; 25 with --from.", least=1),
+        _schedule(
+            "Steps per epoch. Default: as many as see half the maps' area, 100 to 250; 25 from weights but image's.",
+            least=1,
+        ),
     ] = None
     batch: Annotated[int, _schedule("Crops per step.", aliases=("--batch-size",), least=1)] = 8
     rate: Annotated[
         float | None,
         _schedule(
-            "Peak learning rate. Default: 0.001, or 0.0004 for segrefiner; 0.0002 with --from and few maps.",
+            "Peak learning rate. Default: 0.001, or 0.0004 for segrefiner; 0.0002 from weights with few maps.",
             aliases=("--lr", "--learning-rate"),
             least=0,
         ),
@@ -162,10 +168,15 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             compiled(self.groups)
         if self.shots is not None and self.validation_stems is not None:
             raise UsageError("--shots and --validation-stems exclude each other", hint="use --validation-logits")
-        refuse_strangers(TrainOptions, self, (self.network, *self.contrast))
+        refuse_strangers(TrainOptions, self, (self.method, *self.contrast))
         self.for_method()
         self.seconds()
         self.find_task("train")
+
+    @property
+    def method(self) -> str:
+        """Name of the method to train."""
+        return self.network or ("fast" if self.images is None else "image")
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -181,10 +192,10 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             UsageError: they do not go together.
         """
         if not self.ground_truth_only:
-            return options_for(self.network, self)
-        if given_for(self.network, self).get("pseudo_weight"):
+            return options_for(self.method, self)
+        if given_for(self.method, self).get("pseudo_weight"):
             raise UsageError("--ground-truth-only and --pseudo-weight exclude each other")
-        return options_for(self.network, self, pseudo_weight=0.0)
+        return options_for(self.method, self, pseudo_weight=0.0)
 
     def seconds(self) -> float | None:
         """The time budget, s.

@@ -1,4 +1,4 @@
-"""`prn train --images` and `prn refine --images` as a user runs them."""
+"""`prn train --network fast --images` and `prn refine --images` as a user runs them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from prn_cli.rasters import open_raster
 from prn_cli.refinement.rows import cut, refine_map
 
 OPTIONS = (
+    "--network",
+    "fast",
     "--folds",
     "1",
     "--crop",

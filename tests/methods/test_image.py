@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from pathlib import Path
@@ -422,14 +423,14 @@ def test_a_chain_is_cut_where_the_weights_that_have_learned_from_the_set_say(
     assert '"threshold": 0.3' in (tmp_path / "out" / MANIFEST_NAME).read_text()
 
 
-def train(folder: Path, out: Path, *options: object) -> None:
+def train(folder: Path, out: Path, *options: object) -> int:
     small = ("--crop", 64, "--batch", 2, "--epochs", 1, "--steps", 2, "--threads", 1, "--folds", 1)
-    line = ["train", folder / "logits", "--labels", folder / "labels", "--network", "image", "-o", out, *small]
-    assert app.run([str(word) for word in (*line, *options)]) == 0
+    line = ["train", folder / "logits", "--labels", folder / "labels", "-o", out, *small]
+    return app.run([str(word) for word in (*line, *options)])
 
 
 def test_it_is_trained_from_nothing_and_knows_the_range_of_its_images(folder: Path, tmp_path: Path) -> None:
-    train(folder, tmp_path, "--images", folder / "infrared", "--rgb", "2,3,4")
+    assert train(folder, tmp_path, "--images", folder / "infrared", "--rgb", "2,3,4", "--from", "none") == 0
     refiner = load_refiner(find_weights(str(tmp_path)), device="cpu")
     assert refiner.needs.survey == 0
     assert 5_000 < refiner.limits[1][0] < 20_000
@@ -440,7 +441,7 @@ def test_it_goes_on_from_weights_whose_encoder_stays(folder: Path, tmp_path: Pat
     made = build("image", options_of("image")(freeze_encoder=True), bands=3, seed=0)
     (tmp_path / "start").mkdir()
     export(made, tmp_path / "start", card={}, metadata={"prn.brake": brake(GO).to_json()})
-    train(folder, tmp_path / "run", "--images", folder / "images", "--from", tmp_path / "start")
+    assert train(folder, tmp_path / "run", "--images", folder / "images", "--from", tmp_path / "start") == 0
     before, after = (load_network(tmp_path / name / "model.safetensors")[0] for name in ("start", "run"))
     assert after.knows_range
     assert all(
@@ -449,6 +450,22 @@ def test_it_goes_on_from_weights_whose_encoder_stays(folder: Path, tmp_path: Pat
     )
     assert not any(tensor.requires_grad for tensor in after.encoder.parameters())
     assert all(tensor.requires_grad for tensor in after.decoder.parameters())
+
+
+def test_training_with_images_starts_from_the_shipped_weights(folder: Path, tmp_path: Path) -> None:
+    assert train(folder, tmp_path, "--images", folder / "images") == 0
+    card = json.loads((tmp_path / "model.json").read_text())
+    assert card["from"]["name"] == card["settings"]["network"] == "image"
+    before = load_network(find_tensors("image").path)[0].encoder.state_dict()
+    after = load_network(tmp_path / "model.safetensors")[0].encoder.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_images_of_more_bands_need_their_names(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, tmp_path, "--images", folder / "infrared") == 2
+    assert "images of 4 bands, and --network image sees 3; name 3 of them by --rgb" in capsys.readouterr().err
 
 
 def test_it_wants_images() -> None:

@@ -22,6 +22,8 @@ class ImageRecipe(Recipe):
     bands = BANDS
     identity_at_start = True
     adaptable = True
+    starts_from = "image"
+    adapts = 5, None
     observes_again = True
     half_precision = True
     built_with = ("freeze_encoder",)

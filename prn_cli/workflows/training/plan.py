@@ -138,7 +138,8 @@ def _hurried(run: Run, plan: Plan, budget: Budget) -> Plan:
     options, settings = run.options, plan.settings
     total = settings.epochs * steps_per_epoch(plan.jobs[-1].learn, settings)
     steps = plan.seconds_for(len(plan.jobs) - 1, budget) / (plan.pace or 1.0)
-    said = run.start is not None or options.rate is not None or {"--batch"} & options.given().keys()
+    briefly = run.start is not None and not run.recipe.starts_from
+    said = briefly or options.rate is not None or {"--batch"} & options.given().keys()
     if said or parallel.size() > 1 or steps > total / 2 or settings.batch < 2:
         return plan
     hurried = replace(settings, batch=settings.batch // 2, rate=2 * settings.rate)

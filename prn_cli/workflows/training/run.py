@@ -66,7 +66,7 @@ class Run:
     @property
     def recipe(self) -> Any:
         """The method's recipe."""
-        return recipe_of(self.options.network)
+        return recipe_of(self.options.method)
 
     def network(self, maps: Sequence[TrainingMap] = ()) -> Any:
         """A network to train on these maps."""
@@ -74,7 +74,7 @@ class Run:
         if self.start is not None:
             network = self.start.network(options)
         else:
-            network = build(self.options.network, options, bands=self.bands, seed=self.options.seed)
+            network = build(self.options.method, options, bands=self.bands, seed=self.options.seed)
         if self.bands and maps and (self.start is None or recipe.observes_again):
             recipe.observe(network, (m.image for m in maps if m.image is not None))
         return network

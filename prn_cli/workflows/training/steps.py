@@ -22,14 +22,14 @@ from prn_cli.rasters import common_bands, image_files
 from prn_cli.tasks import find_task
 from prn_cli.thresholding.decision import TELLING_MAPS
 from prn_cli.training import parallel
-from prn_cli.training.adapt import load_start, schedule
+from prn_cli.training.adapt import Start, load_start, schedule
 from prn_cli.training.augment import Jitter
 from prn_cli.training.export import export
 from prn_cli.training.loop import Settings, base_counts, pooled
 from prn_cli.training.runtime import reduced_precision, set_up
 from prn_cli.workflows.method_options import given_for, options_for
 from prn_cli.workflows.options import labels_beside
-from prn_cli.workflows.train import TrainOptions, TrainResult
+from prn_cli.workflows.train import NO_START, TrainOptions, TrainResult
 from prn_cli.workflows.training import folder
 from prn_cli.workflows.training.conclusion import Trained, conclude, conclude_few, evidence_of
 from prn_cli.workflows.training.dataset import Dataset, names_of, read_dataset
@@ -42,6 +42,7 @@ from prn_cli.workflows.training.stages import Outcome, train, untrained
 def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
     """See `prn_cli.workflows.train.train`; `began` is when the clock of the time budget began to run."""
     begun = _begin(options, watch, began)
+    options = begun.options
     found, given = _read(begun)
     calibrates, cuts = _calibrates(begun), OwnCuts(free=find_task(options.task).cuts)
     _first_figure(begun, found, cuts)
@@ -75,11 +76,11 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
 def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
     """Check the options against the method and the folder, and set up torch."""
     keep_freed_memory()
-    start, method, budget = None, options.for_method(), Budget(options.seconds(), began)
-    if options.start_from is not None:
-        start = load_start(find_tensors(options.start_from), options.network)
+    options, start = _started(options)
+    method, budget = options.for_method(), Budget(options.seconds(), began)
+    if start is not None:
         method = start.options(method)
-        for name, value in given_for(options.network, options).items():
+        for name, value in given_for(options.method, options).items():
             flag, own = f"--{name.replace('_', '-')}", getattr(method, name)
             if own != value:
                 raise UsageError(f"--from {start.name}: these weights have {name} {own}, and {flag} is {value}")
@@ -91,7 +92,7 @@ def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
     processes = parallel.size()
     if options.batch % processes:
         raise UsageError(f"--batch {options.batch} for {processes} processes, expected a multiple of {processes}")
-    if options.images is not None and not recipe_of(options.network).takes_images:
+    if options.images is not None and not recipe_of(options.method).takes_images:
         able = " or ".join(name for name in METHODS if recipe_of(name).takes_images)
         raise UsageError(f"--images is for --network {able}", hint="leave --images out")
     bands = 0 if options.images is None else _image_bands(options, options.images)
@@ -101,12 +102,21 @@ def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
     begun = Run(options, _settings(options, method), start, bands, device, threads, watch, budget)
     network = begun.network()
     if options.contrast and not begun.recipe.feature_channels(network):
-        raise UsageError(f"--contrast {options.contrast[0]}: --network {options.network} has no features to look at")
+        raise UsageError(f"--contrast {options.contrast[0]}: --network {options.method} has no features to look at")
     multiple = network.multiple
     if options.crop % multiple:
-        raise UsageError(f"--crop {options.crop}, expected a multiple of {multiple} for --network {options.network}")
+        raise UsageError(f"--crop {options.crop}, expected a multiple of {multiple} for --network {options.method}")
     folder.check(options.out, resume=options.resume, overwrite=options.overwrite)
     return begun
+
+
+def _started(options: TrainOptions) -> tuple[TrainOptions, Start | None]:
+    """The weights to start from, and the options with their method, unless another was asked for."""
+    name = options.start_from or recipe_of(options.method).starts_from or NO_START
+    if name == NO_START:
+        return options, None
+    start = load_start(find_tensors(name), options.network)
+    return replace(options, network=start.method), start
 
 
 def _calibrates(run: Run) -> bool:
@@ -118,8 +128,15 @@ def _calibrates(run: Run) -> bool:
 
 def _image_bands(options: TrainOptions, images: Path) -> int:
     """How many bands of the images the network sees."""
-    recipe = recipe_of(options.network)
-    return recipe.bands or len(options.reading().rgb or ()) or common_bands(image_files(images))
+    chosen, needed = options.reading().rgb or (), recipe_of(options.method).bands
+    found = len(chosen) or common_bands(image_files(images))
+    if needed and found not in (1, needed):
+        raise UsageError(
+            f"{_bands(found)}, and --network {options.method} sees {needed}",
+            hint=f"name {needed} of them by --rgb, or take --network fast",
+            path=images,
+        )
+    return needed or found
 
 
 def _bands(count: int) -> str:
@@ -127,12 +144,13 @@ def _bands(count: int) -> str:
 
 
 def _settings(options: TrainOptions, method: Options) -> Settings:
-    same = ("network", "crop", "batch", "steps", "weight_decay", "average", "patience", "seed")
+    same = ("crop", "batch", "steps", "weight_decay", "average", "patience", "seed")
     return Settings(
+        network=options.method,
         options=method,
         objectives={name: options_for(name, options) for name in options.contrast},
         epochs=options.epochs or 20,
-        rate=recipe_of(options.network).rate if options.rate is None else options.rate,
+        rate=recipe_of(options.method).rate if options.rate is None else options.rate,
         jitter=Jitter(scale=options.jitter_scale, shift=options.jitter_shift),
         **{name: getattr(options, name) for name in same},
     )
@@ -144,7 +162,7 @@ def _settled(run: Run, holdout: Holdout) -> Settings:
     if run.start is None:
         # Each scene has a level of its own, which says nothing of the next one's.
         return replace(settings, options=run.recipe.gentle(settings.options)) if holdout.scenes else settings
-    brief = schedule(len(names_of([*holdout.learn, *holdout.hold])))
+    brief = schedule(len(names_of([*holdout.learn, *holdout.hold])), run.recipe)
     return replace(
         settings,
         options=run.recipe.gentle(settings.options) if brief.few else settings.options,
@@ -171,9 +189,15 @@ def _note(run: Run, holdout: Holdout) -> None:
     learn, hold = len(names_of(holdout.learn)), len(names_of(holdout.hold))
     held_out = f"{hold} held out ({holdout.how})" if hold else f"held out: {holdout.how}"
     maps = f"{learn} map{'s' if learn != 1 else ''}"
-    run.watch.note(f"{maps} to learn from, {held_out}; device {run.device.type}{processes}")
+    start = f" from weights {run.start.name}" if run.start else ""
+    run.watch.note(
+        f"{maps} to learn from, {held_out}; {run.options.method}{start}, device {run.device.type}{processes}"
+    )
     if holdout.note:
         run.watch.note(holdout.note)
+    unused = Path(run.options.logits[0]).parent / "images"
+    if not run.bands and unused.is_dir():
+        run.watch.note(f"{unused} is not used; with --images {unused} the network sees the images, too")
 
 
 def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
