@@ -1,10 +1,10 @@
 """What training gains on the test split after so many seconds: `prn train --time-budget`, `prn refine`, `prn score`.
 
     python bench/time_to_gain.py --logits DIR [DIR ...] --work DIR [--pair NAME ...] [--seconds 30 60 120 300 600]
-        [--seeds 0 1 2] [--cpu] [--images] [--picture docs/time-to-gain.png] [--out table.md]
+        [--seeds 0 1 2] [--cpu] [--images] [--picture PNG] [--out table.md]
 
 Each DIR of logits holds a folder a pair of set and base model, with `train/` and `test/`, each with `logits/` and
-`labels/`. No option but the budget and the seed is given; with `--images`, the folder `images/` beside them, too. Seconds
+`labels/`. No option but the budget and the seed is given; with `--images`, the folders `images/` beside them, too. Seconds
 are those of two cores. On a machine that is busy with other work, `--cpu` takes the seconds of one thread's processor
 for the clock, twice as many of them: one thread that trains the folds one after the other does in 2 s what two threads
 side by side do in 1 s. The test split chooses nothing.
