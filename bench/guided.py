@@ -34,7 +34,7 @@ BASE, PLAIN, GUIDED = "base at 0.5", "logits alone", "logits and images"
 def refined(train: Path, test: Path, work: Path, seed: int, *, images: bool, options: list[str]) -> tuple[Path, Any]:
     """Masks of the test split by a refiner that learned on the training split, and what training says of it."""
     run, masks = work / "run", work / "masks"
-    see_train = ("--images", train / "images") if images else ()
+    see_train = ("--network", "fast", "--images", train / "images") if images else ()
     see_test = ("--images", test / "images") if images else ()
     card = run / "model.json"
     if not card.exists():

@@ -59,8 +59,8 @@ ROWS = {
 }
 TRAININGS = {
     "fast": (),
-    "fast-images": ("--images", "IMAGES"),
-    "image": ("--images", "IMAGES", "--network", "image", "--from", "image"),
+    "fast-images": ("--network", "fast", "--images", "IMAGES"),
+    "image": ("--images", "IMAGES"),
 }
 
 

@@ -45,7 +45,7 @@ TILE, PRESENT = 128, 0.02
 SIDES = (256, 384)  # of a tile as the encoder sees it
 SPLITS = {"train": 160, "test": 80}
 CONSTANTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
-SHORT = {"epochs": 3, "steps": 20, "batch": 8, "crop": 128, "folds": 1}
+SHORT = {"network": "fast", "epochs": 3, "steps": 20, "batch": 8, "crop": 128, "folds": 1}
 Counts: TypeAlias = NDArray[np.float64]
 
 PLAIN, MASKS, EDGES = "activations, best constant", "masks", "masks, images"

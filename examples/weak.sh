@@ -11,7 +11,7 @@ tagged=$examples/weak/tagged new=$examples/weak/new
 # 20 tagged tiles: masks to learn from, and scores to refine.
 prn pseudolabel --weak "$tagged/activations" --tags "$tagged/tags.csv" --images "$tagged/images" \
     "${classes[@]}" -o "$out/tagged" --quiet
-prn train "$out/tagged/scores" --labels "$out/tagged/labels" --images "$tagged/images" --contrast fbr \
+prn train "$out/tagged/scores" --labels "$out/tagged/labels" --network fast --images "$tagged/images" --contrast fbr \
     "${classes[@]}" -o "$out/run" --folds 1 --crop 64 --batch 4 --epochs 2 --steps 10 --overwrite --quiet >"$out/training.txt"
 
 # 10 new tiles, without tags. Their true masks are used to score the result, and only for that.
