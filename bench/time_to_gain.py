@@ -4,10 +4,10 @@
         [--seeds 0 1 2] [--cpu] [--images] [--picture PNG] [--out table.md]
 
 Each DIR of logits holds a folder a pair of set and base model, with `train/` and `test/`, each with `logits/` and
-`labels/`. No option but the budget and the seed is given, and with `--images`, the folders `images/` beside them. Seconds
-are those of two cores. On a machine that is busy with other work, `--cpu` takes the seconds of one thread's processor
-for the clock, twice as many of them: one thread that trains the folds one after the other does in 2 s what two threads
-side by side do in 1 s. The test split chooses nothing.
+`labels/`. No option but the budget and the seed is given, and with `--images`, the folders `images/` beside them.
+Seconds are those of two cores. On a machine that is busy with other work, `--cpu` takes the seconds of one thread's
+processor for the clock, twice as many of them: one thread that trains the folds one after the other does in 2 s what
+two threads side by side do in 1 s. The test split chooses nothing.
 
 Pooled is the change of pooled IoU over the base model at 0.5, mean that of the mean IoU; `own` is the base model at the
 threshold that its labels choose, on the test split. The last table says of the longest budget what is the threshold's

@@ -144,8 +144,10 @@ class Recipe:
         """
         found: dict[str, int | bool] = {}
         for name in self.built_with:
-            given, value = getattr(options, name), int(description[f"prn.{name}"])
-            found[name] = given or value == 1 if isinstance(given, bool) else value
+            given, key = getattr(options, name), f"prn.{name}"
+            switch = isinstance(given, bool)  # weights may be older than it
+            value = int(description.get(key, "0") if switch else description[key])
+            found[name] = given or value == 1 if switch else value
         return replace(options, **found)
 
     def gentle(self, options: Any) -> Any:

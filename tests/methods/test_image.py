@@ -461,6 +461,12 @@ def test_training_with_images_starts_from_the_shipped_weights(folder: Path, tmp_
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+def test_images_that_are_not_used_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(folder, tmp_path) == 0
+    assert f"with --images {folder / 'images'} the network sees the images, too" in capsys.readouterr().err
+    assert json.loads((tmp_path / "model.json").read_text())["settings"]["network"] == "fast"
+
+
 def test_images_of_more_bands_need_their_names(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

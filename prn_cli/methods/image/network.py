@@ -73,6 +73,7 @@ class ImageNetwork(nn.Module):
 
     Args:
         freeze_encoder: train the decoder alone.
+        two_views: in refinement, apply only what two views of each place agree on.
     """
 
     name = "image"
@@ -83,9 +84,9 @@ class ImageNetwork(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, *, freeze_encoder: bool = False) -> None:
+    def __init__(self, *, freeze_encoder: bool = False, two_views: bool = False) -> None:
         super().__init__()
-        self.freeze_encoder = freeze_encoder
+        self.freeze_encoder, self.two_views = freeze_encoder, two_views
         self.register_buffer("low", torch.zeros(BANDS, 1, 1))
         self.register_buffer("high", torch.zeros(BANDS, 1, 1))
         self.encoder = Encoder()

@@ -16,4 +16,12 @@ class ImageOptions(JointLossOptions):
     freeze_encoder: Annotated[
         bool, Option("Leave the encoder as it is, and train the decoder only: what shipped weights do.", panel="Method")
     ] = False
+    two_views: Annotated[
+        bool,
+        Option(
+            "Apply only what two views of each place, turned and at half its scale, agree on: for weights that are to "
+            "carry over to other scenes.",
+            panel="Method",
+        ),
+    ] = False
     pseudo_weight: PseudoWeight = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +27,22 @@ class ImageRecipe(Recipe):
     adapts = 5, None
     observes_again = True
     half_precision = True
-    built_with = ("freeze_encoder",)
+    built_with = ("freeze_encoder", "two_views")
 
     def build(self, options: ImageOptions, bands: int = BANDS) -> ImageNetwork:
         if bands != BANDS:
             raise UsageError("--network image needs the images", hint="give --images DIR")
-        return ImageNetwork(freeze_encoder=options.freeze_encoder)
+        return ImageNetwork(freeze_encoder=options.freeze_encoder, two_views=options.two_views)
 
     def describe(self, network: ImageNetwork) -> dict[str, str]:
         known = {"prn.image_channels": str(BANDS)}
         if network.knows_range:
             known |= {"prn.image_low": as_text(network.low), "prn.image_high": as_text(network.high)}
         return super().describe(network) | known
+
+    def gentle(self, options: ImageOptions) -> ImageOptions:
+        """Two views must agree: what a network makes of a scene that it does not know, it sees otherwise when turned."""
+        return replace(options, two_views=True)
 
     def observe(self, network: ImageNetwork, images: Iterable[FloatMap]) -> None:
         """Take the range of each band; weights that learned from many sets know none."""

@@ -51,9 +51,10 @@ class ImageRefiner(NetworkRefiner):
         known = Metadata(runner.metadata, runner.path)
         low, high = (known.numbers(f"prn.image_{end}", self.needs.bands) for end in ("low", "high"))
         self.brake = known.parsed("prn.brake", Brake.from_json, "a brake")
+        self.agrees = self.brake is not None or known.number("prn.two_views", least=0, default=0) > 0
         self.limits = limits or (None if low is None or high is None else (low, high))
         unknown = self.limits is None
-        multiple = self.needs.multiple * (1 if self.brake is None else 2)  # half the scale is looked at, too
+        multiple = self.needs.multiple * (2 if self.agrees else 1)  # half the scale is looked at, too
         self.needs = replace(self.needs, multiple=multiple, overview=_OVERVIEW * unknown, survey=_SURVEYED * unknown)
 
     def overview(self, reduced: Windows) -> Range | None:
@@ -90,8 +91,8 @@ class ImageRefiner(NetworkRefiner):
         return Survey(known, strength, said, settings | {"agreement": features.round(4).tolist()})
 
     def field(self, windows: Windows) -> FloatMap:
-        """The bias map; of weights that have not learned from the set, what two views of it agree on."""
-        return self.bias(windows) if self.brake is None else consensus(fields_of_views(windows, self.bias, DECIDING))
+        """The bias map; of weights that have not learned from the set or its scenes, what two views of it agree on."""
+        return consensus(fields_of_views(windows, self.bias, DECIDING)) if self.agrees else self.bias(windows)
 
     def bias(self, windows: Windows) -> FloatMap:
         """The bias map of the windows as they are; 0 around which the base model is sure."""

@@ -15,8 +15,8 @@ from prn_cli.training.runtime import use_threads
 from prn_cli.workflows.training.holdout import Holdout
 from prn_cli.workflows.training.run import Budget, Run
 
-ENOUGH = 300
-"""Steps that the network of a fold should have before time is spent on another fold."""
+ENOUGH, ENOUGH_OF = 300, 0.2
+"""Steps that the network of a fold should have before time is spent on another fold, and share of a whole training."""
 UNDERTRAINED = 150
 """Networks of fewer steps are trusted half at most."""
 _EXPORTS, _MOST = 4, 0.3
@@ -124,7 +124,7 @@ def make_plan(run: Run, holdout: Holdout, budget: Budget) -> Plan:
         return whole
     plan = _hurried(run, _measured(run, whole, budget), budget)
     total = plan.settings.epochs * steps_per_epoch(last.learn, plan.settings)
-    wanted = min(ENOUGH, total) * (plan.pace or 0.0)
+    wanted = min(ENOUGH, ENOUGH_OF * total) * (plan.pace or 0.0)
     for count in range(len(folds), 0, -1):
         few = _side_by_side(run, [*folds[:count], last])
         plan = replace(plan, jobs=few.jobs, at_once=few.at_once, threads=few.threads, dropped=len(folds) - count)

@@ -159,13 +159,14 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
 def _settled(run: Run, holdout: Holdout) -> Settings:
     """The settings for these maps; training that starts from weights is short and gentle."""
     settings, options = replace(run.settings, choose_epoch=not holdout.folds), run.options
-    if run.start is None:
-        # Each scene has a level of its own, which says nothing of the next one's.
-        return replace(settings, options=run.recipe.gentle(settings.options)) if holdout.scenes else settings
-    brief = schedule(len(names_of([*holdout.learn, *holdout.hold])), run.recipe)
+    brief = None if run.start is None else schedule(len(names_of([*holdout.learn, *holdout.hold])), run.recipe)
+    if holdout.scenes or (brief and brief.few):
+        # What was learned on some scenes, such as their level, says little of the next one.
+        settings = replace(settings, options=run.recipe.gentle(settings.options))
+    if brief is None:
+        return settings
     return replace(
         settings,
-        options=run.recipe.gentle(settings.options) if brief.few else settings.options,
         epochs=options.epochs or brief.epochs,
         steps=options.steps or brief.steps,
         rate=min(brief.rate, run.recipe.rate) if options.rate is None else options.rate,
