@@ -71,8 +71,8 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         int | None,
         _held_out(
             "Hold out each of this many parts in turn, then learn from all maps; 1 holds out one part only. Default: "
-            f"{FOLDS} for fast and image with fewer than {FEW_MAPS} maps, else 1; {QUARTERS} for {FEWEST_MAPS} large maps or "
-            "fewer, each part a quarter of every map.",
+            f"{FOLDS} for fast and image with fewer than {FEW_MAPS} maps, else 1; {QUARTERS} for {FEWEST_MAPS} large "
+            "maps or fewer, each part a quarter of every map.",
             common=True,
             least=1,
         ),

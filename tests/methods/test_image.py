@@ -186,6 +186,18 @@ def test_weights_of_other_sets_add_what_a_turned_and_a_reduced_view_agree_on() -
     assert field.any()
 
 
+def test_weights_that_learned_from_scenes_add_what_two_views_agree_on() -> None:
+    logits, image = scene(64, 96)
+    windows = Windows(logits[None], image[None], overview=band_range([image]))
+    plain, agreeing = network(), network()
+    agreeing.two_views = True
+    careful = refiner_of(TorchRunner(agreeing))
+    expected = consensus(fields_of_views(windows, refiner_of(TorchRunner(plain)).bias)[2:])
+    np.testing.assert_array_equal(careful.field(windows), expected)
+    assert careful.needs.multiple == 2 * plain.multiple
+    assert careful.cut_at(0.3) is careful
+
+
 def test_a_place_is_looked_at_no_more_than_one_and_a_quarter_times() -> None:
     runner = Counting()
     runner.metadata = {**runner.metadata, "prn.brake": brake(GO).to_json()}
@@ -459,6 +471,14 @@ def test_training_with_images_starts_from_the_shipped_weights(folder: Path, tmp_
     before = load_network(find_tensors("image").path)[0].encoder.state_dict()
     after = load_network(tmp_path / "model.safetensors")[0].encoder.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(("scenes", "two_views"), [("^m([0-9])", "1"), ("none", "0")])
+def test_where_scenes_are_held_out_two_views_must_agree(
+    folder: Path, tmp_path: Path, scenes: str, two_views: str
+) -> None:
+    assert train(folder, tmp_path, "--images", folder / "images", "--groups", scenes, "--from", "none") == 0
+    assert load_network(tmp_path / "model.safetensors")[1]["prn.two_views"] == two_views
 
 
 def test_images_that_are_not_used_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,11 @@ def test_time_is_shared_by_rounds_and_folds_are_dropped_where_it_is_short() -> N
     assert make_plan(run(2), crossed(), Budget(1.0, 0.0)).seconds_for(0, Budget(1.0, 0.0)) > 0
 
 
+def test_a_short_training_needs_few_steps_a_fold() -> None:
+    long, short, budget = run(2), replace(run(2), settings=Settings(crop=64, epochs=5)), Budget(40.0, 0.0)
+    assert [make_plan(each, crossed(), budget).dropped for each in (long, short)] == [1, 0]
+
+
 def test_where_time_is_short_steps_are_smaller_unless_something_else_was_asked_for() -> None:
     short, long = Budget(42.0, 0.0), Budget(10_000.0, 0.0)
     hurried = make_plan(run(), crossed(), short)

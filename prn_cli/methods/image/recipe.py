@@ -41,7 +41,7 @@ class ImageRecipe(Recipe):
         return super().describe(network) | known
 
     def gentle(self, options: ImageOptions) -> ImageOptions:
-        """Two views must agree: what a network makes of a scene that it does not know, it sees otherwise when turned."""
+        """Two views must agree: a scene that the network does not know looks different to it when turned."""
         return replace(options, two_views=True)
 
     def observe(self, network: ImageNetwork, images: Iterable[FloatMap]) -> None:
