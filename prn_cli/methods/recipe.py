@@ -103,6 +103,7 @@ class Recipe:
         starts_from: shipped weights that training starts from unless others are named; random ones if empty.
         adapts: epochs, and steps of each, for going on from weights; steps None for as many as from random ones.
         rate: peak learning rate of a training from nothing.
+        refining: seconds to refine and count a pixel, against those of a pixel of a training step.
         half_precision: whether files hold the weights in float16; they are run in float32.
         observes_again: whether weights that go on learning observe the new images.
         built_with: options that decide which tensors the network has; attributes of the network, too.
@@ -116,6 +117,7 @@ class Recipe:
     starts_from: ClassVar[str] = ""
     adapts: ClassVar[tuple[int, int | None]] = 7, 25
     rate: ClassVar[float] = 1e-3
+    refining: ClassVar[float] = 0.6
     half_precision: ClassVar[bool] = False
     observes_again: ClassVar[bool] = False
     built_with: ClassVar[tuple[str, ...]] = ()

@@ -25,6 +25,7 @@ class ImageRecipe(Recipe):
     adaptable = True
     starts_from = "image"
     adapts = 5, None
+    refining = 1.0
     observes_again = True
     half_precision = True
     built_with = ("freeze_encoder", "two_views")

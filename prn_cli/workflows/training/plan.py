@@ -27,8 +27,6 @@ _LOOK = 0.05
 """Share of a network's time that these looks may take."""
 _FEW_PIXELS = 1 << 22
 """Held-out pixels that are looked at where time is not short."""
-_REFINING = 0.6
-"""Seconds to refine and count a pixel, against those of a pixel of a training step."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class Plan:
         at_once: networks that train side by side.
         threads: of each.
         settings: of the training.
+        refining: seconds to refine and count a pixel, against those of a pixel of a training step.
         pace: seconds a step, measured; None without a time budget.
         end: seconds for the verdict and the export.
         dropped: folds that there is no time for.
@@ -58,6 +57,7 @@ class Plan:
     at_once: int
     threads: int
     settings: Settings
+    refining: float = 0.6
     pace: float | None = None
     end: float = 0.0
     dropped: int = 0
@@ -88,7 +88,7 @@ class Plan:
     def measuring(self, maps: Sequence[TrainingMap]) -> float:
         """Seconds to refine maps, and to count what came out."""
         per_pixel = (self.pace or 0.0) / (self.settings.batch * self.settings.crop**2)
-        return _REFINING * per_pixel * sum(m.label.size for m in maps)
+        return self.refining * per_pixel * sum(m.label.size for m in maps)
 
     def looked_at(self, job: Job, seconds: float | None) -> Sequence[TrainingMap]:
         """The held-out maps that are looked at in training: so few that it costs little, if they decide nothing."""
@@ -152,7 +152,7 @@ def _side_by_side(run: Run, jobs: Sequence[Job]) -> Plan:
     alone = run.device.type != "cpu" or parallel.size() > 1 or run.settings.objectives
     rounds = len(jobs) if alone else math.ceil(len(jobs) / run.threads)
     at_once = math.ceil(len(jobs) / rounds)
-    return Plan(jobs, at_once, max(run.threads // at_once, 1), run.settings)
+    return Plan(jobs, at_once, max(run.threads // at_once, 1), run.settings, run.recipe.refining)
 
 
 def _measured(run: Run, plan: Plan, budget: Budget) -> Plan:
