@@ -1,17 +1,21 @@
-"""The picture of docs/with-the-image.md: image, base mask, refined mask, and what was won and lost, at full resolution.
+"""Pictures of docs/with-the-image.md: image, base mask, refined mask, and what was won and lost, at full resolution.
 
     python bench/image_picture.py --root LOGITS --pairs retina_e cracks_c ... --work DIR -o docs/with-the-image.png
+    python bench/image_picture.py --root LOGITS --pairs kvasir_polyp ... --work DIR --runs DIR/{} -o docs/image-trained.png
 
 A row is a pair whose set the shipped weights have not learned from. Its test split is refined as `prn refine --images
 --weights image` does it, with the threshold, the views and the brake. Of all its maps, the crop is shown in which most
 pixels near an edge of the label differ from the base model cut at the same threshold: what the image changes, not what
-the threshold does.
+the threshold does. With `--runs`, by weights that were trained on the pair's own maps: of the map whose IoU changes by
+the median, the crop in which most pixels change against the base model cut at 0.5.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from common import prn
@@ -36,25 +40,45 @@ def near_edges(label: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return ndimage.maximum_filter(edges, size=2 * NEAR + 1)
 
 
-def panels(folder: Path, work: Path) -> list[tuple[str, str, NDArray[np.uint8]]]:
-    """Four panels of the crop of a test split in which the image changes most."""
-    test, masks = folder / "test", work / folder.name
-    flags = ("--images", test / "images", "--weights", "image", "-j", "1", "-q")
-    found = prn("refine", test / "logits", "-o", masks, *flags)
-    threshold, best = found[0]["own_threshold"], (0, ())
+class Looked(NamedTuple):
+    """The busiest crop of a map: how many pixels change there, planes, and the change of the map's IoU."""
+
+    changed: int
+    planes: tuple[NDArray[np.uint8], ...]
+    gain: float
+
+
+def looked_at(test: Path, masks: Path, threshold: float, *, edges: bool) -> Iterator[Looked]:
+    """Each map of a test split in which a pixel changes."""
     for path in sorted((test / "logits").iterdir()):
         logits, label = read_logits(path), read_mask(test / "labels" / f"{path.stem}.png")
-        with open_map("prediction", masks / f"{path.stem}.png", Reading(kind="mask")) as opened:
+        with open_map("prediction", next(masks.glob(f"{path.stem}.*")), Reading(kind="mask")) as opened:
             after = (opened.probabilities() > 0.5).astype(np.uint8)
         base, image = cut(logits, threshold), read_image(next((test / "images").glob(f"{path.stem}.*")))
         label[np.isnan(logits)] = IGNORE
-        changed = (base != after) & (label != IGNORE) & near_edges(label)
-        for window in busiest(changed.astype(np.int64), *changed.shape, lambda w, c=changed: c[w.slices]):
-            if changed[window.slices].sum() > best[0]:
-                best = changed[window.slices].sum(), [plane[window.slices] for plane in (image, label, base, after)]
-    if not best[0]:
-        raise SystemExit(f"{folder.name}: the brake leaves its masks as they are")
-    image, label, base, after = best[1]
+        changed = (base != after) & (label != IGNORE) & (near_edges(label) if edges else True)
+        planes = image, label, base, after
+        whole = [count_regions(np.where(label == IGNORE, IGNORE, mask), label).iou() for mask in (base, after)]
+        crops = busiest(changed.astype(np.int64), *changed.shape, lambda w, c=changed: c[w.slices])
+        found = [
+            Looked(changed[w.slices].sum(), tuple(p[w.slices] for p in planes), whole[1] - whole[0]) for w in crops
+        ]
+        if found:
+            yield max(found, key=lambda each: each.changed)
+
+
+def panels(folder: Path, work: Path, weights: str) -> list[tuple[str, str, NDArray[np.uint8]]]:
+    """Four panels of a crop of a test split."""
+    test, masks, shipped = folder / "test", work / folder.name, weights == "image"
+    flags = ("--images", test / "images", "--weights", weights, "-j", "1", "-q")
+    found = prn("refine", test / "logits", "-o", masks, *flags)
+    threshold = found[0]["own_threshold"] if shipped else 0.5
+    maps = list(looked_at(test, masks, threshold, edges=shipped))
+    if not maps:
+        raise SystemExit(f"{folder.name}: its masks are left as they are")
+    by_gain = sorted(maps, key=lambda each: each.gain)
+    best = max(maps, key=lambda each: each.changed) if shipped else by_gain[len(by_gain) // 2]
+    image, label, base, after = best.planes
     right, was, known = after == label, base == label, label != IGNORE
     won, lost = right & ~was & known, ~right & was & known
     change = np.full((*label.shape, 3), SAME, np.uint8)
@@ -73,13 +97,14 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--pairs", nargs="+", required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder of masks")
+    parser.add_argument("--runs", default="image", metavar="DIR/{}", help="weights of a pair, {} its name")
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args()
     learned = [pair for pair in given.pairs if set_of(pair) in MAY_SHIP]
     if learned:
         raise SystemExit(f"the shipped weights have learned from {', '.join(learned)}")
     found = pairs(given.root)
-    rows = [draw(panels(found[pair], given.work), side=256) for pair in given.pairs]
+    rows = [draw(panels(found[pair], given.work, given.runs.format(pair)), side=256) for pair in given.pairs]
     picture = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
     for number, row in enumerate(rows):
         picture.paste(row, (0, sum(above.height for above in rows[:number])))
