@@ -37,7 +37,7 @@ class Closing(ABC):
 
 
 class Raster(Closing):
-    """An open raster file. A format implements `_open` and `_read`, and perhaps `_valid` and `close`.
+    """An open raster file. A format implements `_open`, which may leave a `_file` open, `_read`, and perhaps `_valid`.
 
     Args:
         path: the file.
@@ -82,6 +82,7 @@ class Raster(Closing):
     mask: Raster | None = None
     orientation: int = 1
     by_columns: bool = True
+    _file: Any = None
 
     def __init__(self, path: Path, *, key: str | None = None, max_pixels: int | None = None) -> None:
         self.path = path
@@ -151,6 +152,8 @@ class Raster(Closing):
 
     def close(self) -> None:
         """Close the files and free their pixels."""
+        if self._file is not None:
+            self._file.close()
         if self.mask is not None:
             self.mask.close()
 
@@ -167,7 +170,8 @@ class Raster(Closing):
         check_memory(self.bands * window.height * window.width * self.dtype.itemsize, self.path)
         return window
 
-    def _check_block(self, size: int, stored: int) -> None:
+    def check_block(self, size: int, *, stored: int) -> None:
+        """See `prn_cli.rasters.limits.check_block`."""
         check_block(size, stored=stored, path=self.path, max_pixels=self.max_pixels)
 
     @contextmanager
@@ -199,7 +203,7 @@ class DecodedRaster(Raster):
 
     def _decoded(self) -> NDArray[Any]:
         if self._pixels is None:
-            self._check_block(self.decoded_bytes, self.path.stat().st_size)
+            self.check_block(self.decoded_bytes, stored=self.path.stat().st_size)
             with self._one_error():
                 self._pixels = self._decode()
         return self._pixels

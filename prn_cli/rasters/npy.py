@@ -96,11 +96,6 @@ class NpyRaster(Raster):
                     raise self.error("truncated while it was read", "run again when it is complete")
                 left = left[count:]
 
-    def close(self) -> None:
-        """Close the file."""
-        if hasattr(self, "_file"):
-            self._file.close()
-
 
 class NpzRaster(DecodedRaster):
     """An array in an `.npz` archive, decompressed whole when it is first read.

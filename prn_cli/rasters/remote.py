@@ -112,10 +112,10 @@ class RemoteRaster(Raster):
             raise self._failed(error) from error
 
     def close(self) -> None:
-        """Close the file."""
-        if hasattr(self, "_file"):
+        """Close the file, which is for one thread at a time."""
+        if self._file is not None:
             with self._lock:
-                self._file.close()
+                super().close()
 
 
 class VirtualRaster(RemoteRaster):

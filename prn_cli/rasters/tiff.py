@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ from prn_cli.rasters.geo import (
     dataset_metadata,
     declares_scale,
 )
-from prn_cli.rasters.limits import check_block
 from prn_cli.rasters.lzw import decode_lzw
 
 # What is wrong with a file is said once, by the error.
@@ -102,7 +100,7 @@ class TiffRaster(Raster):
         orientation = first.tags.get(_ORIENTATION)
         self.scaled = declares_scale(self._pages[0].metadata.encode())
         self.orientation = 1 if orientation is None else int(orientation.value)
-        self.nodata = _nodata(first, self.path)
+        self.nodata = self._declared_nodata(first)
         # Reading some columns of compressed strips decodes all of them.
         self.by_columns = all(page.by_columns for page in (*self._pages, self._mask) if page is not None)
         geo = geo_tags(first)
@@ -119,6 +117,15 @@ class TiffRaster(Raster):
                 raise self.error(f"damaged: TIFF tag {lost[0]} cannot be read")
         return [page for page in pages if not page.subfiletype & _OVERVIEW]
 
+    def _declared_nodata(self, page: Any) -> float | None:
+        tag = page.tags.get(_NODATA)
+        text = "" if tag is None else str(tag.value).strip("\0 ")
+        try:
+            return float(text.replace(",", ".")) if text else None
+        except ValueError:
+            hint = "correct it (gdal_edit -a_nodata)"
+            raise self.error(f"declares '{text}' as nodata, expected a number", hint) from None
+
     def _read(self, window: Window) -> NDArray[Any]:
         parts = [page.read(window) for page in self._pages]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -130,12 +137,6 @@ class TiffRaster(Raster):
         if self._alpha:
             return np.asarray(self._pages[0].read(window)[1] != 0, np.bool_)
         return None
-
-    def close(self) -> None:
-        """Close the files."""
-        super().close()
-        if hasattr(self, "_file"):
-            self._file.close()
 
 
 class MaskRaster(TiffRaster):
@@ -167,10 +168,8 @@ class _Page:
     """One image of the file, read by window."""
 
     def __init__(self, page: Any, raster: Raster, lock: threading.Lock) -> None:
-        self.path = raster.path
         self.absent: float | None = None  # value of strips and tiles that were left out; None: nodata
-        self._raster = weakref.proxy(raster)  # in no cycle, so that decoded tiles are freed at once
-        self._max_pixels = raster.max_pixels
+        self._raster: Raster = weakref.proxy(raster)  # in no cycle, so that decoded tiles are freed at once
         self._page = page
         self._handle = page.parent.filehandle
         self._lock = lock
@@ -193,25 +192,25 @@ class _Page:
     def _check_structure(self) -> None:
         page = self._page
         if page.dtype is None or isinstance(page.bitspersample, tuple):
-            raise self._broken(
+            raise self._raster.error(
                 f"samples of {page.bitspersample} bits in format {page.sampleformat}, expected integers or floats",
                 "save the map as float32",
             )
-        self.dtype = check_dtype(np.dtype(page.dtype), self.path)
+        self.dtype = check_dtype(np.dtype(page.dtype), self._raster.path)
         if self.dtype.kind == "b":
             self.dtype = np.dtype(np.uint8)
         if int(page.compression) not in _COMPRESSIONS:
-            raise self._broken(f"compression {int(page.compression)}, which prn does not read", _PLAINER)
+            raise self._raster.error(f"compression {int(page.compression)}, which prn does not read", _PLAINER)
         more = page.tags.get(_LERC_PARAMETERS)
         if page.compression == _LERC and more is not None and tuple(np.atleast_1d(more.value))[1:2] not in ((), (0,)):
-            raise self._broken("LERC that was compressed once more, which prn does not read", _PLAINER)
+            raise self._raster.error("LERC that was compressed once more, which prn does not read", _PLAINER)
         planes, depth, self.height, self.width, self._contiguous = page.shaped
         if min(self.height, self.width) < 1:
-            raise self._broken(f"no pixels: {self.height}×{self.width}", "write it again")
+            raise self._raster.error(f"no pixels: {self.height}×{self.width}", "write it again")
         if depth != 1:
-            raise self._broken(f"a volume of {depth} layers, expected one", "save one map a file")
+            raise self._raster.error(f"a volume of {depth} layers, expected one", "save one map a file")
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not page.subfiletype & _MASK:
-            raise self._broken(
+            raise self._raster.error(
                 "photometric interpretation WhiteIsZero, expected BlackIsZero: readers differ in what its numbers mean",
                 "write it again as BlackIsZero (gdal_translate -co PHOTOMETRIC=MINISBLACK)",
             )
@@ -222,7 +221,7 @@ class _Page:
         else:
             self._segment_height, self._segment_width = int(page.rowsperstrip), self.width
         if min(self._segment_height, self._segment_width) < 1:
-            raise self._broken("strips or tiles without pixels", "write it again")
+            raise self._raster.error("strips or tiles without pixels", "write it again")
         self._down = math.ceil(self.height / self._segment_height)
         self._across = math.ceil(self.width / self._segment_width)
 
@@ -231,17 +230,19 @@ class _Page:
         offsets, counts = np.asarray(page.dataoffsets), np.asarray(page.databytecounts)
         expected = self._planes * self._down * self._across
         if len(offsets) != expected or len(counts) != expected:
-            raise self._broken(
+            raise self._raster.error(
                 f"damaged: {len(offsets)} offsets and {len(counts)} sizes of {expected} strips or tiles",
                 "write it again",
             )
         if not {offsets.dtype.kind, counts.dtype.kind} <= {"i", "u"}:
-            raise self._broken("damaged: offsets or sizes of strips or tiles that are no integers", "write it again")
+            raise self._raster.error(
+                "damaged: offsets or sizes of strips or tiles that are no integers", "write it again"
+            )
         offsets, counts = offsets.astype(np.uint64), counts.astype(np.uint64)
         found = self._handle.size
         needed = int((offsets + counts).max())  # may wrap around in a damaged file, so each is checked, too
         if needed > found or max(int(offsets.max()), int(counts.max())) > found:
-            raise self._broken(f"truncated: {found} bytes, and its strips or tiles need {needed}")
+            raise self._raster.error(f"truncated: {found} bytes, and its strips or tiles need {needed}")
         row_bytes = self._segment_width * self._contiguous * self.dtype.itemsize
         size = row_bytes * (self._segment_height if page.is_tiled else min(self._segment_height, self.height))
         self._rows_by_themselves = (
@@ -254,7 +255,7 @@ class _Page:
             and not (page.is_tiled and bool(((counts > 0) & (counts < size)).any()))
         )
         if page.is_tiled or not self._rows_by_themselves:
-            check_block(size, stored=int(counts.max()), path=self.path, max_pixels=self._max_pixels)
+            self._raster.check_block(size, stored=int(counts.max()))
         if self._rows_by_themselves:
             self._row_bytes = row_bytes
             self._pixels = self.dtype.newbyteorder(page.parent.byteorder)
@@ -337,7 +338,7 @@ class _Page:
         # program never wrote.
         nodata = self._raster.nodata if self.absent is None else self.absent
         if nodata is None or (self.dtype.kind != "f" and not holds(self.dtype, nodata)):
-            raise self._broken(
+            raise self._raster.error(
                 f"strip or tile {index} was never written",
                 "write the file again, or declare its nodata value (gdal_edit -a_nodata)",
             )
@@ -359,13 +360,13 @@ class _Page:
 
     def _decoded(self, index: int) -> NDArray[Any]:
         data = self._bytes(index, 0, self._page.databytecounts[index])
-        check_block(self._segment_bytes, stored=len(data), path=self.path, max_pixels=self._max_pixels)
+        self._raster.check_block(self._segment_bytes, stored=len(data))
         claim = CLAIMED.get(int(self._page.compression))
         if claim is not None and not 0 < claim(data) * self.dtype.itemsize <= _MOST_PADDING * self._segment_bytes:
-            raise self._broken(f"strip or tile {index} claims {claim(data)} pixels, which its place cannot hold")
+            raise self._raster.error(f"strip or tile {index} claims {claim(data)} pixels, which its place cannot hold")
         if self._page.compression == _LERC and lerc_bands(data) != self._contiguous:
             # Bands whose invalid pixels differ are coded one after the other.
-            raise self._broken(
+            raise self._raster.error(
                 f"strip or tile {index} is LERC of {lerc_bands(data)} bands, expected {self._contiguous}", _PLAINER
             )
         row, column = index // self._across % self._down, index % self._across
@@ -381,7 +382,7 @@ class _Page:
         except MemoryError:
             raise
         except Exception as error:  # each codec raises errors of its own
-            raise self._broken(f"strip or tile {index} cannot be decoded: {reason(error)}") from error
+            raise self._raster.error(f"strip or tile {index} cannot be decoded: {reason(error)}") from error
         if segment is None:
             return self._absent(index, self._segment_height, self._segment_width)
         decoded: NDArray[Any] = segment[0]
@@ -403,10 +404,7 @@ class _Page:
         return data
 
     def _short(self, index: int, found: int, expected: int) -> InputError:
-        return self._broken(f"truncated: strip or tile {index} has {found} of {expected} bytes or samples")
-
-    def _broken(self, message: str, hint: str = "write or copy it again") -> InputError:
-        return InputError(message, hint=hint, path=self.path)
+        return self._raster.error(f"truncated: strip or tile {index} has {found} of {expected} bytes or samples")
 
 
 def _palette(page: Any) -> NDArray[np.uint8] | None:
@@ -418,19 +416,6 @@ def _palette(page: Any) -> NDArray[np.uint8] | None:
     # Some tools write 8 bits instead of 16.
     palette[:, :3] = colours >> 8 if colours.max(initial=0) > 255 else colours
     return palette
-
-
-def _nodata(page: Any, path: Path) -> float | None:
-    tag = page.tags.get(_NODATA)
-    if tag is None:
-        return None
-    text = str(tag.value).strip("\0 ")
-    try:
-        return float(text.replace(",", ".")) if text else None
-    except ValueError:
-        raise InputError(
-            f"declares '{text}' as nodata, expected a number", hint="correct it (gdal_edit -a_nodata)", path=path
-        ) from None
 
 
 def geo_tags(page: Any) -> GeoTags:
