@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError
 from prn_cli.maps.tiles import Window, row_bands
+from prn_cli.rasters.base import Closing
 from prn_cli.rasters.images import MapImage
 from prn_cli.rasters.reading import open_map
 from prn_cli.rasters.roles import AS_DECLARED, Reading
 from prn_cli.rasters.valid import ValidMap
 
 
-class Activations:
-    """The activation maps of an image, cut off below 0; a context manager.
+class Activations(Closing):
+    """The activation maps of an image, cut off below 0.
 
     Args:
         scales: of each scale, a file of all classes, or one file a class, None where a class has none.
@@ -59,9 +57,7 @@ class Activations:
                         like = like or one.raster
                         expected = classes if len(paths) == 1 else 1
                         if one.bands != expected:
-                            raise InputError(
-                                f"{one.bands} bands, expected {expected}", hint="give one a class", path=path
-                            )
+                            raise one.raster.error(f"{one.bands} bands, expected {expected}", "give one a class")
                     opened.append(one)
                 self._scales.append(opened)
             assert like is not None
@@ -90,10 +86,6 @@ class Activations:
             found = np.fmax(found, np.nan_to_num(self.read(window, scales)).max(axis=(1, 2)))
         return found
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the files."""
         self._stack.close()
