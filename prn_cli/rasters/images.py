@@ -9,11 +9,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.rasters.alignment import Axis, align
 from prn_cli.rasters.base import Raster
-from prn_cli.rasters.raster import IMAGE_SUFFIXES, open_raster
+from prn_cli.rasters.raster import IMAGE_SUFFIXES, read_each
 from prn_cli.rasters.roles import Reading, Role
 from prn_cli.rasters.valid import ValidMap
 
@@ -37,6 +36,8 @@ class MapImage(ValidMap):
         height: rows of the map.
         width: columns of the map.
     """
+
+    _full = np.inf  # of several bands, a nodata value such as 0 is a colour unless all bands have it
 
     def __init__(
         self,
@@ -145,42 +146,29 @@ class MapImage(ValidMap):
     def _colours(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """`(bands, h, w)` numbers of the image's own pixels, and `(h, w)` where they are valid."""
         values = self.raster.read(window)
-        # Of an image with several bands, a nodata value such as 0 is a colour unless all bands have it.
-        full = np.inf
         palette = self.raster.palette
         if palette is not None and self.raster.bands == 1:
-            valid = self._valid(values, window, full)
+            valid = self._valid(values, window)
             rgba = palette[np.minimum(values[0], len(palette) - 1)]
             return rgba[..., :3].transpose(2, 0, 1).astype(np.float32), valid & (rgba[..., 3] != 0)
         if self.raster.alpha_last:
-            valid = self._valid(values[:-1], window, full) & (values[-1] != 0)
+            valid = self._valid(values[:-1], window) & (values[-1] != 0)
             values = values[:-1]
         else:
-            valid = self._valid(values, window, full)
+            valid = self._valid(values, window)
         with np.errstate(over="ignore", invalid="ignore"):
             numbers = values.astype(np.float32)
         return numbers, valid & np.isfinite(numbers).all(axis=0)
 
 
-def common_bands(paths: Iterable[str | os.PathLike[str]], *, max_pixels: int | None = None) -> int:
+def common_bands(paths: Iterable[str | os.PathLike[str]]) -> int:
     """The number of bands of the images of a set: the most common one but 1, since grey ones may be among others.
-
-    Files that cannot be read are skipped: they fail on their own when their turn comes.
 
     Raises:
         InputError: none can be read.
         UsageError: none can as the options stand.
     """
-    counts: Counter[int] = Counter()
-    failure: InputError | UsageError | None = None
-    for path in paths:
-        try:
-            with open_raster(path, max_pixels=max_pixels, suffixes=IMAGE_SUFFIXES) as raster:
-                counts[_bands(raster)] += 1
-        except (InputError, UsageError) as error:
-            failure = failure or error
-    if not counts:
-        raise failure or InputError("no images", hint="name files or folders")
+    counts = Counter(read_each(paths, _bands, none="no images", suffixes=IMAGE_SUFFIXES))
     coloured = Counter({bands: count for bands, count in counts.items() if bands > 1})
     return (coloured or counts).most_common(1)[0][0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, UsageError
-from prn_cli.files.remote import as_path
 from prn_cli.maps.certain import CERTAIN, find_certain
 from prn_cli.maps.tiles import Window
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.mask_values import MASK_NUMBERS
-from prn_cli.rasters.raster import open_raster
+from prn_cli.rasters.pairs import spread
+from prn_cli.rasters.raster import read_each
 from prn_cli.rasters.roles import AS_DECLARED, InputKind, Reading
 from prn_cli.rasters.valid import no_valid_pixel, valid_pixels
+
+_Path = str | os.PathLike[str]
 
 ROUNDING = 2e-3
 """How far rounding (float16, resampling) may carry a probability beyond 0 or 1. It is clipped."""
@@ -50,7 +53,7 @@ def full_scale(kind: InputKind, raster: Raster) -> float:
 
 def resolve(
     reading: Reading,
-    paths: Sequence[str | os.PathLike[str]],
+    paths: Sequence[_Path],
     role: Literal["scores", "class scores", "prediction", "class prediction"] = "scores",
 ) -> Reading:
     """The reading of a set, with its kind resolved if it was `auto`.
@@ -77,7 +80,7 @@ def resolve(
     return replace(reading, kind="mask" if role == "prediction" and sample.is_mask() else sample.kind())
 
 
-def with_bands(reading: Reading, paths: Sequence[str | os.PathLike[str]]) -> Reading:
+def with_bands(reading: Reading, paths: Sequence[_Path]) -> Reading:
     """The reading of a set whose kind is known, with the number of bands that all of its files must have.
 
     Raises:
@@ -93,24 +96,17 @@ def with_bands(reading: Reading, paths: Sequence[str | os.PathLike[str]]) -> Rea
     return known
 
 
-def count_bands(paths: Sequence[str | os.PathLike[str]], reading: Reading = AS_DECLARED) -> int:
+def count_bands(paths: Sequence[_Path], reading: Reading = AS_DECLARED) -> int:
     """The number of bands of the first of these files that can be opened.
 
     Raises:
         InputError: none can.
         UsageError: none can with these options.
     """
-    failure: InputError | UsageError | None = None
-    for path in paths:
-        try:
-            with open_raster(path, key=reading.key, max_pixels=reading.max_pixels) as raster:
-                return raster.bands
-        except (InputError, UsageError) as error:
-            failure = failure or error
-    raise failure or InputError("no files, expected at least one", hint="name files or folders")
+    return next(read_each(paths, lambda raster: raster.bands, reading, none="no files, expected at least one"))
 
 
-def count_classes(paths: Sequence[str | os.PathLike[str]], reading: Reading = AS_DECLARED) -> int:
+def count_classes(paths: Sequence[_Path], reading: Reading = AS_DECLARED) -> int:
     """The number of classes of maps with a band per class, by the first that can be opened.
 
     Raises:
@@ -342,34 +338,18 @@ class _Sample:
         )
 
 
-def _sample(paths: Sequence[str | os.PathLike[str]], reading: Reading) -> _Sample:
-    if not paths:
-        raise InputError("no score maps, expected at least one", hint="name files or folders")
-    count = min(len(paths), _MOST_FILES)
-    sample: _Sample | None = None
-    failure: InputError | UsageError | None = None
-    for number in range(count):
-        path = as_path(paths[round(number * (len(paths) - 1) / max(count - 1, 1))])
-        try:
-            with open_raster(path, key=reading.key, max_pixels=reading.max_pixels) as raster:
-                one = _sample_of(raster, reading)
-            one.check()
-        except (InputError, UsageError) as error:  # usage: several arrays in an archive, an extra that is missing
-            failure = failure or error
-            continue
-        if sample is None:
-            sample = one
-        elif sample.is_alike(one):
-            sample.join(one)
-        else:
+def _sample(paths: Sequence[_Path], reading: Reading) -> _Sample:
+    read = partial(_sample_of, reading=reading)
+    found = read_each(spread(paths, _MOST_FILES), read, reading, none="no score maps, expected at least one")
+    sample = next(found)
+    for one in found:
+        if not sample.is_alike(one):
             raise InputError(
                 f"numbers of type {one.dtype}, but {sample.path.name} has {sample.dtype}: not one kind of input",
                 hint="name files of one type at a time",
-                path=path,
+                path=one.path,
             )
-    if sample is None:
-        assert failure is not None
-        raise failure
+        sample.join(one)
     return sample
 
 
@@ -393,6 +373,7 @@ def _sample_of(raster: Raster, reading: Reading) -> _Sample:
         raise no_valid_pixel(raster.path)
     if raster.dtype.kind == "f" and sample.count >= _TELLING and 0 <= sample.low < 0.5 < sample.high <= 1:
         sample.soft = raster.path
+    sample.check()
     return sample
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TextIO, overload
+from typing import TextIO, TypeVar, overload
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.files.remote import as_path, gdal_name
@@ -31,6 +31,7 @@ _FORMATS = (
 _OTHERS = tuple(f".{name}" for name in _FORMATS.split())
 """Suffixes of rasters that are not read. Others, such as those of world files, are passed over without a word."""
 _Path = str | os.PathLike[str]
+T = TypeVar("T")
 
 
 class Paths(Sequence[Path]):
@@ -267,6 +268,12 @@ def pair_by_stem(
     used = {str(partner) for _, partner in matched}
     others = [n for stem, n in zip(stems, partners, strict=True) if stem not in wanted and str(Path(n)) not in used]
     return Pairs(matched, unmatched, Paths(others), passed_over)
+
+
+def spread(files: Sequence[T], most: int) -> list[T]:
+    """At most so many of the files, evenly spread over them, the first and the last among them."""
+    count = min(len(files), most)
+    return [files[round(number * (len(files) - 1) / max(count - 1, 1))] for number in range(count)]
 
 
 def check_stems(paths: Iterable[Path]) -> None:

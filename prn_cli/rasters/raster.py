@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -21,20 +21,11 @@ from prn_cli.maps.tiles import row_bands
 from prn_cli.rasters.base import TIFF_SUFFIXES, Raster, holds
 from prn_cli.rasters.geo import GEO_KEYS
 from prn_cli.rasters.guards import check_stored
+from prn_cli.rasters.roles import AS_DECLARED, Reading
 from prn_cli.rasters.sidecars import read_sidecars
 from prn_cli.rasters.writing import RasterWriter, Target
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "SUFFIXES",
-    "WRITTEN_SUFFIXES",
-    "Raster",
-    "check_file",
-    "create_raster",
-    "is_whole",
-    "open_raster",
-    "tiff_suffix",
-]
+T = TypeVar("T")
 
 _JPEG = (".jpg", ".jpeg")
 _READERS = {
@@ -118,6 +109,35 @@ def open_raster(
         raster.close()
         raise
     return raster
+
+
+def read_each(
+    paths: Iterable[str | os.PathLike[str]],
+    read: Callable[[Raster], T],
+    reading: Reading = AS_DECLARED,
+    *,
+    none: str,
+    suffixes: Sequence[str] = SUFFIXES,
+) -> Iterator[T]:
+    """What is read of each file. Those that cannot be read are skipped: they fail on their own when their turn comes.
+
+    Raises:
+        InputError: none can be read; with the message `none` where there are no files.
+        UsageError: none can with these options: several arrays in an archive, an extra that is missing.
+    """
+    failure: InputError | UsageError | None = None
+    some = False
+    for path in paths:
+        try:
+            with open_raster(path, key=reading.key, max_pixels=reading.max_pixels, suffixes=suffixes) as raster:
+                found = read(raster)
+        except (InputError, UsageError) as error:
+            failure = failure or error
+            continue
+        some = True
+        yield found
+    if not some:
+        raise failure or InputError(none, hint="name files or folders")
 
 
 def tiff_suffix(path: Path) -> str:

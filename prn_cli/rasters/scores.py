@@ -66,7 +66,7 @@ class ScoreMap(ValidMap):
         # Nearly always so, and soon known; not where a value is NaN.
         reach = CERTAIN * (self._scale or 1)
         in_range = full is None and bool(values.min() >= -reach and values.max() <= reach)
-        valid = self._valid(values, window, full, all_finite=in_range, infinite=full is None)
+        valid = self._valid(values, window, all_finite=in_range, infinite=full is None)
         if full is None and self._scale is not None:
             values = values / np.float32(self._scale)
         if full is None and not in_range:
@@ -87,7 +87,7 @@ class ScoreMap(ValidMap):
 
     def reasons(self, window: Window | None = None) -> Reasons:
         """See `ValidMap.reasons`."""
-        found = self._reasons(window, self._full)
+        found = super().reasons(window)
         if self._full is None and self.raster.bands > 1:  # a softmax that is infinite in several classes, or in all
             undefined = np.isnan(self.scores(window)).reshape(-1, *found.shape).any(axis=0)
             found[undefined & (found == 0)] = INFINITE

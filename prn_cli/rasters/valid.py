@@ -35,6 +35,9 @@ class ValidMap(Closing):
         role: of the file.
     """
 
+    _full: float | None = None
+    """See `valid_pixels`."""
+
     def __init__(self, raster: Raster, role: Role, reading: Reading, valid: Raster | None = None) -> None:
         self.path = raster.path
         self.height = raster.height
@@ -49,32 +52,21 @@ class ValidMap(Closing):
         """See `Raster`."""
         return self.raster.by_columns and (self._valid_mask is None or self._valid_mask.by_columns)
 
-    def _valid(
-        self,
-        values: NDArray[Any],
-        window: Window | None,
-        full: float | None = None,
-        *,
-        all_finite: bool = False,
-        infinite: bool = False,
-    ) -> NDArray[np.bool_]:
+    def _valid(self, values: NDArray[Any], window: Window | None, **known: bool) -> NDArray[np.bool_]:
         """See `valid_pixels`; the validity mask counts, too."""
-        valid = valid_pixels(self.raster, values, window, self._nodata, full, all_finite=all_finite, infinite=infinite)
+        valid = valid_pixels(self.raster, values, window, self._nodata, self._full, **known)
         if self._valid_mask is not None:
             valid &= _valid_by(self._valid_mask, window)
         return valid
 
     def reasons(self, window: Window | None = None) -> Reasons:
         """Why pixels do not count."""
-        return self._reasons(window, None)
-
-    def _reasons(self, window: Window | None, full: float | None) -> Reasons:
         values = self.raster.read(window)
         found = np.zeros(values.shape[1:], np.uint8)
         if values.dtype.kind == "f":
-            found[np.isinf(values).any(axis=0)] = INFINITE if full is not None else 0
+            found[np.isinf(values).any(axis=0)] = INFINITE if self._full is not None else 0
             found[np.isnan(values).any(axis=0)] = NAN
-        for number, excluded in _excluded(self.raster, values, window, self._nodata, full):
+        for number, excluded in _excluded(self.raster, values, window, self._nodata, self._full):
             found[excluded] = number
         if self._valid_mask is not None:
             found[~_valid_by(self._valid_mask, window)] = MASK

@@ -25,6 +25,7 @@ from prn_cli.rasters import (
     find_inputs,
 )
 from prn_cli.rasters.activations import Activations
+from prn_cli.rasters.pairs import spread
 from prn_cli.rasters.tags import read_tags
 from prn_cli.tasks import Task
 from prn_cli.thresholding.weak import USUAL_BACKGROUND, FloatMaps, choose_background, evidence, mean_evidence
@@ -306,9 +307,7 @@ def _survey(
     classes = len(names) - (options.background != "none")
     by_tags = options.background == "auto" and bool(possible)
     peaks, samples, tagged = [], [], []
-    count = min(len(sources), _SURVEYED)
-    for number in range(count):
-        source = sources[round(number * (len(sources) - 1) / max(count - 1, 1))]
+    for source in spread(sources, _SURVEYED):
         try:
             with Activations(source.scales, classes, reading=options.reading()) as activations:
                 peak, sample = activations.peaks(), [_sample(activations)] if by_tags else []

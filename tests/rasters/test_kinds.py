@@ -128,12 +128,12 @@ def test_the_joint_range_counts(tmp_path: Path) -> None:
 
 
 def test_a_sample_of_sixteen_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prn_cli.rasters import Reading, kinds, resolve
+    from prn_cli.rasters import Reading, raster, resolve
 
     paths = save(tmp_path, *[ramp(-1, 1, "float32")] * 100)
     opened: list[Path] = []
-    real = kinds.open_raster
-    monkeypatch.setattr(kinds, "open_raster", lambda path, **more: opened.append(path) or real(path, **more))
+    real = raster.open_raster
+    monkeypatch.setattr(raster, "open_raster", lambda path, **more: opened.append(path) or real(path, **more))
     resolve(Reading(), paths)
     assert len(opened) == 16
     assert (opened[0], opened[-1]) == (paths[0], paths[-1])
