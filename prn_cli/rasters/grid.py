@@ -49,29 +49,19 @@ class Grid:
         a, b, c, d, e, f = self.transform
         return np.stack([a * columns + b * rows + c, d * columns + e * rows + f], axis=-1).astype(np.float64)
 
-    def areas(self, columns: NDArray[Any], rows: NDArray[Any], pixels: NDArray[Any]) -> Floats:
-        """Areas of runs of pixels.
+    def areas_of(self, runs: Runs) -> Floats:
+        """`(n,)` area of each run of a mask on this grid, in `unit`.
 
-        Args:
-            columns: raster columns of their centres.
-            rows: raster rows of their centres.
-            pixels: number of pixels in each.
-
-        Returns:
-            `(n,)` areas in `unit`. On the ellipsoid, a² (1 - e²) cos φ / (1 - e² sin² φ)² for a square radian at
-            latitude φ (Snyder 1987, Map Projections: A Working Manual, section 3).
+        On the ellipsoid, a² (1 - e²) cos φ / (1 - e² sin² φ)² for a square radian at latitude φ (Snyder 1987, Map
+        Projections: A Working Manual, section 3).
         """
         if self.ellipsoid is None:
-            return np.asarray(pixels * self.pixel_area, np.float64)
+            return np.asarray(runs.lengths * self.pixel_area, np.float64)
         axis, squared = self.ellipsoid
-        latitude = np.clip(self.points(columns, rows)[:, 1] * self.radians, -np.pi / 2, np.pi / 2)
+        centres = self.points(runs.starts % runs.width + runs.lengths / 2, runs.starts // runs.width + 0.5)
+        latitude = np.clip(centres[:, 1] * self.radians, -np.pi / 2, np.pi / 2)
         scale = axis**2 * (1 - squared) * np.cos(latitude) / (1 - squared * np.sin(latitude) ** 2) ** 2
-        return np.asarray(pixels * self.pixel_area * scale, np.float64)
-
-    def areas_of(self, runs: Runs) -> Floats:
-        """`(n,)` area of each run of a mask on this grid, see `areas`."""
-        middle = runs.starts % runs.width + runs.lengths / 2
-        return self.areas(middle, runs.starts // runs.width + 0.5, runs.lengths)
+        return np.asarray(runs.lengths * self.pixel_area * scale, np.float64)
 
 
 def grid_of(geo: GeoTags | None) -> Grid:
