@@ -86,9 +86,7 @@ def expected_scores(counts: NDArray[np.number], probabilities: FloatArray, score
     """
     pixels = _from_above(np.asarray(counts, np.float64))
     hits = _from_above(np.asarray(counts * probabilities, np.float64))
-    foreground = hits[..., :1]
-    above, below = (hits, pixels + foreground - hits) if score == "iou" else (2 * hits, pixels + foreground)
-    return np.divide(above, below, out=np.ones_like(hits), where=below > 0)
+    return _scores(hits, pixels + hits[..., :1], score)
 
 
 def decide(
@@ -209,10 +207,8 @@ def cut_of(threshold: float) -> int:
 
 
 def _ious(above: FloatArray, foreground: FloatArray) -> FloatArray:
-    """IoU of false and true positives `(maps, 2, cuts)`; 1 with nothing to find and nothing found."""
-    union = above[:, 0] + foreground[:, None]
-    scores: FloatArray = np.divide(above[:, 1], union, out=np.ones_like(union), where=union > 0)
-    return scores
+    """IoU of false and true positives `(maps, 2, cuts)`."""
+    return _scores(above[:, 1], above.sum(axis=1) + foreground[:, None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,9 +331,13 @@ class _Belief:
     def score(self, bins: NDArray[np.intp], score: Score) -> FloatArray:
         """`(K,)` expected score of a mask, given the bins of its pixels."""
         hits = self.probabilities @ np.bincount(bins, minlength=BINS)
-        both = len(bins) + self.foreground
-        above, below = (hits, both - hits) if score == "iou" else (2 * hits, both)
-        return np.divide(above, below, out=np.ones_like(hits), where=below > 0)
+        return _scores(hits, len(bins) + self.foreground, score)
+
+
+def _scores(hits: FloatArray, both: FloatArray, score: Score = "iou") -> FloatArray:
+    """Scores by the hits and the sum of mask and foreground; 1 where there is nothing to find and nothing is found."""
+    above, below = (hits, both - hits) if score == "iou" else (2 * hits, both)
+    return np.divide(above, below, out=np.ones_like(hits), where=below > 0)
 
 
 def _probabilities(points: FloatArray) -> FloatArray:

@@ -74,11 +74,7 @@ def make_pseudolabels(
 
 
 def apply_thresholds(
-    probabilities: NDArray[np.float32],
-    thresholds: NDArray[np.float32],
-    *,
-    patch: int,
-    out: NDArray[np.uint8] | None = None,
+    probabilities: NDArray[np.float32], thresholds: NDArray[np.float32], *, patch: int
 ) -> NDArray[np.uint8]:
     """Cut every patch at its threshold.
 
@@ -86,7 +82,6 @@ def apply_thresholds(
         probabilities: `(H, W)` float32, NaN invalid.
         thresholds: `(ceil(H / patch), ceil(W / patch))` float32; NaN where nothing is known.
         patch: side of a patch, px.
-        out: `(H, W)` uint8, contiguous, to write to.
 
     Returns:
         `(H, W)` uint8: 1 where p > t, strictly, 0 elsewhere; 255 where p or t is NaN.
@@ -94,7 +89,7 @@ def apply_thresholds(
     Raises:
         ValueError: the thresholds are not those of a map of this shape.
     """
-    mask = _cut(probabilities, thresholds, patch, out)
+    mask = _cut(probabilities, thresholds, patch, None)
     _mark_invalid(mask, probabilities, None)
     if np.isnan(thresholds).any():
         unknown = np.repeat(np.isnan(thresholds), patch, axis=1)[:, : mask.shape[1]]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,13 @@ from prn_cli.errors import PrnError, WeightsError, percent
 from prn_cli.maps.certain import find_padding
 from prn_cli.refinement.rows import Link
 from prn_cli.thresholding.calibration import Calibration, Evidence, expect
-from prn_cli.thresholding.decision import CUTS, ClassDecision, ClassSample, Decision, decide, decide_class_set
+from prn_cli.thresholding.decision import CUTS, ClassDecision, ClassSample, Decision, Score, decide, decide_class_set
 from prn_cli.thresholding.logit_statistics import LogitStatistics, measure, no_statistics
 from prn_cli.thresholding.sampling import MAPS, WINDOWS
 from prn_cli.workflows.survey import Drawn, MapSet, refine_window
 
 FloatMap = NDArray[np.float32]
 T = TypeVar("T")
-Score = Literal["iou", "dice"]
 
 _SCORES = {"iou": "IoU", "dice": "Dice"}
 _PIXELS = 40_000
