@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from prn_cli.errors import UsageError
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.options import Option
 from prn_cli.workflows.items import WrittenResult
@@ -149,18 +148,6 @@ class RefineOptions(MapOptions, TaskOptions, MaskOptions, RunOptions):
     dask_split: Annotated[
         float, _cluster("Refine maps of more megapixels in sections, on many workers.", metavar="MPX", least=0)
     ] = 100
-
-    def fixed_threshold(self) -> float | None:
-        """The threshold that was given; None if it is to be chosen.
-
-        Raises:
-            UsageError: one was given, with `per_image`.
-        """
-        if self.threshold is None or self.threshold == "auto":
-            return None
-        if self.per_image:
-            raise UsageError(f"--per-image with --threshold {self.threshold:g}", hint="leave one of them out")
-        return self.threshold
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,13 +140,13 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
 
 
 def _fixed_threshold(options: RefineOptions, task: Task) -> float | None:
-    """The threshold that was given; None if it is to be chosen.
-
-    Raises:
-        UsageError: one was given with `per_image`, or for several classes.
-    """
-    fixed = options.fixed_threshold()
-    if task.several and fixed not in (None, 0.5):
+    """The threshold that was given; None if it is to be chosen."""
+    fixed = options.threshold
+    if fixed is None or fixed == "auto":
+        return None
+    if options.per_image:
+        raise UsageError(f"--per-image with --threshold {fixed:g}", hint="leave one of them out")
+    if task.several and fixed != 0.5:
         raise UsageError(
             f"--threshold {fixed:g} with --task {task.name}: the greatest score counts",
             hint="give auto, or 0.5 for the classes as they are",
