@@ -35,15 +35,13 @@ def band_statistics(images: Iterable[NDArray[np.float32]]) -> tuple[tuple[float,
 
 def _pixels_of(images: Iterable[NDArray[np.float32]]) -> NDArray[np.float64]:
     """Valid pixels on a grid over each image, `(bands, n)`."""
-    return np.concatenate([_spread_pixels(image) for image in images], axis=1).astype(np.float64)
-
-
-def _spread_pixels(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Valid pixels on a grid over the image, `(bands, n)`."""
-    bands, height, width = image.shape
-    step = max(math.ceil(math.sqrt(height * width / _SAMPLE_PIXELS)), 1)
-    pixels = image[:, step // 2 :: step, step // 2 :: step].reshape(bands, -1)
-    return pixels[:, np.isfinite(pixels).all(axis=0)]
+    found = []
+    for image in images:
+        bands, height, width = image.shape
+        step = max(math.ceil(math.sqrt(height * width / _SAMPLE_PIXELS)), 1)
+        pixels = image[:, step // 2 :: step, step // 2 :: step].reshape(bands, -1)
+        found.append(pixels[:, np.isfinite(pixels).all(axis=0)])
+    return np.concatenate(found, axis=1).astype(np.float64)
 
 
 def band_range(images: Iterable[NDArray[np.float32]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
