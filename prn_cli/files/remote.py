@@ -11,7 +11,6 @@ from prn_cli.files.gdal import network_headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from urllib.request import Request
 
 _ADDRESS = re.compile(r"((?:/+vsi\w+)+/)?(https?|s3|gs|az):/+(.*)", re.DOTALL)
 _GDAL = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
@@ -119,14 +118,8 @@ def state_of(path: Path) -> State:
     if not name.startswith(_CURL):
         headers = network_headers(name)
         return State(*_size_and_time(headers), headers.get("etag", ""))
-    from http.client import HTTPException
-    from urllib.request import urlopen
-
-    try:
-        with urlopen(_request(name, "HEAD"), timeout=_TIMEOUT) as answer:
-            return State(*_size_and_time({key.lower(): value for key, value in answer.headers.items()}))
-    except (OSError, ValueError, HTTPException):  # reported when the file is opened
-        return State()
+    answer = _answer(name, "HEAD")
+    return State() if answer is None else State(*_size_and_time(answer[1]))
 
 
 def _size_and_time(headers: Mapping[str, str]) -> tuple[int, int]:
@@ -158,32 +151,32 @@ def _archive(text: str) -> Path | None:
 
 def sends_parts(path: Path) -> bool:
     """Whether a server sends parts of a file, as GDAL requests; True if unknown."""
-    from http.client import HTTPException
-    from urllib.request import urlopen
-
     name = gdal_name(path) or ""
-    if not name.startswith(_CURL):
-        return True
-    try:
-        with urlopen(_request(name, "GET", Range="bytes=0-0"), timeout=_TIMEOUT) as answer:
-            return bool(answer.status != _WHOLE)
-    except (OSError, ValueError, HTTPException):  # another fault, reported when the file is opened
-        return True
+    answer = _answer(name, "GET", Range="bytes=0-0") if name.startswith(_CURL) else None
+    return answer is None or answer[0] != _WHOLE
 
 
-def _request(name: str, method: str, **headers: str) -> Request:
-    """A request for a file. The user of its address is sent as a header, as by GDAL."""
+def _answer(name: str, method: str, **headers: str) -> tuple[int, dict[str, str]] | None:
+    """Status and headers, with names in lower case, of a file on a server; None if it does not give them.
+
+    The user of the address is sent as a header, as by GDAL.
+    """
     from base64 import b64encode
+    from http.client import HTTPException
     from urllib.parse import unquote_to_bytes
-    from urllib.request import Request
+    from urllib.request import Request, urlopen
 
     address = name.removeprefix(_CURL)
-    request = Request(_USER.sub("", address, count=1), method=method, headers=headers)
     user = _USER.search(address)
-    if user is not None:
-        known = b64encode(unquote_to_bytes(user[0].removesuffix("@"))).decode()
-        request.add_unredirected_header("Authorization", f"Basic {known}")
-    return request
+    try:
+        request = Request(_USER.sub("", address, count=1), method=method, headers=headers)
+        if user is not None:
+            known = b64encode(unquote_to_bytes(user[0].removesuffix("@"))).decode()
+            request.add_unredirected_header("Authorization", f"Basic {known}")
+        with urlopen(request, timeout=_TIMEOUT) as answer:
+            return answer.status, {key.lower(): value for key, value in answer.headers.items()}
+    except (OSError, ValueError, HTTPException):  # reported when the file is opened
+        return None
 
 
 def _unfolded(text: str) -> str:
