@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TextIO, TypeVar, overload
@@ -249,8 +250,9 @@ def pair_by_stem(
     if len(offered) < len(wanted):
         owned = {_composed(path.stem) for path in inputs}
         left = {stem: name for stem, name in zip(stems, partners, strict=True) if stem not in owned}
-        offered |= _by_case(wanted.keys() - offered.keys(), left)
-        offered |= _by_role(wanted.keys() - offered.keys(), owned, left)
+        missing = wanted.keys() - offered.keys()
+        offered |= _alike(missing, missing, left, str.casefold)
+        offered |= _alike(wanted.keys() - offered.keys(), owned, left, partial(_ROLE.sub, ""))
     matched = tuple((path, offered[stem]) for stem, path in wanted.items() if stem in offered)
     for path, partner in () if same_allowed else matched:
         if path == partner or (path.exists() and partner.exists() and path.samefile(partner)):
@@ -330,18 +332,11 @@ def _composed(stem: str) -> str:
     return stem if stem.isascii() else unicodedata.normalize("NFC", stem)
 
 
-def _by_case(missing: Set[str], left: Mapping[str, str]) -> dict[str, Path]:
-    """The partners of stems that have none, where a single one of those left differs in case alone."""
-    alike: dict[str, list[str]] = {}
-    for stem in [*missing, *left]:
-        alike.setdefault(stem.casefold(), []).append(stem)
-    pairs = (stems for stems in alike.values() if len(stems) == 2 and stems[0] in missing and stems[1] not in missing)
-    return {mine: Path(left[other]) for mine, other in pairs}
-
-
-def _by_role(missing: Set[str], owned: Set[str], left: Mapping[str, str]) -> dict[str, Path]:
-    """The partners of stems that have none, where one input and one of those left share a name without its role."""
-    mine, theirs = _by_name(owned), _by_name(left)
+def _alike(
+    missing: Set[str], inputs: Iterable[str], left: Mapping[str, str], key: Callable[[str], str]
+) -> dict[str, Path]:
+    """The partners of stems that have none, where one of the inputs and one of those left have the same key."""
+    mine, theirs = _grouped(inputs, key), _grouped(left, key)
     pairs = ((stems, theirs.get(name, [])) for name, stems in mine.items())
     return {
         stems[0]: Path(left[others[0]])
@@ -350,10 +345,10 @@ def _by_role(missing: Set[str], owned: Set[str], left: Mapping[str, str]) -> dic
     }
 
 
-def _by_name(stems: Iterable[str]) -> dict[str, list[str]]:
+def _grouped(stems: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for stem in stems:
-        found.setdefault(_ROLE.sub("", stem), []).append(stem)
+        found.setdefault(key(stem), []).append(stem)
     return found
 
 
