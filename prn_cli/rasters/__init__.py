@@ -6,7 +6,6 @@ masks are uint8 `(H, W)`: 0 background, 1 foreground, 255 ignore or invalid.
 
 from __future__ import annotations
 
-from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.rasters.base import TIFF_SUFFIXES, Raster
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.images import MapImage, common_bands
@@ -26,7 +25,7 @@ from prn_cli.rasters.pairs import (
 from prn_cli.rasters.palettes import Palette, class_names, read_palette
 from prn_cli.rasters.raster import WRITTEN_SUFFIXES, check_file, create_raster, is_whole, open_raster, tiff_suffix
 from prn_cli.rasters.reading import open_map, read_label, resolve
-from prn_cli.rasters.roles import InputKind, Kind, Reading, Role
+from prn_cli.rasters.roles import Kind, Reading
 from prn_cli.rasters.scores import ClassScoreMap, ScoreMap
 from prn_cli.rasters.valid import count_reasons
 from prn_cli.rasters.writing import RasterWriter
@@ -37,7 +36,6 @@ __all__ = [
     "ClassNumbers",
     "ClassScoreMap",
     "GeoTags",
-    "InputKind",
     "Kind",
     "LabelMap",
     "MapImage",
@@ -46,7 +44,6 @@ __all__ = [
     "Raster",
     "RasterWriter",
     "Reading",
-    "Role",
     "ScoreMap",
     "can_tell_invalid",
     "check_file",
@@ -63,7 +60,6 @@ __all__ = [
     "find_valid_masks",
     "image_files",
     "is_whole",
-    "logit",
     "mask_nodata",
     "open_map",
     "open_raster",
@@ -71,7 +67,6 @@ __all__ = [
     "read_label",
     "read_palette",
     "resolve",
-    "sigmoid",
     "tiff_suffix",
     "two_kinds_of_labels",
     "with_bands",

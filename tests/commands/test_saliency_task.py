@@ -11,8 +11,9 @@ import pytest
 import rasterio
 from PIL import Image
 
+from prn_cli.maps.probabilities import sigmoid
 from prn_cli.metrics.saliency import max_f, measure_saliency, s_measure
-from prn_cli.rasters import Reading, open_map, sigmoid
+from prn_cli.rasters import Reading, open_map
 
 NAMES = ("a", "b", "c")
 

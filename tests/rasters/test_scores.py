@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prn_cli.errors import InputError, UsageError
+from prn_cli.maps.probabilities import logit, sigmoid
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters import Reading, logit, open_map, open_raster, resolve, sigmoid
+from prn_cli.rasters import Reading, open_map, open_raster, resolve
 
 RNG = np.random.default_rng(5)
 LOGITS = RNG.normal(0, 4, (30, 40)).astype(np.float32)
