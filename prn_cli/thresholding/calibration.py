@@ -127,10 +127,9 @@ class Evidence:
             maps = int(record["maps"])
         except (KeyError, TypeError) as error:
             raise ValueError("no evidence of labelled maps") from error
-        shapes = (precision.shape, information.shape, bits.shape) == ((2, 2), (2,), (cuts,))
-        if not shapes or not np.isfinite([*precision.ravel(), *information]).all():
-            raise ValueError("no evidence of labelled maps")
-        if np.linalg.eigvalsh(precision).min() < -1e-3:
+        fits = (precision.shape, information.shape, bits.shape) == ((2, 2), (2,), (cuts,))
+        fits = fits and bool(np.isfinite([*precision.ravel(), *information]).all())
+        if not fits or np.linalg.eigvalsh(precision).min() < -1e-3:
             raise ValueError("no evidence of labelled maps")
         return cls(precision, information, bits.astype(bool), maps)
 

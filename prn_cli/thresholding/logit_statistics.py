@@ -173,15 +173,7 @@ def _cell_gradients(logits: FloatMap, height: int, width: int) -> tuple[FloatMap
 
 @cache
 def _runs_of_keys() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where runs of keys of one bin start, and which bin that is."""
-    bins = _bins_of_keys()
-    starts = np.flatnonzero(np.diff(bins, prepend=-1))
-    return starts, bins[starts]
-
-
-@cache
-def _bins_of_keys() -> NDArray[np.intp]:
-    """`(65536,)`: the bin of every upper half of a float32; `BINS` for NaN."""
+    """Where runs of keys, the upper halves of float32, of one bin start, and which bin that is; `BINS` for NaN."""
     bits = np.arange(1 << 16, dtype=np.uint32) << 16
     smallest = bits.view(np.float32)  # in magnitude
     with np.errstate(invalid="ignore"):
@@ -191,7 +183,8 @@ def _bins_of_keys() -> NDArray[np.intp]:
     bins[smallest == 0] = BINS // 2 - 1  # a logit of 0 is not above a threshold of 0.5
     bins[smallest == np.inf], bins[smallest == -np.inf] = BINS - 1, 0
     bins[np.isnan(smallest)] = BINS
-    return bins
+    starts = np.flatnonzero(np.diff(bins, prepend=-1))
+    return starts, bins[starts]
 
 
 _UPPER_HALF = 1 if np.little_endian else 0
