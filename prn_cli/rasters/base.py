@@ -131,6 +131,13 @@ class Raster(Closing):
         """
         return self._read(self._inside(window))
 
+    def native(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """A type of numbers in native byte order; refuses all but bool, integers and floats of at most 64 bits."""
+        if dtype.kind not in "buif" or dtype.itemsize > 8:
+            message = f"numbers of type {dtype}, expected integers or floats of at most 64 bits"
+            raise self.error(message, "save the map as float32")
+        return dtype.newbyteorder("=")
+
     @property
     def greatest(self) -> int:
         """The greatest number that an integer can be here."""
@@ -215,21 +222,6 @@ class DecodedRaster(Raster):
         """Free the pixels."""
         super().close()
         self._pixels = None
-
-
-def check_dtype(dtype: np.dtype[Any], path: Path) -> np.dtype[Any]:
-    """The type in native byte order.
-
-    Raises:
-        InputError: it is neither bool nor integer nor float of at most 64 bits.
-    """
-    if dtype.kind not in "buif" or dtype.itemsize > 8:
-        raise InputError(
-            f"numbers of type {dtype}, expected integers or floats of at most 64 bits",
-            hint="save the map as float32",
-            path=path,
-        )
-    return dtype.newbyteorder("=")
 
 
 def holds(dtype: np.dtype[Any], value: float) -> bool:

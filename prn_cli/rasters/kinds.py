@@ -370,7 +370,7 @@ def _sample_of(raster: Raster, reading: Reading) -> _Sample:
     if sample.high < sample.low and certain_alone:
         sample.low, sample.high = -CERTAIN, CERTAIN  # infinite throughout: logits of a hard mask
     if sample.high < sample.low:
-        raise no_valid_pixel(raster.path)
+        raise no_valid_pixel(raster)
     if raster.dtype.kind == "f" and sample.count >= _TELLING and 0 <= sample.low < 0.5 < sample.high <= 1:
         sample.soft = raster.path
     sample.check()

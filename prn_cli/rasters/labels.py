@@ -46,7 +46,7 @@ class LabelMap(ValidMap):
         self._ignored = self._to_ignore(numbers)
         numbers -= self._ignored
         if not numbers:
-            raise no_valid_pixel(self.path)
+            raise no_valid_pixel(self.raster)
         self._understand(numbers)
 
     def _palette_of(self, numbers: set[float]) -> NDArray[np.uint8] | None:  # noqa: ARG002

@@ -9,15 +9,14 @@ import threading
 import warnings
 import zipfile
 from functools import lru_cache
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import InputError, UsageError
+from prn_cli.errors import UsageError
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters.base import DecodedRaster, Raster, check_dtype
+from prn_cli.rasters.base import DecodedRaster, Raster
 
 # Files of Python 2 are read like all others.
 warnings.filterwarnings("ignore", "Reading `.npy` or `.npz` file required additional header parsing", UserWarning)
@@ -50,7 +49,7 @@ class NpyRaster(Raster):
     def _open(self) -> None:
         self._file = self.path.open("rb", buffering=0)
         self._lock = threading.Lock()
-        header = _read_header(self._file, self.path)
+        header = _read_header(self._file, self)
         start, stored = self._file.tell(), os.fstat(self._file.fileno()).st_size
         if stored < start + header.size:
             raise self.error(
@@ -58,7 +57,7 @@ class NpyRaster(Raster):
                 f"{start + header.size}",
                 "write or copy it again",
             )
-        self.dtype = check_dtype(header.dtype, self.path)
+        self.dtype = self.native(header.dtype)
         self._stored, self._start = header.dtype, start
         # Where each pixel lies: the strides of a view without data.
         order = "F" if header.fortran else "C"
@@ -107,9 +106,9 @@ class NpzRaster(DecodedRaster):
 
     def _open(self) -> None:
         with zipfile.ZipFile(self.path) as archive:
-            self._member = _choose(archive, self.key, self.path)
+            self._member = _choose(archive, self)
             with archive.open(self._member) as file:
-                header = _read_header(file, self.path)
+                header = _read_header(file, self)
                 start = file.tell()
             stored = archive.getinfo(self._member).file_size
         if stored != start + header.size:
@@ -117,7 +116,7 @@ class NpzRaster(DecodedRaster):
                 f"damaged: '{self._member}' has {stored} bytes, and its shape {header.shape} and type {header.dtype} "
                 f"need {start + header.size}"
             )
-        self.dtype = check_dtype(header.dtype, self.path)
+        self.dtype = self.native(header.dtype)
         self.decoded_bytes = header.size
         self.bands, self.height, self.width = _bands_first(np.broadcast_to(np.uint8(0), header.shape)).shape
 
@@ -128,35 +127,28 @@ class NpzRaster(DecodedRaster):
         return _bands_first(array)
 
 
-def _read_header(file: IO[bytes], path: Path) -> _Header:
+def _read_header(file: IO[bytes], raster: Raster) -> _Header:
     """The header of the `.npy` array that begins here, checked; the file is left at its first pixel."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):  # 3.0 is written for structured types only
-        raise InputError(
-            f".npy of version {version[0]}.{version[1]}, expected 1.0 or 2.0", hint="save a float32 array", path=path
-        )
+        raise raster.error(f".npy of version {version[0]}.{version[1]}, expected 1.0 or 2.0", "save a float32 array")
     length = file.read(2 if version == (1, 0) else 4)
     size = int.from_bytes(length, "little")
     if size > _LONGEST_HEADER:
-        raise InputError(
-            f"damaged: a header of {size} bytes, expected at most {_LONGEST_HEADER}", hint="write it again", path=path
-        )
+        raise raster.error(f"damaged: a header of {size} bytes, expected at most {_LONGEST_HEADER}")
     header = _Header(*_parse_header(version, length + file.read(size)))
     if header.dtype.hasobject:
-        raise InputError(
+        raise raster.error(
             "holds pickled Python objects, expected an array of numbers",
-            hint="save it as a float32 array: numpy.save(path, array.astype('float32'))",
-            path=path,
+            "save it as a float32 array: numpy.save(path, array.astype('float32'))",
         )
-    check_dtype(header.dtype, path)
+    raster.native(header.dtype)
     if any(length < 1 for length in header.shape):
-        raise InputError(f"no pixels: shape {header.shape}", hint="write it again with data", path=path)
+        raise raster.error(f"no pixels: shape {header.shape}", "write it again with data")
     batch_or_depth = len(header.shape) == 4 and 1 in header.shape[:2]
     if len(header.shape) not in (2, 3) and not batch_or_depth:
-        raise InputError(
-            f"shape {header.shape}, expected (H, W), (1, H, W), (H, W, 1) or (C, H, W)",
-            hint="save one map a file",
-            path=path,
+        raise raster.error(
+            f"shape {header.shape}, expected (H, W), (1, H, W), (H, W, 1) or (C, H, W)", "save one map a file"
         )
     return header
 
@@ -174,19 +166,19 @@ def _strides(header: _Header, order: str) -> list[int]:
     return steps if order == "F" else steps[::-1]
 
 
-def _choose(archive: zipfile.ZipFile, key: str | None, path: Path) -> str:
+def _choose(archive: zipfile.ZipFile, raster: Raster) -> str:
+    key = raster.key
     members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
     listed = ", ".join(f"'{name}'" for name in list(members)[:8]) + (", …" if len(members) > 8 else "") or "none"
     if key is not None and key not in members:
-        raise InputError(f"no array '{key}', found {listed}", hint="give another --key", path=path)
+        raise raster.error(f"no array '{key}', found {listed}", "give another --key")
     if key is None and not members:
-        raise InputError("no array in it", hint="save one with numpy.savez_compressed", path=path)
+        raise raster.error("no array in it", "save one with numpy.savez_compressed")
     if key is None:
         key = _NNUNET_KEY if _NNUNET_KEY in members or len(members) > 1 else next(iter(members))
     if key not in members:
-        raise UsageError(
-            f"{len(members)} arrays: {listed}", hint="name one with --key; of labels, save one a file", path=path
-        )
+        hint = "name one with --key; of labels, save one a file"
+        raise UsageError(f"{len(members)} arrays: {listed}", hint=hint, path=raster.path)
     return members[key]
 
 

@@ -16,7 +16,7 @@ from prn_cli.errors import InputError, reason
 from prn_cli.files.gdal import import_rasterio, network_env
 from prn_cli.files.remote import gdal_name, sends_parts, state_of, text_without_secrets
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters.base import Raster, check_dtype
+from prn_cli.rasters.base import Raster
 from prn_cli.rasters.geo import GeoTags
 from prn_cli.rasters.tiff import geo_tags
 
@@ -58,7 +58,7 @@ class RemoteRaster(Raster):
         enums = self._rasterio.enums
         if len(set(file.dtypes)) > 1:
             raise InputError(f"bands of {', '.join(file.dtypes)}, expected one type", path=self.path)
-        self.dtype = check_dtype(np.dtype(file.dtypes[0]), self.path)
+        self.dtype = self.native(np.dtype(file.dtypes[0]))
         self.height, self.width, self.nodata = file.height, file.width, file.nodata
         self._alpha = file.count == 2 and file.colorinterp[1] == enums.ColorInterp.alpha
         self._mask = not self._alpha and enums.MaskFlags.per_dataset in file.mask_flag_enums[0]

@@ -82,7 +82,7 @@ class ScoreMap(ValidMap):
         if valid.any():
             self._seen_valid = True
         elif window is None:
-            raise no_valid_pixel(self.path)
+            raise no_valid_pixel(self.raster)
         return scores
 
     def reasons(self, window: Window | None = None) -> Reasons:
@@ -100,7 +100,7 @@ class ScoreMap(ValidMap):
             InputError: none had.
         """
         if not self._seen_valid:
-            raise no_valid_pixel(self.path)
+            raise no_valid_pixel(self.raster)
 
     def _settled(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Finite logits, see `prn_cli.maps.certain`; where a softmax is undefined is invalid."""

@@ -282,9 +282,8 @@ def _open_mask(raster: Raster, path: Path) -> Raster:
     mask = MaskRaster(path, max_pixels=raster.max_pixels)
     if (mask.height, mask.width) != (raster.height, raster.width):
         mask.close()
-        raise InputError(
+        raise mask.error(
             f"a mask of {mask.height}×{mask.width} pixels beside a map of {raster.height}×{raster.width}",
-            hint="write the two again, or move it away",
-            path=path,
+            "write the two again, or move it away",
         )
     return mask

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from prn_cli.errors import InputError, reason
 from prn_cli.execution.cores import core_count
 from prn_cli.maps.tiles import Window
-from prn_cli.rasters.base import Raster, check_dtype, holds
+from prn_cli.rasters.base import Raster, holds
 from prn_cli.rasters.coded import CLAIMED, lerc_bands, lerc_has_invalid
 from prn_cli.rasters.directories import check_directories
 from prn_cli.rasters.geo import (
@@ -40,21 +40,8 @@ logging.getLogger("tifffile").propagate = False
 _ORIENTATION, _NODATA = 274, 42113
 _LERC, _LERC_PARAMETERS = 34887, 50674
 _PLAINER = "write it again (gdal_translate -co COMPRESS=DEFLATE)"
-_TAGS_THAT_MATTER = {
-    *range(254, 260),
-    262,
-    266,
-    273,
-    _ORIENTATION,
-    *range(277, 280),
-    284,
-    317,
-    *range(322, 326),
-    338,
-    339,
-    _NODATA,
-}
-_TAGS_THAT_MATTER |= set(TAG_TYPES)
+_STRUCTURE = {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, *range(322, 326), 338, 339}
+_TAGS_THAT_MATTER = {*_STRUCTURE, _ORIENTATION, _NODATA, *TAG_TYPES}
 _MOST_PADDING = 4  # image codecs pad to whole blocks
 _OVERVIEW, _MASK = 1, 4  # bits of NewSubfileType
 _MASK_OF_ALL = re.compile(r'"INTERNAL_MASK_FLAGS_1"[^>]*>\s*(?:2|3|6|7|1[01]|1[45])\s*<')
@@ -196,7 +183,7 @@ class _Page:
                 f"samples of {page.bitspersample} bits in format {page.sampleformat}, expected integers or floats",
                 "save the map as float32",
             )
-        self.dtype = check_dtype(np.dtype(page.dtype), self._raster.path)
+        self.dtype = self._raster.native(np.dtype(page.dtype))
         if self.dtype.kind == "b":
             self.dtype = np.dtype(np.uint8)
         if int(page.compression) not in _COMPRESSIONS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,10 +166,6 @@ def _equals_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     return np.asarray(values == rounded)
 
 
-def no_valid_pixel(path: Path) -> InputError:
+def no_valid_pixel(raster: Raster) -> InputError:
     """The error of a map in which every pixel is NaN, nodata or masked."""
-    return InputError(
-        "no valid pixel: all are NaN, nodata or masked",
-        hint="leave this file out, or check --nodata",
-        path=path,
-    )
+    return raster.error("no valid pixel: all are NaN, nodata or masked", "leave this file out, or check --nodata")
