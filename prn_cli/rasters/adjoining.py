@@ -36,11 +36,7 @@ class Ground:
 
 
 def find_scenes(grounds: Mapping[K, Ground]) -> list[dict[K, tuple[int, int]]]:
-    """Which rasters adjoin, side by side on one grid.
-
-    Returns:
-        The scenes, of one raster or more: the row and column of each raster on the scene's grid.
-    """
+    """The scenes of rasters, one or more side by side on one grid: the row and column of each on the scene's grid."""
     return [scene for members in _grids(grounds) for scene in _scenes(members, grounds)]
 
 

@@ -143,13 +143,8 @@ class _Nearest(_View):
 def align(image: Raster, like: Raster, *, any_shape: bool = False) -> tuple[Raster, Axis, Axis]:
     """The image, perhaps crossed, with the rows and columns of a map on its own.
 
-    Args:
-        image: the image.
-        like: the map.
-        any_shape: without a georeference, the image may have another shape than the map.
-
-    Raises:
-        InputError: the image has another shape, lies elsewhere, or is turned by no right angle.
+    Refuses an image that lies elsewhere or is turned by no right angle; without a georeference, one of another shape,
+    unless that may be.
     """
     found = _on_the_ground(image, like)
     if found is not None:
@@ -163,10 +158,8 @@ def align(image: Raster, like: Raster, *, any_shape: bool = False) -> tuple[Rast
 def lay_on(raster: Raster, like: Raster) -> Raster:
     """A raster on the grid of a map, by nearest neighbour where both are georeferenced.
 
-    The same raster if its grid is the map's, or if one has no georeference and both are of one size.
-
-    Raises:
-        InputError: it has another size, lies elsewhere, or does not cover the map.
+    The same raster if its grid is the map's, or if one has no georeference and both are of one size. Refuses one of
+    another size, one that lies elsewhere, and one that does not cover the map.
     """
     same_place = raster.geo == like.geo and (raster.height, raster.width) == (like.height, like.width)
     found = None if same_place else _on_the_ground(raster, like)

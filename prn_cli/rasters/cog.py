@@ -32,10 +32,6 @@ class CogWriter(TiffWriter):
     """A cloud-optimised GeoTIFF being written: tiles of 512 px, deflate, overviews down to a tile.
 
     Overviews of a mask hold its values (mode), those of soft maps means.
-
-    Raises:
-        UsageError: an unknown creation option.
-        MissingExtraError: rasterio is not installed.
     """
 
     def __init__(self, target: Target) -> None:
@@ -65,11 +61,7 @@ class CogWriter(TiffWriter):
 
 
 def cog_options(dtype: np.dtype[Any], options: Mapping[str, str]) -> dict[str, str]:
-    """Creation options of GDAL's COG driver: those given, and defaults.
-
-    Raises:
-        UsageError: an unknown option or value.
-    """
+    """Creation options of GDAL's COG driver: those given, and defaults."""
     soft = dtype.kind == "f"
     defaults = {
         "COMPRESS": "DEFLATE",

@@ -16,17 +16,10 @@ _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 
 
 def check_directories(path: Path) -> list[set[int]]:
-    """Check that the chain of directories ends, and that their tags claim no more bytes than the file has.
+    """Check a TIFF: the chain of directories ends, and their tags claim no more bytes than the file has.
 
     Values of valid tags do not overlap. Ten thousand tags that all name the same ten megabytes would keep a reader busy
-    for an hour.
-
-    Returns:
-        The codes of the tags of each page.
-
-    Raises:
-        InputError: they do not, they claim more, or this is no TIFF.
-        OSError: the file cannot be read.
+    for an hour. Returns the codes of the tags of each page.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size

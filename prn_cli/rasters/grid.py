@@ -67,10 +67,7 @@ class Grid:
 def grid_of(geo: GeoTags | None) -> Grid:
     """The grid that GDAL reads from the georeferencing of a map; pixels if there is none.
 
-    Raises:
-        InputError: the map is georeferenced by control points or rational polynomials, which is no grid, or its
-            coordinate system is not understood.
-        MissingExtraError: there is a georeference, and rasterio is not installed.
+    Refuses control points and rational polynomials, which are no grid, and coordinate systems that are not understood.
     """
     if geo is None or not {PIXEL_SCALE, TIEPOINTS, TRANSFORMATION, RPC_COEFFICIENTS} & set(geo.tags):
         return Grid()
@@ -83,13 +80,7 @@ def grid_of(geo: GeoTags | None) -> Grid:
 
 
 def same_ground(geo: GeoTags, other: GeoTags, places: Floats) -> bool:
-    """Whether two systems that are written differently give some places the same coordinates.
-
-    Args:
-        geo: in one system.
-        other: in the other.
-        places: `(2, n)` coordinates in the first.
-    """
+    """Whether two systems give places, `(2, n)` coordinates in the first, the same coordinates up to rounding."""
     try:
         rasterio = import_rasterio("comparing coordinate systems")
         found = rasterio.warp.transform(_read_by_gdal(geo)[1], _read_by_gdal(other)[1], *places)

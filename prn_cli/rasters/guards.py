@@ -22,11 +22,7 @@ _FEW_CHANNELS_LAST, _MOST_CHANNELS_LAST = 4, 32
 
 
 def check_stored(raster: Raster) -> None:
-    """Refuse rasters that no role can use.
-
-    Raises:
-        InputError: the shape is that of channels last, or the rows are stored in another orientation than upright.
-    """
+    """Refuse what no role can use: channels that come last, and rows in another orientation than upright."""
     _, height, width = shape = raster.bands, raster.height, raster.width
     few = (width <= _FEW_CHANNELS_LAST and raster.bands > 2 * width) or width <= _MOST_CHANNELS_LAST < height
     square = raster.bands == height > _MOST_CHANNELS_LAST and width != height
@@ -44,23 +40,14 @@ def check_stored(raster: Raster) -> None:
 
 
 def check(role: GuardedRole, raster: Raster, reading: Reading) -> None:
-    """Refuse a raster that cannot be used in a role.
-
-    Raises:
-        InputError: see the guards.
-        UsageError: the options do not fit the file.
-    """
+    """Refuse a raster that cannot be used in a role, or by these options."""
     for guard, roles in GUARDS:
         if role in roles:
             guard(role, raster, reading)
 
 
 def check_same_size(raster: Raster, other: Raster) -> None:
-    """Check that a raster has the height and width of another.
-
-    Raises:
-        InputError: it has not.
-    """
+    """Refuse a raster whose height and width are not those of another."""
     if (raster.height, raster.width) != (other.height, other.width):
         raise raster.error(
             f"{raster.height}×{raster.width} pixels, expected {other.height}×{other.width} as in {other.path}",

@@ -131,11 +131,7 @@ class MapImage(ValidMap):
         result[:] = resampled(values) / share  # the others are made of what is valid in them
 
     def check_valid(self) -> None:
-        """Check that the image has a valid pixel. What was not read yet is, until one is found.
-
-        Raises:
-            InputError: it has none.
-        """
+        """Check that the image has a valid pixel. What was not read yet is, until one is found."""
         bands = row_bands(self.height, self.width)
         while not self._seen_valid:
             window = next(bands, None)
@@ -162,12 +158,7 @@ class MapImage(ValidMap):
 
 
 def common_bands(paths: Iterable[str | os.PathLike[str]]) -> int:
-    """The number of bands of the images of a set: the most common one but 1, since grey ones may be among others.
-
-    Raises:
-        InputError: none can be read.
-        UsageError: none can as the options stand.
-    """
+    """The number of bands of the images of a set: the most common one but 1, since grey ones may be among others."""
     counts = Counter(read_each(paths, _bands, none="no images", suffixes=IMAGE_SUFFIXES))
     coloured = Counter({bands: count for bands, count in counts.items() if bands > 1})
     return (coloured or counts).most_common(1)[0][0]

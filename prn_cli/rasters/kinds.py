@@ -83,8 +83,7 @@ def resolve(
 def with_bands(reading: Reading, paths: Sequence[_Path]) -> Reading:
     """The reading of a set whose kind is known, with the number of bands that all of its files must have.
 
-    Raises:
-        InputError: they have two, which are to be read as a softmax pair, but their logits can be none.
+    Refuses two bands of logits that can be no softmax pair, as which they would be read.
     """
     try:
         known = replace(reading, bands=count_bands(paths, reading))
@@ -97,22 +96,12 @@ def with_bands(reading: Reading, paths: Sequence[_Path]) -> Reading:
 
 
 def count_bands(paths: Sequence[_Path], reading: Reading = AS_DECLARED) -> int:
-    """The number of bands of the first of these files that can be opened.
-
-    Raises:
-        InputError: none can.
-        UsageError: none can with these options.
-    """
+    """The number of bands of the first of these files that can be opened."""
     return next(read_each(paths, lambda raster: raster.bands, reading, none="no files, expected at least one"))
 
 
 def count_classes(paths: Sequence[_Path], reading: Reading = AS_DECLARED) -> int:
-    """The number of classes of maps with a band per class, by the first that can be opened.
-
-    Raises:
-        InputError: none can.
-        UsageError: it has one band.
-    """
+    """The number of classes of maps with a band per class, at least two, by the first that can be opened."""
     bands = count_bands(paths, reading)
     if bands < 2:
         raise UsageError("--task multiclass on maps of 1 band, expected one a class", hint="leave --task out")
@@ -204,11 +193,7 @@ class _Sample:
         return kinds == ("f", "f") or (kinds[0] == kinds[1] and self.dtype.itemsize == other.dtype.itemsize)
 
     def is_mask(self) -> bool:
-        """Whether these are masks.
-
-        Raises:
-            InputError: they are, but some of 0 and 1 and others of 0 and 255, so that 255 could mean two things.
-        """
+        """Whether these are masks. Refuses those of 0 and 1 beside those of 0 and 255: 255 could mean two things."""
         if self.dtype.kind == "f":
             return self.two_values and (self.low, self.high) == (0, 1)
         found = set().union(*self.sets)
@@ -223,21 +208,13 @@ class _Sample:
         return True
 
     def check(self) -> None:
-        """Check that the values can be scores.
-
-        Raises:
-            InputError: some stand for missing data, and nothing says so.
-        """
+        """Refuse values that stand for missing data where nothing says so."""
         for value in (self.low, self.high):
             if self.dtype.kind in "fi" and abs(value) > CERTAIN * (self.scale or 1):
                 raise unlikely_logit(value, self.path)
 
     def kind(self) -> InputKind:
-        """The kind of scores.
-
-        Raises:
-            InputError: the values could mean more than one thing, or are a mask.
-        """
+        """The kind of scores. Refuses masks, and values that could mean more than one thing."""
         floats = self.dtype.kind == "f"
         if self.scale is None and self.is_mask():
             raise self._ambiguous("a mask of two values and not a score map", "mask, to refine it all the same")
@@ -308,11 +285,7 @@ class _Sample:
         return "" if scale is None else f"; or --scale {scale} for probabilities times {scale}"
 
     def check_pair(self) -> None:
-        """Check that two bands can be the logits of a softmax pair: as one rises, the other falls.
-
-        Raises:
-            InputError: they cannot.
-        """
+        """Refuse two bands that cannot be the logits of a softmax pair: as one rises, the other falls."""
         first, second = np.concatenate(self.pairs or [np.zeros((2, 0))], axis=1).astype(np.float64)
         if not first.any() or np.abs(np.logaddexp(first, second)).max() < ROUNDING:  # background of 0; log-softmax
             return

@@ -59,11 +59,7 @@ class LabelMap(ValidMap):
 
     @abstractmethod
     def _understand(self, numbers: set[float]) -> None:
-        """Take note of the values that count.
-
-        Raises:
-            InputError: they are no label's.
-        """
+        """Take note of the values that count, or refuse them as no label's."""
 
     @abstractmethod
     def _meaning(self, values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -266,11 +262,7 @@ class ClassNumbers(LabelMap):
         self.numbers = sorted(int(number) for number in numbers)
 
     def check_below(self, classes: int) -> None:
-        """Check that all numbers are below the number of classes.
-
-        Raises:
-            InputError: one is not.
-        """
+        """Refuse numbers that are not below the number of classes."""
         if self.numbers[-1] >= classes:
             raise self.raster.error(
                 f"class {self.numbers[-1]}, expected 0 to {classes - 1}, or {IGNORE} to ignore",
@@ -288,9 +280,6 @@ def two_kinds_of_labels(foregrounds: Mapping[Path, int | None]) -> InputError | 
     """The error of a set whose foreground is 1 in some labels and 255 in others; None if it is the same in all.
 
     In a set of 0 and 1, 255 mostly means ignore, and in a file without a 1 nothing else tells.
-
-    Args:
-        foregrounds: of each label, its `BinaryMap.foreground`.
     """
     ones, others = (sorted(path for path, number in foregrounds.items() if number == kind) for kind in (1, 255))
     if not ones or not others:

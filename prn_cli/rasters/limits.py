@@ -21,18 +21,9 @@ _BYTES_PER_BYTE = 200  # of what is decoded in one piece, and so costs memory
 def check_pixels(
     height: int, width: int, bands: int, *, stored: int, path: Path, max_pixels: int | None = None
 ) -> None:
-    """Check that a map is not larger than its file can plausibly hold, or than `max_pixels` allows.
+    """Refuse a map that is larger than its file of `stored` bytes can plausibly hold, or than `max_pixels` allows.
 
-    Args:
-        height: rows.
-        width: columns.
-        bands: number of bands, each counts.
-        stored: bytes of the file.
-        path: the file.
-        max_pixels: upper limit, all bands together.
-
-    Raises:
-        InputError: it is larger.
+    The pixels of all bands count.
     """
     pixels = height * width * bands
     what = f"{height}×{width} pixels" + (f" in {bands} bands" if bands > 1 else "")
@@ -47,16 +38,9 @@ def check_pixels(
 
 
 def check_block(size: int, *, stored: int, path: Path, max_pixels: int | None = None) -> None:
-    """Check that a block decoded in one piece fits into memory and is in proportion to its stored bytes.
+    """Refuse a block, decoded in one piece, that does not fit into memory, or is out of proportion to its stored bytes.
 
-    Args:
-        size: bytes of the decoded values.
-        stored: bytes they are decoded from.
-        path: the file.
-        max_pixels: if set, the file is trusted up to there, and proportion is not checked.
-
-    Raises:
-        InputError: it is too large.
+    With `max_pixels`, the file is trusted up to there, and proportion is not checked.
     """
     check_memory(size, path)
     if not max_pixels and size > max(_SMALL_BLOCK, stored * _BYTES_PER_BYTE):
@@ -64,11 +48,7 @@ def check_block(size: int, *, stored: int, path: Path, max_pixels: int | None = 
 
 
 def check_memory(size: int, path: Path) -> None:
-    """Check that this machine's memory holds `size` bytes.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Refuse what needs more bytes than this machine's memory has."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf

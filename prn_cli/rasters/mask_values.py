@@ -17,11 +17,7 @@ _FOREGROUNDS = {foreground for _, foreground in MASK_VALUES}
 
 
 def mask_nodata(values: tuple[int, int]) -> int:
-    """The nodata value of a mask with these values of background and foreground.
-
-    Raises:
-        UsageError: masks are not written with these values.
-    """
+    """The nodata value of a mask with these values of background and foreground: 0 and 255, or 0 and 1."""
     if values not in MASK_VALUES:
         raise UsageError(f"mask values {values[0]},{values[1]}, expected 0,255 or 0,1", hint="give other --values")
     return MASK_VALUES[values]

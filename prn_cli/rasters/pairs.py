@@ -112,11 +112,7 @@ class Partners:
         return replace(self, folder=Path(folder), found=dict(pairs.matched))
 
     def of(self, path: Path) -> Path | None:
-        """The partner of a map; None if there is no folder of them.
-
-        Raises:
-            InputError: the folder has none for this map.
-        """
+        """The partner of a map, which is refused if the folder has none for it; None if there is no folder."""
         if self.folder is not None and path not in self.found:
             others = [other.name for other in _of_other_suffixes(self.folder, [path.stem])]
             but = f", but {' and '.join(others)}, passed over by its suffix" if others else ""
@@ -152,11 +148,7 @@ def find_references(inputs: Sequence[Path], place: _Path | None, part: Sequence[
 
 
 def image_files(folder: _Path) -> list[Path]:
-    """All images of a folder, by name; the file itself, if it is one.
-
-    Raises:
-        InputError: the folder is missing or has none.
-    """
+    """All images of a folder, by name, and at least one; the file itself, if it is one."""
     folder = Path(folder)
     if folder.is_file():
         return [folder]
@@ -279,11 +271,7 @@ def spread(files: Sequence[T], most: int) -> list[T]:
 
 
 def check_stems(paths: Iterable[Path]) -> None:
-    """Refuse files of one stem: their outputs could not be paired with anything.
-
-    Raises:
-        InputError: naming two of them.
-    """
+    """Refuse files of one stem: their outputs could not be paired with anything."""
     _by_stem((_composed(path.stem), path) for path in paths)
 
 

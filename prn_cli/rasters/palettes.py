@@ -30,9 +30,6 @@ def read_palette(path: str | os.PathLike[str], *, max_pixels: int | None = None)
     """Read the palette of a raster, or a text file of lines `NUMBER RED GREEN BLUE [NAME]`.
 
     Words are separated by blanks or commas; lines that begin with `#` are comments.
-
-    Raises:
-        InputError: there is no palette in it, or a line is not of this form.
     """
     path = as_path(path)
     if path.suffix.lower() in SUFFIXES:
@@ -67,16 +64,9 @@ def read_palette(path: str | os.PathLike[str], *, max_pixels: int | None = None)
 
 
 def class_names(classes: int, given: str | None, palette: Palette | None) -> list[str]:
-    """The names of the classes: those given, or the palette's, or their numbers.
+    """The names of the classes: those given, separated by commas, or the palette's, or their numbers.
 
-    Args:
-        classes: number of classes.
-        given: names separated by commas, by class number.
-        palette: its names are used where none are given.
-
-    Raises:
-        UsageError: fewer colours than classes, other than one name per class, or names that are equal or cannot name
-            folders.
+    Refuses fewer colours than classes, other than one name per class, and names that are equal or cannot name folders.
     """
     if palette is not None and len(palette.colours) < classes:
         raise UsageError(f"a palette of {len(palette.colours)} colours, expected {classes}", hint="give each class one")

@@ -91,12 +91,7 @@ _TRIAL = Objects(
 
 
 def check_layer(path: Path) -> None:
-    """Check that a layer can be written under this name.
-
-    Raises:
-        UsageError: an unknown suffix, or a name that the format refuses.
-        MissingExtraError: rasterio, pyogrio or shapely is not installed.
-    """
+    """Check that a layer can be written under this name, and that the libraries for it are installed."""
     if path.suffix.lower() not in DRIVERS:
         raise UsageError(
             f"cannot write polygons as '{path.suffix}', expected {' '.join(DRIVERS)}",
@@ -118,14 +113,7 @@ def check_layer(path: Path) -> None:
 def check_system(path: Path, crs: str | None, source: Path, *, degrees: bool = False) -> None:
     """Check that the polygons of a map with this coordinate system can be written to a layer of this name.
 
-    Args:
-        path: the layer.
-        crs: the coordinate system.
-        source: the map.
-        degrees: they are to be in longitude and latitude, as always in GeoJSON.
-
-    Raises:
-        InputError: they are, and the map has no coordinate system, or one that is nowhere on earth.
+    In longitude and latitude, as always in GeoJSON and with `degrees`, they need one that is somewhere on earth.
     """
     geojson = DRIVERS[path.suffix.lower()] == "GeoJSON"
     if not (geojson or degrees):
@@ -144,13 +132,8 @@ def check_system(path: Path, crs: str | None, source: Path, *, degrees: bool = F
 def trace_objects(runs: Runs, grid: Grid, areas: NDArray[np.float64], *, simplify: float = 0) -> Objects:
     """The components of the foreground as polygons, with their holes.
 
-    Memory grows with the number of corners, not with the map: GDAL gets the components as a compressed raster.
-
-    Args:
-        runs: the mask.
-        grid: of the map.
-        areas: `(n,)` area of each run.
-        simplify: how far outlines may move, px (Douglas and Peucker 1973). Areas stay those of the pixels.
+    Memory grows with the number of corners, not with the map: GDAL gets the components as a compressed raster. Outlines
+    may move by `simplify` px (Douglas and Peucker 1973); areas, `(n,)` of the runs, stay those of the pixels.
     """
     rasterio = import_rasterio("polygons")
     numbers, count = runs.objects()
@@ -196,22 +179,14 @@ def _simplified(
 
 
 def save_objects(path: Path, objects: Objects) -> None:
-    """Write the objects of one map to an `.npz` file, a part of a layer (see `write_layer`).
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Write the objects of one map to an `.npz` file, a part of a layer (see `write_layer`)."""
     about = json.dumps({"crs": objects.crs, "unit": objects.unit}).encode()
     arrays = {name: getattr(objects, name) for name in _ARRAYS}
     save_arrays(path, {"about": np.frombuffer(about, np.uint8), **arrays})
 
 
 def load_objects(path: Path) -> Objects:
-    """Read what `save_objects` wrote.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+    """Read what `save_objects` wrote."""
 
     def objects(arrays: Mapping[str, Any]) -> Objects:
         return Objects(**{name: arrays[name] for name in _ARRAYS}, **json.loads(arrays["about"].tobytes()))
@@ -220,21 +195,11 @@ def load_objects(path: Path) -> Objects:
 
 
 def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
-    """Write the objects of many maps as one layer.
+    """Write the objects of many maps, by the names of the maps, as one layer; returns how many there are.
 
     It is in their common coordinate system; if they have several, and in GeoJSON (RFC 7946), in longitude and latitude
     on WGS 84. Attributes: `source` the map, `area`, `area_unit`, and `probability`, the mean refined probability.
-
-    Args:
-        path: the file, `.gpkg`, `.geojson` or `.fgb`.
-        parts: by the name of each map, its file of `save_objects`.
-
-    Returns:
-        The number of objects.
-
-    Raises:
-        InputError: some maps have a coordinate system and others none, or none has one and GeoJSON needs it.
-        OutputError: the file cannot be written.
+    Refuses maps with a coordinate system beside maps without one.
     """
     everything = [load_objects(part) for part in parts.values()]
     systems = {source: objects.crs for source, objects in zip(parts, everything, strict=True)}
@@ -255,11 +220,7 @@ def write_layer(path: Path, parts: Mapping[str, Path]) -> int:
 
 
 def _as_layer(path: Path, everything: Sequence[Objects], sources: Sequence[str], crs: str | None) -> bytes:
-    """The content of the file of a layer, which is named by the stem of its path.
-
-    Raises:
-        OutputError: GDAL does not write it.
-    """
+    """The content of the file of a layer, which is named by the stem of its path."""
     import pyogrio.raw
     from pyogrio.errors import DataLayerError, DataSourceError
 

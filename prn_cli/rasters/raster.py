@@ -147,11 +147,7 @@ def tiff_suffix(path: Path) -> str:
 
 
 def check_file(path: Path) -> None:
-    """Check that a path names a regular file that is not empty. Remote files are checked when they are opened.
-
-    Raises:
-        InputError: it does not.
-    """
+    """Check that a path names a regular file that is not empty. Remote files are checked when they are opened."""
     if gdal_name(path) is not None:
         return
     try:

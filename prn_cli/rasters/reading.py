@@ -161,11 +161,7 @@ def read_label(
 
 
 def lay_like(raster: Raster, path: _Path) -> None:
-    """Give an open raster the georeference of another of the same size, unless it has one, which must be the same.
-
-    Raises:
-        InputError: the other has another size or no georeference, or lies elsewhere than the raster says.
-    """
+    """Give an open raster the georeference of another of the same size, unless it has one, which must be the same."""
     with open_raster(path, max_pixels=raster.max_pixels) as reference:
         if reference.geo is None:
             raise InputError("has no georeference", hint="give another --like", path=path)

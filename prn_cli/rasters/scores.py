@@ -94,11 +94,7 @@ class ScoreMap(ValidMap):
         return found
 
     def check_valid(self) -> None:
-        """Check, after a map was read by windows, that one of them had a valid pixel.
-
-        Raises:
-            InputError: none had.
-        """
+        """Check, after a map was read by windows, that one of them had a valid pixel."""
         if not self._seen_valid:
             raise no_valid_pixel(self.raster)
 

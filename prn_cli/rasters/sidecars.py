@@ -67,11 +67,7 @@ def find_sidecars(path: Path) -> dict[str, Path]:
 
 
 def read_sidecars(raster: Raster) -> None:
-    """Complete a raster that was just opened by what lies beside it.
-
-    Raises:
-        InputError: a file beside it is not understood.
-    """
+    """Complete a raster that was just opened by what lies beside it. Refuses what is not understood."""
     found = find_sidecars(raster.path)
     pam = _root(found["pam"]) if "pam" in found else None
     if pam is not None:
@@ -84,12 +80,7 @@ def read_sidecars(raster: Raster) -> None:
 
 
 def describe(geo: GeoTags, *, has_tags: bool) -> bytes:
-    """The `.aux.xml` that a raster needs for a georeference that its format cannot hold; empty if it needs none.
-
-    Args:
-        geo: the georeference.
-        has_tags: whether the raster holds its tags.
-    """
+    """The `.aux.xml` that a raster needs for a georeference that its format cannot hold; empty if it needs none."""
     affine, points = geo.affine(), geo.control_points()
     if not geo.system and (has_tags or affine is None):
         return b""

@@ -12,17 +12,10 @@ _HEADS = frozenset({"stem", "name", "image", "file", "filename", "id"})
 
 
 def read_tags(path: Path, stems: Iterable[str]) -> dict[str, set[str]]:
-    """The tags of each image, by stem.
+    """The tags of each image, by stem; `stems` are those of the images that there are.
 
     A line is `STEM,CLASS,CLASS` or `STEM,CLASS;CLASS`; a file's name may stand for its stem. A stem without classes has
     none; of one with several lines, all count. A first line such as `stem,classes` is a heading.
-
-    Args:
-        path: of the file.
-        stems: of the images that there are.
-
-    Raises:
-        InputError: it cannot be read, or has no line.
     """
     known = set(stems)
     try:

@@ -55,11 +55,7 @@ class TiffLayout:
 
 
 def tiff_layout(height: int, width: int, dtype: np.dtype[Any], options: Mapping[str, str]) -> TiffLayout:
-    """The layout that GDAL's creation options ask for; by default tiles of 256 px, deflate, and a predictor for floats.
-
-    Raises:
-        UsageError: an unknown option or value.
-    """
+    """The layout that GDAL's creation options ask for: by default tiles of 256 px, deflate, a predictor for floats."""
     chosen = checked_options(options, _CHOICES, _NUMBERS, "")
     tiled = _YES_NO[chosen.get("TILED", "YES")]
     compression = _COMPRESSIONS[chosen.get("COMPRESS", "DEFLATE")]
@@ -94,16 +90,10 @@ def checked_options(
     numbers: Mapping[str, tuple[int, int, int]],
     subject: str,
 ) -> dict[str, str]:
-    """Creation options in capitals.
+    """Creation options in capitals. Refuses unknown ones and unknown values.
 
-    Args:
-        options: as given.
-        choices: the values of options that have a few.
-        numbers: least, greatest and step of options that are numbers.
-        subject: what messages say of their format.
-
-    Raises:
-        UsageError: an unknown option or value.
+    `choices` are the values of options that have a few, `numbers` the least, the greatest and the step of those that
+    are numbers; `subject` is what messages say of the format.
     """
     chosen: dict[str, str] = {}
     for name, text in options.items():
