@@ -116,11 +116,7 @@ class Evidence:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], cuts: int) -> Evidence:
-        """Read what `record` gave, for so many cuts.
-
-        Raises:
-            ValueError: it is not that.
-        """
+        """Read what `record` gave, for so many cuts; `ValueError` if it is not that."""
         try:
             precision, information = (np.array(record[key], np.float64) for key in ("precision", "information"))
             bits = np.unpackbits(np.frombuffer(bytes.fromhex(record["allowed"]), np.uint8))[:cuts]
@@ -165,17 +161,10 @@ def expect(statistics: LogitStatistics, fit: Fit = FIT) -> Calibration:
 
 
 def learn(prior: Calibration, maps: Sequence[NDArray[np.int64]], *, weight: float = MAP_WEIGHT) -> Calibration:
-    """Update a calibration by labelled maps (Laplace's approximation).
+    """Update a calibration by labelled maps (Laplace's approximation): the mode, and the inverse curvature there.
 
-    Pixels of a map are anything but independent: all of a map count as `weight` pixels.
-
-    Args:
-        prior: what is known without labels.
-        maps: of each map, `(2, BINS)` int64: background and foreground by their logit.
-        weight: pixels that a map counts for.
-
-    Returns:
-        The posterior: the mode, and the inverse of the curvature there.
+    Of each map, `(2, BINS)` int64: background and foreground by their logit. Pixels of a map are anything but
+    independent: all of a map count as `weight` pixels.
     """
     total = np.zeros((2, BINS))
     for counts in maps:

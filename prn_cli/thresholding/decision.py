@@ -146,11 +146,8 @@ def decide_by_labels(
 ) -> Decision:
     """Choose a threshold by labelled maps: calibrate, then decide; of ten maps or more, by what they surely gain.
 
-    Args:
-        maps: of each map, `(2, BINS)` int64: background and foreground by logit.
-        statistics: of the same maps together.
-        score: what is to be high.
-        fit: what is known of other base models.
+    Of each map, `(2, BINS)` int64: background and foreground by logit. The statistics are of the same maps together,
+    `fit` is what is known of other base models.
     """
     if len(maps) >= TELLING_MAPS:
         return _surely_better(np.stack(maps), score)
@@ -253,13 +250,7 @@ class ClassSample:
 
 
 def decide_class_set(samples: Sequence[ClassSample], score: Score = "iou", *, fit: Fit = FIT) -> ClassDecision:
-    """Choose offsets for the classes of a set of maps, see `decide_classes`.
-
-    Args:
-        samples: of its maps, one at least.
-        score: what is to be high.
-        fit: what is known of other base models.
-    """
+    """Choose offsets for the classes of a set by samples of its maps, one at least, see `decide_classes`."""
     pixels = np.concatenate([sample.pixels for sample in samples])
     if not len(pixels):
         return ClassDecision.none(pixels.shape[1])
@@ -272,10 +263,7 @@ def decide_classes(
 ) -> ClassDecision:
     """Choose offsets of all classes together, by coordinate ascent on the mean over classes.
 
-    Args:
-        logits: `(n, C)` float32, one-versus-rest logits of a sample of pixels, without NaN.
-        calibrations: of every class.
-        score: what is to be high.
+    The logits are those of a sample of pixels, `(n, C)` float32, one-versus-rest, without NaN.
     """
     bins = np.clip(np.floor(logits * PER_LOGIT) + _HALF, 0, BINS - 1).astype(np.intp)
     beliefs = [

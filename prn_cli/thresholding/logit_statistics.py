@@ -69,12 +69,9 @@ def no_statistics() -> LogitStatistics:
 
 
 def measure(logits: FloatMap) -> LogitStatistics:
-    """Measure a map, or a band of one.
+    """Measure a map, `(H, W)` float32 with NaN where invalid, or a band of one.
 
     Of each row, every second pixel is counted: neighbours say much the same. See `_PHASES`.
-
-    Args:
-        logits: `(H, W)` float32, NaN where invalid.
     """
     halves = _upper_halves(logits)
     counts = _count(halves[row :: len(_PHASES), first::2] for row, first in enumerate(_PHASES))
@@ -82,16 +79,10 @@ def measure(logits: FloatMap) -> LogitStatistics:
 
 
 def count_logits(logits: FloatMap) -> NDArray[np.int64]:
-    """Count all pixels by their logit.
+    """Count all pixels of a map of any shape, float32 with NaN where invalid, by their logit: `(BINS,)` int64.
 
     The upper half of a float32 (a bfloat16, with 8 bits of precision) is counted as it lies in memory, and a table
     brings the 65,536 counts into `BINS` bins. Logits beyond ±4 may land in the bin beside their own.
-
-    Args:
-        logits: any shape, float32, NaN where invalid.
-
-    Returns:
-        `(BINS,)` int64.
     """
     return _count([_upper_halves(logits.reshape(-1))])
 
@@ -118,13 +109,9 @@ def _count(planes: Iterable[NDArray[np.uint16]]) -> NDArray[np.int64]:
 
 
 def measure_steepness(logits: FloatMap) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How steep a map is where its logit has a given value.
+    """How steep a map `(H, W)` is where its logit has a given value: `(LEVELS,)` int64, cells and summed steepness.
 
-    Args:
-        logits: `(H, W)` float32, NaN where invalid.
-
-    Returns:
-        Cells and summed steepness by the cells' mean logit, `(LEVELS,)` int64 each; see `LogitStatistics`.
+    Both by the cells' mean logit, see `LogitStatistics`.
     """
     height, width = (side // CELL for side in logits.shape)
     if min(height, width) < 3:

@@ -242,12 +242,7 @@ class Headroom:
         return self._oracle.pixels
 
     def add(self, curve: ThresholdCurve, oracle: RegionCounts) -> None:
-        """Take one image in.
-
-        Args:
-            curve: of the whole image.
-            oracle: its pseudo-labels against its label.
-        """
+        """Take one image in: the curve of the whole image, and its pseudo-labels against its label."""
         self.images += 1
         self._curve += curve
         self._oracle += oracle

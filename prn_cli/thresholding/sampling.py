@@ -16,23 +16,17 @@ SIDE = 512
 
 
 def sample_maps(names: Iterable[str], most: int = MAPS) -> list[str]:
-    """Draw maps by a hash of their names.
+    """Draw at most so many maps of a set by a hash of their names, in the order of the hash.
 
-    Args:
-        names: of all maps of a set, as they pair with labels; from folders of another place, the same.
-        most: how many are drawn.
-
-    Returns:
-        Names in the order of the hash; all of them if there are no more than `most`.
+    Names are those by which maps pair with labels: from folders of another place, the same maps are drawn.
     """
     return nsmallest(most, set(names), key=_place)
 
 
 def sample_windows(name: str, height: int, width: int, most: int = WINDOWS) -> list[Window]:
-    """Draw windows of a map from a grid of 512 px, by a hash of its name and their place.
+    """Draw windows of a map from a grid of 512 px, by a hash of its name and their place, in order from the top left.
 
-    Returns:
-        Windows from the top left; the whole map, cut by the grid, if that has no more than `most`.
+    All of the grid's if there are no more than `most`.
     """
     corners = ((y, x) for y in range(0, height, SIDE) for x in range(0, width, SIDE))
     drawn = sorted(nsmallest(most, corners, key=lambda corner: _place(f"{name} {corner[0]} {corner[1]}")))

@@ -94,11 +94,7 @@ def search_thresholds(
 
 
 def check_shapes(probabilities: NDArray[Any], labels: NDArray[Any]) -> None:
-    """Refuse a map and a label that do not lie on the same pixels.
-
-    Raises:
-        InputError: with both shapes.
-    """
+    """Refuse a map and a label that do not lie on the same pixels."""
     if probabilities.ndim != 2 or labels.shape != probabilities.shape or not probabilities.size:
         raise InputError(
             f"map of shape {probabilities.shape}, label of shape {labels.shape}",
@@ -146,10 +142,9 @@ def _choose(above: NDArray[np.int32], result: PatchSearch, rows: slice) -> None:
 
 
 def _count_above(p: NDArray[np.float32], label: NDArray[np.uint8], patch: int) -> NDArray[np.int32]:
-    """Count the pixels of every patch whose code is at least 0, 1, … 22.
+    """Count the pixels of every patch whose code is at least 0, 1, … 22, for all pixels and for foreground.
 
-    Returns:
-        `(2, 23, patch rows, patch columns)`, for all pixels and for foreground; good until the next call.
+    `(2, 23, patch rows, patch columns)`, good until the next call.
     """
     height, width = p.shape
     shape = (2, _CODES, -(-height // patch), -(-width // patch))

@@ -28,11 +28,9 @@ _LEAST = np.float32(1e-4)
 
 
 def evidence(activations: FloatMaps, peaks: NDArray[np.floating]) -> FloatMaps:
-    """Activations as evidence from 0 to 1.
+    """Activations `(C, h, w)`, NaN invalid, as evidence from 0 to 1: 1 at the peak of each class, `(C,)`.
 
-    Args:
-        activations: `(C, h, w)` float32, NaN invalid.
-        peaks: `(C,)`, what counts as 1 for each class; a class without one, at most 0, has no evidence.
+    A class without a peak, at most 0, has no evidence.
     """
     scale = np.divide(1, peaks, out=np.zeros(len(peaks)), where=peaks > 0)
     found: FloatMaps = np.clip(activations * scale[:, None, None].astype(np.float32), 0, 1)
@@ -118,9 +116,7 @@ def mean_evidence(found: FloatMaps) -> NDArray[np.float64]:
 def account_for(means: NDArray[np.floating], tagged: NDArray[np.bool_]) -> float:
     """The part of the images, 0 to 1, that their tags account for, about: what the evidence of classes is more there.
 
-    Args:
-        means: `(n, C)` the mean evidence of each class in each image, see `mean_evidence`.
-        tagged: `(n, C)` whether the image has it.
+    By the mean evidence of each class in each image, `(n, C)`, see `mean_evidence`, and whether the image has its tag.
     """
     there, elsewhere = ((means * part).sum(axis=0) / np.maximum(part.sum(axis=0), 1) for part in (tagged, ~tagged))
     return float(np.clip(((there - elsewhere) * tagged.mean(axis=0)).sum(), 0, 1))
