@@ -16,22 +16,14 @@ T = TypeVar("T")
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays by name.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Write arrays by name."""
     content = BytesIO()
     np.savez_compressed(content, **arrays)
     write_whole(path, content.getvalue())
 
 
 def load_arrays(path: Path, make: Callable[[Mapping[str, Any]], T]) -> T:
-    """What is made of the arrays that `save_arrays` wrote.
-
-    Raises:
-        InputError: the file is missing or damaged, or nothing can be made of it.
-    """
+    """What is made of the arrays that `save_arrays` wrote."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return make(arrays)

@@ -20,11 +20,7 @@ _SETTINGS = {
 
 
 def import_rasterio(purpose: str) -> Any:
-    """Import rasterio and its submodules.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """Import rasterio and its submodules, for a purpose that an error names."""
     os.environ.setdefault("GDAL_CACHEMAX", _CACHE)  # read once, as it is loaded
     try:
         import rasterio

@@ -175,16 +175,7 @@ class Manifest:
                 self._keep(names, line)
 
     def job(self, *, inputs: Mapping[str, Path], settings: Mapping[str, Any], outputs: Mapping[str, Path]) -> Job:
-        """Stamp the inputs as they are now, so that changes during the work are noticed.
-
-        Args:
-            inputs: files that will be read, by role.
-            settings: everything else on which the outputs depend; JSON values.
-            outputs: files that will be written, by role.
-
-        Raises:
-            InputError: an input does not exist.
-        """
+        """Stamp the inputs as they are now, so that changes during the work are noticed. Settings are JSON values."""
         return Job(stamp_inputs(inputs), json.loads(json.dumps(settings)), dict(outputs))
 
     def finished(self, job: Job) -> dict[str, Any] | None:
@@ -227,11 +218,7 @@ class Manifest:
         return entry
 
     def refuse_strangers(self, outputs: Iterable[Path]) -> None:
-        """Check that prn wrote each output that exists. It keeps `-o labels/` from overwriting the labels.
-
-        Raises:
-            UsageError: naming the first that exists and is not in the manifest.
-        """
+        """Refuse outputs that exist and that prn did not write. It keeps `-o labels/` from overwriting the labels."""
         paths = list(outputs)
         self._want(map(self._name, paths))
         for path in paths:
@@ -286,21 +273,13 @@ class Manifest:
             return False
 
     def start(self) -> None:
-        """Create the folder and the manifest, before any work.
-
-        Raises:
-            OutputError: the folder cannot be written to.
-        """
+        """Create the folder and the manifest, before any work."""
         self._append(b"")
 
     def begin(self, job: Job) -> None:
         """Check that the inputs are unchanged, and note that the outputs are about to take their names.
 
         The outputs of a run that is killed before it can `record` them are then known as prn's.
-
-        Raises:
-            InputError: an input has changed or vanished since the job was made.
-            OutputError: the manifest cannot be written.
         """
         check_unchanged(job.stamps)
         names = [self._name(path) for path in job.outputs.values()]
@@ -308,18 +287,9 @@ class Manifest:
         self._begun.update(names)
 
     def record(self, job: Job, *, seconds: float, figures: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Append the entry of a job whose outputs are all in place.
+        """Append the entry of a job whose outputs are all in place, and return it.
 
-        Args:
-            job: the job.
-            seconds: that it took.
-            figures: of the result, by name: finite numbers, None, or again figures by name.
-
-        Returns:
-            The entry.
-
-        Raises:
-            OutputError: an output is missing, or the manifest cannot be written.
+        Figures are finite numbers, None, or again figures by name.
         """
         outputs = {role: {"path": self._name(path), "size": _size(path)} for role, path in job.outputs.items()}
         entry: dict[str, Any] = {
@@ -418,20 +388,12 @@ def _differing(before: object, now: Mapping[str, Any]) -> str:
 
 
 def stamp_inputs(inputs: Mapping[str, Path], *, sampled: bool = True) -> dict[str, Stamp]:
-    """Stamp files before they are read, for `check_unchanged`; `sampled` for a manifest, which outlives them.
-
-    Raises:
-        InputError: one does not exist.
-    """
+    """Stamp files before they are read, for `check_unchanged`; `sampled` for a manifest, which outlives them."""
     return {role: _stamp(path, sampled=sampled) for role, path in inputs.items()}
 
 
 def check_unchanged(stamps: Mapping[str, Stamp]) -> None:
-    """Check that files did not change while they were read.
-
-    Raises:
-        InputError: one has changed or vanished.
-    """
+    """Check that files did not change or vanish while they were read."""
     for stamp in stamps.values():
         try:
             same = _stamp(stamp.path) == stamp
@@ -443,11 +405,7 @@ def check_unchanged(stamps: Mapping[str, Stamp]) -> None:
 
 @contextmanager
 def unchanged(*paths: Path | None) -> Iterator[None]:
-    """Check that files do not change within the context. None is skipped.
-
-    Raises:
-        InputError: one does not exist, or has changed or vanished at the end.
-    """
+    """Check that files do not change within the context. None is skipped."""
     stamps = stamp_inputs({os.fspath(path): path for path in paths if path is not None}, sampled=False)
     yield
     check_unchanged(stamps)
@@ -489,11 +447,7 @@ def _size(path: Path) -> int:
 def check_outputs(jobs: Iterable[tuple[Iterable[Path], Iterable[Path]]]) -> None:
     """Check, before the work, that no output is an input and that all outputs are different files.
 
-    Args:
-        jobs: the inputs and the outputs of each; the first input names the job.
-
-    Raises:
-        UsageError: naming the files.
+    Jobs are the inputs and the outputs of each; the first input names the job.
     """
     plans = [(list(inputs), list(outputs)) for inputs, outputs in jobs]
     folders = cache(os.path.realpath)

@@ -51,11 +51,7 @@ class Temporary:
         self._synced = False
 
     def create(self) -> None:
-        """Create and lock the temporary file, and its folder if need be.
-
-        Raises:
-            OSError: that cannot be done.
-        """
+        """Create and lock the temporary file, and its folder if need be."""
         file = open_made(self._new, os.O_EXCL)
         if fcntl is None:
             file.close()
@@ -65,21 +61,13 @@ class Temporary:
         os.replace(self._new, self.name)  # a file of this name has been locked, see `_is_stale`
 
     def sync(self) -> None:
-        """Wait until the finished file is on the disk.
-
-        Raises:
-            OSError: that fails; the temporary file stays.
-        """
+        """Wait until the finished file is on the disk. If that fails, the temporary file stays."""
         with self.name.open("r+b") if self._file is None else nullcontext(self._file) as file:
             os.fsync(file.fileno())
         self._synced = True
 
     def replace(self) -> None:
-        """Give the finished file its name, replacing what has it.
-
-        Raises:
-            OSError: that fails; the temporary file stays.
-        """
+        """Give the finished file its name, replacing what has it. If that fails, the temporary file stays."""
         if not self._synced:
             self.sync()
         os.replace(self.name, self.path)
@@ -98,11 +86,7 @@ class Temporary:
 
 
 def open_made(path: Path, flags: int) -> FileIO:
-    """Open a file to read and write, without a buffer. It is made, and its folder, if need be.
-
-    Raises:
-        OSError: that cannot be done.
-    """
+    """Open a file to read and write, without a buffer. It is made, and its folder, if need be."""
 
     def opened(name: str, _: int) -> int:
         return os.open(name, os.O_RDWR | os.O_CREAT | flags | getattr(os, "O_BINARY", 0), 0o666)
@@ -115,11 +99,7 @@ def open_made(path: Path, flags: int) -> FileIO:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all. Pipes and devices, such as `/dev/fd/63`, are written into.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write a file completely or not at all. Pipes and devices, such as `/dev/fd/63`, are written into."""
     temporary = Temporary(path)
     try:
         if is_stream(path):
@@ -135,11 +115,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Check, before the work, that `write_whole` can write a file. Its folder is made if need be.
-
-    Raises:
-        OutputError: it cannot.
-    """
+    """Check, before the work, that `write_whole` can write a file. Its folder is made if need be."""
     temporary = Temporary(path)
     try:
         if path.is_dir():
@@ -236,13 +212,10 @@ def lock(descriptor: int, *, wait: bool) -> bool | None:
 
 
 def remove_stale(folders: Iterable[Path]) -> int:
-    """Remove the temporary files that killed runs left in some folders.
+    """Remove the temporary files that killed runs left in some folders; returns how many.
 
     Only files with names of `Temporary` are touched, and none that a run still writes on this machine or, where the
     file system shares its locks, on another. Without locks, files older than a day are removed.
-
-    Returns:
-        How many were removed.
     """
     removed = 0
     for folder in set(folders):
