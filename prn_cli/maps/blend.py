@@ -16,11 +16,7 @@ FloatMap = NDArray[np.float32]
 
 
 def rising_weights(ramp: int) -> FloatMap:
-    """Weights of the following window on a ramp: a smooth step, flat at both ends.
-
-    Returns:
-        `(ramp,)` float32, rising, each in (0, 1); with its reverse it adds up to 1.
-    """
+    """Weights of the following window on a ramp, a smooth step from 0 to 1, which with its reverse adds up to 1."""
     t = (np.arange(ramp, dtype=np.float64) + 0.5) / max(ramp, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
 

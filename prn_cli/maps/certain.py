@@ -27,29 +27,18 @@ _EQUAL = 1e-5  # logits of classes: rounding keeps ties apart
 
 
 def find_certain(scores: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which scores are certain: infinite ones, and classes that were masked out by a finite value such as -1e9.
+    """Which scores `(C, h, w)` are certain: infinite ones, and classes masked out by a finite value such as -1e9.
 
     A value below all logits masks a class if another class of the pixel has a logit. If none has, it means no data.
-
-    Args:
-        scores: `(C, h, w)` logits, or those of one class, C = 1.
-
-    Returns:
-        `(C, h, w)` booleans.
     """
     below = scores < -CERTAIN
     return np.asarray(np.isinf(scores) | (below & ~below.all(axis=0)))
 
 
 def settle(scores: NDArray[Any], certain: NDArray[np.bool_]) -> FloatMaps:
-    """Scores with `STAND_IN` for infinity.
+    """Scores `(C, h, w)` in float32, with `STAND_IN` for those that are certain, see `find_certain`.
 
-    Args:
-        scores: `(C, h, w)` logits.
-        certain: see `find_certain`.
-
-    Returns:
-        `(C, h, w)` float32; NaN in all classes where a softmax is undefined: several are +inf, or all are -inf.
+    NaN in all classes where a softmax is undefined: several are +inf, or all are -inf.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         result = np.where(certain, np.where(scores > 0, STAND_IN, -STAND_IN), scores).astype(np.float32)
@@ -70,13 +59,9 @@ def keep_certain(base: FloatMaps, refined: FloatMaps) -> None:
 
 
 def find_padding(logits: FloatMaps) -> NDArray[np.bool_] | None:
-    """Where ties follow each other in a row, as they do where a model did not look; None if nowhere.
+    """Where ties follow each other in a row, as they do where a model did not look: `(h, w)`; None if nowhere.
 
-    Args:
-        logits: `(h, w)` of one class, or `(C, h, w)` one-versus-rest.
-
-    Returns:
-        `(h, w)` booleans: 16 pixels or more, exactly 0, or equal in all classes.
+    Ties are 16 pixels or more, exactly 0 in `(h, w)` logits, or equal in all classes of `(C, h, w)`, one-versus-rest.
     """
     ties = logits == 0 if logits.ndim == 2 else np.ptp(logits, axis=0) < _EQUAL
     if not ties.any():

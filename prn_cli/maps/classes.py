@@ -66,14 +66,7 @@ def _keep_order(logits: FloatMaps, winner: NDArray[np.intp]) -> FloatMaps:
 
 
 def recombine(refined: FloatMaps) -> FloatMaps:
-    """Probabilities of the classes from their refined one-versus-rest logits.
-
-    Args:
-        refined: `(C, h, w)` float32, NaN where invalid.
-
-    Returns:
-        `(C, h, w)` float32 in [0, 1] that add up to 1; NaN where invalid.
-    """
+    """Probabilities of the classes, `(C, h, w)` that add up to 1, from their refined one-versus-rest logits."""
     # log σ(v), so that a pixel that every class disowns still has a sum to divide by.
     logs = np.minimum(refined, 0) - np.log1p(np.exp(-np.abs(refined)))
     logs -= logs.max(axis=0)
@@ -83,13 +76,9 @@ def recombine(refined: FloatMaps) -> FloatMaps:
 
 
 def choose(scores: FloatMaps) -> NDArray[np.uint8]:
-    """The class of every pixel: that of the greatest score, the first of several.
+    """The class of every pixel, `(h, w)` uint8: that of the greatest score `(C, h, w)`, the first of several.
 
-    Args:
-        scores: `(C, h, w)` float32, logits or probabilities, NaN where invalid; at most 255 classes.
-
-    Returns:
-        `(h, w)` uint8: 0 to C - 1, and 255 where invalid.
+    255 where a score is NaN.
     """
     invalid = np.isnan(scores).any(axis=0)
     chosen: NDArray[np.uint8] = scores.argmax(axis=0).astype(np.uint8)

@@ -146,11 +146,7 @@ Seam = tuple[tuple[int, int, slice], tuple[int, int, slice]]
 
 
 def find_seams(boxes: Sequence[tuple[int, int, int, int]]) -> Iterator[Seam]:
-    """Where tiles adjoin.
-
-    Args:
-        boxes: first row, first column, height and width of each.
-    """
+    """Where tiles adjoin, by the first row, first column, height and width of each."""
     for across in (0, 1):  # below each other, then beside each other
         starts: dict[int, list[int]] = {}
         for number, box in enumerate(boxes):
@@ -201,12 +197,9 @@ def _small(
 
 
 def runs_of(mask: NDArray[np.uint8], base: NDArray[np.uint8], probabilities: NDArray[np.floating]) -> Runs:
-    """The runs of a mask, or of a part of one.
+    """The runs of a mask `(h, W)` uint8 0/1/255, or of a part of one.
 
-    Args:
-        mask: `(h, W)` uint8 0/1/255.
-        base: `(h, W)` uint8, the base mask, invalid where `mask` is.
-        probabilities: `(h, W)` refined probabilities, NaN where invalid.
+    The base mask is invalid where the mask is, the refined probabilities are NaN there.
     """
     height, width = mask.shape
     flat = mask.ravel()

@@ -29,14 +29,7 @@ _LEAST_SPREAD = np.array([0.25] * len(QUANTILES) + [0.02])
 
 
 def describe(logits: FloatMap) -> FloatArray:
-    """Features of one map: quantiles of its logits within ±12, and the mean probability.
-
-    Args:
-        logits: any shape, float32, NaN where invalid.
-
-    Returns:
-        `(6,)` float64, see `FEATURES`; NaN if no pixel is valid.
-    """
+    """Features of one map, `(6,)` float64, see `FEATURES`, of its logits within ±12; NaN if no pixel is valid."""
     valid = logits[~np.isnan(logits)]
     if not valid.size:
         return np.full(len(FEATURES), np.nan)
@@ -62,11 +55,7 @@ class Reference:
 
     @classmethod
     def from_json(cls, text: str) -> Reference:
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: it is not that.
-        """
+        """Read what `to_json` wrote; `ValueError` if it is not that."""
         try:
             parts = {key: tuple(map(float, json.loads(text)[key])) for key in ("low", "high", "spread")}
         except (KeyError, TypeError) as error:
@@ -99,14 +88,7 @@ class Reference:
 
 
 def reference(features: Sequence[FloatArray]) -> Reference:
-    """The reference of a set of maps.
-
-    Args:
-        features: of each map, see `describe`; maps without a valid pixel are left out.
-
-    Raises:
-        ValueError: no map is left.
-    """
+    """The reference of a set of maps by the features of each; those without a valid pixel are left out."""
     table = np.array([row for row in features if not np.isnan(row).any()])
     if not len(table):
         raise ValueError("no map with a valid pixel")

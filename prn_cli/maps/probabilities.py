@@ -26,26 +26,14 @@ def logit(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def mask_probabilities(mask: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """0.05 for background and 0.95 for foreground: as sure as a mask is taken to be, which says nothing of it.
-
-    Args:
-        mask: 0 background, 1 foreground, 255 invalid, which gives NaN.
-    """
+    """0.05 for background, 0.95 for foreground, as sure as a mask is taken to be, and NaN where it is invalid."""
     probabilities = np.where(mask == 1, MASK_PROBABILITY, 1 - MASK_PROBABILITY).astype(np.float32)
     probabilities[mask == IGNORE] = np.nan
     return probabilities
 
 
 def binarize(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
-    """Cut a map of probabilities into a mask.
-
-    Args:
-        probabilities: `(H, W)` float32, NaN invalid.
-        threshold: foreground is above it, strictly.
-
-    Returns:
-        `(H, W)` uint8: 0 background, 1 foreground, 255 invalid.
-    """
+    """Cut a map of probabilities into a mask: foreground is above the threshold, strictly; NaN becomes 255."""
     mask = (probabilities > np.float32(threshold)).astype(np.uint8)
     mask[np.isnan(probabilities)] = IGNORE
     return mask

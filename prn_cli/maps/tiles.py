@@ -41,13 +41,7 @@ def block_rows(width: int) -> int:
 
 
 def row_bands(height: int, width: int, *, pixels: int = _BAND_PIXELS) -> Iterator[Window]:
-    """Cut a map into bands of whole rows, each some 4 Mpx and a whole number of blocks (see `block_rows`).
-
-    Args:
-        height: rows of the map.
-        width: columns of the map.
-        pixels: about how many a band has.
-    """
+    """Cut a map into bands of whole rows, each of about so many pixels, and a whole number of `block_rows`."""
     block = block_rows(width)
     rows = max(pixels // (block * width), 1) * block
     for y in range(0, height, rows):
@@ -67,11 +61,7 @@ class WholeRows(Generic[T]):
         self._parts: defaultdict[int, list[T]] = defaultdict(list)  # by row
 
     def add(self, piece: T, y: int, x: int, width: int) -> T | None:
-        """Take a piece.
-
-        Returns:
-            If it was the last one of its rows, these rows; else None.
-        """
+        """Take a piece. If it was the last one of its rows, returns these rows; else None."""
         if x + width < self._width:
             self._parts[y].append(piece)
             return None
