@@ -59,14 +59,7 @@ class Account:
 def warn_of_absent(
     counts: Mapping[str, int], watch: Watch, *, ignored: Collection[float] = (), noun: str = "label"
 ) -> None:
-    """Warn of classes of which no label has a pixel that counts.
-
-    Args:
-        counts: pixels that count in the labels, by class.
-        watch: is warned.
-        ignored: values that are ignored in labels.
-        noun: what a message calls a label.
-    """
+    """Warn of classes of which no label has a pixel that counts, and name the values that labels ignore."""
     absent = [name for name, count in counts.items() if not count]
     if absent:
         values = ", ".join(f"{value:g}" for value in sorted(ignored))

@@ -56,11 +56,7 @@ class Refined:
         return max((link.refiner.needs.bands for link in self.links), default=0) if self._applied else 0
 
     def windows(self, one: Drawn) -> Iterator[FloatMap]:
-        """Logits `(h, w)` or `(C, h, w)` of the windows of a map, NaN where they were rather filled than scored.
-
-        Raises:
-            PrnError: the map cannot be read.
-        """
+        """Logits `(h, w)` or `(C, h, w)` of the windows of a map, NaN where they were rather filled than scored."""
         most = _REFINED_WINDOWS if self._applied else WINDOWS
         for logits, image in self.maps.windows(one, bands=self._bands, most=most):
             padding = find_padding(logits)
@@ -72,11 +68,7 @@ class Refined:
             yield logits
 
     def measure(self, one: Drawn) -> LogitStatistics:
-        """Of one map.
-
-        Raises:
-            PrnError: the map cannot be read.
-        """
+        """Measure one map."""
         return sum((measure(logits) for logits in self.windows(one)), no_statistics())
 
     def measured(self, measure: Callable[[Drawn, int], T]) -> list[T]:
@@ -118,11 +110,7 @@ class SetDecision:
     evidence: Evidence | None = None
 
     def of_map(self, one: Drawn) -> Decision:
-        """The threshold of one map: what is expected of it alone, and of the set, half and half.
-
-        Raises:
-            PrnError: the map cannot be read.
-        """
+        """The threshold of one map: what is expected of it alone, and of the set, half and half."""
         counts = self.sample.measure(one).counts
         return decide(counts, self.calibration, self.score, of_set=self.statistics.counts, evidence=self.evidence)
 
@@ -187,10 +175,8 @@ class ClassOffsets:
 def decide_threshold(sample: Refined, score: Score, evidence: Evidence | None = None) -> SetDecision:
     """Choose the threshold of a set by a bounded sample, the same in any order and for any part of the set.
 
-    Args:
-        sample: of all maps of the set, those of other parts of a job array among them.
-        score: what is to be high.
-        evidence: of labelled maps of the same base model.
+    The sample is of all maps of the set, those of other parts of a job array among them; the evidence is of labelled
+    maps of the same base model.
     """
     found = sample.measured(lambda one, _: sample.measure(one))
     total = sum(found, no_statistics())
@@ -215,11 +201,7 @@ def decide_offsets(sample: Refined, score: Score) -> ClassOffsets:
 
 
 def evidence_of(link: Link, path: Path) -> Evidence | None:
-    """What weights of a few labelled maps have learned of the base model, see `prn train --shots`.
-
-    Raises:
-        WeightsError: the file, which is named by the path, is damaged.
-    """
+    """What weights of a few labelled maps have learned of the base model, see `prn train --shots`."""
     if not link.refiner.evidence:
         return None
     try:

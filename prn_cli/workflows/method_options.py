@@ -62,11 +62,7 @@ def options_for(owner: str, options: Options, **more: Any) -> Options:
 
 
 def refuse_strangers(base: type[Options], options: Options, chosen: Iterable[str]) -> None:
-    """Refuse options of methods and objectives that are not in use.
-
-    Raises:
-        UsageError: naming the first.
-    """
+    """Refuse options of methods and objectives that are not in use."""
     own = {each.name for each in fields(base)}
     users = {parameter.name for owner in chosen for parameter in parameters(options_of(owner))}
     for parameter in parameters(type(options)):

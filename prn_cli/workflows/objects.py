@@ -60,11 +60,7 @@ class Objects:
         return {PART: mask.parent / _PARTS / f"{mask.name}{simplified}.npz"}
 
     def grid(self, geo: GeoTags | None, source: Path) -> Grid | None:
-        """The grid of a map; None if nothing is done with objects.
-
-        Raises:
-            InputError: areas or polygons cannot be computed from the map's georeference.
-        """
+        """The grid of a map by its georeference, which must allow areas and polygons; None if nothing needs it."""
         from prn_cli.rasters.grid import grid_of
         from prn_cli.rasters.polygons import check_system
 
@@ -85,11 +81,7 @@ class Objects:
         return clean_scene(tiles, min_area=self.min_area, fill_holes=self.fill_holes)
 
     def write_layer(self, parts: Mapping[str, Path], manifest: Manifest) -> int:
-        """Write the layer from the files of the maps that are done; returns the number of polygons.
-
-        Raises:
-            PrnError: the layer cannot be made.
-        """
+        """Write the layer from the files of the maps that are done; returns the number of polygons."""
         from prn_cli.rasters.polygons import write_layer
 
         if self.layer is None:

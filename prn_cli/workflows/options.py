@@ -119,11 +119,7 @@ class MapOptions(Options):
         return found
 
     def reading(self) -> Reading:
-        """How files are read, for openers.
-
-        Raises:
-            UsageError: a scale was given, and a kind that has its own.
-        """
+        """How files are read, for openers. Refuses a scale beside a kind that has its own."""
         from prn_cli.rasters import Reading
 
         if self.scale is not None and self.input_kind in ("percent", "byte"):
@@ -134,11 +130,7 @@ class MapOptions(Options):
 
 
 def _bands_of(text: str | None) -> tuple[int, ...] | None:
-    """The bands that `--rgb` names.
-
-    Raises:
-        UsageError: it names none.
-    """
+    """The bands that `--rgb` names."""
     if text is None:
         return None
     words = text.split(",")
@@ -179,11 +171,7 @@ class TaskOptions(Options):
     ] = None
 
     def find_task(self, workflow: str) -> Task:
-        """The task, whose classes are not known yet.
-
-        Raises:
-            UsageError: an option was given that the task does not take in this workflow.
-        """
+        """The task, whose classes are not known yet. Refuses options that it does not take in this workflow."""
         task = find_task(self.task)
         task.refuse(self.given(), workflow)
         return task
@@ -205,11 +193,7 @@ class MaskOptions(Options):
         self.creation_options()
 
     def mask_values(self) -> tuple[int, int]:
-        """The values of background and foreground.
-
-        Raises:
-            UsageError: they are neither 0,255 nor 0,1.
-        """
+        """The values of background and foreground."""
         expected = {"0,255": (0, 255), "0,1": (0, 1)}
         found = expected.get(self.values.replace(" ", ""))
         if found is None:
@@ -217,11 +201,7 @@ class MaskOptions(Options):
         return found
 
     def creation_options(self) -> dict[str, str]:
-        """The values of `--co` as a mapping.
-
-        Raises:
-            UsageError: one has no `=` or no key.
-        """
+        """The values of `--co` as a mapping."""
         found = {}
         for word in self.co or ():
             key, separator, value = word.partition("=")
@@ -266,11 +246,7 @@ class RunOptions(Options):
 
 
 def with_kind(reading: Reading, paths: Sequence[Path], watch: Watch) -> Reading:
-    """The reading of a set of score maps, with its kind resolved, and noted, if it is `auto`.
-
-    Raises:
-        InputError: the kind is ambiguous, or two bands are no softmax pair.
-    """
+    """The reading of a set of score maps, with its kind resolved, and noted, if it is `auto`."""
     from prn_cli.rasters import resolve, with_bands
 
     found = with_bands(resolve(reading, paths), paths)

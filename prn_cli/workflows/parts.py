@@ -13,11 +13,7 @@ def _digest(name: str) -> int:
 
 
 def check_part(count: int | None, number: int | None) -> None:
-    """Check `--num-parts` and `--part-id`.
-
-    Raises:
-        UsageError: one without the other, or a number beyond the parts.
-    """
+    """Refuse one of `--num-parts` and `--part-id` without the other, and a number beyond the parts."""
     if (count is None) != (number is None):
         given, missing = ("--num-parts", "--part-id") if number is None else ("--part-id", "--num-parts")
         raise UsageError(f"{given} without {missing}", hint=f"give {missing} too")

@@ -50,11 +50,7 @@ class Plan:
     own: float | None = None
 
     def run_of(self, item: Item) -> Run:
-        """The run of one map, which may have a threshold of its own.
-
-        Raises:
-            PrnError: the map cannot be read.
-        """
+        """The run of one map, which may have a threshold of its own."""
         if not isinstance(self.choice, SetDecision) or not self.options.per_image:
             return self.run
         inputs = item.inputs
@@ -68,11 +64,7 @@ class Plan:
 
 
 def prepare(options: RefineOptions, watch: Watch) -> Plan:
-    """Find and check everything, and load the weights.
-
-    Raises:
-        PrnError: something is missing or does not fit.
-    """
+    """Find and check everything, and load the weights."""
     check_part(options.num_parts, options.part_id)
     task = options.find_task("refine")
     fixed = _fixed_threshold(options, task)

@@ -98,19 +98,11 @@ def without_drafts(items: Sequence[Item], scenes: Mapping[Path, Scene]) -> list[
 
 
 def save_draft(path: Path, runs: Runs) -> None:
-    """Keep the mask of a map before it is cleaned.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+    """Keep the mask of a map before it is cleaned."""
     size = np.array([runs.height, runs.width])
     save_arrays(path, {"size": size, **{name: getattr(runs, name) for name in _ARRAYS}})
 
 
 def load_draft(path: Path) -> Runs:
-    """Read what `save_draft` wrote.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+    """Read what `save_draft` wrote."""
     return load_arrays(path, lambda arrays: Runs(*arrays["size"].tolist(), *(arrays[name] for name in _ARRAYS)))

@@ -77,14 +77,7 @@ class WeakOptions(Options):
     ] = 0.01
 
     def check_weak(self, logits: bool) -> None:
-        """Check that options belong together.
-
-        Args:
-            logits: whether LOGITS were given.
-
-        Raises:
-            UsageError: they do not.
-        """
+        """Check that options belong together, given whether there are LOGITS."""
         given = self.given()
         if self.weak is None:
             for parameter in parameters(WeakOptions):

@@ -98,11 +98,7 @@ class Survey:
 
     @staticmethod
     def of_run(folder: Path) -> Survey:
-        """The survey of an earlier run.
-
-        Raises:
-            InputError: the folder is none of such a run.
-        """
+        """The survey of an earlier run, by its folder."""
         try:
             record = json.loads((folder / SURVEY).read_text("utf-8"))
             return Survey(**record | {name: tuple(record[name]) for name in ("classes", "peaks")})

@@ -27,13 +27,8 @@ R = TypeVar("R")
 def pass_over_outputs(inputs: Paths, manifest: Manifest, places: Iterable[Path | None], watch: Watch) -> Paths:
     """The inputs without what prn itself wrote, which a pattern finds when the same command runs again.
 
-    Args:
-        inputs: as the command line names them.
-        manifest: knows prn's outputs.
-        places: files and folders of outputs; other inputs need not be looked up.
-
-    Raises:
-        UsageError: nothing is left.
+    Only those in `places`, files and folders of outputs, are looked up in the manifest. Refuses inputs of which none is
+    left.
     """
     real = cache(os.path.realpath)
     known = [(os.path.join(real(place), ""), os.path.abspath(place)) for place in places if place is not None]  # noqa: PTH100, PTH118
@@ -88,11 +83,7 @@ class Work:
     drafts: Mapping[Path, Item] = field(default_factory=dict)
 
     def job(self, item: Item) -> Job:
-        """The manifest's job for a map.
-
-        Raises:
-            InputError: an input is missing.
-        """
+        """The manifest's job for a map, which is refused if it lacks a partner."""
         for partners in self.partners:
             partners.of(item.path)
         inputs = {
@@ -105,8 +96,7 @@ class Work:
     def finished(self, job: Job) -> dict[str, Any] | None:
         """The manifest's entry of a job whose outputs are current; None if they must be made.
 
-        Raises:
-            OutputError: an output was replaced by another whole raster.
+        An output that was replaced by another whole raster is refused.
         """
         if self.overwrite:
             return None
