@@ -72,7 +72,7 @@ class Runs:
         # Neighbouring runs in a row have equal values if one of them is a filled hole.
         first, second = (np.concatenate(ends) for ends in zip(self.above, self.beside, strict=True))
         same = (self.values[first] == self.values[second]) & (self.values[first] != IGNORE)
-        return _numbered(len(self.starts), first[same], second[same])
+        return connected(len(self.starts), first[same], second[same])
 
     def objects(self) -> tuple[Ints, int]:
         """`(n,)` number of the component of each run of foreground, from 1 on, 0 elsewhere; and their count."""
@@ -190,7 +190,7 @@ def _small(
             goes_on[number[second[invalid[first]]]] = True
     area = np.concatenate([np.bincount(n, tile.areas) for n, tile in zip(numbers, tiles, strict=True)])
     ends = [np.concatenate(each) for each in zip(*joined, strict=True)] if joined else [np.zeros(0, np.int64)] * 2
-    whole = _numbered(len(area), *ends)
+    whole = connected(len(area), *ends)
     closed = np.bincount(whole, goes_on) == 0
     small = (closed & (np.bincount(whole, area) < limit))[whole]
     return [small[n] & (runs.values == value) for n, runs in zip(everywhere, masks, strict=True)]
@@ -250,7 +250,7 @@ def join_beside(parts: Sequence[Runs]) -> Runs:
     return Runs(parts[0].height, width, starts[first], values[first], *sums)
 
 
-def _numbered(count: int, first: Ints, second: Ints) -> Ints:
+def connected(count: int, first: Ints, second: Ints) -> Ints:
     """Number the connected components of a graph of `count` nodes, from 0 on.
 
     Each round hangs every root below its least neighbour and flattens the trees, until no edge joins two trees. It is

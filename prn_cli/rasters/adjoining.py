@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.maps.components import find_seams
+from prn_cli.maps.components import connected, find_seams
 from prn_cli.rasters.base import Raster
 
 _SLACK = 0.02  # px: georeferences are rounded
@@ -68,16 +68,9 @@ def _grids(grounds: Mapping[K, Ground]) -> list[dict[K, tuple[int, int]]]:
 def _scenes(places: Mapping[K, tuple[int, int]], grounds: Mapping[K, Ground]) -> Iterable[dict[K, tuple[int, int]]]:
     keys = list(places)
     boxes = [(*places[key], grounds[key].height, grounds[key].width) for key in keys]
-    leader = list(range(len(keys)))
-
-    def lead(number: int) -> int:
-        while leader[number] != number:
-            leader[number] = number = leader[leader[number]]
-        return number
-
-    for (one, *_), (other, *_) in find_seams(boxes):
-        leader[lead(other)] = lead(one)
+    seams = [(one, other) for (one, *_), (other, *_) in find_seams(boxes)]
+    first, second = np.array(seams, np.int64).reshape(-1, 2).T
     found: dict[int, dict[K, tuple[int, int]]] = {}
-    for number, key in enumerate(keys):
-        found.setdefault(lead(number), {})[key] = places[key]
+    for key, number in zip(keys, connected(len(keys), first, second).tolist(), strict=True):
+        found.setdefault(number, {})[key] = places[key]
     return found.values()
