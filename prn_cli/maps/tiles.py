@@ -40,9 +40,9 @@ def block_rows(width: int) -> int:
     return max(_BLOCK_PIXELS // width, 1)
 
 
-def row_bands(height: int, width: int, *, pixels: int = _BAND_PIXELS) -> Iterator[Window]:
-    """Cut a map into bands of whole rows, each of about so many pixels, and a whole number of `block_rows`."""
-    block = block_rows(width)
+def row_bands(height: int, width: int, *, pixels: int = _BAND_PIXELS, block: int = 0) -> Iterator[Window]:
+    """Cut a map into bands of about so many pixels: whole rows, a multiple of `block`, or else of `block_rows`."""
+    block = block or block_rows(width)
     rows = max(pixels // (block * width), 1) * block
     for y in range(0, height, rows):
         yield Window(y, 0, min(rows, height - y), width)

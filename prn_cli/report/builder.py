@@ -19,7 +19,7 @@ from prn_cli.execution.watch import Watch
 from prn_cli.files.manifest import Stamp, check_unchanged, stamp_inputs
 from prn_cli.files.temporaries import refuse_strangers, write_whole
 from prn_cli.maps.probabilities import binarize, logit
-from prn_cli.maps.tiles import Window
+from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.metrics.score import Metric, Summary
 from prn_cli.rasters import (
     LabelMap,
@@ -42,8 +42,6 @@ from prn_cli.report.scored import Scored, score_page
 from prn_cli.report.totals import Totals
 from prn_cli.thresholding.pseudolabels import make_pseudolabels
 from prn_cli.thresholding.thresholds import Grid
-
-_BAND_PIXELS = 1 << 22  # looked at at once
 
 Opened = Sequence[Any]
 """Of an image, open and of one size: its label, a mask or soft map, and the base's if there is one."""
@@ -293,8 +291,7 @@ def _open_bias(path: Path, label: LabelMap) -> ScoreMap:
 
 def _bands(height: int, width: int, multiple: int, stop: threading.Event) -> Iterator[Window]:
     """Bands of whole patches."""
-    rows = max(_BAND_PIXELS // (width * multiple), 1) * multiple
-    for y in range(0, height, rows):
+    for window in row_bands(height, width, block=multiple):
         if stop.is_set():
             raise CancelledError
-        yield Window(y, 0, min(rows, height - y), width)
+        yield window

@@ -18,7 +18,7 @@ from prn_cli.execution.threads import Progress
 from prn_cli.execution.watch import Watch
 from prn_cli.files.manifest import Manifest, check_outputs, check_unchanged
 from prn_cli.files.remote import without_secrets
-from prn_cli.maps.tiles import Window
+from prn_cli.maps.tiles import row_bands
 from prn_cli.metrics.regions import RegionCounts
 from prn_cli.rasters import (
     LabelMap,
@@ -248,10 +248,8 @@ def _search(
         if begin is not None:
             created = _create(item, options, (height, width), like=scores.raster)
             writers = [stack.enter_context(writer) for writer in created]
-        rows = max(_BAND_PIXELS // (width * patch), 1) * patch
-        for y in range(0, height, rows):
+        for window in row_bands(height, width, pixels=_BAND_PIXELS, block=patch):
             progress.check()
-            window = Window(y, 0, min(rows, height - y), width)
             probabilities, truth = scores.probabilities(window), label.read(window)
             found = make_pseudolabels(probabilities, truth, patch=patch, grid=options.grid)
             curve += count_curve(probabilities, truth)

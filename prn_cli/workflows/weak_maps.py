@@ -20,7 +20,7 @@ from prn_cli.files.temporaries import write_whole
 from prn_cli.maps.bands import band_statistics
 from prn_cli.maps.guided import CELL, guided, reach
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.maps.tiles import Window
+from prn_cli.maps.tiles import Window, row_bands
 from prn_cli.metrics.classes import SUMS, count_classes
 from prn_cli.metrics.regions import FloatArray
 from prn_cli.rasters import LabelMap, MapImage, Raster, RasterWriter, create_raster, open_map
@@ -172,10 +172,8 @@ def _fill(plan: Plan, opened: _Opened, item: Item, writers: Sequence[RasterWrite
     options, survey, height = plan.options, plan.survey, opened.activations.height
     possible, values = plan.possible.get(item.path), options.mask_values()
     scale, of_scores = survey.scale(opened.peaks), survey.scale()
-    rows = max(_STRIP_PIXELS // opened.activations.width // CELL, 1) * CELL
-    for y in range(0, height, rows):
+    for window in row_bands(height, opened.activations.width, pixels=_STRIP_PIXELS, block=CELL):
         progress.check()
-        window = Window(y, 0, min(rows, height - y), opened.activations.width)
         found = _activations(plan, opened, window)
         saliency = None if opened.saliency is None else _unit(opened.saliency, window)
         scores = class_scores(evidence(found, scale), survey.background, possible=possible, saliency=saliency)
@@ -187,7 +185,7 @@ def _fill(plan: Plan, opened: _Opened, item: Item, writers: Sequence[RasterWrite
             writers[1].write(made.confidence)
             plain = class_scores(evidence(found, of_scores), survey.background, saliency=saliency)
             for number, one in enumerate(plain if plan.task.several else plain[1:]):
-                writers[2].write(one.astype(writers[2].dtype), number * height + y)
+                writers[2].write(one.astype(writers[2].dtype), number * height + window.y)
         if opened.label is not None and opened.plain_peaks is not None:
             raw = evidence(opened.activations.read(window, 1), opened.plain_peaks)
             rest = None if survey.background is None else BACKGROUND
