@@ -180,11 +180,15 @@ def learn(prior: Calibration, maps: Sequence[NDArray[np.int64]], *, weight: floa
     return Calibration(found, np.linalg.inv(_log_likelihood(total, found)[1] + precision), prior.scale)
 
 
+def probabilities_by(points: FloatArray) -> FloatArray:
+    """`(K, BINS)`, of each bin by each pair of slope and shift `(K, 2)`."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(points[:, :1] * CENTRES + points[:, 1:], -40, 40))), np.float64)
+
+
 def _log_likelihood(counts: FloatArray, at: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Gradient `(2,)` and expected curvature `(2, 2)` of the labels' log-likelihood over (log slope, shift)."""
     slope = np.exp(at[0])
-    pixels = counts.sum(axis=0)
-    p = 1 / (1 + np.exp(-np.clip(slope * CENTRES + at[1], -40, 40)))
+    pixels, p = counts.sum(axis=0), probabilities_by(np.array([[slope, at[1]]]))[0]
     surplus, spread = counts[1] - pixels * p, pixels * p * (1 - p)
     directions = np.stack([slope * CENTRES, np.ones(BINS)])
     return directions @ surplus, (directions * spread) @ directions.T

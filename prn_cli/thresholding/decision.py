@@ -21,16 +21,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from prn_cli.metrics.intervals import bootstrap
-from prn_cli.thresholding.calibration import FIT, Calibration, Evidence, Fit, expect, learn
-from prn_cli.thresholding.logit_statistics import (
-    BINS,
-    CENTRES,
-    EDGES,
-    PER_LOGIT,
-    LogitStatistics,
-    measure,
-    no_statistics,
-)
+from prn_cli.thresholding.calibration import FIT, Calibration, Evidence, Fit, expect, learn, probabilities_by
+from prn_cli.thresholding.logit_statistics import BINS, EDGES, PER_LOGIT, LogitStatistics, measure, no_statistics
 
 FloatArray = NDArray[np.float64]
 Score = Literal["iou", "dice"]
@@ -116,7 +108,7 @@ def decide(
     if evidence is not None:
         calibration, loss_weight, allowed = evidence.update(calibration), LABELLED_LOSS_WEIGHT, evidence.allowed
     points, weights = calibration.samples()
-    probabilities = _probabilities(points)
+    probabilities = probabilities_by(points)
 
     def gains_of(counts: NDArray[np.number]) -> FloatArray:
         scores = expected_scores(counts, probabilities, score)
@@ -313,7 +305,7 @@ class _Belief:
     @classmethod
     def of(cls, calibration: Calibration, counts: NDArray[np.number]) -> _Belief:
         points, weights = calibration.samples()
-        probabilities = _probabilities(points)
+        probabilities = probabilities_by(points)
         return cls(probabilities, weights, probabilities @ np.asarray(counts, np.float64))
 
     def score(self, bins: NDArray[np.intp], score: Score) -> FloatArray:
@@ -326,11 +318,6 @@ def _scores(hits: FloatArray, both: FloatArray, score: Score = "iou") -> FloatAr
     """Scores by the hits and the sum of mask and foreground; 1 where there is nothing to find and nothing is found."""
     above, below = (hits, both - hits) if score == "iou" else (2 * hits, both)
     return np.divide(above, below, out=np.ones_like(hits), where=below > 0)
-
-
-def _probabilities(points: FloatArray) -> FloatArray:
-    """`(K, BINS)`, of each bin by each pair of slope and shift `(K, 2)`."""
-    return np.asarray(1 / (1 + np.exp(-np.clip(points[:, :1] * CENTRES + points[:, 1:], -40, 40))), np.float64)
 
 
 def utility(gains: FloatArray, loss_weight: float = LOSS_WEIGHT) -> FloatArray:
