@@ -43,9 +43,14 @@ def block_rows(width: int) -> int:
 def row_bands(height: int, width: int, *, pixels: int = _BAND_PIXELS, block: int = 0) -> Iterator[Window]:
     """Cut a map into bands of about so many pixels: whole rows, a multiple of `block`, or else of `block_rows`."""
     block = block or block_rows(width)
-    rows = max(pixels // (block * width), 1) * block
+    return cut_windows(height, width, max(pixels // (block * width), 1) * block, width)
+
+
+def cut_windows(height: int, width: int, rows: int, columns: int) -> Iterator[Window]:
+    """Cut a map into windows of so many rows and columns, from the top left; the last ones may be smaller."""
     for y in range(0, height, rows):
-        yield Window(y, 0, min(rows, height - y), width)
+        for x in range(0, width, columns):
+            yield Window(y, x, min(rows, height - y), min(columns, width - x))
 
 
 class WholeRows(Generic[T]):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError, UsageError
 from prn_cli.maps.certain import CERTAIN, find_certain
-from prn_cli.maps.tiles import Window
+from prn_cli.maps.tiles import Window, cut_windows
 from prn_cli.rasters.base import Raster
 from prn_cli.rasters.mask_values import MASK_NUMBERS
 from prn_cli.rasters.pairs import spread
@@ -352,20 +352,18 @@ def _sample_of(raster: Raster, reading: Reading) -> _Sample:
 
 def _sample_windows(height: int, width: int, sample: _Sample) -> Iterator[Window]:
     if height * width <= _SMALL_MAP:
-        for y in range(0, height, _SAMPLE_SIDE):
-            yield Window(y, 0, min(_SAMPLE_SIDE, height - y), width)
+        yield from cut_windows(height, width, _SAMPLE_SIDE, width)
         return
     h, w = min(height, _SAMPLE_SIDE), min(width, _SAMPLE_SIDE)
     last = _SAMPLES_ACROSS - 1
     for down in range(_SAMPLES_ACROSS):
         for across in range(_SAMPLES_ACROSS):
             yield Window((height - h) * down // last, (width - w) * across // last, h, w)
-    for y in range(0, height, h):
-        for x in range(0, width, w):
-            if sample.low < sample.high or sample.high not in (0, -np.inf):
-                return
-            # Nothing but zeros and invalid pixels so far: look on until there is evidence.
-            yield Window(y, x, min(h, height - y), min(w, width - x))
+    for window in cut_windows(height, width, h, w):
+        if sample.low < sample.high or sample.high not in (0, -np.inf):
+            return
+        # Nothing but zeros and invalid pixels so far: look on until there is evidence.
+        yield window
 
 
 def unlikely_logit(value: float, path: Path) -> InputError:

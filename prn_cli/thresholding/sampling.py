@@ -7,7 +7,7 @@ from hashlib import blake2b
 from heapq import nsmallest
 from unicodedata import normalize
 
-from prn_cli.maps.tiles import Window
+from prn_cli.maps.tiles import Window, cut_windows
 
 MAPS = 256
 WINDOWS = 16
@@ -28,9 +28,9 @@ def sample_windows(name: str, height: int, width: int, most: int = WINDOWS) -> l
 
     All of the grid's if there are no more than `most`.
     """
-    corners = ((y, x) for y in range(0, height, SIDE) for x in range(0, width, SIDE))
-    drawn = sorted(nsmallest(most, corners, key=lambda corner: _place(f"{name} {corner[0]} {corner[1]}")))
-    return [Window(y, x, min(SIDE, height - y), min(SIDE, width - x)) for y, x in drawn]
+    windows = cut_windows(height, width, SIDE, SIDE)
+    drawn = nsmallest(most, windows, key=lambda window: _place(f"{name} {window.y} {window.x}"))
+    return sorted(drawn, key=lambda window: (window.y, window.x))
 
 
 def _place(text: str) -> bytes:

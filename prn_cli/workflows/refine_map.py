@@ -20,7 +20,7 @@ from prn_cli.execution.threads import Progress
 from prn_cli.maps.components import Runs, Tile, join, join_beside, runs_of
 from prn_cli.maps.noise import place_seed
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.maps.tiles import WholeRows, Window
+from prn_cli.maps.tiles import WholeRows, Window, cut_windows
 from prn_cli.rasters import TIFF_SUFFIXES, MapImage, Raster, RasterWriter, ScoreMap, count_reasons, create_raster
 from prn_cli.rasters.reading import Reading, open_map
 from prn_cli.refinement.rows import (
@@ -312,11 +312,7 @@ def _not_counted(scores: ScoreMap, invalid: NDArray[np.bool_], y: int, x: int) -
     """Why pixels do not count, of rows that begin at `y` and `x`. Blocks without such pixels are not read again."""
     height, width = invalid.shape
     side = _BLOCK if scores.by_columns else width
-    blocks = [
-        Window(top, left, min(_BLOCK, height - top), min(side, width - left))
-        for top in range(0, height, _BLOCK)
-        for left in range(0, width, side)
-    ]
+    blocks = list(cut_windows(height, width, _BLOCK, side))
     chosen = [block for block in blocks if invalid[block.slices].any()]
     if 2 * len(chosen) > len(blocks):  # many are read faster at once
         chosen = [Window(0, 0, height, width)]
