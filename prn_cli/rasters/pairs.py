@@ -104,11 +104,13 @@ class Partners:
         folder: _Path | None,
         part: Sequence[int] | None = None,
         suffixes: Sequence[str] = SUFFIXES,
+        *,
+        same_allowed: bool = False,
     ) -> Partners:
         """The partners of the inputs in a folder, see `pair_by_stem`; no input has one if there is no folder."""
         if folder is None:
             return self
-        pairs = pair_by_stem(inputs, folder, suffixes=suffixes, part=part)
+        pairs = pair_by_stem(inputs, folder, same_allowed=same_allowed, suffixes=suffixes, part=part)
         return replace(self, folder=Path(folder), found=dict(pairs.matched))
 
     def of(self, path: Path) -> Path | None:

@@ -29,7 +29,6 @@ from prn_cli.rasters import (
     ScoreMap,
     count_reasons,
     find_valid_masks,
-    pair_by_stem,
     with_bands,
 )
 from prn_cli.report import Scored, ScoreReport
@@ -137,7 +136,8 @@ def _prepare(options: ScoreOptions, watch: Watch) -> _Run:
         raise UsageError(f"a buffer of {options.buffer} pixels is no distance", hint="give a number")
     reading = options.reading()
     inputs = options.find_inputs(options.masks, watch, inside="masks")
-    partners = [_baselines(inputs, options), find_valid_masks(inputs, options.valid_mask)]
+    baselines = Partners("baseline", "baseline").among(inputs, options.baseline, same_allowed=True)
+    partners = [baselines, find_valid_masks(inputs, options.valid_mask)]
     images = [
         Item(path, {"masks": path, "label": label} | partners[0].role(path) | partners[1].role(path), {})
         for path, label in pair_labels(inputs, options.labels, watch, noun="mask")
@@ -201,13 +201,6 @@ def _own_thresholds(images: Sequence[Item], options: ScoreOptions) -> dict[Path,
     known = {path: threshold for path, threshold in own.items() if threshold is not None}
     other = set(known.values()) - {options.baseline_threshold}
     return known if other and len(known) == len(paths) else {}
-
-
-def _baselines(inputs: Sequence[Path], options: ScoreOptions) -> Partners:
-    if options.baseline is None:
-        return Partners("baseline", "baseline")
-    pairs = pair_by_stem(inputs, options.baseline, same_allowed=True)
-    return Partners("baseline", "baseline", options.baseline, dict(pairs.matched))
 
 
 def _score_all(run: _Run, watch: Watch) -> Batch[Item, ImageScore]:
@@ -275,8 +268,7 @@ def _count(
 ) -> Mapping[str, int]:
     """Count a mask, and its baseline if there is one, against their label, some rows at a time.
 
-    Returns:
-        How many pixels do not count, by reason.
+    Returns how many pixels do not count, by reason.
     """
     label, mask, *baseline = opened
     assert isinstance(label, LabelMap)
