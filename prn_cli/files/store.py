@@ -34,13 +34,9 @@ class Place:
 
 
 class Store:
-    """A temporary file of arrays.
+    """A temporary file of arrays, on the disk of the folder, or of the nearest one above it that exists.
 
-    Args:
-        folder: the file lies on its disk, in the folder itself or the nearest one above it that exists.
-
-    Raises:
-        OutputError: the file cannot be written, here and in all methods.
+    All methods raise an `OutputError` if the file cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -195,11 +195,7 @@ def _write_stream(path: Path, content: bytes) -> None:
 
 
 def lock(descriptor: int, *, wait: bool) -> bool | None:
-    """Lock a file for this process until the descriptor is closed.
-
-    Returns:
-        Whether it is locked: False if another process holds the lock and `wait` is off, None if locks do not work here.
-    """
+    """Lock a file for this process until the descriptor is closed; whether it is, or None where locks do not work."""
     if fcntl is None:
         return None
     try:

@@ -54,12 +54,7 @@ def cut_windows(height: int, width: int, rows: int, columns: int) -> Iterator[Wi
 
 
 class WholeRows(Generic[T]):
-    """Pieces of the rows of a map, which come from the left, put side by side.
-
-    Args:
-        width: columns of the map.
-        join: puts pieces of the same rows side by side.
-    """
+    """Pieces of the rows of a map, which come from the left; `join` puts those of the same rows side by side."""
 
     def __init__(self, width: int, join: Callable[[list[T]], T]) -> None:
         self._width, self._join = width, join
