@@ -156,10 +156,11 @@ def refine_map(
 
     Raises:
         WeightsError: the weights cannot be used.
-        UsageError: `tile` does not suit them, or an image is missing.
+        UsageError: `tile` does not suit them, or an image is missing or of another shape.
     """
     import numpy as np
 
+    from prn_cli.errors import UsageError
     from prn_cli.maps.certain import find_certain, settle
     from prn_cli.maps.classes import one_versus_rest, one_versus_rest_of
     from prn_cli.maps.pixels import IGNORE
@@ -183,8 +184,10 @@ def refine_map(
     names = [weights] if isinstance(weights, str | PathLike) else weights
     links: Sequence[Link] = [Link(_load(str(name), device), strength, tile) for name in names]
     threshold = links[-1].refiner.threshold if threshold is None else threshold
-    links, _ = survey(cut_at(links, threshold), partial(sample_of_map, logits, image), SILENT)
     height, width = logits.shape[-2:]
+    if image is not None and (np.ndim(image) != 3 or np.shape(image)[1:] != (height, width)):
+        raise UsageError(f"image of shape {np.shape(image)}, expected (bands, {height}, {width})")
+    links, _ = survey(cut_at(links, threshold), partial(sample_of_map, logits, image), SILENT)
     rows: list[Any] = list(
         task.refine(
             lambda window: logits[..., *window.slices],

@@ -13,6 +13,7 @@ from prn_cli.errors import UsageError
 from prn_cli.execution.clock import now
 from prn_cli.execution.extras import needs_extra
 from prn_cli.execution.watch import SILENT, Watch
+from prn_cli.methods import METHODS
 from prn_cli.options import Option, Options
 from prn_cli.workflows.items import Result
 from prn_cli.workflows.method_options import composed, given_for, options_for, refuse_strangers
@@ -71,8 +72,8 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         int | None,
         _held_out(
             "Hold out each of this many parts in turn, then learn from all maps; 1 holds out one part only. Default: "
-            f"{FOLDS} for fast and image with fewer than {FEW_MAPS} maps, else 1; {QUARTERS} for {FEWEST_MAPS} large "
-            "maps or fewer, each part a quarter of every map.",
+            f"{FOLDS} for fast, and from weights, with fewer than {FEW_MAPS} maps, else 1; {QUARTERS} for "
+            f"{FEWEST_MAPS} large maps or fewer, each part a quarter of every map.",
             common=True,
             least=1,
         ),
@@ -168,7 +169,11 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             compiled(self.groups)
         if self.shots is not None and self.validation_stems is not None:
             raise UsageError("--shots and --validation-stems exclude each other", hint="use --validation-logits")
-        refuse_strangers(TrainOptions, self, (self.method, *self.contrast))
+        if self.validation_images is not None and self.images is None:
+            raise UsageError("--validation-images without --images")
+        # Weights that are to be gone on from may be of any method, which their file says.
+        told = self.network is not None or self.start_from in (None, NO_START)
+        refuse_strangers(TrainOptions, self, (*((self.method,) if told else METHODS), *self.contrast))
         self.for_method()
         self.seconds()
         self.find_task("train")

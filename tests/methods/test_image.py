@@ -497,3 +497,40 @@ def test_images_of_more_bands_need_their_names(
 def test_it_wants_images() -> None:
     with pytest.raises(UsageError, match="needs the images"):
         build("image")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--network", "image"), "--network image needs the images; give --images DIR"),
+        (("--from", "fast", "--images", "IMAGES"), "leave --from out, or name weights that see them"),
+        (("--validation-images", "IMAGES", "--validation-logits", "IMAGES"), "--validation-images without --images"),
+        (("--from", "fast", "--images", "IMAGES", "--freeze-encoder"), "--freeze-encoder is for --network"),
+    ],
+)
+def test_what_does_not_go_together_says_what_to_do(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    assert train(folder, tmp_path, *(folder / "images" if word == "IMAGES" else word for word in options)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_options_of_the_network_of_a_run_are_known_from_the_run(folder: Path, tmp_path: Path) -> None:
+    assert train(folder, tmp_path / "run", "--images", folder / "images", "--network", "fast", "--from", "none") == 0
+    more = ("--from", tmp_path / "run", "--images", folder / "images", "--keep-level")
+    assert train(folder, tmp_path / "next", *more) == 0
+    assert json.loads((tmp_path / "next" / "model.json").read_text())["settings"]["network"] == "fast"
+
+
+def test_a_run_that_held_out_other_parts_is_not_resumed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, tmp_path) == 0
+    assert train(folder, tmp_path, "--resume", "--folds", "2") == 2
+    assert "its run held out other parts" in capsys.readouterr().err
+
+
+def test_an_image_in_memory_has_the_shape_of_its_map(weights: Path) -> None:
+    logits, image = scene()
+    with pytest.raises(UsageError, match=r"image of shape \(3, 10, "):
+        prn.refine_map(logits, weights=weights, image=image[:, :10])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prn_cli.errors import PrnError
+from prn_cli.errors import PrnError, UsageError
 from prn_cli.execution.threads import NAP, Progress
 from prn_cli.execution.watch import Epoch, Show, Stage
 from prn_cli.files.temporaries import remove_stale, write_whole
@@ -68,6 +68,7 @@ def train(run: Run, holdout: Holdout, cuts: OwnCuts) -> Outcome:
     Raises:
         DivergedError: training diverged.
         OutputError: the folder cannot be written to.
+        UsageError: the folder to resume in holds the states of other networks.
     """
     out, first = run.options.out, parallel.rank() == 0
     if first:
@@ -75,6 +76,8 @@ def train(run: Run, holdout: Holdout, cuts: OwnCuts) -> Outcome:
     found = {job.name: _load(run, job.name) for job in jobs_of(holdout)} if first and run.options.resume else {}
     states = parallel.agreed({name: each for name, each in found.items() if each is not None})
     if run.options.resume and not states:
+        if parallel.agreed(any(out.glob(STATES))):
+            raise UsageError(f"--resume {out}: its run held out other parts", hint="give the same options to go on")
         run.watch.note(f"no state in {out}: starting anew")
     budget = replace(run.budget, spent=max((spent for _, spent in states.values()), default=0.0))
     plan = make_plan(run, holdout, budget)

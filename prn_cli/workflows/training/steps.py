@@ -77,6 +77,8 @@ def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
     """Check the options against the method and the folder, and set up torch."""
     keep_freed_memory()
     options, start = _started(options)
+    if options.images is None and recipe_of(options.method).bands and options.start_from is None:
+        raise UsageError(f"--network {options.method} needs the images", hint="give --images DIR")
     method, budget = options.for_method(), Budget(options.seconds(), began)
     if start is not None:
         method = start.options(method)
@@ -98,7 +100,8 @@ def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
     bands = 0 if options.images is None else _image_bands(options, options.images)
     if start is not None and start.bands != bands:
         given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
-        raise UsageError(f"--from {start.name}: these weights see {_bands(start.bands)}, {given}")
+        hint = "leave --from out, or name weights that see them" if bands else ""
+        raise UsageError(f"--from {start.name}: these weights see {_bands(start.bands)}, {given}", hint=hint)
     begun = Run(options, _settings(options, method), start, bands, device, threads, watch, budget)
     network = begun.network()
     if options.contrast and not begun.recipe.feature_channels(network):
@@ -131,8 +134,9 @@ def _image_bands(options: TrainOptions, images: Path) -> int:
     chosen, needed = options.reading().rgb or (), recipe_of(options.method).bands
     found = len(chosen) or common_bands(image_files(images))
     if needed and found not in (1, needed):
+        given = f"--rgb names {found} bands" if chosen else _bands(found)
         raise UsageError(
-            f"{_bands(found)}, and --network {options.method} sees {needed}",
+            f"{given}, and --network {options.method} sees {needed}",
             hint=f"name {needed} of them by --rgb, or take --network fast",
             path=images,
         )
@@ -196,9 +200,10 @@ def _note(run: Run, holdout: Holdout) -> None:
     )
     if holdout.note:
         run.watch.note(holdout.note)
-    unused = Path(run.options.logits[0]).parent / "images"
-    if not run.bands and unused.is_dir():
-        run.watch.note(f"{unused} is not used; with --images {unused} the network sees the images, too")
+    given = Path(run.options.logits[0])
+    unused = [place / "images" for place in (given, given.parent) if (place / "images").is_dir()]
+    if unused and run.options.network is None and run.start is None and not run.bands:
+        run.watch.note(f"{unused[0]} is not used; with --images {unused[0]} the network sees the images, too")
 
 
 def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
