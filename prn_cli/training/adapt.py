@@ -32,7 +32,7 @@ def schedule(maps: int, recipe: Recipe) -> Schedule:
     Whether faster steps gain or lose shows on held-out maps only if there are `TELLING_MAPS` or more.
     """
     if maps < TELLING_MAPS:
-        return Schedule(epochs=4, steps=25, rate=2e-4, few=True)
+        return Schedule(epochs=4, steps=25, rate=min(2e-4, recipe.rate), few=True)
     epochs, steps = recipe.adapts
     return Schedule(epochs, steps, rate=recipe.rate, few=False)
 
@@ -88,10 +88,11 @@ def load_start(weights: Weights, method: str | None = None) -> Start:
         UsageError: they are of another method, or of one that cannot go on.
     """
     network, description = load_network(weights.path)
+    method = method or network.name
     adaptable = [name for name in METHODS if recipe_of(name).adaptable]
-    if (method or network.name) not in adaptable:
-        raise UsageError(f"--from is for --network {' or '.join(adaptable)}, not {method or network.name}")
-    if network.name != (method or network.name):
+    if method not in adaptable:
+        raise UsageError(f"--from is for --network {' or '.join(adaptable)}, not {method}")
+    if network.name != method:
         raise UsageError(
             f"--from {weights.name}: these are weights of '{network.name}', expected '{method}'",
             hint="train that network from the start",

@@ -150,8 +150,13 @@ def labels_beside(labels: Path, logits: Sequence[str]) -> Path:
     """The folder of the labels: if it was not named, the one in the folder of the logits, or beside it."""
     if labels != Path("labels") or labels.exists() or len(logits) != 1:
         return labels
-    places = (Path(logits[0]) / labels, Path(logits[0]).parent / labels)
-    return next((place for place in places if place.is_dir()), labels)
+    return folder_beside(logits[0], labels.name) or labels
+
+
+def folder_beside(logits: str, name: str) -> Path | None:
+    """The folder of this name in the folder of the logits, or beside it; None if there is none."""
+    places = (Path(logits) / name, Path(logits).parent / name)
+    return next((place for place in places if place.is_dir()), None)
 
 
 @dataclass(frozen=True, kw_only=True)

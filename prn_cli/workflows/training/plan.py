@@ -57,7 +57,7 @@ class Plan:
     at_once: int
     threads: int
     settings: Settings
-    refining: float = 0.6
+    refining: float
     pace: float | None = None
     end: float = 0.0
     dropped: int = 0

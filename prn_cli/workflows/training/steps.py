@@ -28,7 +28,7 @@ from prn_cli.training.export import export
 from prn_cli.training.loop import Settings, base_counts, pooled
 from prn_cli.training.runtime import reduced_precision, set_up
 from prn_cli.workflows.method_options import given_for, options_for
-from prn_cli.workflows.options import labels_beside
+from prn_cli.workflows.options import folder_beside, labels_beside
 from prn_cli.workflows.train import NO_START, TrainOptions, TrainResult
 from prn_cli.workflows.training import folder
 from prn_cli.workflows.training.conclusion import Trained, conclude, conclude_few, evidence_of
@@ -173,7 +173,7 @@ def _settled(run: Run, holdout: Holdout) -> Settings:
         settings,
         epochs=options.epochs or brief.epochs,
         steps=options.steps or brief.steps,
-        rate=min(brief.rate, run.recipe.rate) if options.rate is None else options.rate,
+        rate=brief.rate if options.rate is None else options.rate,
     )
 
 
@@ -200,10 +200,9 @@ def _note(run: Run, holdout: Holdout) -> None:
     )
     if holdout.note:
         run.watch.note(holdout.note)
-    given = Path(run.options.logits[0])
-    unused = [place / "images" for place in (given, given.parent) if (place / "images").is_dir()]
+    unused = folder_beside(run.options.logits[0], "images")
     if unused and run.options.network is None and run.start is None and not run.bands:
-        run.watch.note(f"{unused[0]} is not used; with --images {unused[0]} the network sees the images, too")
+        run.watch.note(f"{unused} is not used; with --images {unused} the network sees the images, too")
 
 
 def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
