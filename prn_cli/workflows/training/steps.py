@@ -202,7 +202,7 @@ def _note(run: Run, holdout: Holdout) -> None:
         run.watch.note(holdout.note)
     unused = folder_beside(run.options.logits[0], "images")
     if unused and run.options.network is None and run.start is None and not run.bands:
-        run.watch.note(f"{unused} is not used; with --images {unused} the network sees the images, too")
+        run.watch.note(f"the folder {unused} is not used; with --images {unused} the network sees the images, too")
 
 
 def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
