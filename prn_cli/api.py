@@ -83,21 +83,28 @@ def train(logits: Files = ("logits",), *, watch: Watch = SILENT, **options: Any)
 
 
 def train_maps(
-    scores: Sequence[FloatArray], labels: Sequence[NDArray[np.uint8]], *, watch: Watch = SILENT, **options: Any
+    scores: Sequence[FloatArray],
+    labels: Sequence[NDArray[np.uint8]] | None,
+    *,
+    images: Sequence[NDArray[Any]] | None = None,
+    watch: Watch = SILENT,
+    **options: Any,
 ) -> _train.TrainResult:
-    """Learn the correction from labelled maps in memory, as `train` does from files.
+    """Learn the correction from maps in memory, as `train` does from files.
 
     Args:
         scores: a map an image, `(H, W)` float32 of one class, or `(C, H, W)` of several with `task="multiclass"`; NaN
             invalid. Sizes may differ.
-        labels: `(H, W)` uint8 each: 0, 1 or class numbers, 255 ignore.
+        labels: `(H, W)` uint8 each: 0, 1 or class numbers, 255 ignore. None to learn from the images and the base
+            model's own masks.
+        images: `(bands, H, W)` each, of any range and depth; None to go without.
         watch: is told what happens.
         options: of `train`, such as `out="run"`, the folder of the weights, and `input_kind="probabilities"`. Maps are
             named by their numbers, `000000` on, which `groups` sees.
 
     Raises:
         PrnError: as `train` does.
-        ValueError: another number of labels than of maps.
+        ValueError: another number of labels or images than of maps.
     """
     import tempfile
     from pathlib import Path
@@ -105,13 +112,22 @@ def train_maps(
     import numpy as np
 
     with tempfile.TemporaryDirectory(prefix="prn-") as folder:
-        for number, pair in enumerate(zip(scores, labels, strict=True)):
-            for kind, values in zip(("logits", "labels"), pair, strict=True):
-                place = Path(folder, kind, f"{number:06}.npy")
-                place.parent.mkdir(exist_ok=True)
-                np.save(place, np.asarray(values, np.float32 if kind == "logits" else np.uint8))
+        places: dict[str, Any] = {"labels": "none"}
+        for kind, arrays, dtype in (
+            ("logits", scores, np.float32),
+            ("labels", labels, np.uint8),
+            ("images", images, None),
+        ):
+            if arrays is None:
+                continue
+            if len(arrays) != len(scores):
+                raise ValueError(f"{len(arrays)} {kind}, expected {len(scores)}, one a map")
+            places[kind] = Path(folder, kind)
+            places[kind].mkdir()
+            for number, values in enumerate(arrays):
+                np.save(places[kind] / f"{number:06}.npy", np.asarray(values, dtype))
         known = {"input_kind": "logits", "label_nodata": 255, **options}
-        return train(Path(folder, "logits"), labels=Path(folder, "labels"), watch=watch, **known)
+        return train(places.pop("logits"), **places, watch=watch, **known)
 
 
 @dataclass(frozen=True, slots=True)

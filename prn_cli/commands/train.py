@@ -37,6 +37,12 @@ train = command(workflow.train_options(), _run)
 
 def _show(card: Mapping[str, Any], out: Path) -> None:
     data, choice = card["data"], card["choice"]
+    if "own_masks" in card:
+        console.tell(f"{card['verdict'][0].upper()}{card['verdict'][1:]}.")
+        if choice["strength"]:
+            console.tell("No label has said that this gains: look at some masks, or label a few maps and score them.")
+        console.tell(f"Weights: {out / card['files']['onnx']['file']}")
+        return
     several = len(card["conditions"].get("classes", ())) > 1
     what = f"held-out parts of {data['parts_of']} map(s)" if data["parts_of"] else "held-out images"
     own = choice["own"]

@@ -106,6 +106,7 @@ class Recipe:
         refining: seconds to refine and count a pixel, against those of a pixel of a training step.
         half_precision: whether files hold the weights in float16; they are run in float32.
         observes_again: whether weights that go on learning observe the new images.
+        learns_without_labels: whether it can learn what the base model's own masks say of the images.
         built_with: options that decide which tensors the network has; attributes of the network, too.
     """
 
@@ -120,6 +121,7 @@ class Recipe:
     refining: ClassVar[float] = 0.6
     half_precision: ClassVar[bool] = False
     observes_again: ClassVar[bool] = False
+    learns_without_labels: ClassVar[bool] = False
     built_with: ClassVar[tuple[str, ...]] = ()
 
     def build(self, options: Any, bands: int = 0) -> Any:
@@ -154,6 +156,10 @@ class Recipe:
 
     def gentle(self, options: Any) -> Any:
         """The options for learning from maps that say little of others: a few, or those of a few scenes."""
+        return options
+
+    def without_labels(self, options: Any) -> Any:
+        """The options for learning from the base model's own masks."""
         return options
 
     def observe(self, network: Any, images: Iterable[FloatMap]) -> None:

@@ -37,7 +37,8 @@ class Weights:
     @property
     def knows_threshold(self) -> bool:
         """Whether labels of the base model's maps have said where they are cut."""
-        return not (self.card.get("learned_without_labels") or self.card.get("learned_from_other_sets"))
+        without = ("learned_without_labels", "learned_from_other_sets", "own_masks")
+        return not any(self.card.get(name) for name in without)
 
 
 def expected_gain(card: Mapping[str, Any]) -> str:

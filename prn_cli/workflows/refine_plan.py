@@ -232,6 +232,10 @@ def _tell(
         why = "in training, no correction helped on held-out images (--strength 1 applies it nevertheless)"
         if all(found.card.get("learned_without_labels") for found in weights):
             why = "they choose the threshold where none is given, and correct on request (--strength 0.5)"
+        if all("own_masks" in found.card for found in weights):
+            why = (
+                "in training, the images did not give back the base model's masks (--strength 0.5 adds what they gave)"
+            )
         watch.note(f"these weights leave masks as they are: {why}")
         return
     strengths = [link.applied for link in links]
@@ -289,7 +293,8 @@ def _find_maps(
 def _images(options: RefineOptions, links: Sequence[Link], watch: Watch) -> Path | None:
     images = options.images
     if images is not None and not any(link.refiner.needs.bands for link in links):
-        watch.note("these weights do not look at images: --images is ignored")
+        hint = "prn train learns from images, with labels or --labels none"
+        watch.note(f"these weights do not look at images: --images is ignored ({hint})")
         images = None
     check_image(links, given=images is not None)
     return images

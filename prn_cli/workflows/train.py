@@ -20,7 +20,6 @@ from prn_cli.workflows.method_options import composed, given_for, options_for, r
 from prn_cli.workflows.options import (
     Device,
     GridName,
-    Labels,
     LogitsHere,
     PatchSide,
     ReadOptions,
@@ -33,7 +32,8 @@ from prn_cli.workflows.options import (
 
 FOLDS, QUARTERS = 3, 4
 FEW_MAPS, FEWEST_MAPS = 60, 3
-NO_GROUPS = NO_START = "none"
+NO_GROUPS = NO_START = NO_LABELS = "none"
+_WAYS = ("validation_stems", "validation_logits", "groups", "group_distance")
 
 _held_out, _method, _schedule = (partial(Option, panel=name) for name in ("Held-out images", "Method", "Schedule"))
 
@@ -47,7 +47,17 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
     """
 
     logits: LogitsHere = field(default=("logits",), kw_only=False)
-    labels: Labels = Path("labels")
+    labels: Annotated[
+        Path,
+        Option(
+            "Folder of labels, paired with the inputs by stem; none to learn from the images and the base "
+            "model's own masks.",
+            "Input",
+            flags=("-l",),
+            metavar="DIR|none",
+            common=True,
+        ),
+    ] = Path("labels")
     images: Annotated[
         Path | None,
         Option(
@@ -177,6 +187,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         self.for_method()
         self.seconds()
         self.find_task("train")
+        self._check_unlabelled()
 
     @property
     def method(self) -> str:
@@ -184,11 +195,28 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         return self.network or ("fast" if self.images is None else "image")
 
     @property
+    def unlabelled(self) -> bool:
+        """Whether there are no labels."""
+        return self.labels == Path(NO_LABELS) and not self.labels.exists()
+
+    def _check_unlabelled(self) -> None:
+        """Refuse what needs labels, where there are none."""
+        if not self.unlabelled:
+            return
+        if self.images is None:
+            raise UsageError("--labels none learns from the images", hint="give --images DIR")
+        if self.task != "binary":
+            raise UsageError(f"--labels none with --task {self.task}, expected maps of one class")
+        names = ("shots", "folds", *_WAYS, "contrast", "validation_labels", "validation_images")
+        for name in names:
+            if getattr(self, name) not in (None, (), NO_GROUPS):
+                raise UsageError(f"--labels none and --{name.replace('_', '-')} exclude each other")
+
+    @property
     def ways(self) -> tuple[str, ...]:
         """The options given that say which maps to hold out, or to keep together."""
-        names = ("validation_stems", "validation_logits", "groups", "group_distance")
         unset = (None, NO_GROUPS)
-        return tuple(f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in unset)
+        return tuple(f"--{name.replace('_', '-')}" for name in _WAYS if getattr(self, name) not in unset)
 
     def for_method(self) -> Options:
         """The options of the method.

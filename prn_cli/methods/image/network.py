@@ -74,6 +74,7 @@ class ImageNetwork(nn.Module):
     Args:
         freeze_encoder: train the decoder alone.
         two_views: in refinement, apply only what two views of each place agree on.
+        hide_scores: all logits that it is given, in training and in refinement, are 0 where they are valid.
     """
 
     name = "image"
@@ -84,9 +85,9 @@ class ImageNetwork(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, *, freeze_encoder: bool = False, two_views: bool = False) -> None:
+    def __init__(self, *, freeze_encoder: bool = False, two_views: bool = False, hide_scores: bool = False) -> None:
         super().__init__()
-        self.freeze_encoder, self.two_views = freeze_encoder, two_views
+        self.freeze_encoder, self.two_views, self.hide_scores = freeze_encoder, two_views, hide_scores
         self.register_buffer("low", torch.zeros(BANDS, 1, 1))
         self.register_buffer("high", torch.zeros(BANDS, 1, 1))
         self.encoder = Encoder()

@@ -24,4 +24,5 @@ class ImageOptions(JointLossOptions):
             panel="Method",
         ),
     ] = False
+    hide_scores: bool = False  # no option: it is for labels that were made of the scores, which would only be copied
     pseudo_weight: PseudoWeight = 0.0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from prn_cli.errors import UsageError
 from prn_cli.maps.bands import band_range
 from prn_cli.methods.image.network import BANDS, WIDTHS, ImageNetwork
 from prn_cli.methods.image.options import ImageOptions
+from prn_cli.methods.image.refiner import hidden
 from prn_cli.methods.recipe import Batch, Graph, Outputs, Recipe, as_text
 from prn_cli.methods.refiner import FloatMap
 
@@ -28,12 +31,13 @@ class ImageRecipe(Recipe):
     refining = 1.0
     observes_again = True
     half_precision = True
-    built_with = ("freeze_encoder", "two_views")
+    learns_without_labels = True
+    built_with = ("freeze_encoder", "two_views", "hide_scores")
 
     def build(self, options: ImageOptions, bands: int = BANDS) -> ImageNetwork:
         if bands != BANDS:
             raise UsageError("--network image needs the images", hint="give --images DIR")
-        return ImageNetwork(freeze_encoder=options.freeze_encoder, two_views=options.two_views)
+        return ImageNetwork(**{name: getattr(options, name) for name in self.built_with})
 
     def describe(self, network: ImageNetwork) -> dict[str, str]:
         known = {"prn.image_channels": str(BANDS)}
@@ -49,6 +53,14 @@ class ImageRecipe(Recipe):
         """Take the range of each band; weights that learned from many sets know none."""
         if not network.knows_range:
             network.set_range(*band_range(images))
+
+    def without_labels(self, options: ImageOptions) -> ImageOptions:
+        """The scores must be hidden: the labels are made of them."""
+        return replace(options, hide_scores=True)
+
+    def prepare(self, batch: Batch[Any], options: ImageOptions, random: np.random.Generator) -> Batch[Any]:
+        """Hide the logits, if that was asked for."""
+        return replace(batch, logits=hidden(batch.logits)) if options.hide_scores else batch
 
     def outputs(self, network: ImageNetwork, batch: Batch[Tensor]) -> Outputs:
         assert batch.image is not None

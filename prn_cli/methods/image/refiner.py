@@ -19,8 +19,8 @@ Range = tuple[tuple[float, ...], tuple[float, ...]]
 
 LIMIT = 1.5
 """Of the image, whose range is [-1, 1]."""
-_SURE = 6.5
-"""Logits beyond which no bias moves a pixel across a threshold between 0.05 and 0.95."""
+_SURE, _SURE_IF_HIDDEN = 6.5, 13.0
+"""Logits beyond which no bias moves a pixel across a threshold between 0.05 and 0.95; and if scores are hidden."""
 _SURVEYED = 4 << 20  # pixels of a set
 _OVERVIEW = 256  # px
 
@@ -29,6 +29,11 @@ def stretched(image: FloatMap, limits: Range) -> FloatMap:
     """The image, `(..., bands, h, w)`, in its range: [-1, 1], and half as much on either side."""
     low, high = (np.array(end, np.float32)[:, None, None] for end in limits)
     return np.asarray(np.clip(2 * (image - low) / (high - low) - 1, -LIMIT, LIMIT), np.float32)
+
+
+def hidden(logits: FloatMap) -> FloatMap:
+    """Logits as a network sees them that is to look at the image alone: 0 where they are valid, else NaN."""
+    return np.where(np.isnan(logits), logits, np.float32(0))
 
 
 class ImageRefiner(NetworkRefiner):
@@ -52,6 +57,8 @@ class ImageRefiner(NetworkRefiner):
         low, high = (known.numbers(f"prn.image_{end}", self.needs.bands) for end in ("low", "high"))
         self.brake = known.parsed("prn.brake", Brake.from_json, "a brake")
         self.agrees = self.brake is not None or known.number("prn.two_views", least=0, default=0) > 0
+        self.hides = known.number("prn.hide_scores", least=0, default=0) > 0
+        self.level = (known.numbers("prn.level", 1) or (0.0,))[0]
         self.limits = limits or (None if low is None or high is None else (low, high))
         unknown = self.limits is None
         multiple = self.needs.multiple * (2 if self.agrees else 1)  # half the scale is looked at, too
@@ -101,13 +108,15 @@ class ImageRefiner(NetworkRefiner):
         part = self._unsure(logits)
         if part is not None and windows.image is not None:
             image = stretched(windows.image[:, :, *part], self.limits or windows.overview)
-            inputs = {"logits": logits[:, np.newaxis, *part], "image": image}
-            found[:, *part] = self.runner.run(["bias"], inputs)[0][:, 0]
+            seen = logits[:, *part]
+            inputs = {"logits": (hidden(seen) if self.hides else seen)[:, np.newaxis], "image": image}
+            found[:, *part] = self.runner.run(["bias"], inputs)[0][:, 0] - np.float32(self.level)
         return found
 
     def _unsure(self, logits: FloatMap) -> tuple[slice, slice] | None:
         """Rows and columns around all that the base model is not sure of; None if there is nothing."""
-        unsure: NDArray[np.bool_] = (np.abs(logits) < _SURE).max(axis=0)
+        limit = _SURE_IF_HIDDEN if self.hides else _SURE
+        unsure: NDArray[np.bool_] = (np.abs(logits) < limit).max(axis=0)
         if not unsure.any():
             return None
         rows, columns = np.nonzero(unsure)

@@ -36,6 +36,16 @@ class Conclusion:
     verdict: str
     images: dict[str, int]
 
+    @property
+    def strength(self) -> float:
+        """Of the correction."""
+        return self.choice.strength
+
+    @property
+    def threshold(self) -> float:
+        """Where masks are cut."""
+        return self.choice.threshold
+
     def card(self) -> dict[str, Any]:
         """For the card of the weights: JSON without NaN."""
         choice = {

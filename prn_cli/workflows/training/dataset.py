@@ -27,6 +27,7 @@ from prn_cli.rasters import (
     pair_by_stem,
     two_kinds_of_labels,
 )
+from prn_cli.rasters.pairs import Paths
 from prn_cli.rasters.reading import Kind, Reading, open_map
 from prn_cli.tasks import Task, find_task
 from prn_cli.thresholding.pseudolabels import apply_thresholds, best_thresholds
@@ -35,8 +36,8 @@ from prn_cli.workflows.account import Account, warn_of_absent
 from prn_cli.workflows.options import with_kind
 from prn_cli.workflows.training.run import Run
 
-Pair: TypeAlias = tuple[Path, Path]
-"""A score map and its label."""
+Pair: TypeAlias = tuple[Path, Path | None]
+"""A score map and its label, if there are labels."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,14 @@ def names_of(maps: Sequence[TrainingMap]) -> list[str]:
 
 
 def read_dataset(
-    run: Run, inputs: Sequence[Path], labels: Path, images: Path | None, *, shots: int | None = None
+    run: Run, inputs: Paths, labels: Path | None, images: Path | None, *, shots: int | None = None
 ) -> Dataset:
     """Read labelled maps. Files that cannot be used are named and left out.
 
     Args:
         run: the run, which says how to read them.
         inputs: score maps.
-        labels: folder of their labels.
+        labels: folder of their labels; without one, every valid pixel is labelled 0, see `own_masks.label`.
         images: folder of their images, if any.
         shots: number of maps to draw; all if None.
 
@@ -92,13 +93,16 @@ def read_dataset(
         UsageError: fewer maps than are to be drawn.
     """
     options, watch = run.options, run.watch
-    pairs = pair_by_stem(inputs, labels)
-    watch.note_files(pairs.unmatched_inputs, f"maps have no label in {labels} and are left out")
-    watch.note_files(pairs.passed_over, f"files in {labels} are passed over by their suffix")
-    paths = [path for path, _ in pairs.matched]
+    matched: Sequence[Pair] = [(path, None) for path in inputs]
+    if labels is not None:
+        pairs = pair_by_stem(inputs, labels)
+        watch.note_files(pairs.unmatched_inputs, f"maps have no label in {labels} and are left out")
+        watch.note_files(pairs.passed_over, f"files in {labels} are passed over by their suffix")
+        matched = pairs.matched
+    paths = [path for path, _ in matched]
     reading = with_kind(options.reading(), paths, watch)
     task = find_task(options.task).with_classes(paths, reading, given=options.classes)
-    drawn = pairs.matched if shots is None else _drawn(pairs.matched, shots, options.seed, watch)
+    drawn = matched if shots is None else _drawn(matched, shots, options.seed, watch)
     reader = _Reader(run, task, reading, [path for path, _ in drawn], images)
     batch = run_batch(
         drawn,
@@ -121,8 +125,9 @@ def read_dataset(
     account.tell(watch)
     label_pixels = Counter[str]()
     for pair, _ in batch.results:
-        label_pixels.update(reader.label_pixels[pair])
-    warn_of_absent(label_pixels, watch, ignored=reader.ignored)
+        label_pixels.update(reader.label_pixels.get(pair, {}))
+    if labels is not None:
+        warn_of_absent(label_pixels, watch, ignored=reader.ignored)
     stored = reader.store.mapped()
     return Dataset(
         maps=[
@@ -134,7 +139,7 @@ def read_dataset(
         classes=task.names,
         kind=reading.kind,
         failures=batch.failures,
-        unused=len(pairs.matched) - len(drawn),
+        unused=len(matched) - len(drawn),
         account=account,
     )
 
@@ -192,11 +197,15 @@ class _Reader:
             task.open_scores(path, reading, valid_mask=valid_mask) as scores,
         ):
             logits, probabilities = hold(scores.logits()), scores.probabilities()
-            with task.open_label(label_path, reading, like=scores.raster) as opened:
-                self.foregrounds[label_path] = getattr(opened, "foreground", None)
-                label = opened.read()
-                self.ignored.update(opened.ignored_values)
-                self._count(pair, scores, opened, logits, label)
+            if label_path is None:
+                label = np.zeros(logits.shape, np.uint8)
+                self.sizes[pair] = label.size, count_reasons(scores.reasons())
+            else:
+                with task.open_label(label_path, reading, like=scores.raster) as opened:
+                    self.foregrounds[label_path] = getattr(opened, "foreground", None)
+                    label = opened.read()
+                    self.ignored.update(opened.ignored_values)
+                    self._count(pair, scores, opened, logits, label)
             if image_path is not None:
                 with open_map("image", image_path, reading, like=scores.raster, bands=self.run.bands) as picture:
                     pixels = picture.read()

@@ -13,6 +13,7 @@ from prn_cli.training.export import to_onnx
 from prn_cli.training.loop import Settings, seconds_per_step, steps_per_epoch
 from prn_cli.training.runtime import use_threads
 from prn_cli.workflows.training.holdout import Holdout
+from prn_cli.workflows.training.own_masks import MEASURED
 from prn_cli.workflows.training.run import Budget, Run
 
 ENOUGH, ENOUGH_OF = 300, 0.2
@@ -164,4 +165,7 @@ def _measured(run: Run, plan: Plan, budget: Budget) -> Plan:
     to_onnx(network.cpu())
     end = min(_EXPORTS * (now() - began), _MOST * (budget.seconds or math.inf))
     pace = seconds_per_step(network, learn, run.settings, run.device)
+    if run.options.unlabelled:
+        pixels = min(MEASURED, sum(m.label.size for m in learn))
+        end += pace / (run.settings.batch * run.settings.crop**2) * plan.refining * pixels
     return replace(plan, pace=parallel.agreed(pace), end=parallel.agreed(end))

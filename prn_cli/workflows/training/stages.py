@@ -21,6 +21,7 @@ from prn_cli.execution.watch import Epoch, Show, Stage
 from prn_cli.files.temporaries import remove_stale, write_whole
 from prn_cli.training import parallel
 from prn_cli.training.checkpoint import load_state, save_state
+from prn_cli.training.choice import CUTS, STRENGTHS
 from prn_cli.training.loop import SEEDED, State, base_counts, fit, pooled, tallies
 from prn_cli.training.runtime import tensorboard_log, use_threads
 from prn_cli.workflows.training.folder import LOG, STATES, TENSORBOARD, state_file
@@ -97,7 +98,7 @@ def train(run: Run, holdout: Holdout, cuts: OwnCuts) -> Outcome:
         ended[-1],
         budget.elapsed(),
         tuple(m.name for job, _ in measured for m in job.hold),
-        np.concatenate([counts for _, counts in measured]),
+        np.concatenate([np.zeros((0, len(STRENGTHS), CUTS, 4), np.int64), *(counts for _, counts in measured)]),
         plan.dropped,
         steps,
         max((state.total for state in ended if state.late), default=steps),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prn_cli import __version__
-from prn_cli.errors import DivergedError, UsageError
+from prn_cli.errors import DivergedError, InputError, UsageError
 from prn_cli.execution.cores import core_count, keep_freed_memory
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.maps.drift import describe, reference
@@ -20,7 +20,7 @@ from prn_cli.methods.weights import find_tensors
 from prn_cli.options import Options
 from prn_cli.rasters import common_bands, image_files
 from prn_cli.tasks import find_task
-from prn_cli.thresholding.decision import TELLING_MAPS
+from prn_cli.thresholding.decision import TELLING_MAPS, Decision
 from prn_cli.training import parallel
 from prn_cli.training.adapt import Start, load_start, schedule
 from prn_cli.training.augment import Jitter
@@ -30,8 +30,8 @@ from prn_cli.training.runtime import reduced_precision, set_up
 from prn_cli.workflows.method_options import given_for, options_for
 from prn_cli.workflows.options import folder_beside, labels_beside
 from prn_cli.workflows.train import NO_START, TrainOptions, TrainResult
-from prn_cli.workflows.training import folder
-from prn_cli.workflows.training.conclusion import Trained, conclude, conclude_few, evidence_of
+from prn_cli.workflows.training import folder, own_masks
+from prn_cli.workflows.training.conclusion import Conclusion, Trained, conclude, conclude_few, evidence_of
 from prn_cli.workflows.training.dataset import Dataset, names_of, read_dataset
 from prn_cli.workflows.training.holdout import Holdout, hold_out
 from prn_cli.workflows.training.own_cut import OwnCuts
@@ -45,8 +45,15 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
     options = begun.options
     found, given = _read(begun)
     calibrates, cuts = _calibrates(begun), OwnCuts(free=find_task(options.task).cuts)
-    _first_figure(begun, found, cuts)
-    if calibrates:
+    own: Decision | None = None
+    if options.unlabelled:
+        found, own = own_masks.label(found, options.out)
+        begun.watch.note(f"base masks cut at {own.threshold:g}, the threshold of these maps without labels")
+    else:
+        _first_figure(begun, found, cuts)
+    if own is not None:
+        holdout = Holdout(found.maps, "")
+    elif calibrates:
         holdout = Holdout(found.maps, "each map in turn, to choose the threshold; no network is trained on so few")
     else:
         quick = begun.recipe.cross_validates or begun.start is not None
@@ -66,7 +73,7 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
         about = {"left_out": [name for name, _ in failures], "unused": found.unused}
         about["not_counted"] = dict(found.account.not_counted)
         card = _export(
-            ready, found.classes, holdout, outcome, cuts=cuts, about={"conditions": conditions, "data": about}
+            ready, found.classes, holdout, outcome, cuts=cuts, own=own, about={"conditions": conditions, "data": about}
         )
     images = len(names_of([*holdout.learn, *holdout.hold])) + len(failures)
     verdict = f"{len(failures)} of {images} maps could not be used" if failures else ""
@@ -97,6 +104,9 @@ def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
     if options.images is not None and not recipe_of(options.method).takes_images:
         able = " or ".join(name for name in METHODS if recipe_of(name).takes_images)
         raise UsageError(f"--images is for --network {able}", hint="leave --images out")
+    if options.unlabelled and not recipe_of(options.method).learns_without_labels:
+        able = " or ".join(name for name in METHODS if recipe_of(name).learns_without_labels)
+        raise UsageError(f"--labels none is for --network {able}", hint="leave --network out")
     bands = 0 if options.images is None else _image_bands(options, options.images)
     if start is not None and start.bands != bands:
         given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
@@ -135,9 +145,10 @@ def _image_bands(options: TrainOptions, images: Path) -> int:
     found = len(chosen) or common_bands(image_files(images))
     if needed and found not in (1, needed):
         given = f"--rgb names {found} bands" if chosen else _bands(found)
+        fewer = f"name {needed} of them by --rgb, or " if found > needed or chosen else ""
         raise UsageError(
             f"{given}, and --network {options.method} sees {needed}",
-            hint=f"name {needed} of them by --rgb, or take --network fast",
+            hint=f"{fewer}take --network fast",
             path=images,
         )
     return needed or found
@@ -162,8 +173,11 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
 
 def _settled(run: Run, holdout: Holdout) -> Settings:
     """The settings for these maps; training that starts from weights is short and gentle."""
-    settings, options = replace(run.settings, choose_epoch=not holdout.folds), run.options
-    brief = None if run.start is None else schedule(len(names_of([*holdout.learn, *holdout.hold])), run.recipe)
+    settings, options = replace(run.settings, choose_epoch=bool(holdout.hold)), run.options
+    maps = len(names_of([*holdout.learn, *holdout.hold]))
+    if options.unlabelled:  # no label says anything of other maps
+        settings, maps = replace(settings, options=run.recipe.without_labels(settings.options)), max(maps, TELLING_MAPS)
+    brief = None if run.start is None else schedule(maps, run.recipe)
     if holdout.scenes or (brief and brief.few):
         # What was learned on some scenes, such as their level, says little of the next one.
         settings = replace(settings, options=run.recipe.gentle(settings.options))
@@ -180,7 +194,11 @@ def _settled(run: Run, holdout: Holdout) -> Settings:
 def _read(run: Run) -> tuple[Dataset, Dataset | None]:
     """The labelled maps, and those of `--validation-logits`."""
     options = run.options
-    inputs, labels = options.find_inputs(options.logits, run.watch), labels_beside(options.labels, options.logits)
+    inputs = options.find_inputs(options.logits, run.watch)
+    labels = None if options.unlabelled else labels_beside(options.labels, options.logits)
+    if labels == Path("labels") and not labels.exists():
+        hint = "give --labels DIR; without labels, --labels none --images DIR learns from the images"
+        raise InputError("no such folder", hint=hint, path=labels)
     found = read_dataset(run, inputs, labels, options.images, shots=options.shots)
     if options.validation_logits is None:
         return found, None
@@ -193,6 +211,8 @@ def _note(run: Run, holdout: Holdout) -> None:
     processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
     learn, hold = len(names_of(holdout.learn)), len(names_of(holdout.hold))
     held_out = f"{hold} held out ({holdout.how})" if hold else f"held out: {holdout.how}"
+    if run.options.unlabelled:
+        held_out = "without labels: their own masks, of the images alone"
     maps = f"{learn} map{'s' if learn != 1 else ''}"
     start = f" from weights {run.start.name}" if run.start else ""
     run.watch.note(
@@ -282,14 +302,27 @@ def _trusted_half(holdout: Holdout, outcome: Outcome) -> bool:
 
 
 def _export(
-    run: Run, classes: Sequence[str], holdout: Holdout, outcome: Outcome, *, cuts: OwnCuts, about: dict[str, Any]
+    run: Run,
+    classes: Sequence[str],
+    holdout: Holdout,
+    outcome: Outcome,
+    *,
+    cuts: OwnCuts,
+    own: Decision | None,
+    about: dict[str, Any],
 ) -> dict[str, Any]:
     """Choose strength and threshold on the held-out maps, and write the network's files and its card."""
     start, scenes, settings = run.start, holdout.scenes, asdict(run.settings)
     parts_of = len(names_of(holdout.learn)) if holdout.parts else 0
     seed = run.options.seed
     evidence = {}
-    if _calibrates(run):
+    conclusion: Conclusion | own_masks.Transfer
+    if own is not None:
+        conclusion = own_masks.conclude(
+            outcome.network, holdout.learn, own.threshold, undertrained=outcome.undertrained
+        )
+        evidence = {"prn.level": f"{conclusion.level:.6g}"}
+    elif _calibrates(run):
         measured = [cuts.measured(m) for m in holdout.learn]
         conclusion = conclude_few(holdout.learn, measured, seed=seed)
         evidence = {"prn.evidence": json.dumps(evidence_of(measured))}
@@ -333,8 +366,8 @@ def _export(
         **conclusion.card(),
     }
     metadata = {
-        "prn.strength": f"{conclusion.choice.strength:g}",
-        "prn.threshold": f"{conclusion.choice.threshold:g}",
+        "prn.strength": f"{conclusion.strength:g}",
+        "prn.threshold": f"{conclusion.threshold:g}",
         "prn.reference": known.to_json(),
         **evidence,
     }

@@ -1,0 +1,203 @@
+"""What the images are worth without a single label: `prn train --labels none --images`, then `prn refine`.
+
+    python bench/without_labels.py --logits DIR [DIR ...] --work DIR --pair NAME ... [--seconds 120] [--seeds 0]
+        [--train OPTION ...] [--out table.md]
+
+Each DIR of logits holds a folder a pair of set and base model, with `train/` and `test/`, each with `logits/`,
+`labels/` and `images/`. The maps and images of both splits are learned from, as a user would who has no labels at all;
+the labels of the test split measure, and nothing else looks at labels. Beside the base model at 0.5 and what was
+trained stands the first call, `prn refine` without weights: the threshold alone. Seconds are of one thread's processor,
+twice as many as are given, so that other programs make no difference; a machine of two cores takes about as long as
+given. `seen` marks pairs whose figures were looked at while the method was made. Finished runs in `--work` are used
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import machine, markdown, prn
+
+import prn_cli
+from prn_cli.execution import clock
+from prn_cli.metrics.intervals import bootstrap
+
+HARM = -0.2
+SEEN = (
+    "kvasir_polyp",
+    "epfl_roads",
+    "nuclei",
+    "dubai",
+    "camvid",
+    "flood",
+    "cracks",
+    "plants",
+    "pets",
+    "vegas",
+    "retina",
+)
+SEEN += ("city",)
+FIGURES = (("pooled", "iou"), ("mean", "iou"), ("mean", "mba"), ("mean", "boundary_iou"))
+NAMES = ("pooled IoU", "mean IoU", "mBA", "boundary IoU")
+
+
+def one_folder(place: Path, folder: Path) -> Path:
+    """Logits and images of both splits, as links in one folder."""
+    for kind in ("logits", "images"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for path in [*(place / "train" / kind).iterdir(), *(place / "test" / kind).iterdir()]:
+            link = folder / kind / path.name
+            if not link.exists():
+                link.symlink_to(path.resolve())
+    return folder
+
+
+def figures_of(test: Path, masks: Path, base: Path) -> list[tuple[float, float]]:
+    """Of each figure, its value and its change against a base, in points."""
+    found = prn("score", masks, "--labels", test / "labels", "--baseline", base, "-q")
+    cells = [found[way][name] for way, name in FIGURES]
+    return [(100 * cell["value"], 100 * cell["difference"]["value"]) for cell in cells]
+
+
+def measure(place: Path, work: Path, seconds: float, seed: int, more: Sequence[str]) -> dict[str, Any]:
+    """Train without labels, refine the test split with and without, and score both."""
+    name = f"{place.name}-{seconds:g}-{seed}"
+    record, run = work / f"{name}.json", work / "runs" / name
+    if record.exists():
+        return dict(json.loads(record.read_text()))
+    clock.source = time.process_time
+    whole, test = one_folder(place, work / "sets" / place.name), place / "test"
+    options = dict(option.split("=", 1) for option in more)
+    began = time.process_time()
+    card = prn_cli.train(
+        whole / "logits",
+        labels="none",
+        images=whole / "images",
+        time_budget=f"{2 * seconds}s",
+        seed=seed,
+        threads=1,
+        overwrite=True,
+        out=run,
+        **{key: type_of(value) for key, value in options.items()},
+    ).card
+    took = time.process_time() - began
+    clock.source = time.monotonic
+    masks = {way: work / "masks" / f"{name}-{way}" for way in ("first", "refined")}
+    prn_cli.refine(test / "logits", out=masks["first"], overwrite=True, threads=1)
+    prn_cli.refine(
+        test / "logits", out=masks["refined"], images=test / "images", weights=run, overwrite=True, threads=1
+    )
+    result = {
+        "pair": place.name,
+        "took": took / 2,
+        "steps": card["steps"],
+        "agreement": card["own_masks"]["agreement"],
+        "strength": card["choice"]["strength"],
+        "first": figures_of(test, masks["first"], test / "logits"),
+        "refined": figures_of(test, masks["refined"], test / "logits"),
+        "added": figures_of(test, masks["refined"], masks["first"]),
+    }
+    record.write_text(json.dumps(result) + "\n")
+    print(name, result, file=sys.stderr, flush=True)
+    return result
+
+
+def type_of(text: str) -> Any:
+    """A number, if it is one."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def mean_over(values: np.ndarray, sets: Sequence[str]) -> str:
+    """The mean over pairs, and its interval over sets."""
+    names = sorted(set(sets))
+    member = np.array([[each == name for each in sets] for name in names], float)
+    _, low, high = bootstrap(
+        lambda weights: ((weights @ member @ values) / (weights @ member).sum(axis=1))[:, None], len(names)
+    )
+    return f"{values.mean():+.2f} [{low[0]:+.2f}, {high[0]:+.2f}]"
+
+
+def set_of(pair: str) -> str:
+    """The images that a pair is of."""
+    return next(
+        (name for name in ("camvid", "city", "clothing", "dubai") if pair.startswith(name)), pair.rsplit("_", 1)[0]
+    )
+
+
+def tables(results: Sequence[dict[str, Any]]) -> str:
+    """By pair, and the means."""
+    rows = []
+    for r in results:
+        first, refined, added = (np.array(r[way]) for way in ("first", "refined", "added"))
+        base = first[0, 0] - first[0, 1]
+        gains = [f"{change:+.2f}" for change in added[:, 1]]
+        rows.append(
+            [
+                r["pair"] + (" (seen)" if r["pair"].startswith(SEEN) else ""),
+                f"{base:.1f}",
+                f"{first[0, 1]:+.2f}",
+                f"{refined[0, 1]:+.2f}",
+                *gains,
+                f"{r['agreement']:.2f}",
+                str(r["steps"]),
+            ]
+        )
+    heading = ["pair", "base at 0.5", "first call", "with the images"]
+    by_pair = markdown([*heading, *(f"added: {name}" for name in NAMES), "agreement", "steps"], rows)
+    over = []
+    groups = {"all": results, "not seen": [r for r in results if not r["pair"].startswith(SEEN)]}
+    for said, group in groups.items():
+        if not group:
+            continue
+        sets = [set_of(r["pair"]) for r in group]
+        added = np.array([[change for _, change in r["added"]] for r in group])
+        total = np.array([r["refined"][0][1] for r in group])
+        pooled = added[:, 0]
+        over.append(
+            [
+                said,
+                str(len(group)),
+                mean_over(total, sets),
+                *(mean_over(added[:, n], sets) for n in range(len(NAMES))),
+                f"{(pooled < HARM).sum()}",
+                f"{(pooled < -1).sum()}",
+                f"{pooled.min():+.2f}",
+            ]
+        )
+    heading = ["", "pairs", "with the images, pooled", *(f"added: {name}" for name in NAMES)]
+    return f"{by_pair}\n\n{markdown([*heading, 'lose > 0.2', 'lose > 1', 'worst'], over)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--logits", type=Path, nargs="+", required=True, help="folders of pairs")
+    parser.add_argument("--work", type=Path, required=True, help="folder for runs and masks; reused")
+    parser.add_argument("--pair", nargs="+", required=True)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--train", nargs="*", default=[], metavar="NAME=VALUE", help="options of prn.train")
+    parser.add_argument("--out", type=Path, help="write the tables here too")
+    given = parser.parse_args()
+    for kind in ("runs", "masks", "sets"):
+        (given.work / kind).mkdir(parents=True, exist_ok=True)
+    places = [next(d / name for d in given.logits if (d / name).is_dir()) for name in given.pair]
+    results = [measure(place, given.work, given.seconds, seed, given.train) for seed in given.seeds for place in places]
+    seeds = ", ".join(map(str, given.seeds))
+    text = f"{tables(results)}\n\nSeeds {seeds}; {given.seconds:g} s of two cores; {machine()}."
+    print(text)
+    if given.out:
+        given.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""`prn train --labels none`: the base model's own masks are learned from the images, and both together err less."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import prn_cli as prn
+from prn_cli.methods import load_refiner, refiner_of
+from prn_cli.methods.recipe import build
+from prn_cli.methods.torch_runner import TorchRunner
+from prn_cli.methods.weights import find_weights
+from prn_cli.refinement.rows import refine_map
+from prn_cli.training.augment import TrainingMap
+from prn_cli.workflows.training import own_masks
+from prn_cli.workflows.training.dataset import Dataset
+
+Command = Callable[..., tuple[int, str, str]]
+SMALL = ("--crop", 64, "--batch", 2, "--epochs", 1, "--steps", 4, "--threads", 1)
+
+
+def scene(seed: int, height: int = 96, width: int = 128) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth, an image that shows it, and scores that are wrong in some patches."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    shape = np.sin(y / random.uniform(5, 15)) + np.sin(x / random.uniform(5, 15))
+    image = 90 + 60 * (shape > 0) + random.normal(0, 5, (3, height, width))
+    patches = np.kron(random.choice([-1.5, 0, 0, 1.5], (height // 32, width // 32)), np.ones((32, 32)))
+    return shape > 0, image.clip(0, 255).astype(np.uint8), (2 * shape + patches).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("set")
+    for name in ("logits", "images", "truth"):
+        (made / name).mkdir()
+    for number in range(6):
+        truth, image, logits = scene(number)
+        logits[:4] = np.nan
+        np.save(made / "logits" / f"m{number}.npy", logits)
+        Image.fromarray(image.transpose(1, 2, 0)).save(made / "images" / f"m{number}.png")
+        Image.fromarray((truth * 255).astype(np.uint8)).save(made / "truth" / f"m{number}.png")
+    return made
+
+
+def train(prn: Command, folder: Path, out: Path, *more: object) -> tuple[int, str, str]:
+    line = ("train", folder / "logits", "--labels", "none", "--images", folder / "images", "-o", out)
+    return prn(*line, *SMALL, *more)
+
+
+def test_it_needs_no_label_and_says_what_it_found(prn: Command, folder: Path, tmp_path: Path) -> None:
+    code, out, err = train(prn, folder, tmp_path / "run")
+    assert code == 0, err
+    assert "6 maps to learn from, without labels" in err
+    assert "no such folder" not in err
+    assert "The images alone give back the base model's masks with an IoU of" in out
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert card["hide_scores"] == "1"
+    assert card["data"]["learned_from"] == [f"m{number}" for number in range(6)]
+    assert card["data"]["held_out"] == []
+    assert card["data"]["not_counted"] == {"nan": 6 * 4 * 128}
+    assert 0 <= card["own_masks"]["agreement"] <= 1
+    assert "held_out_figures" not in card
+
+
+def test_the_threshold_is_that_of_the_set_that_is_refined(prn: Command, folder: Path, tmp_path: Path) -> None:
+    assert train(prn, folder, tmp_path / "run")[0] == 0
+    options = ("--images", folder / "images", "--weights", tmp_path / "run", "--strength", "0.5")
+    code, _, err = prn("refine", folder / "logits", "-o", tmp_path / "out", *options)
+    assert code == 0, err
+    assert "cut at 0." in err
+    assert "chosen without labels for 6 maps" in err or "nothing in the scores says" in err
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [f"m{number}.png" for number in range(6)]
+
+
+def test_scores_are_hidden_from_the_network() -> None:
+    _, image, logits = scene(0)
+    made = build("image", bands=3, seed=0)
+    made.hide_scores = True
+    seen: list[np.ndarray] = []
+    runner = TorchRunner(made)
+    run = runner.run
+    runner.run = lambda outputs, inputs: (seen.append(inputs["logits"]), run(outputs, inputs))[1]  # type: ignore[method-assign]
+    logits[:10] = np.nan
+    runner.metadata = runner.metadata | {"prn.level": "0.25"}
+    refined = refine_map(logits, refiner_of(runner), image=image.astype(np.float32))
+    (given,) = seen
+    assert np.isnan(given[0, 0, :10]).all()
+    assert (np.nan_to_num(given) == 0).all()
+    np.testing.assert_allclose(refined, logits - 0.25, rtol=1e-5)  # an untrained network finds nothing
+
+
+def test_masks_keep_their_area(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    scores = random.normal(-1, 2, 40_000).astype(np.float32)
+    found = (3 * scores + random.normal(2, 4, scores.size)).astype(np.float32)
+    monkeypatch.setattr(own_masks, "_compared", lambda *_: np.stack([scores, found]))
+    threshold = 0.4
+    cut = np.log(threshold / (1 - threshold))
+    said = own_masks.conclude(None, [], threshold)
+    assert said.strength == own_masks.STRENGTH
+    before, after = scores > cut, scores + said.strength * (found - said.level) > cut
+    assert abs(int(before.sum()) - int(after.sum())) <= 1
+    assert said.changed == pytest.approx((before != after).mean(), abs=1e-4)
+    assert own_masks.conclude(None, [], threshold, undertrained=True).strength == own_masks.STRENGTH / 2
+
+
+def test_a_network_that_does_not_find_the_masks_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    planes = random.normal(-1, 2, (2, 40_000)).astype(np.float32)
+    monkeypatch.setattr(own_masks, "_compared", lambda *_: planes)
+    said = own_masks.conclude(None, [], 0.5)
+    assert said.strength == said.level == 0
+    assert "too little: nothing is added to the scores; train longer" in said.verdict
+
+
+def test_own_masks_are_cut_where_the_set_would_be(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64]
+    maps = []
+    for number in range(8):
+        logits = (2 * np.sin(y / 7 + number) + 2 * np.sin(x / 9) - 2.5 + random.normal(0, 0.2, (64, 64))).astype("f4")
+        logits[0] = np.nan
+        blank = np.where(np.isnan(logits), 255, 0).astype(np.uint8)
+        maps.append(TrainingMap(f"m{number}", logits, blank, blank))
+    found, decision = own_masks.label(Dataset(maps, {}), tmp_path)
+    cut = np.log(decision.threshold / (1 - decision.threshold))
+    for m in found.maps:
+        assert m.pseudo is m.label
+        np.testing.assert_array_equal(m.label[0], 255)
+        np.testing.assert_array_equal(m.label[1:] == 1, m.logits[1:] > np.float32(cut))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--folds", 2), "--labels none and --folds exclude each other"),
+        (("--shots", 2), "--labels none and --shots exclude each other"),
+        (("--groups", "^(m)"), "--labels none and --groups exclude each other"),
+        (("--contrast", "fbr"), "--labels none and --contrast exclude each other"),
+        (("--task", "multiclass"), "--labels none with --task multiclass, expected maps of one class"),
+        (("--network", "fast"), "--labels none is for --network image; leave --network out"),
+    ],
+)
+def test_what_needs_labels_is_refused(
+    prn: Command, folder: Path, tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    code, _, err = train(prn, folder, tmp_path / "run", *options)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_wants_the_images(prn: Command, folder: Path, tmp_path: Path) -> None:
+    code, _, err = prn("train", folder / "logits", "--labels", "none", "-o", tmp_path / "run")
+    assert code == 2
+    assert "--labels none learns from the images; give --images DIR" in err
+
+
+def test_who_has_no_labels_hears_of_it(
+    prn: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = prn("train", folder / "logits", "--images", folder / "images")
+    assert code == 1
+    assert "without labels, --labels none --images DIR learns from the images" in err
+
+
+def test_a_run_is_resumed(prn: Command, folder: Path, tmp_path: Path) -> None:
+    for out, parts in (("whole", ((),)), ("parts", (("--time-budget", "0.001s"), ("--resume",)))):
+        for more in parts:
+            assert train(prn, folder, tmp_path / out, "--epochs", 2, *more)[0] == 0
+    whole, parts = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("whole", "parts"))
+    assert len(whole) == len(parts)
+
+
+def test_a_folder_named_none_holds_labels(prn: Command, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "none").symlink_to(folder / "truth")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = train(prn, folder, tmp_path / "run", "--folds", 1)
+    assert code == 0, err
+    assert "held_out_figures" in json.loads((tmp_path / "run" / "model.json").read_text())
+
+
+def test_callers_of_python_say_none_too(folder: Path, tmp_path: Path) -> None:
+    small = {"crop": 64, "batch": 2, "epochs": 1, "steps": 2, "threads": 1}
+    made = prn.train(folder / "logits", labels="none", images=folder / "images", out=tmp_path / "run", **small)
+    assert made.card["own_masks"]
+    assert load_refiner(find_weights(str(tmp_path / "run")), device="cpu").hides
+
+
+def test_maps_in_memory_need_no_labels_either(tmp_path: Path) -> None:
+    _, images, scores = zip(*(scene(number) for number in range(3)), strict=True)
+    small = {"crop": 64, "batch": 2, "epochs": 1, "steps": 2, "threads": 1}
+    made = prn.train_maps(scores, None, images=images, out=tmp_path / "run", **small)
+    assert made.card["own_masks"]
+    found = prn.refine_map(scores[0], weights=tmp_path / "run", image=images[0].astype(np.float32), strength=0.5)
+    assert not np.array_equal(found.bias, np.zeros_like(found.bias))
+    with pytest.raises(ValueError, match="2 images, expected 3, one a map"):
+        prn.train_maps(scores, None, images=images[:2], out=tmp_path / "other", **small)
+
+
+@pytest.mark.slow
+def test_what_the_base_model_gets_wrong_by_place_is_mended(prn: Command, folder: Path, tmp_path: Path) -> None:
+    options = ("--crop", 96, "--batch", 4, "--epochs", 2, "--steps", 60)
+    assert train(prn, folder, tmp_path / "run", *options)[0] == 0
+    for out, more in (("base", ()), ("refined", ("--weights", tmp_path / "run", "--images", folder / "images"))):
+        assert prn("refine", folder / "logits", "-o", tmp_path / out, *more)[0] == 0
+    line = ("score", tmp_path / "refined", "--labels", folder / "truth", "--baseline", tmp_path / "base", "--json")
+    found = json.loads(prn(*line)[1])
+    assert found["pooled"]["iou"]["difference"]["value"] > 0.02
