@@ -475,10 +475,12 @@ def test_training_with_images_starts_from_the_shipped_weights(folder: Path, tmp_
 
 @pytest.mark.parametrize(("scenes", "two_views"), [("^m([0-9])", "1"), ("none", "0")])
 def test_where_scenes_are_held_out_two_views_must_agree(
-    folder: Path, tmp_path: Path, scenes: str, two_views: str
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scenes: str, two_views: str
 ) -> None:
     assert train(folder, tmp_path, "--images", folder / "images", "--groups", scenes, "--from", "none") == 0
     assert load_network(tmp_path / "model.safetensors")[1]["prn.two_views"] == two_views
+    said = "--two-views is on: what is learned on some scenes may harm others"
+    assert (said in capsys.readouterr().err) == (two_views == "1")
 
 
 def test_images_that_are_not_used_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,7 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
         quick = begun.recipe.cross_validates or begun.start is not None
         holdout = hold_out(found, options, given=given, cross_validate=quick)
     settled = replace(begun, settings=_settled(begun, holdout))
-    _note(settled, holdout)
+    _note(begun, settled, holdout)
     conditions = _conditions(settled, found, holdout)
     ready = replace(settled, fingerprint=_fingerprint(settled, holdout, conditions))
     parallel.check_same(json.dumps(ready.fingerprint, sort_keys=True), "maps or options")
@@ -207,7 +207,7 @@ def _read(run: Run) -> tuple[Dataset, Dataset | None]:
     return found, read_dataset(run, inputs, labels, images)
 
 
-def _note(run: Run, holdout: Holdout) -> None:
+def _note(begun: Run, run: Run, holdout: Holdout) -> None:
     processes = f", {parallel.size()} processes" if parallel.size() > 1 else ""
     learn, hold = len(names_of(holdout.learn)), len(names_of(holdout.hold))
     held_out = f"{hold} held out ({holdout.how})" if hold else f"held out: {holdout.how}"
@@ -220,6 +220,11 @@ def _note(run: Run, holdout: Holdout) -> None:
     )
     if holdout.note:
         run.watch.note(holdout.note)
+    asked, taken = begun.settings.options, run.settings.options
+    careful = [n for n in run.recipe.built_with if getattr(taken, n) is True and not getattr(asked, n)]
+    if careful and not run.options.unlabelled:
+        why = "what is learned on some scenes may harm others" if holdout.scenes else "few maps say little of others"
+        run.watch.note(f"--{careful[0].replace('_', '-')} is on: {why}")
     unused = folder_beside(run.options.logits[0], "images")
     if unused and run.options.network is None and run.start is None and not run.bands:
         run.watch.note(f"the folder {unused} is not used; with --images {unused} the network sees the images, too")
