@@ -20,7 +20,8 @@ def _run(options: TrainOptions, *, json: bool) -> None:
     a large one, some images are. The strength of the correction (perhaps none) and the figures before and after, with
     their interval, come from the held-out images. Writes model.onnx, model.safetensors and model.json into the run's
     folder: `prn refine LOGITS -o MASKS --weights run`. With --images, the network sees the images, too, and mostly
-    gains far more. With a handful of maps, --from fast starts from the shipped weights.
+    gains far more. With a handful of maps, --from fast starts from the shipped weights. Without labels, --labels none
+    and --images learn from the base model's own masks.
     """
     result = workflow.train(options, console.Terminal())
     if result.card is None:

@@ -87,12 +87,15 @@ def test_scores_are_hidden_from_the_network() -> None:
     run = runner.run
     runner.run = lambda outputs, inputs: (seen.append(inputs["logits"]), run(outputs, inputs))[1]  # type: ignore[method-assign]
     logits[:10] = np.nan
+    image = image.astype(np.float32)
+    image[1, :, :30] = np.nan
     runner.metadata = runner.metadata | {"prn.level": "0.25"}
-    refined = refine_map(logits, refiner_of(runner), image=image.astype(np.float32))
+    refined = refine_map(logits, refiner_of(runner), image=image)
     (given,) = seen
     assert np.isnan(given[0, 0, :10]).all()
     assert (np.nan_to_num(given) == 0).all()
-    np.testing.assert_allclose(refined, logits - 0.25, rtol=1e-5)  # an untrained network finds nothing
+    np.testing.assert_allclose(refined[:, 30:], logits[:, 30:] - 0.25, rtol=1e-5)  # untrained, it finds nothing
+    np.testing.assert_array_equal(refined[:, :30], logits[:, :30])  # where no image is, it says nothing
 
 
 def test_masks_keep_their_area(monkeypatch: pytest.MonkeyPatch) -> None:

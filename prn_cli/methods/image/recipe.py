@@ -60,7 +60,9 @@ class ImageRecipe(Recipe):
 
     def prepare(self, batch: Batch[Any], options: ImageOptions, random: np.random.Generator) -> Batch[Any]:
         """Hide the logits, if that was asked for."""
-        return replace(batch, logits=hidden(batch.logits)) if options.hide_scores else batch
+        if not options.hide_scores or batch.image is None:
+            return batch
+        return replace(batch, logits=hidden(batch.logits, batch.image))
 
     def outputs(self, network: ImageNetwork, batch: Batch[Tensor]) -> Outputs:
         assert batch.image is not None

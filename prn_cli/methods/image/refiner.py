@@ -31,9 +31,13 @@ def stretched(image: FloatMap, limits: Range) -> FloatMap:
     return np.asarray(np.clip(2 * (image - low) / (high - low) - 1, -LIMIT, LIMIT), np.float32)
 
 
-def hidden(logits: FloatMap) -> FloatMap:
-    """Logits as a network sees them that is to look at the image alone: 0 where they are valid, else NaN."""
-    return np.where(np.isnan(logits), logits, np.float32(0))
+def hidden(logits: FloatMap, image: FloatMap) -> FloatMap:
+    """Logits `(N, 1, h, w)` as a network gets them that is to look at the image `(N, bands, h, w)` alone.
+
+    0 where both are valid, else NaN: where there is no image, such a network knows nothing.
+    """
+    missing = np.isnan(logits) | np.isnan(image).any(axis=1, keepdims=True)
+    return np.where(missing, np.float32(np.nan), np.float32(0))
 
 
 class ImageRefiner(NetworkRefiner):
@@ -108,9 +112,10 @@ class ImageRefiner(NetworkRefiner):
         part = self._unsure(logits)
         if part is not None and windows.image is not None:
             image = stretched(windows.image[:, :, *part], self.limits or windows.overview)
-            seen = logits[:, *part]
-            inputs = {"logits": (hidden(seen) if self.hides else seen)[:, np.newaxis], "image": image}
-            found[:, *part] = self.runner.run(["bias"], inputs)[0][:, 0] - np.float32(self.level)
+            seen = logits[:, np.newaxis, *part]
+            seen = hidden(seen, image) if self.hides else seen
+            bias = self.runner.run(["bias"], {"logits": seen, "image": image})[0]
+            found[:, *part] = np.where(np.isnan(seen), 0, bias - np.float32(self.level))[:, 0]
         return found
 
     def _unsure(self, logits: FloatMap) -> tuple[slice, slice] | None:
