@@ -75,19 +75,19 @@ def measure(place: Path, work: Path, seconds: float, seed: int, more: Sequence[s
     clock.source = time.process_time
     whole, test = one_folder(place, work / "sets" / place.name), place / "test"
     options = dict(option.split("=", 1) for option in more)
-    began = time.process_time()
-    card = prn_cli.train(
-        whole / "logits",
-        labels="none",
-        images=whole / "images",
-        time_budget=f"{2 * seconds}s",
-        seed=seed,
-        threads=1,
-        overwrite=True,
-        out=run,
-        **{key: type_of(value) for key, value in options.items()},
-    ).card
-    took = time.process_time() - began
+    if not (run / "model.json").exists():
+        prn_cli.train(
+            whole / "logits",
+            labels="none",
+            images=whole / "images",
+            time_budget=f"{2 * seconds}s",
+            seed=seed,
+            threads=1,
+            overwrite=True,
+            out=run,
+            **{key: type_of(value) for key, value in options.items()},
+        )
+    card = json.loads((run / "model.json").read_text())
     clock.source = time.monotonic
     masks = {way: work / "masks" / f"{name}-{way}" for way in ("first", "refined")}
     prn_cli.refine(test / "logits", out=masks["first"], overwrite=True, threads=1)
@@ -96,7 +96,7 @@ def measure(place: Path, work: Path, seconds: float, seed: int, more: Sequence[s
     )
     result = {
         "pair": place.name,
-        "took": took / 2,
+        "took": card["seconds"] / 2,
         "steps": card["steps"],
         "agreement": card["own_masks"]["agreement"],
         "strength": card["choice"]["strength"],

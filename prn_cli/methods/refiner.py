@@ -163,6 +163,7 @@ class Refiner:
         strength: of the correction that training found to be best, 0 to 1.
         threshold: probability above which a refined pixel is foreground.
         reference: of the logits that the weights were trained on, if they say.
+        keeps_level: masks are cut where those of the scores before it are.
         evidence: what a few labelled maps said of their base model, as JSON; empty if the weights know of none.
     """
 
@@ -174,6 +175,7 @@ class Refiner:
     strength: float = 1.0
     threshold: float = 0.5
     reference: Reference | None = None
+    keeps_level: bool = False
     evidence: str = ""
 
     def plan(self, height: int, width: int, *, tile: int | None = None, shift: int = 0) -> tuple[AxisPlan, AxisPlan]:

@@ -99,7 +99,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     reading = with_kind(reading, inputs, watch)
     maps = MapSet(inputs=inputs, images=images, valid_mask=options.valid_mask, task=task, reading=reading, watch=watch)
     learned, last = _learned_here(weights, links)
-    own_scores = [link for link in links if not link.refiner.needs.survey]
+    own_scores = [link for link in links if not (link.refiner.needs.survey or link.refiner.keeps_level)]
     choice = _choose(options, (learned, last), maps, own_scores) if fixed is None else None
     threshold = fixed if choice is None else choice.cut
     own = _own(learned.card) if threshold is None else None

@@ -61,7 +61,7 @@ class ImageRefiner(NetworkRefiner):
         low, high = (known.numbers(f"prn.image_{end}", self.needs.bands) for end in ("low", "high"))
         self.brake = known.parsed("prn.brake", Brake.from_json, "a brake")
         self.agrees = self.brake is not None or known.number("prn.two_views", least=0, default=0) > 0
-        self.hides = known.number("prn.hide_scores", least=0, default=0) > 0
+        self.hides = self.keeps_level = known.number("prn.hide_scores", least=0, default=0) > 0
         self.level = (known.numbers("prn.level", 1) or (0.0,))[0]
         self.limits = limits or (None if low is None or high is None else (low, high))
         unknown = self.limits is None
