@@ -283,6 +283,8 @@ def decide_classes(
                     best, offsets, found = worth(new), tried, new
         if best == before:
             break
+    if not offsets.any():
+        return ClassDecision.none(len(offsets))
     changes = [new - old for new, old in zip(found, base, strict=True)]
     sure = [float(b.weights @ (change >= 0)) for b, change in zip(beliefs, changes, strict=True)]
     return ClassDecision(
