@@ -103,7 +103,8 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     choice = _choose(options, (learned, last), maps, own_scores) if fixed is None else None
     threshold = fixed if choice is None else choice.cut
     own = _own(learned.card) if threshold is None else None
-    threshold = last.refiner.threshold if threshold is None else threshold
+    if threshold is None:
+        threshold = last.refiner.threshold if learned.knows_threshold else 0.5  # of hard masks
     links, surveyed = survey(cut_at(links, threshold), maps.sample, watch)
     _tell(options, weights, links, threshold, choice=choice, own=own, watch=watch)
     run = Run(
@@ -224,19 +225,18 @@ def _tell(
                 f"to score the probabilities as the masks are cut: prn score --threshold {threshold:g} "
                 f"--own-threshold {own:g}"
             )
-    if choice is not None and not any(link.applied for link in links):
+    own_masks = all("own_masks" in found.card for found in weights)
+    if choice is not None and not any(link.applied for link in links) and not own_masks:
         return
-    if options.strength is None and threshold == 0.5 and not any(link.applied for link in links):
+    if options.strength is None and (threshold == 0.5 or own_masks) and not any(link.applied for link in links):
         if any(link.refiner.strength for link in links):  # the set does not bear them, and the survey has said so
             return
         why = "in training, no correction helped on held-out images (--strength 1 applies it nevertheless)"
         if all(found.card.get("learned_without_labels") for found in weights):
             why = "they choose the threshold where none is given, and correct on request (--strength 0.5)"
-        if all("own_masks" in found.card for found in weights):
-            why = (
-                "in training, the images did not give back the base model's masks (--strength 0.5 adds what they gave)"
-            )
-        watch.note(f"these weights leave masks as they are: {why}")
+        if own_masks:
+            why = "in training, the images gave too little of the base model's masks back (--strength 0.5 adds it)"
+        watch.note(f"these weights leave {'scores' if own_masks else 'masks'} as they are: {why}")
         return
     strengths = [link.applied for link in links]
     said = []

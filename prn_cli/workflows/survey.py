@@ -116,7 +116,7 @@ class MapSet:
 
     def windows(self, one: Drawn, *, bands: int, most: int) -> Iterator[tuple[FloatMap, FloatMap]]:
         """Windows of a map, `(h, w)` or `(C, h, w)` logits, and of its image, `(bands, h, w)`."""
-        image = one.image()
+        image = one.image() if bands else None
         with ExitStack() as stack:
             scores = stack.enter_context(self.task.open_scores(one.path, self.reading, valid_mask=one.valid_mask()))
             opened = None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import prn_cli as prn
@@ -83,6 +84,7 @@ def test_the_threshold_is_that_of_the_set_that_is_refined(prn: Command, folder: 
 def test_scores_are_hidden_from_the_network() -> None:
     _, image, logits = scene(0)
     made = build("image", bands=3, seed=0)
+    torch.nn.init.constant_(made.decoder.head.bias, 1.0)
     made.hide_scores = True
     seen: list[np.ndarray] = []
     runner = TorchRunner(made)
@@ -91,12 +93,15 @@ def test_scores_are_hidden_from_the_network() -> None:
     logits[:10] = np.nan
     image = image.astype(np.float32)
     image[1, :, :30] = np.nan
+    whole = refine_map(logits, refiner_of(runner), image=image)
     runner.metadata = runner.metadata | {"prn.level": "0.25"}
     refined = refine_map(logits, refiner_of(runner), image=image)
-    (given,) = seen
+    given, again = seen
+    np.testing.assert_array_equal(given, again)
     assert np.isnan(given[0, 0, :10]).all()
     assert (np.nan_to_num(given) == 0).all()
-    np.testing.assert_allclose(refined[:, 30:], logits[:, 30:] - 0.25, rtol=1e-5)  # untrained, it finds nothing
+    np.testing.assert_allclose(refined[:, 30:], whole[:, 30:] - 0.25, atol=1e-5)
+    assert (np.abs(whole - logits)[10:, 30:] > 5).all()
     np.testing.assert_array_equal(refined[:, :30], logits[:, :30])  # where no image is, it says nothing
 
 
@@ -120,7 +125,8 @@ def test_a_network_that_does_not_find_the_masks_is_not_heard(monkeypatch: pytest
     planes = random.normal(-1, 2, (2, 40_000)).astype(np.float32)
     monkeypatch.setattr(own_masks, "_compared", lambda *_: planes)
     said = own_masks.conclude(None, [], 0.5)
-    assert said.strength == said.level == 0
+    assert said.strength == 0
+    assert said.level != 0  # for those who add it on request
     assert "too little: nothing is added to the scores; train longer" in said.verdict
 
 
@@ -208,6 +214,64 @@ def test_maps_in_memory_need_no_labels_either(tmp_path: Path) -> None:
     assert not np.array_equal(found.bias, np.zeros_like(found.bias))
     with pytest.raises(ValueError, match="2 images, expected 3, one a map"):
         prn.train_maps(scores, None, images=images[:2], out=tmp_path / "other", **small)
+
+
+def test_weights_that_are_not_heard_say_so(prn: Command, folder: Path, tmp_path: Path) -> None:
+    assert train(prn, folder, tmp_path / "run")[0] == 0
+    options = ("--images", folder / "images", "--weights", tmp_path / "run")
+    _, _, err = prn("refine", folder / "logits", "-o", tmp_path / "out", *options)
+    assert "these weights leave scores as they are: in training, the images gave too little" in err
+
+
+@pytest.mark.parametrize("weights", ["run", "image"])
+def test_each_map_may_have_a_threshold_of_its_own(prn: Command, folder: Path, tmp_path: Path, weights: str) -> None:
+    if weights == "run":
+        assert train(prn, folder, tmp_path / "run")[0] == 0
+    options = ("--images", folder / "images", "--weights", tmp_path / "run" if weights == "run" else weights)
+    code, _, err = prn("refine", folder / "logits", "-o", tmp_path / "out", *options, "--per-image")
+    assert code == 0, err
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
+
+
+def test_with_labels_the_scores_are_seen_again(prn: Command, folder: Path, tmp_path: Path) -> None:
+    assert train(prn, folder, tmp_path / "run")[0] == 0
+    line = ("train", folder / "logits", "--labels", folder / "truth", "--images", folder / "images")
+    code, _, err = prn(*line, "--from", tmp_path / "run", "-o", tmp_path / "next", *SMALL, "--folds", 1)
+    assert code == 0, err
+    card = json.loads((tmp_path / "next" / "model.json").read_text())
+    assert card["hide_scores"] == "0"
+    assert "own_masks" not in card
+
+
+def test_masks_of_one_class_teach_nothing(prn: Command, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "logits").mkdir()
+    for number in range(3):
+        np.save(tmp_path / "logits" / f"m{number}.npy", np.full((96, 128), -3, np.float32))
+    line = ("train", tmp_path / "logits", "--labels", "none", "--images", folder / "images")
+    code, _, err = prn(*line, "-o", tmp_path / "run", *SMALL)
+    assert code == 1
+    assert "no map has both foreground and background: there is nothing to learn" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_hard_masks_are_cut_as_they_are(prn: Command, folder: Path, tmp_path: Path) -> None:
+    assert train(prn, folder, tmp_path / "run")[0] == 0
+    options = ("--input-kind", "mask", "--images", folder / "images", "--weights", tmp_path / "run", "--strength", 1)
+    code, _, err = prn("refine", folder / "truth", "-o", tmp_path / "out", *options)
+    assert code == 0, err
+    assert "cut at" not in err
+
+
+def test_what_two_views_find_is_shifted_by_the_level() -> None:
+    _, image, logits = scene(1)
+    made = build("image", bands=3, seed=0)
+    torch.nn.init.normal_(made.decoder.head.weight, std=0.5)
+    made.hide_scores = made.two_views = True
+    runner = TorchRunner(made)
+    plain = refine_map(logits, refiner_of(runner), image=image.astype(np.float32)) - logits
+    runner.metadata = runner.metadata | {"prn.level": "0.5"}
+    shifted = refine_map(logits, refiner_of(runner), image=image.astype(np.float32)) - logits
+    np.testing.assert_allclose(shifted, np.where(plain == 0, 0, plain - 0.5), atol=1e-4)
 
 
 @pytest.mark.slow

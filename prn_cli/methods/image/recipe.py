@@ -54,9 +54,9 @@ class ImageRecipe(Recipe):
         if not network.knows_range:
             network.set_range(*band_range(images))
 
-    def without_labels(self, options: ImageOptions) -> ImageOptions:
-        """The scores must be hidden: the labels are made of them."""
-        return replace(options, hide_scores=True)
+    def options_for(self, options: ImageOptions, *, labelled: bool) -> ImageOptions:
+        """Without labels, the scores must be hidden: what is learned is made of them."""
+        return replace(options, hide_scores=not labelled)
 
     def prepare(self, batch: Batch[Any], options: ImageOptions, random: np.random.Generator) -> Batch[Any]:
         """Hide the logits, if that was asked for."""

@@ -103,7 +103,8 @@ class ImageRefiner(NetworkRefiner):
 
     def field(self, windows: Windows) -> FloatMap:
         """The bias map; of weights that have not learned from the set or its scenes, what two views of it agree on."""
-        return consensus(fields_of_views(windows, self.bias, DECIDING)) if self.agrees else self.bias(windows)
+        found = consensus(fields_of_views(windows, self.bias, DECIDING)) if self.agrees else self.bias(windows)
+        return np.where(found == 0, found, found - np.float32(self.level)) if self.level else found
 
     def bias(self, windows: Windows) -> FloatMap:
         """The bias map of the windows as they are; 0 around which the base model is sure."""
@@ -115,7 +116,7 @@ class ImageRefiner(NetworkRefiner):
             seen = logits[:, np.newaxis, *part]
             seen = hidden(seen, image) if self.hides else seen
             bias = self.runner.run(["bias"], {"logits": seen, "image": image})[0]
-            found[:, *part] = np.where(np.isnan(seen), 0, bias - np.float32(self.level))[:, 0]
+            found[:, *part] = np.where(np.isnan(seen), 0, bias)[:, 0]
         return found
 
     def _unsure(self, logits: FloatMap) -> tuple[slice, slice] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prn_cli.errors import InputError
 from prn_cli.files.store import Store
 from prn_cli.maps.noise import place_seed
 from prn_cli.maps.pixels import IGNORE
@@ -43,10 +44,19 @@ def label(found: Dataset, folder: Path) -> tuple[Dataset, Decision]:
     Args:
         found: maps of one class.
         folder: on whose disk the labels are kept as long as they are needed.
+
+    Raises:
+        InputError: every mask is all background or all foreground.
     """
     drawn = set(sample_maps(found.names))
     statistics = sum((measure(m.logits) for m in found.maps if m.name in drawn), no_statistics())
     decision = decide(statistics.counts, expect(statistics))
+    cut_off = logit(np.full(1, decision.threshold, np.float32))[0]
+    if not any(np.nanmin(m.logits) <= cut_off < np.nanmax(m.logits) for m in found.maps):
+        raise InputError(
+            f"cut at {decision.threshold:g}, no map has both foreground and background: there is nothing to learn",
+            hint="check the maps, and --input-kind",
+        )
     store = Store(folder)
     places = [
         store.put(np.where(m.label == IGNORE, m.label, cut(m.logits, decision.threshold)).astype(np.uint8))
@@ -108,12 +118,11 @@ def conclude(network: Any, maps: Sequence[TrainingMap], threshold: float, *, und
     base, seen = scores > 0, added > 0
     agreement = float((base & seen).sum() / max((base | seen).sum(), 1))
     strength = STRENGTH * (0.5 if undertrained else 1.0) if agreement >= LEAST_AGREEMENT else 0.0
-    if strength == 0:
-        return Transfer(0.0, threshold, 0.0, agreement, 0.0)
-    refined = scores + np.float32(strength) * added
+    applied = strength or STRENGTH  # on request
+    refined = scores + np.float32(applied) * added
     cut_off = float(np.partition(refined, -base.sum())[-base.sum()]) if base.any() else 0.0
-    changed = float(((refined > cut_off) != base).mean())
-    return Transfer(strength, threshold, cut_off / strength, agreement, changed)
+    changed = float(((refined > cut_off) != base).mean()) if strength else 0.0
+    return Transfer(strength, threshold, cut_off / applied, agreement, changed)
 
 
 def _compared(network: Any, maps: Sequence[TrainingMap]) -> NDArray[np.float32]:
@@ -129,8 +138,9 @@ def _compared(network: Any, maps: Sequence[TrainingMap]) -> NDArray[np.float32]:
             if np.isnan(logits).all():
                 continue
             refined = refine_map(logits, refiner, image=image, strength=1.0, seed=place_seed(0, name))
-            counted = one.label[window.slices] != IGNORE
-            parts.append(np.stack([logits[counted], (refined - logits)[counted]]))
+            found = refined - logits
+            counted = (one.label[window.slices] != IGNORE) & (found != 0)  # 0: not looked at
+            parts.append(np.stack([logits[counted], found[counted]]))
         if sum(part.shape[1] for part in parts) >= MEASURED:
             break
     return np.concatenate(parts, axis=1)

@@ -52,7 +52,7 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
     else:
         _first_figure(begun, found, cuts)
     if own is not None:
-        holdout = Holdout(found.maps, "")
+        holdout = Holdout(found.maps, "nothing: there are no labels")
     elif calibrates:
         holdout = Holdout(found.maps, "each map in turn, to choose the threshold; no network is trained on so few")
     else:
@@ -106,7 +106,8 @@ def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
         raise UsageError(f"--images is for --network {able}", hint="leave --images out")
     if options.unlabelled and not recipe_of(options.method).learns_without_labels:
         able = " or ".join(name for name in METHODS if recipe_of(name).learns_without_labels)
-        raise UsageError(f"--labels none is for --network {able}", hint="leave --network out")
+        hint = "leave --network out" if options.start_from is None else f"leave --from out, or name weights of {able}"
+        raise UsageError(f"--labels none is for --network {able}", hint=hint)
     bands = 0 if options.images is None else _image_bands(options, options.images)
     if start is not None and start.bands != bands:
         given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
@@ -145,12 +146,10 @@ def _image_bands(options: TrainOptions, images: Path) -> int:
     found = len(chosen) or common_bands(image_files(images))
     if needed and found not in (1, needed):
         given = f"--rgb names {found} bands" if chosen else _bands(found)
-        fewer = f"name {needed} of them by --rgb, or " if found > needed or chosen else ""
-        raise UsageError(
-            f"{given}, and --network {options.method} sees {needed}",
-            hint=f"{fewer}take --network fast",
-            path=images,
-        )
+        named = f"name {needed} of them by --rgb" if found > needed or chosen else ""
+        other = "" if options.unlabelled else "take --network fast"
+        hint = ", or ".join(filter(None, (named, other)))
+        raise UsageError(f"{given}, and --network {options.method} sees {needed}", hint=hint, path=images)
     return needed or found
 
 
@@ -173,10 +172,12 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
 
 def _settled(run: Run, holdout: Holdout) -> Settings:
     """The settings for these maps; training that starts from weights is short and gentle."""
-    settings, options = replace(run.settings, choose_epoch=bool(holdout.hold)), run.options
+    options = run.options
+    method = run.recipe.options_for(run.settings.options, labelled=not options.unlabelled)
+    settings = replace(run.settings, options=method, choose_epoch=bool(holdout.hold))
     maps = len(names_of([*holdout.learn, *holdout.hold]))
-    if options.unlabelled:  # no label says anything of other maps
-        settings, maps = replace(settings, options=run.recipe.without_labels(settings.options)), max(maps, TELLING_MAPS)
+    if options.unlabelled:  # no figure of other maps is asked for
+        maps = max(maps, TELLING_MAPS)
     brief = None if run.start is None else schedule(maps, run.recipe)
     if holdout.scenes or (brief and brief.few):
         # What was learned on some scenes, such as their level, says little of the next one.
@@ -241,6 +242,7 @@ def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
         **{name: value if isinstance(value, str | int | None) else str(value) for name, value in given.items()},
         "classes": list(found.classes) if len(found.classes) > 1 else [],
         "input_kind": found.kind,
+        "labels": "none" if options.unlabelled else "given",
         "from": None if run.start is None else run.start.sha256,
         "folds": [sorted(fold.held_out) for fold in holdout.folds],
         "device": run.device.type,
