@@ -26,7 +26,7 @@ from prn_cli.methods.recipe import Graph, describe
 
 OPSET = 18
 _AXES = {0: "n", 2: "h", 3: "w"}  # that are free
-LEARNED = ("prn.strength", "prn.threshold", "prn.reference", "prn.evidence")
+LEARNED = ("prn.strength", "prn.threshold", "prn.level", "prn.reference", "prn.evidence")
 """Metadata that come from training and not from the network."""
 
 

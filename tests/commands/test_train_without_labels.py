@@ -205,6 +205,14 @@ def test_callers_of_python_say_none_too(folder: Path, tmp_path: Path) -> None:
     assert load_refiner(find_weights(str(tmp_path / "run")), device="cpu").hides
 
 
+def test_an_exported_network_keeps_its_level(prn: Command, folder: Path, tmp_path: Path) -> None:
+    assert train(prn, folder, tmp_path / "run")[0] == 0
+    assert prn("weights", "export", tmp_path / "run" / "model.safetensors", "-o", tmp_path / "next")[0] == 0
+    before, after = (load_refiner(find_weights(str(tmp_path / name)), device="cpu") for name in ("run", "next"))
+    assert before.level == after.level != 0
+    assert before.hides == after.hides
+
+
 def test_maps_in_memory_need_no_labels_either(tmp_path: Path) -> None:
     _, images, scores = zip(*(scene(number) for number in range(3)), strict=True)
     small = {"crop": 64, "batch": 2, "epochs": 1, "steps": 2, "threads": 1}
