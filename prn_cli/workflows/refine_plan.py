@@ -105,6 +105,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     own = _own(learned.card) if threshold is None else None
     if threshold is None:
         threshold = last.refiner.threshold if learned.knows_threshold else 0.5  # of hard masks
+    _note_new_maps(weights, inputs, watch)
     links, surveyed = survey(cut_at(links, threshold), maps.sample, watch)
     _tell(options, weights, links, threshold, choice=choice, own=own, watch=watch)
     run = Run(
@@ -248,6 +249,19 @@ def _tell(
         said.append(expected_gain(weights[0].card))
     if any(said):
         watch.note("; ".join(filter(None, said)))
+
+
+def _note_new_maps(weights: Sequence[Weights], inputs: Paths, watch: Watch) -> None:
+    """Name maps that weights without labels have not learned from: these alone are what they were made for."""
+    for found in weights:
+        data = found.card.get("data")
+        if "own_masks" not in found.card or not isinstance(data, dict):
+            continue
+        new = len(set(inputs.stems()).difference(data.get("learned_from", ())))
+        if new:
+            watch.note(
+                f"{new} of {len(inputs)} maps are new to {found.name}, and may lose: let it learn from them, too"
+            )
 
 
 def _own(card: Mapping[str, Any]) -> float | None:

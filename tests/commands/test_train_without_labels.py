@@ -205,6 +205,25 @@ def test_callers_of_python_say_none_too(folder: Path, tmp_path: Path) -> None:
     assert load_refiner(find_weights(str(tmp_path / "run")), device="cpu").hides
 
 
+def test_maps_that_were_not_learned_from_are_noted(prn: Command, folder: Path, tmp_path: Path) -> None:
+    assert train(prn, folder, tmp_path / "run")[0] == 0
+    (tmp_path / "logits").mkdir()
+    for old, new in (("m0", "m0"), ("m1", "other")):
+        for kind, suffix in (("logits", "npy"), ("images", "png")):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            (tmp_path / kind / f"{new}.{suffix}").symlink_to(folder / kind / f"{old}.{suffix}")
+    options = ("--images", tmp_path / "images", "--weights", tmp_path / "run")
+    code, _, err = prn("refine", tmp_path / "logits", "-o", tmp_path / "out", *options)
+    assert code == 0, err
+    assert f"1 of 2 maps are new to {tmp_path / 'run'}, and may lose: let it learn from them, too" in err
+    assert (
+        "are new to"
+        not in prn("refine", folder / "logits", "-o", tmp_path / "all", *options[2:], *options[:1], folder / "images")[
+            2
+        ]
+    )
+
+
 def test_an_exported_network_keeps_its_level(prn: Command, folder: Path, tmp_path: Path) -> None:
     assert train(prn, folder, tmp_path / "run")[0] == 0
     assert prn("weights", "export", tmp_path / "run" / "model.safetensors", "-o", tmp_path / "next")[0] == 0
