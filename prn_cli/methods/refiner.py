@@ -215,6 +215,10 @@ class Refiner:
         """
         return Survey(self)
 
+    def doubt(self, sample: Sequence[Windows]) -> str:  # noqa: ARG002
+        """Why images like these may be others than those that were learned from, for people; empty if they may not."""
+        return ""
+
     def field(self, windows: Windows) -> FloatMap:
         """What the method makes of windows.
 

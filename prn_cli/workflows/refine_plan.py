@@ -25,7 +25,7 @@ from prn_cli.workflows.parts import check_part, select_part
 from prn_cli.workflows.refine import RefineOptions
 from prn_cli.workflows.refine_map import Masks, Run
 from prn_cli.workflows.scenes import Scene, scenes_of, without_drafts
-from prn_cli.workflows.survey import Drawn, MapSet, cut_at, survey
+from prn_cli.workflows.survey import Drawn, MapSet, cut_at, survey, warn_of_images
 from prn_cli.workflows.work import Work, pass_over_outputs
 
 T = TypeVar("T")
@@ -106,6 +106,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     if threshold is None:
         threshold = last.refiner.threshold if learned.knows_threshold else 0.5  # of hard masks
     _note_new_maps(weights, inputs, watch)
+    warn_of_images(links, maps.sample, watch)
     links, surveyed = survey(cut_at(links, threshold), maps.sample, watch)
     _tell(options, weights, links, threshold, choice=choice, own=own, watch=watch)
     run = Run(

@@ -62,6 +62,17 @@ def survey(links: Sequence[Link], sample: Sample, watch: Watch) -> tuple[tuple[L
     return tuple(found), {"survey": settings} if settings else {}
 
 
+def warn_of_images(links: Sequence[Link], sample: Sample, watch: Watch) -> None:
+    """Warn of images that are others than those that a refiner has learned from, by one map of the set."""
+    for link in links:
+        needs = link.refiner.needs
+        if needs.bands and not needs.survey and link.applied:
+            windows = [_windows(*planes, needs) for planes in sample(replace(needs, survey=1))]
+            said = link.refiner.doubt(windows)
+            if said:
+                watch.warning(f"{said}: store them alike")
+
+
 def sample_of_map(logits: FloatMap, image: FloatMap | None, needs: Needs) -> Iterator[tuple[FloatMap, FloatMap]]:
     """A sample of a map in memory: logits `(H, W)`, or `(C, H, W)` of several classes, and its image."""
     height, width = logits.shape[-2:]

@@ -399,6 +399,20 @@ def test_a_band_that_is_not_there_is_named(folder: Path) -> None:
         image.read()
 
 
+def test_images_of_another_depth_are_warned_of(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = network()
+    made.set_range([0] * 3, [255] * 3)
+    (tmp_path / "run").mkdir()
+    export(made, tmp_path / "run", card={})
+    more = ("--weights", tmp_path / "run", "--images")
+    assert refine(folder, tmp_path / "deep", *more, folder / "infrared", "--rgb", "2,3,4") == 0
+    assert "in band 1, and these weights know 0 to 255: store them alike" in capsys.readouterr().err
+    assert refine(folder, tmp_path / "alike", *more, folder / "images") == 0
+    assert "store them alike" not in capsys.readouterr().err
+
+
 def test_a_grey_image_stands_for_equal_bands(folder: Path) -> None:
     with open_map("image", folder / "labels" / "m0.png", Reading(rgb=(4, 3, 2)), bands=3) as image:
         found = image.read()

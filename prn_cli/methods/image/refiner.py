@@ -101,6 +101,21 @@ class ImageRefiner(NetworkRefiner):
         said = f"agreement {features[0]:.2f} of refined masks of maps mirrored, turned and reduced: {then}"
         return Survey(known, strength, said, settings | {"agreement": features.round(4).tolist()})
 
+    def doubt(self, sample: Sequence[Windows]) -> str:
+        """Values beyond the range that the network is shown, such as of 16 bits where 8 were learned from."""
+        images = [windows.image[0] for windows in sample if windows.image is not None]
+        if not images or self.limits is None:
+            return ""
+        low, high = np.array(self.limits)
+        reach = (LIMIT - 1) / 2 * (high - low)
+        found = np.array(band_range(images))
+        strange = (found[1] > high + reach) | (found[0] < low - reach)
+        if not strange.any():
+            return ""
+        band = int(strange.argmax())
+        (least, most), (known, to) = found[:, band], (low[band], high[band])
+        return f"images from {least:g} to {most:g} in band {band + 1}, and these weights know {known:g} to {to:g}"
+
     def field(self, windows: Windows) -> FloatMap:
         """The bias map; of weights that have not learned from the set or its scenes, what two views of it agree on."""
         found = consensus(fields_of_views(windows, self.bias, DECIDING)) if self.agrees else self.bias(windows)
