@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,12 @@ class Processes:
         return self._start("worker", "--scheduler-file", "s.json", "--nthreads", "1", "--no-nanny", "--name", name)
 
     def client(self) -> distributed.Client:
-        return distributed.Client(self.address, timeout=600, set_as_default=False)
+        for _ in range(20):
+            # A client takes the scheduler's first message to come alone, which one that is busy does not promise.
+            with suppress(AssertionError):
+                return distributed.Client(self.address, timeout=600, set_as_default=False)
+            time.sleep(0.5)
+        raise RuntimeError("no client was made")
 
     def wait(self) -> None:
         file = self.folder / "s.json"
