@@ -1,7 +1,7 @@
 """What the images are worth without a single label: `prn train --labels none --images`, then `prn refine`.
 
     python bench/without_labels.py --logits DIR [DIR ...] --work DIR --pair NAME ... [--seconds 120] [--seeds 0]
-        [--apart] [--train NAME=VALUE ...] [--out table.md]
+        [--apart] [--out table.md]
 
 Each DIR of logits holds a folder a pair of set and base model, with `train/` and `test/`, each with `logits/`,
 `labels/` and `images/`. The maps and images of both splits are learned from, as a user would who has no labels at
@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 from common import machine, markdown, prn
+from first_call import over_sets
+from image_data import set_of
 
 import prn_cli
 from prn_cli.execution import clock
-from prn_cli.metrics.intervals import bootstrap
 
 HARM = -0.2
 SEEN = {"kvasir_polyp", "epfl_roads", "nuclei", "dubai_building", "dubai_road", "camvid_road_a", "camvid_tree_c"}
@@ -56,7 +57,7 @@ def figures_of(test: Path, masks: Path, base: Path) -> list[tuple[float, float]]
     return [(100 * cell["value"], 100 * cell["difference"]["value"]) for cell in cells]
 
 
-def measure(place: Path, work: Path, seconds: float, seed: int, more: Sequence[str], *, apart: bool) -> dict[str, Any]:
+def measure(place: Path, work: Path, seconds: float, seed: int, *, apart: bool) -> dict[str, Any]:
     """Train without labels, refine the test split with and without, and score both."""
     name = f"{place.name}-{seconds:g}-{seed}{'-apart' if apart else ''}"
     record, run = work / f"{name}.json", work / "runs" / name
@@ -65,7 +66,6 @@ def measure(place: Path, work: Path, seconds: float, seed: int, more: Sequence[s
     clock.source = time.process_time
     splits = ["train"] if apart else ["train", "test"]
     whole, test = one_folder(place, work / "sets" / "-".join([place.name, *splits]), splits), place / "test"
-    options = dict(option.split("=", 1) for option in more)
     if not (run / "model.json").exists():
         prn_cli.train(
             whole / "logits",
@@ -76,7 +76,6 @@ def measure(place: Path, work: Path, seconds: float, seed: int, more: Sequence[s
             threads=1,
             overwrite=True,
             out=run,
-            **{key: type_of(value) for key, value in options.items()},
         )
     card = json.loads((run / "model.json").read_text())
     clock.source = time.monotonic
@@ -98,31 +97,6 @@ def measure(place: Path, work: Path, seconds: float, seed: int, more: Sequence[s
     record.write_text(json.dumps(result) + "\n")
     print(name, result, file=sys.stderr, flush=True)
     return result
-
-
-def type_of(text: str) -> Any:
-    """A number, if it is one."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def mean_over(values: np.ndarray, sets: Sequence[str]) -> str:
-    """The mean over pairs, and its interval over sets."""
-    names = sorted(set(sets))
-    member = np.array([[each == name for each in sets] for name in names], float)
-    _, low, high = bootstrap(
-        lambda weights: ((weights @ member @ values) / (weights @ member).sum(axis=1))[:, None], len(names)
-    )
-    return f"{values.mean():+.2f} [{low[0]:+.2f}, {high[0]:+.2f}]"
-
-
-def set_of(pair: str) -> str:
-    """The images that a pair is of."""
-    return next(
-        (name for name in ("camvid", "city", "clothing", "dubai") if pair.startswith(name)), pair.rsplit("_", 1)[0]
-    )
 
 
 def tables(results: Sequence[dict[str, Any]]) -> str:
@@ -150,7 +124,7 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
     for said, group in groups.items():
         if not group:
             continue
-        sets = [set_of(r["pair"]) for r in group]
+        sets = np.array([set_of(r["pair"]) for r in group])
         added = np.array([[change for _, change in r["added"]] for r in group])
         total = np.array([r["refined"][0][1] for r in group])
         pooled = added[:, 0]
@@ -158,8 +132,8 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
             [
                 said,
                 str(len(group)),
-                mean_over(total, sets),
-                *(mean_over(added[:, n], sets) for n in range(len(NAMES))),
+                over_sets(total, sets),
+                *(over_sets(added[:, n], sets) for n in range(len(NAMES))),
                 f"{(pooled < HARM).sum()}",
                 f"{(pooled < -1).sum()}",
                 f"{pooled.min():+.2f}",
@@ -177,16 +151,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--apart", action="store_true", help="learn from the training split alone")
-    parser.add_argument("--train", nargs="*", default=[], metavar="NAME=VALUE", help="options of prn.train")
     parser.add_argument("--out", type=Path, help="write the tables here too")
     given = parser.parse_args()
     for kind in ("runs", "masks", "sets"):
         (given.work / kind).mkdir(parents=True, exist_ok=True)
     places = [next(d / name for d in given.logits if (d / name).is_dir()) for name in given.pair]
     results = [
-        measure(place, given.work, given.seconds, seed, given.train, apart=given.apart)
-        for seed in given.seeds
-        for place in places
+        measure(place, given.work, given.seconds, seed, apart=given.apart) for seed in given.seeds for place in places
     ]
     seeds = ", ".join(map(str, given.seeds))
     text = f"{tables(results)}\n\nSeeds {seeds}; {given.seconds:g} s of two cores; {machine()}."
