@@ -158,8 +158,8 @@ class Recipe:
         """The options for learning from maps that say little of others: a few, or those of a few scenes."""
         return options
 
-    def options_for(self, options: Any, *, labelled: bool) -> Any:  # noqa: ARG002
-        """The options for learning from labels, or from the base model's own masks."""
+    def for_labels(self, options: Any, *, given: bool) -> Any:  # noqa: ARG002
+        """The options for learning from labels or, where none are given, from the base model's own masks."""
         return options
 
     def observe(self, network: Any, images: Iterable[FloatMap]) -> None:

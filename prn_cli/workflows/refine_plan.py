@@ -227,18 +227,20 @@ def _tell(
                 f"to score the probabilities as the masks are cut: prn score --threshold {threshold:g} "
                 f"--own-threshold {own:g}"
             )
-    own_masks = all("own_masks" in found.card for found in weights)
-    if choice is not None and not any(link.applied for link in links) and not own_masks:
+    applied = any(link.applied for link in links)
+    if options.strength is None and not applied and all("own_masks" in found.card for found in weights):
+        why = "in training, the images gave too little of the base model's masks back (--strength 0.5 adds it)"
+        watch.note(f"these weights leave scores as they are: {why}")
         return
-    if options.strength is None and (threshold == 0.5 or own_masks) and not any(link.applied for link in links):
+    if choice is not None and not applied:
+        return
+    if options.strength is None and threshold == 0.5 and not applied:
         if any(link.refiner.strength for link in links):  # the set does not bear them, and the survey has said so
             return
         why = "in training, no correction helped on held-out images (--strength 1 applies it nevertheless)"
         if all(found.card.get("learned_without_labels") for found in weights):
             why = "they choose the threshold where none is given, and correct on request (--strength 0.5)"
-        if own_masks:
-            why = "in training, the images gave too little of the base model's masks back (--strength 0.5 adds it)"
-        watch.note(f"these weights leave {'scores' if own_masks else 'masks'} as they are: {why}")
+        watch.note(f"these weights leave masks as they are: {why}")
         return
     strengths = [link.applied for link in links]
     said = []

@@ -33,7 +33,6 @@ from prn_cli.workflows.options import (
 FOLDS, QUARTERS = 3, 4
 FEW_MAPS, FEWEST_MAPS = 60, 3
 NO_GROUPS = NO_START = NO_LABELS = "none"
-_WAYS = ("validation_stems", "validation_logits", "groups", "group_distance")
 
 _held_out, _method, _schedule = (partial(Option, panel=name) for name in ("Held-out images", "Method", "Schedule"))
 
@@ -207,16 +206,16 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
             raise UsageError("--labels none learns from the images", hint="give --images DIR")
         if self.task != "binary":
             raise UsageError(f"--labels none with --task {self.task}, expected maps of one class")
-        names = ("shots", "folds", *_WAYS, "contrast", "validation_labels", "validation_images")
-        for name in names:
-            if getattr(self, name) not in (None, (), NO_GROUPS):
-                raise UsageError(f"--labels none and --{name.replace('_', '-')} exclude each other")
+        others = ("shots", "folds", "contrast", "validation_labels", "validation_images")
+        given = [*self.ways, *(_flag(name) for name in others if getattr(self, name) not in (None, ()))]
+        if given:
+            raise UsageError(f"--labels none and {given[0]} exclude each other")
 
     @property
     def ways(self) -> tuple[str, ...]:
         """The options given that say which maps to hold out, or to keep together."""
-        unset = (None, NO_GROUPS)
-        return tuple(f"--{name.replace('_', '-')}" for name in _WAYS if getattr(self, name) not in unset)
+        names = ("validation_stems", "validation_logits", "groups", "group_distance")
+        return tuple(_flag(name) for name in names if getattr(self, name) not in (None, NO_GROUPS))
 
     def for_method(self) -> Options:
         """The options of the method.
@@ -282,6 +281,10 @@ def train(options: TrainOptions, watch: Watch = SILENT) -> TrainResult:
     with needs_extra("prn train"):
         from prn_cli.workflows.training import steps
     return steps.run(options, watch, began)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def compiled(pattern: str) -> re.Pattern[str]:

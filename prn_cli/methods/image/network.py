@@ -74,7 +74,7 @@ class ImageNetwork(nn.Module):
     Args:
         freeze_encoder: train the decoder alone.
         two_views: in refinement, apply only what two views of each place agree on.
-        hide_scores: all logits that it is given, in training and in refinement, are 0 where they are valid.
+        hide_scores: it is to look at the image alone: in training and in refinement, it is given `hidden` logits.
     """
 
     name = "image"

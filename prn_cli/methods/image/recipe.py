@@ -54,9 +54,9 @@ class ImageRecipe(Recipe):
         if not network.knows_range:
             network.set_range(*band_range(images))
 
-    def options_for(self, options: ImageOptions, *, labelled: bool) -> ImageOptions:
+    def for_labels(self, options: ImageOptions, *, given: bool) -> ImageOptions:
         """Without labels, the scores must be hidden: what is learned is made of them."""
-        return replace(options, hide_scores=not labelled)
+        return replace(options, hide_scores=not given)
 
     def prepare(self, batch: Batch[Any], options: ImageOptions, random: np.random.Generator) -> Batch[Any]:
         """Hide the logits, if that was asked for."""

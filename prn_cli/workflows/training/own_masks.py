@@ -58,10 +58,7 @@ def label(found: Dataset, folder: Path) -> tuple[Dataset, Decision]:
             hint="check the maps, and --input-kind",
         )
     store = Store(folder)
-    places = [
-        store.put(np.where(m.label == IGNORE, m.label, cut(m.logits, decision.threshold)).astype(np.uint8))
-        for m in found.maps
-    ]
+    places = [store.put(cut(m.logits, decision.threshold)) for m in found.maps]
     stored = store.mapped()
     labels = [place.view(stored) for place in places]
     maps = [replace(m, label=one, pseudo=one) for m, one in zip(found.maps, labels, strict=True)]

@@ -86,10 +86,14 @@ class Plan:
         """Steps after which held-out maps are looked at, of a network that has this time."""
         return max(round(seconds / (self.pace or 1.0) / _LOOKS), 1)
 
+    @property
+    def per_pixel(self) -> float:
+        """Seconds to refine a pixel, and to count what came out."""
+        return self.refining * (self.pace or 0.0) / (self.settings.batch * self.settings.crop**2)
+
     def measuring(self, maps: Sequence[TrainingMap]) -> float:
         """Seconds to refine maps, and to count what came out."""
-        per_pixel = (self.pace or 0.0) / (self.settings.batch * self.settings.crop**2)
-        return self.refining * per_pixel * sum(m.label.size for m in maps)
+        return self.per_pixel * sum(m.label.size for m in maps)
 
     def looked_at(self, job: Job, seconds: float | None) -> Sequence[TrainingMap]:
         """The held-out maps that are looked at in training: so few that it costs little, if they decide nothing."""
@@ -98,8 +102,7 @@ class Plan:
             return job.hold
         pixels = float(_FEW_PIXELS)
         if seconds is not None:
-            per_pixel = self.measuring(job.hold) / max(sum(m.label.size for m in job.hold), 1)
-            pixels = _LOOK * seconds / _LOOKS / max(per_pixel, 1e-12) * (3 if choose else 1)
+            pixels = _LOOK * seconds / _LOOKS / max(self.per_pixel, 1e-12) * (3 if choose else 1)
         found: list[TrainingMap] = []
         for each in sorted(job.hold, key=lambda m: m.label.size):
             pixels -= each.label.size
@@ -164,8 +167,9 @@ def _measured(run: Run, plan: Plan, budget: Budget) -> Plan:
     began = now()
     to_onnx(network.cpu())
     end = min(_EXPORTS * (now() - began), _MOST * (budget.seconds or math.inf))
-    pace = seconds_per_step(network, learn, run.settings, run.device)
-    if run.options.unlabelled:
-        pixels = min(MEASURED, sum(m.label.size for m in learn))
-        end += pace / (run.settings.batch * run.settings.crop**2) * plan.refining * pixels
-    return replace(plan, pace=parallel.agreed(pace), end=parallel.agreed(end))
+    pace = parallel.agreed(seconds_per_step(network, learn, run.settings, run.device))
+    timed = replace(plan, pace=pace, end=parallel.agreed(end))
+    if not run.options.unlabelled:
+        return timed
+    pixels = min(MEASURED, sum(m.label.size for m in learn))
+    return replace(timed, end=timed.end + timed.per_pixel * pixels)

@@ -49,15 +49,10 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
     if options.unlabelled:
         found, own = own_masks.label(found, options.out)
         begun.watch.note(f"base masks cut at {own.threshold:g}, the threshold of these maps without labels")
+        holdout = Holdout(found.maps, "nothing: there are no labels")
     else:
         _first_figure(begun, found, cuts)
-    if own is not None:
-        holdout = Holdout(found.maps, "nothing: there are no labels")
-    elif calibrates:
-        holdout = Holdout(found.maps, "each map in turn, to choose the threshold; no network is trained on so few")
-    else:
-        quick = begun.recipe.cross_validates or begun.start is not None
-        holdout = hold_out(found, options, given=given, cross_validate=quick)
+        holdout = _hold_out(begun, found, given, calibrates=calibrates)
     settled = replace(begun, settings=_settled(begun, holdout))
     _note(begun, settled, holdout)
     conditions = _conditions(settled, found, holdout)
@@ -78,6 +73,13 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
     images = len(names_of([*holdout.learn, *holdout.hold])) + len(failures)
     verdict = f"{len(failures)} of {images} maps could not be used" if failures else ""
     return TrainResult(card=card, failures=failures, verdict=verdict)
+
+
+def _hold_out(run: Run, found: Dataset, given: Dataset | None, *, calibrates: bool) -> Holdout:
+    if calibrates:
+        return Holdout(found.maps, "each map in turn, to choose the threshold; no network is trained on so few")
+    quick = run.recipe.cross_validates or run.start is not None
+    return hold_out(found, run.options, given=given, cross_validate=quick)
 
 
 def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
@@ -173,7 +175,7 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
 def _settled(run: Run, holdout: Holdout) -> Settings:
     """The settings for these maps; training that starts from weights is short and gentle."""
     options = run.options
-    method = run.recipe.options_for(run.settings.options, labelled=not options.unlabelled)
+    method = run.recipe.for_labels(run.settings.options, given=not options.unlabelled)
     settings = replace(run.settings, options=method, choose_epoch=bool(holdout.hold))
     maps = len(names_of([*holdout.learn, *holdout.hold]))
     if options.unlabelled:  # no figure of other maps is asked for
