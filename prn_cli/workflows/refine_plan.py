@@ -255,7 +255,7 @@ def _tell(
 
 
 def _note_new_maps(weights: Sequence[Weights], inputs: Paths, watch: Watch) -> None:
-    """Name maps that weights without labels have not learned from: these alone are what they were made for."""
+    """Count maps that weights without labels have not learned from: they were made for those that they have."""
     for found in weights:
         data = found.card.get("data")
         if "own_masks" not in found.card or not isinstance(data, dict):
