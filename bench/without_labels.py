@@ -1,7 +1,7 @@
 """What the images are worth without a single label: `prn train --labels none --images`, then `prn refine`.
 
     python bench/without_labels.py --logits DIR [DIR ...] --work DIR --pair NAME ... [--seconds 120] [--seeds 0]
-        [--apart] [--out table.md]
+        [--task multiclass] [--apart] [--out table.md]
 
 Each DIR of logits holds a folder a pair of set and base model, with `train/` and `test/`, each with `logits/`,
 `labels/` and `images/`. The maps and images of both splits are learned from, as a user would who has no labels at
@@ -9,7 +9,9 @@ all; the labels of the test split measure, and nothing else looks at labels. Wit
 split alone are learned from: how good the weights are on new maps. Beside the base model at 0.5 and what was trained
 stands the first call, `prn refine` without weights: the threshold alone. Seconds are of one thread's processor, twice
 as many as are given, so that other programs make no difference; a machine of two cores takes about as long as given.
-`seen` marks pairs whose figures were looked at while the method was made. Finished runs in `--work` are used again.
+With `--task multiclass`, pairs are of base models of several classes (`bench/class_models.py`), the first call shifts
+their logits, and figures are mIoU and accuracy. `seen` marks pairs whose figures were looked at while the method was
+made. Finished runs in `--work` are used again.
 """
 
 from __future__ import annotations
@@ -34,8 +36,19 @@ HARM = -0.2
 SEEN = {"kvasir_polyp", "epfl_roads", "nuclei", "dubai_building", "dubai_road", "camvid_road_a", "camvid_tree_c"}
 SEEN |= {"camvid_building_d", "flood_a", "flood_c", "cracks_c", "plants_a", "pets_d", "vegas_roads_a", "retina_b"}
 SEEN |= {"city_roads_b", "city_blocks_a"}
-FIGURES = (("pooled", "iou"), ("mean", "iou"), ("mean", "mba"), ("mean", "boundary_iou"))
-NAMES = ("pooled IoU", "mean IoU", "mBA", "boundary IoU")
+FIGURES = {
+    "binary": {
+        "pooled IoU": ("pooled", "iou"),
+        "mean IoU": ("mean", "iou"),
+        "mBA": ("mean", "mba"),
+        "boundary IoU": ("mean", "boundary_iou"),
+    },
+    "multiclass": {
+        "pooled mIoU": ("pooled", "miou"),
+        "mean mIoU": ("mean", "miou"),
+        "pooled accuracy": ("pooled", "accuracy"),
+    },
+}
 
 
 def one_folder(place: Path, folder: Path, splits: Sequence[str]) -> Path:
@@ -50,14 +63,14 @@ def one_folder(place: Path, folder: Path, splits: Sequence[str]) -> Path:
     return folder
 
 
-def figures_of(test: Path, masks: Path, base: Path) -> list[tuple[float, float]]:
+def figures_of(test: Path, masks: Path, base: Path, task: str) -> list[tuple[float, float]]:
     """Of each figure, its value and its change against a base, in points."""
-    found = prn("score", masks, "--labels", test / "labels", "--baseline", base, "-q")
-    cells = [found[way][name] for way, name in FIGURES]
+    found = prn("score", masks, "--labels", test / "labels", "--baseline", base, "--task", task, "-q")
+    cells = [found[way][name] for way, name in FIGURES[task].values()]
     return [(100 * cell["value"], 100 * cell["difference"]["value"]) for cell in cells]
 
 
-def measure(place: Path, work: Path, seconds: float, seed: int, *, apart: bool) -> dict[str, Any]:
+def measure(place: Path, work: Path, seconds: float, seed: int, task: str, *, apart: bool) -> dict[str, Any]:
     """Train without labels, refine the test split with and without, and score both."""
     name = f"{place.name}-{seconds:g}-{seed}{'-apart' if apart else ''}"
     record, run = work / f"{name}.json", work / "runs" / name
@@ -72,6 +85,7 @@ def measure(place: Path, work: Path, seconds: float, seed: int, *, apart: bool) 
             labels="none",
             images=whole / "images",
             time_budget=f"{2 * seconds}s",
+            task=task,
             seed=seed,
             threads=1,
             overwrite=True,
@@ -80,27 +94,27 @@ def measure(place: Path, work: Path, seconds: float, seed: int, *, apart: bool) 
     card = json.loads((run / "model.json").read_text())
     clock.source = time.monotonic
     masks = {way: work / "masks" / f"{name}-{way}" for way in ("first", "refined")}
-    prn_cli.refine(test / "logits", out=masks["first"], overwrite=True, threads=1)
-    prn_cli.refine(
-        test / "logits", out=masks["refined"], images=test / "images", weights=run, overwrite=True, threads=1
-    )
+    same: dict[str, Any] = {"task": task, "overwrite": True, "threads": 1}
+    prn_cli.refine(test / "logits", out=masks["first"], **same)
+    prn_cli.refine(test / "logits", out=masks["refined"], images=test / "images", weights=run, **same)
     result = {
         "pair": place.name,
         "took": card["seconds"] / 2,
         "steps": card["steps"],
         "agreement": card["own_masks"]["agreement"],
         "strength": card["choice"]["strength"],
-        "first": figures_of(test, masks["first"], test / "logits"),
-        "refined": figures_of(test, masks["refined"], test / "logits"),
-        "added": figures_of(test, masks["refined"], masks["first"]),
+        "first": figures_of(test, masks["first"], test / "logits", task),
+        "refined": figures_of(test, masks["refined"], test / "logits", task),
+        "added": figures_of(test, masks["refined"], masks["first"], task),
     }
     record.write_text(json.dumps(result) + "\n")
     print(name, result, file=sys.stderr, flush=True)
     return result
 
 
-def tables(results: Sequence[dict[str, Any]]) -> str:
+def tables(results: Sequence[dict[str, Any]], task: str) -> str:
     """By pair, and the means."""
+    names = tuple(FIGURES[task])
     rows = []
     for r in results:
         first, refined, added = (np.array(r[way]) for way in ("first", "refined", "added"))
@@ -118,7 +132,7 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
             ]
         )
     heading = ["pair", "base at 0.5", "first call", "with the images"]
-    by_pair = markdown([*heading, *(f"added: {name}" for name in NAMES), "agreement", "steps"], rows)
+    by_pair = markdown([*heading, *(f"added: {name}" for name in names), "agreement", "steps"], rows)
     over = []
     groups = {"all": results, "not seen": [r for r in results if r["pair"] not in SEEN]}
     for said, group in groups.items():
@@ -133,13 +147,13 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
                 said,
                 str(len(group)),
                 over_sets(total, sets),
-                *(over_sets(added[:, n], sets) for n in range(len(NAMES))),
+                *(over_sets(added[:, n], sets) for n in range(len(names))),
                 f"{(pooled < HARM).sum()}",
                 f"{(pooled < -1).sum()}",
                 f"{pooled.min():+.2f}",
             ]
         )
-    heading = ["", "pairs", "with the images, pooled", *(f"added: {name}" for name in NAMES)]
+    heading = ["", "pairs", "with the images, pooled", *(f"added: {name}" for name in names)]
     return f"{by_pair}\n\n{markdown([*heading, 'lose > 0.2', 'lose > 1', 'worst'], over)}"
 
 
@@ -150,6 +164,7 @@ def main() -> None:
     parser.add_argument("--pair", nargs="+", required=True)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--task", choices=FIGURES, default="binary")
     parser.add_argument("--apart", action="store_true", help="learn from the training split alone")
     parser.add_argument("--out", type=Path, help="write the tables here too")
     given = parser.parse_args()
@@ -157,10 +172,12 @@ def main() -> None:
         (given.work / kind).mkdir(parents=True, exist_ok=True)
     places = [next(d / name for d in given.logits if (d / name).is_dir()) for name in given.pair]
     results = [
-        measure(place, given.work, given.seconds, seed, apart=given.apart) for seed in given.seeds for place in places
+        measure(place, given.work, given.seconds, seed, given.task, apart=given.apart)
+        for seed in given.seeds
+        for place in places
     ]
     seeds = ", ".join(map(str, given.seeds))
-    text = f"{tables(results)}\n\nSeeds {seeds}; {given.seconds:g} s of two cores; {machine()}."
+    text = f"{tables(results, given.task)}\n\nSeeds {seeds}; {given.seconds:g} s of two cores; {machine()}."
     print(text)
     if given.out:
         given.out.write_text(text + "\n")

@@ -8,11 +8,11 @@ mkdir -p "$out" && out=$(cd -- "$out" && pwd)
 classes=(--task multiclass --classes land,building,road,vegetation,water)
 tagged=$examples/weak/tagged new=$examples/weak/new
 
-# 20 tagged tiles: masks to learn from, and scores to refine.
+# 20 tagged tiles: masks, and the scores that these were made of. The network sees the images alone, or it would copy them.
 prn pseudolabel --weak "$tagged/activations" --tags "$tagged/tags.csv" --images "$tagged/images" \
     "${classes[@]}" -o "$out/tagged" --quiet
-prn train "$out/tagged/scores" --labels "$out/tagged/labels" --network fast --images "$tagged/images" --contrast fbr \
-    "${classes[@]}" -o "$out/run" --folds 1 --crop 64 --batch 4 --epochs 2 --steps 10 --overwrite --quiet >"$out/training.txt"
+prn train "$out/tagged/scores" --labels "$out/tagged/labels" --images "$tagged/images" --hide-scores --contrast fbr \
+    "${classes[@]}" -o "$out/run" --epochs 4 --steps 50 --overwrite --quiet >"$out/training.txt"
 
 # 10 new tiles, without tags. Their true masks are used to score the result, and only for that.
 prn pseudolabel --weak "$new/activations" --images "$new/images" --scale-of "$out/tagged" \

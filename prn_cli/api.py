@@ -181,7 +181,7 @@ def refine_map(
     from prn_cli.maps.classes import one_versus_rest, one_versus_rest_of
     from prn_cli.maps.pixels import IGNORE
     from prn_cli.maps.probabilities import logit, mask_probabilities
-    from prn_cli.refinement.rows import How, Link, refine_rows
+    from prn_cli.refinement.rows import How, Link, check_classes, refine_rows
     from prn_cli.tasks import find_task
     from prn_cli.workflows.survey import cut_at, sample_of_map, survey
 
@@ -199,6 +199,7 @@ def refine_map(
         logits = scores if input_kind == "logits" else logit(scores)
     names = [weights] if isinstance(weights, str | PathLike) else weights
     links: Sequence[Link] = [Link(_load(str(name), device), strength, tile) for name in names]
+    check_classes(links, len(task.names))
     threshold = links[-1].refiner.threshold if threshold is None else threshold
     height, width = logits.shape[-2:]
     if image is not None and (np.ndim(image) != 3 or np.shape(image)[1:] != (height, width)):
@@ -208,7 +209,9 @@ def refine_map(
         task.refine(
             lambda window: logits[..., *window.slices],
             None if image is None else lambda window: image[..., *window.slices],
-            lambda read, seen: refine_rows(read, height, width, links, How(tta=tta), read_image=seen),
+            lambda read, seen, plane: refine_rows(
+                read, height, width, links, How(tta=tta, plane=plane), read_image=seen
+            ),
         )
     )
 

@@ -41,8 +41,8 @@ def rows_of(logits, refiner, refine_part=refine_rows, *, tile, order=Order.ROWS,
         reads.append(window)
         return one_versus_rest(logits[:, *window.slices])
 
-    def refine(read_one):
-        return refine_part(read_one, *logits.shape[1:], links, How(order=order), **options)
+    def refine(read_one, number):
+        return refine_part(read_one, *logits.shape[1:], links, How(order=order, plane=number), **options)
 
     return list(refine_classes(read, len(logits), refine)), reads
 

@@ -40,11 +40,11 @@ class Batch(Generic[A]):
     """Crops to learn from, as NumPy arrays or as tensors.
 
     Attributes:
-        logits: (N, 1, S, S) float32, NaN invalid.
-        label: (N, 1, S, S) uint8, 255 ignore.
+        logits: (N, P, S, S) float32, NaN invalid; P is the recipe's `planes`.
+        label: (N, P, S, S) uint8, 255 ignore.
         pseudo: pseudo-labels, the same.
         image: (N, C, S, S) float32, NaN invalid; None without images.
-        plane: (N,) int64, the class that each crop is of, from 0; None if all are of one.
+        plane: (N,) int64, the class that each crop is of, or its first, from 0; None if all are of one.
         more: what the recipe's `prepare` has added; the first axis is the batch's.
     """
 
@@ -66,7 +66,7 @@ class Outputs(NamedTuple):
     """What a network gives in training.
 
     Attributes:
-        paths: refined logits of each path that takes the training signal, (N, 1, H, W).
+        paths: refined logits of each path that takes the training signal, (N, P, H, W).
         features: (N, F, h, w) from which the logits are made, for objectives that look at them; F is the recipe's
             `feature_channels`, and cells may be larger than pixels.
     """
@@ -158,9 +158,17 @@ class Recipe:
         """The options for learning from maps that say little of others: a few, or those of a few scenes."""
         return options
 
-    def for_labels(self, options: Any, *, given: bool) -> Any:  # noqa: ARG002
-        """The options for learning from labels or, where none are given, from the base model's own masks."""
+    def for_labels(self, options: Any, *, of_scores: bool, classes: int) -> Any:  # noqa: ARG002
+        """The options for labels of so many classes, given or made of the base model's scores."""
         return options
+
+    def planes(self, network: Any) -> int:  # noqa: ARG002
+        """How many classes of a map the network finds at once; 1 if it is run once for each."""
+        return 1
+
+    def fitting(self, network: Any, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Trained weights as this network can go on from them, if it is built in another way."""
+        return tensors
 
     def observe(self, network: Any, images: Iterable[FloatMap]) -> None:
         """Take from the images to learn from, `(C, H, W)` each, what the network must know of all images."""

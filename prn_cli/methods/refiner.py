@@ -74,6 +74,7 @@ class Needs:
         tile: default side of a window, px.
         side: the only side that windows may have, px; 0 if they may have any.
         bands: of the image beside the logits; 0 without one.
+        classes: that maps must have; 0 if it makes no difference.
         padding: what surrounds the map where a window reaches beyond it: NaN, or the map mirrored.
         overview: longest side of a reduced copy of the whole map that the refiner looks at first, px; 0 without.
         survey: pixels of a sample of the whole set that the refiner looks at first, at most; 0 without.
@@ -84,6 +85,7 @@ class Needs:
     tile: int = 1024
     side: int = 0
     bands: int = 0
+    classes: int = 0
     padding: Padding = "nan"
     overview: int = 0
     survey: int = 0
@@ -100,6 +102,7 @@ class Windows:
         size: height and width of the map, px.
         seed: of the map, see `prn_cli.maps.noise.place_seed`.
         overview: what the refiner's `overview` gave.
+        plane: number of the class that the map is of, from 0.
         view: whether the windows were flipped left to right, and by how many quarter turns they were turned then.
     """
 
@@ -109,6 +112,7 @@ class Windows:
     size: tuple[int, int] = (0, 0)
     seed: int = 0
     overview: Any = None
+    plane: int = 0
     view: tuple[bool, int] = (False, 0)
 
     def turned(self, flipped: bool, turns: int) -> Windows:

@@ -414,7 +414,9 @@ def _raster_names(
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: os.path.normcase(entry.name))
     except OSError as error:
-        raise InputError(f"cannot be listed: {error.strerror}", hint="check the folder", path=folder) from error
+        missing = isinstance(error, FileNotFoundError)
+        said = "no such folder" if missing else f"cannot be listed: {error.strerror}"
+        raise InputError(said, hint="check the path" if missing else "check the folder", path=folder) from error
     names = []
     for entry in listed:
         if _is_raster_name(entry.name, suffixes):

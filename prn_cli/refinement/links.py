@@ -61,6 +61,7 @@ class How:
         batch: windows in one run of the network.
         shift: moves the borders of the windows, see `plan_axis`.
         seed: of the map's random numbers, see `prn_cli.maps.noise.place_seed`.
+        plane: number of the class that the map is of, from 0.
         order: stretches are for maps that can be read so.
         read_ahead: bands of some 4 Mpx to read, in a thread of their own, while the network is at work on others; of
             maps that take several rows of windows. A refiner with several runs at once then begins with one row (or
@@ -73,6 +74,7 @@ class How:
     batch: int = 1
     shift: int = 0
     seed: int = 0
+    plane: int = 0
     order: Order = Order.ROWS
     read_ahead: int = 0
     on_run: Callable[[], None] | None = None

@@ -27,6 +27,7 @@ __all__ = [
     "Order",
     "Ramp",
     "Rows",
+    "check_classes",
     "check_image",
     "check_tile",
     "count_windows",
@@ -94,6 +95,21 @@ def check_image(links: Sequence[Link], *, given: bool) -> None:
         )
     if given and not bands:
         raise UsageError("these weights take no image", hint="leave the image out")
+
+
+def check_classes(links: Sequence[Link], count: int) -> None:
+    """Check that refiners that find all classes at once find as many as the maps have.
+
+    Raises:
+        UsageError: they do not.
+    """
+    for link in links:
+        known = link.refiner.needs.classes
+        if known not in (0, count):
+            raise UsageError(
+                f"these weights find {known} class{'es' * (known > 1)}, and the maps have {count}",
+                hint="give weights of this base model, and the --task that they learned",
+            )
 
 
 def refine_rows(
@@ -264,6 +280,7 @@ def refine_map(
     shift: int = 0,
     strength: float | None = None,
     seed: int = 0,
+    plane: int = 0,
 ) -> FloatMap:
     """Refine a map in memory.
 
@@ -276,6 +293,7 @@ def refine_map(
         shift: moves the borders of the windows.
         strength: of the correction, 0 to 1; what the weights say if None.
         seed: of the map's random numbers, see `prn_cli.maps.noise.place_seed`.
+        plane: number of the class that the map is of, from 0.
 
     Returns:
         Refined logits, `(H, W)` float32, NaN where invalid.
@@ -285,7 +303,7 @@ def refine_map(
         logits.shape[0],
         logits.shape[1],
         [Link(refiner, strength, tile)],
-        How(tta=tta, shift=shift, seed=seed),
+        How(tta=tta, shift=shift, seed=seed, plane=plane),
         read_image=None if image is None else lambda window: image[:, *window.slices],
     )
     return np.concatenate([rows.refined for rows in bands])

@@ -120,6 +120,7 @@ class StripRefiner:
             self.size,
             self.how.seed,
             self.overview,
+            self.how.plane,
         )
         return mean_field(self.refiner.field, windows) if self.how.tta else self.refiner.field(windows)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.uint8]
     Prediction = LabelMap | ScoreMap
     ReadWindow = Callable[[Window], NDArray[np.float32]]
-    Refine = Callable[[ReadWindow, ReadWindow | None], Generator[Rows | Ramp]]
+    Refine = Callable[[ReadWindow, ReadWindow | None, int], Generator[Rows | Ramp]]
 
 TaskName: TypeAlias = Literal["binary", "saliency", "multiclass"]
 Cut: TypeAlias = float | tuple[float, ...]
@@ -251,9 +251,9 @@ class Task(ABC):
         Args:
             read: gives logits of a window of what `open_scores` opened.
             read_image: gives its image, if there is one.
-            refine: refines one plane, from readers like these two.
+            refine: refines one plane, from readers like these two and its number.
         """
-        return refine(read, read_image)
+        return refine(read, read_image, 0)
 
     def finish_ramp(self, ramp: Ramp, logits: NDArray[np.float32], links: Sequence[Link]) -> Rows:
         """Refine rows that two sections share, see `prn_cli.refinement.rows.finish_ramp`."""

@@ -54,7 +54,7 @@ def hold(read: ReadWindow, times: int) -> ReadWindow:
 
 
 def refine_classes(
-    read: ReadWindow, classes: int, refine: Callable[[ReadWindow], Iterator[Rows | Ramp]]
+    read: ReadWindow, classes: int, refine: Callable[[ReadWindow, int], Iterator[Rows | Ramp]]
 ) -> Generator[Rows | Ramp]:
     """Refine all classes of a map, or of a section of it, side by side, so that each window is read once.
 
@@ -63,8 +63,8 @@ def refine_classes(
     Args:
         read: gives the one-versus-rest logits of a window, `(C, h, w)` float32, NaN where invalid.
         classes: how many there are.
-        refine: refines one class, given a reader of its logits; see `refine_rows` and `refine_section`. It must ask for
-            the same windows, and give the same rows, whatever the logits are.
+        refine: refines one class, given a reader of its logits and its number; see `refine_rows` and `refine_section`.
+            It must ask for the same windows, and give the same rows, whatever the logits are.
 
     Yields:
         What `refine` gives, for all classes.
@@ -75,7 +75,7 @@ def refine_classes(
         one: FloatMaps = held(window)[number]
         return one
 
-    streams = [refine(partial(read_class, number)) for number in range(classes)]
+    streams = [refine(partial(read_class, number), number) for number in range(classes)]
     for pieces in zip(*streams, strict=True):
         first = pieces[0]
         if isinstance(first, Ramp):
@@ -237,7 +237,7 @@ class Multiclass(Task):
 
     def refine(self, read: ReadWindow, read_image: ReadWindow | None, refine: Refine) -> Generator[Rows | Ramp]:
         held = None if read_image is None else hold(read_image, len(self.names))  # all classes ask for the same windows
-        return refine_classes(read, len(self.names), lambda plane: refine(plane, held))
+        return refine_classes(read, len(self.names), lambda plane, number: refine(plane, held, number))
 
     def finish_ramp(self, ramp: Ramp, logits: FloatMaps, links: Sequence[Link]) -> Rows:
         return finish_class_ramp(ramp, logits, links)

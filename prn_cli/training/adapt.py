@@ -72,7 +72,7 @@ class Start:
     def network(self, options: Any = None) -> Any:
         """A network with these weights, built with its own options or with these."""
         network = build(self.method, options or self.options(), bands=self.bands)
-        network.load_state_dict(self.tensors)
+        network.load_state_dict(recipe_of(self.method).fitting(network, self.tensors))
         return network
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,18 +63,21 @@ def draw_batch(
     side: int,
     jitter: Jitter,
     random: np.random.Generator,
+    *,
+    planes: int = 1,
 ) -> Batch[NDArray[Any]]:
-    """Draw `count` crops of `side` × `side` px.
+    """Draw `count` crops of `side` × `side` px, of `planes` classes at once: those of a map follow each other.
 
     Large maps are drawn more often, by the root of their area: by the area itself, one large scene would drown the
     others, and what holds there alone would be learned. Where a map is smaller than a crop, the rest is invalid and
     ignored.
     """
-    roots = np.sqrt([m.label.size for m in maps])
-    chosen = random.choice(len(maps), size=count, p=roots / roots.sum())
-    found = [np.empty((count, len(planes), side, side), planes.dtype) for planes in _planes(maps[0])]
+    together = [maps[first : first + planes] for first in range(0, len(maps), planes)]
+    roots = np.sqrt([m[0].label.size for m in together])
+    chosen = random.choice(len(together), size=count, p=roots / roots.sum())
+    found = [np.empty((count, len(arrays), side, side), arrays[0].dtype) for arrays in _planes(together[0])]
     for number, index in enumerate(chosen):
-        _draw_crop(maps[index], [array[number] for array in found], random)
+        _draw_crop(together[index], [array[number] for array in found], random)
     logits, label, *others = found
     pseudo = others.pop(0) if maps[0].pseudo is not maps[0].label else label
     shape = (count, 1, 1, 1)
@@ -82,26 +85,31 @@ def draw_batch(
     shift = jitter.shift * random.standard_normal(shape)
     for crop, factor, offset in zip(logits, scale, shift, strict=True):
         crop[:] = crop * factor + offset
-    plane = np.array([maps[index].plane for index in chosen], np.int64)
+    plane = np.array([together[index][0].plane for index in chosen], np.int64)
     return Batch(logits=logits, label=label, pseudo=pseudo, image=others[0] if others else None, plane=plane)
 
 
-def _planes(source: TrainingMap) -> list[NDArray[Any]]:
-    """What a crop is cut from, `(channels, H, W)` each: logits, label, pseudo-label if it is another, image if any."""
-    others = [] if source.pseudo is source.label else [source.pseudo[np.newaxis]]
-    images = [] if source.image is None else [source.image]
-    return [source.logits[np.newaxis], source.label[np.newaxis], *others, *images]
+Planes: TypeAlias = Sequence[NDArray[Any]]
 
 
-def _draw_crop(source: TrainingMap, crops: Sequence[NDArray[Any]], random: np.random.Generator) -> None:
+def _planes(source: Sequence[TrainingMap]) -> list[Planes]:
+    """What a crop is cut from, `(H, W)` each: logits, labels, pseudo-labels if they are others, image if any."""
+    first = source[0]
+    others = [] if first.pseudo is first.label else [[one.pseudo for one in source]]
+    images = [] if first.image is None else [list(first.image)]
+    return [[one.logits for one in source], [one.label for one in source], *others, *images]
+
+
+def _draw_crop(source: Sequence[TrainingMap], crops: Planes, random: np.random.Generator) -> None:
     """Fill the planes of a crop, `(channels, side, side)` each, by a place of the map that is turned and flipped."""
-    (height, width), side = source.label.shape, crops[0].shape[-1]
+    (height, width), side = source[0].label.shape, crops[0].shape[-1]
     y = int(random.integers(0, max(height - side, 0) + 1))
     x = int(random.integers(0, max(width - side, 0) + 1))
     turns, flip = int(random.integers(4)), bool(random.integers(2))
     for crop, planes in zip(crops, _planes(source), strict=True):
         upright = np.rot90(crop[..., ::-1] if flip else crop, -turns, axes=(1, 2))  # a view
-        window = planes[:, y : y + side, x : x + side]
-        if window.shape != upright.shape:
-            upright[:] = np.nan if planes.dtype.kind == "f" else IGNORE
-        upright[:, : window.shape[1], : window.shape[2]] = window
+        if height < side or width < side:
+            upright[:] = np.nan if crop.dtype.kind == "f" else IGNORE
+        for target, plane in zip(upright, planes, strict=True):
+            window = plane[y : y + side, x : x + side]
+            target[: window.shape[0], : window.shape[1]] = window

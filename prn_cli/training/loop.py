@@ -297,9 +297,9 @@ class _Trainer:
         self, maps: Sequence[TrainingMap], random: np.random.Generator, taken: int
     ) -> Generator[Batch[Tensor]]:
         """An epoch's batches, drawn while the device is at work on others."""
-        settings = self.settings
+        settings, planes = self.settings, self.recipe.planes(self.network)
         for _ in range(min(self.steps, self.total - taken)):
-            drawn = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random)
+            drawn = draw_batch(maps, settings.batch, settings.crop, settings.jitter, random, planes=planes)
             batch = self.recipe.prepare(drawn, self.options, random).mapped(torch.from_numpy)
             yield batch.mapped(Tensor.pin_memory) if self.device.type == "cuda" else batch
 
@@ -389,7 +389,7 @@ def _refined(
 
     def work(m: TrainingMap) -> T:
         seed = place_seed(0, m.name)
-        return count(m, refine_map(m.logits, refiner, image=m.image, seed=seed))
+        return count(m, refine_map(m.logits, refiner, image=m.image, seed=seed, plane=m.plane))
 
     return parallel.spread(work, maps)
 

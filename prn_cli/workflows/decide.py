@@ -61,7 +61,10 @@ class Refined:
         for logits, image in self.maps.windows(one, bands=self._bands, most=most):
             padding = find_padding(logits)
             if self._applied:
-                planes = [refine_window(plane, image, self.links) for plane in self.maps.task.planes(logits)]
+                planes = [
+                    refine_window(plane, image, self.links, number)
+                    for number, plane in enumerate(self.maps.task.planes(logits))
+                ]
                 logits = np.stack(planes).reshape(logits.shape)
             if padding is not None:
                 logits[..., padding] = np.nan

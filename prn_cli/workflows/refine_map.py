@@ -276,8 +276,9 @@ def _refine(
 ) -> Generator[Rows | Ramp]:
     size = opened.scores.height, opened.scores.width
 
-    def refine(read: ReadWindow, read_image: ReadWindow | None) -> Generator[Rows | Ramp]:
-        return refine_section(read, *size, run.links, how, section=section, read_image=read_image, overviews=known)
+    def refine(read: ReadWindow, read_image: ReadWindow | None, plane: int) -> Generator[Rows | Ramp]:
+        of_plane = replace(how, plane=plane)
+        return refine_section(read, *size, run.links, of_plane, section=section, read_image=read_image, overviews=known)
 
     return run.task.refine(opened.scores.logits, opened.read_image, refine)
 

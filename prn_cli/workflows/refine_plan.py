@@ -15,7 +15,7 @@ from prn_cli.files.manifest import Manifest, check_outputs, manifest_beside
 from prn_cli.methods import load_refiner
 from prn_cli.methods.weights import Weights, expected_gain, find_weights
 from prn_cli.rasters.pairs import Paths
-from prn_cli.refinement.rows import Link, check_image, check_tile
+from prn_cli.refinement.rows import Link, check_classes, check_image, check_tile
 from prn_cli.tasks import Cut, Task
 from prn_cli.workflows.decide import ClassOffsets, Refined, SetDecision, decide_offsets, decide_threshold, evidence_of
 from prn_cli.workflows.items import DRAFT, Item
@@ -85,6 +85,7 @@ def prepare(options: RefineOptions, watch: Watch) -> Plan:
     if options.palette_file is not None:
         palette = rasters.read_palette(options.palette_file, max_pixels=reading.max_pixels)
     task = task.with_classes(inputs, reading, given=options.classes, palette=palette)
+    check_classes(links, len(task.names))
     colours = None if palette is None else palette.colours
     masks = Masks(values=values, palette=colours, cog=options.format == "cog", creation=creation)
     single = _is_single_file(options, len(inputs))

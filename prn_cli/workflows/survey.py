@@ -19,7 +19,7 @@ from prn_cli.maps.tiles import Window, round_up
 from prn_cli.methods.refiner import FloatMap, Needs, Windows
 from prn_cli.rasters import Reading, open_map
 from prn_cli.rasters.pairs import Paths
-from prn_cli.refinement.rows import Link, refine_rows
+from prn_cli.refinement.rows import How, Link, refine_rows
 from prn_cli.refinement.windows import pad
 from prn_cli.tasks import Cut, Task
 from prn_cli.thresholding.sampling import MAPS, SIDE, sample_maps, sample_windows
@@ -28,8 +28,8 @@ _WINDOWS_OF_A_MAP = 2
 _SMALL_MAPS = 4  # so many times as many maps as of full windows, where maps are small
 
 
-Sample = Callable[[Needs], Iterable[tuple[FloatMap, FloatMap]]]
-"""Gives logits `(h, w)` and images `(bands, h, w)` of windows, for what a refiner needs."""
+Sample = Callable[[Needs], Iterable[tuple[FloatMap, FloatMap, int]]]
+"""Gives logits `(h, w)`, images `(bands, h, w)` and the number of the class of windows, for what a refiner needs."""
 
 
 def cut_at(links: Sequence[Link], threshold: Cut) -> tuple[Link, ...]:
@@ -52,7 +52,10 @@ def survey(links: Sequence[Link], sample: Sample, watch: Watch) -> tuple[tuple[L
         if not needs.survey or link.strength == 0:
             found.append(link)
             continue
-        windows = [_windows(refine_window(*planes, found), planes[1], needs) for planes in sample(needs)]
+        windows = [
+            _windows(refine_window(logits, image, found, plane), image, needs, plane)
+            for logits, image, plane in sample(needs)
+        ]
         made = link.refiner.survey(windows)
         strength = made.strength if link.strength is None else link.strength
         found.append(replace(link, refiner=made.refiner, strength=strength))
@@ -67,19 +70,20 @@ def warn_of_images(links: Sequence[Link], sample: Sample, watch: Watch) -> None:
     for link in links:
         needs = link.refiner.needs
         if needs.bands and not needs.survey and link.applied:
-            windows = [_windows(*planes, needs) for planes in sample(replace(needs, survey=1))]
+            drawn = sample(replace(needs, survey=1))
+            windows = [_windows(logits, image, needs, plane) for logits, image, plane in drawn]
             said = link.refiner.doubt(windows)
             if said:
                 watch.warning(f"{said}: store them alike")
 
 
-def sample_of_map(logits: FloatMap, image: FloatMap | None, needs: Needs) -> Iterator[tuple[FloatMap, FloatMap]]:
+def sample_of_map(logits: FloatMap, image: FloatMap | None, needs: Needs) -> Iterator[tuple[FloatMap, FloatMap, int]]:
     """A sample of a map in memory: logits `(H, W)`, or `(C, H, W)` of several classes, and its image."""
     height, width = logits.shape[-2:]
     for window in sample_windows("", height, width, most=max(needs.survey // SIDE**2, 1)):
         seen = np.empty((0, window.height, window.width), np.float32) if image is None else image[:, *window.slices]
-        for plane in logits.reshape(-1, height, width):
-            yield plane[window.slices], seen
+        for number, plane in enumerate(logits.reshape(-1, height, width)):
+            yield plane[window.slices], seen, number
 
 
 class Drawn(NamedTuple):
@@ -110,14 +114,14 @@ class MapSet:
         masks = rasters.find_valid_masks(list(paths.values()), self.valid_mask)
         return [Drawn(stem, path, partial(images.of, path), partial(masks.of, path)) for stem, path in paths.items()]
 
-    def sample(self, needs: Needs) -> Iterator[tuple[FloatMap, FloatMap]]:
+    def sample(self, needs: Needs) -> Iterator[tuple[FloatMap, FloatMap, int]]:
         """Windows drawn by the names of the maps, until there are enough pixels."""
         seen = 0
         for one in self.drawn(_SMALL_MAPS * max(needs.survey // SIDE**2, 1), bands=needs.bands):
             try:
                 for scores, image in self.windows(one, bands=needs.bands, most=_WINDOWS_OF_A_MAP):
-                    for plane in self.task.planes(scores):
-                        yield plane, image
+                    for number, plane in enumerate(self.task.planes(scores)):
+                        yield plane, image, number
                     seen += scores.size
             except (PrnError, OSError) as error:  # it fails when its turn comes
                 message = error.message if isinstance(error, PrnError) else error
@@ -139,15 +143,16 @@ class MapSet:
                 yield np.asarray(scores.logits(window), np.float32), seen
 
 
-def _windows(logits: FloatMap, image: FloatMap, needs: Needs) -> Windows:
+def _windows(logits: FloatMap, image: FloatMap, needs: Needs, plane: int) -> Windows:
     sides = [round_up(size, needs.multiple) for size in logits.shape]
     planes = pad(np.concatenate([logits[np.newaxis], image]), *sides, mode=needs.padding)
     image = planes[np.newaxis, 1:]
-    return Windows(hold(planes[:1]), image if needs.bands else None, size=(logits.shape[0], logits.shape[1]))
+    size = (logits.shape[0], logits.shape[1])
+    return Windows(hold(planes[:1]), image if needs.bands else None, size=size, plane=plane)
 
 
-def refine_window(logits: FloatMap, image: FloatMap, links: Sequence[Link]) -> FloatMap:
-    """The window as the links before have refined it."""
+def refine_window(logits: FloatMap, image: FloatMap, links: Sequence[Link], plane: int) -> FloatMap:
+    """The window of this class as the links before have refined it."""
     if not any(link.applied for link in links):
         return logits
 
@@ -159,5 +164,6 @@ def refine_window(logits: FloatMap, image: FloatMap, links: Sequence[Link]) -> F
 
     height, width = logits.shape
     takes = any(link.refiner.needs.bands for link in links)
-    rows = refine_rows(read_logits, height, width, links, read_image=read_image if takes else None)
+    how = How(plane=plane)
+    rows = refine_rows(read_logits, height, width, links, how, read_image=read_image if takes else None)
     return np.concatenate([each.refined for each in rows])

@@ -31,6 +31,7 @@ from prn_cli.workflows.options import (
 )
 
 FOLDS, QUARTERS = 3, 4
+LEAST_CROP = 64
 FEW_MAPS, FEWEST_MAPS = 60, 3
 NO_GROUPS = NO_START = NO_LABELS = "none"
 
@@ -64,6 +65,13 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         ),
     ] = None
     rgb: Rgb = None
+    hide_scores: Annotated[
+        bool,
+        Option(
+            "Learn from the images alone, for labels that were made of the scores, which would be copied.",
+            "Input",
+        ),
+    ] = False
     out: Annotated[
         Path, Option("Folder of the run.", "Output", flags=("-o",), aliases=("--output",), common=True, output=True)
     ] = Path("run")
@@ -133,7 +141,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         ),
     ] = None
     contrast: tuple[str, ...] = ()  # an option where there are any, see `composed`
-    crop: Annotated[int, _method("Side of the training crops, px.", least=64)] = 256
+    crop: Annotated[int, _method("Side of training crops, px; less if maps are smaller.", least=LEAST_CROP)] = 256
     jitter_scale: Annotated[float, _method("Spread of the random scaling of logits, e^(x·N).", least=0)] = 0.2
     jitter_shift: Annotated[float, _method("Spread of the random shift of logits.", least=0)] = 0.5
     ground_truth_only: Annotated[bool, Option("No pseudo-labels, even with --network paper.", "Loss")] = False
@@ -186,7 +194,7 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         self.for_method()
         self.seconds()
         self.find_task("train")
-        self._check_unlabelled()
+        self._check_of_scores()
 
     @property
     def method(self) -> str:
@@ -198,18 +206,24 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         """Whether there are no labels."""
         return self.labels == Path(NO_LABELS) and not self.labels.exists()
 
-    def _check_unlabelled(self) -> None:
-        """Refuse what needs labels, where there are none."""
-        if not self.unlabelled:
+    @property
+    def of_scores(self) -> bool:
+        """Whether what is learned was made of the scores, here or before."""
+        return self.unlabelled or self.hide_scores
+
+    def _check_of_scores(self) -> None:
+        """Refuse what needs labels that know more than the scores, where there are none."""
+        if not self.of_scores:
             return
+        what = "--labels none" if self.unlabelled else "--hide-scores"
         if self.images is None:
-            raise UsageError("--labels none learns from the images", hint="give --images DIR")
-        if self.task != "binary":
-            raise UsageError(f"--labels none with --task {self.task}, expected maps of one class")
-        others = ("shots", "folds", "contrast", "validation_labels", "validation_images")
+            raise UsageError(f"{what} learns from the images", hint="give --images DIR")
+        if self.task == "saliency":
+            raise UsageError(f"{what} with --task saliency, expected masks")
+        others = ("shots", "folds", "validation_labels", "validation_images", *(["contrast"] * self.unlabelled))
         given = [*self.ways, *(_flag(name) for name in others if getattr(self, name) not in (None, ()))]
         if given:
-            raise UsageError(f"--labels none and {given[0]} exclude each other")
+            raise UsageError(f"{what} and {given[0]} exclude each other")
 
     @property
     def ways(self) -> tuple[str, ...]:

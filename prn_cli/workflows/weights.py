@@ -85,10 +85,11 @@ def export_weights(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
         from prn_cli.methods.torch_runner import load_network
         from prn_cli.training.export import LEARNED
 
-    network, description = load_network(options.file)
+    file = options.file / "model.safetensors" if options.file.is_dir() else options.file
+    network, description = load_network(file)
     learned = {key: value for key, value in description.items() if key in LEARNED}
-    out = options.out or options.file.parent / f"{options.file.stem}-export"
-    return _export(network, out, {"exported_from": options.file.name}, learned)
+    out = options.out or file.parent / f"{file.stem}-export"
+    return _export(network, out, {"exported_from": file.name}, learned)
 
 
 def quantize_weights(options: QuantizeOptions, watch: Watch = SILENT) -> tuple[Path, int]:

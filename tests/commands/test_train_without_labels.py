@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import prn_cli as prn
-from prn_cli.methods import load_refiner, refiner_of
+from prn_cli.methods import load_refiner, recipe_of, refiner_of
+from prn_cli.methods.image.options import ImageOptions
 from prn_cli.methods.recipe import build
 from prn_cli.methods.torch_runner import TorchRunner
 from prn_cli.methods.weights import find_weights
@@ -109,12 +110,12 @@ def test_masks_keep_their_area(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     scores = random.normal(-1, 2, 40_000).astype(np.float32)
     found = (3 * scores + random.normal(2, 4, scores.size)).astype(np.float32)
-    monkeypatch.setattr(own_masks, "_compared", lambda *_: np.stack([scores, found]))
     threshold = 0.4
     cut = np.log(threshold / (1 - threshold))
+    monkeypatch.setattr(own_masks, "_compared", lambda *_: (scores[np.newaxis].copy(), found[np.newaxis], scores > cut))
     said = own_masks.conclude(None, [], threshold)
     assert said.strength == own_masks.STRENGTH
-    before, after = scores > cut, scores + said.strength * (found - said.level) > cut
+    before, after = scores > cut, scores + said.strength * (found - said.levels[0]) > cut
     assert abs(int(before.sum()) - int(after.sum())) <= 1
     assert said.changed == pytest.approx((before != after).mean(), abs=1e-4)
     assert own_masks.conclude(None, [], threshold, undertrained=True).strength == own_masks.STRENGTH / 2
@@ -122,11 +123,11 @@ def test_masks_keep_their_area(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_network_that_does_not_find_the_masks_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
-    planes = random.normal(-1, 2, (2, 40_000)).astype(np.float32)
-    monkeypatch.setattr(own_masks, "_compared", lambda *_: planes)
+    planes = random.normal(-1, 2, (2, 1, 40_000)).astype(np.float32)
+    monkeypatch.setattr(own_masks, "_compared", lambda *_: (*planes, planes[0, 0] > 0))
     said = own_masks.conclude(None, [], 0.5)
     assert said.strength == 0
-    assert said.level != 0  # for those who add it on request
+    assert said.levels != (0,)  # for those who add it on request
     assert "too little: nothing is added to the scores; train longer" in said.verdict
 
 
@@ -139,8 +140,9 @@ def test_own_masks_are_cut_where_the_set_would_be(tmp_path: Path) -> None:
         logits[0] = np.nan
         blank = np.where(np.isnan(logits), 255, 0).astype(np.uint8)
         maps.append(TrainingMap(f"m{number}", logits, blank, blank))
-    found, decision = own_masks.label(Dataset(maps, {}), tmp_path)
-    cut = np.log(decision.threshold / (1 - decision.threshold))
+    threshold = own_masks.choose_cut(Dataset(maps, {}))
+    found = own_masks.label(Dataset(maps, {}), threshold, tmp_path)
+    cut = np.log(threshold / (1 - threshold))
     for m in found.maps:
         assert m.pseudo is m.label
         np.testing.assert_array_equal(m.label[0], 255)
@@ -154,7 +156,7 @@ def test_own_masks_are_cut_where_the_set_would_be(tmp_path: Path) -> None:
         (("--shots", 2), "--labels none and --shots exclude each other"),
         (("--groups", "^(m)"), "--labels none and --groups exclude each other"),
         (("--contrast", "fbr"), "--labels none and --contrast exclude each other"),
-        (("--task", "multiclass"), "--labels none with --task multiclass, expected maps of one class"),
+        (("--task", "saliency"), "--labels none with --task saliency, expected masks"),
         (("--network", "fast"), "--labels none is for --network image; leave --network out"),
     ],
 )
@@ -228,7 +230,7 @@ def test_an_exported_network_keeps_its_level(prn: Command, folder: Path, tmp_pat
     assert train(prn, folder, tmp_path / "run")[0] == 0
     assert prn("weights", "export", tmp_path / "run" / "model.safetensors", "-o", tmp_path / "next")[0] == 0
     before, after = (load_refiner(find_weights(str(tmp_path / name)), device="cpu") for name in ("run", "next"))
-    assert before.level == after.level != 0
+    assert before.levels == after.levels != (0,)
     assert before.hides == after.hides
 
 
@@ -299,6 +301,131 @@ def test_what_two_views_find_is_shifted_by_the_level() -> None:
     runner.metadata = runner.metadata | {"prn.level": "0.5"}
     shifted = refine_map(logits, refiner_of(runner), image=image.astype(np.float32)) - logits
     np.testing.assert_allclose(shifted, np.where(plain == 0, 0, plain - 0.5), atol=1e-4)
+
+
+def scores_of_classes(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class numbers, an image that shows them, and the logits of a softmax that are wrong in some patches."""
+    truth, image, logits = scene(seed)
+    other, second, others = scene(seed + 100)
+    numbers = np.where(truth, 1, np.where(other, 2, 0)).astype(np.uint8)
+    image[2] = second[2]
+    image[2][truth] = 20
+    return numbers, image, np.stack([np.zeros_like(logits), logits + 1, others]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("classes")
+    for name in ("logits", "images", "truth"):
+        (made / name).mkdir()
+    for number in range(6):
+        truth, image, logits = scores_of_classes(number)
+        logits[:, :4] = np.nan
+        np.save(made / "logits" / f"m{number}.npy", logits)
+        Image.fromarray(image.transpose(1, 2, 0)).save(made / "images" / f"m{number}.png")
+        Image.fromarray(truth).save(made / "truth" / f"m{number}.png")
+    return made
+
+
+def test_all_classes_are_found_at_once(prn: Command, classes: Path, tmp_path: Path) -> None:
+    assert train(prn, classes, tmp_path / "run", "--task", "multiclass")[0] == 0
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert (card["hide_scores"], card["planes"]) == ("1", "3")
+    assert len(card["own_masks"]["levels"]) == 3
+    assert card["data"]["learned_from"] == [f"m{number}" for number in range(6)]
+    options = ("--images", classes / "images", "--weights", tmp_path / "run", "--strength", 0.5)
+    found = []
+    for out, more in (("base", ()), ("out", options)):
+        code, _, err = prn("refine", classes / "logits", "-o", tmp_path / out, "--task", "multiclass", *more)
+        assert code == 0, err
+        masks = [np.asarray(Image.open(tmp_path / out / f"m{number}.png")) for number in range(6)]
+        found.append(np.bincount(np.concatenate([mask.ravel() for mask in masks]), minlength=256))
+    np.testing.assert_allclose(found[1][:3], found[0][:3], rtol=0.01)  # the sample is the set
+    assert found[0][255] == found[1][255] == 6 * 4 * 128
+
+
+def test_each_window_is_run_once_for_all_classes(classes: Path, tmp_path: Path) -> None:
+    small = {"crop": 64, "batch": 2, "epochs": 1, "steps": 2, "threads": 1, "task": "multiclass"}
+    prn.train(classes / "logits", labels="none", images=classes / "images", out=tmp_path / "run", **small)
+    refiner = load_refiner(find_weights(str(tmp_path / "run")), device="cpu")
+    calls = []
+    run = refiner.runner.run
+    refiner.runner.run = lambda *given: (calls.append(given), run(*given))[1]
+    _, image, logits = scores_of_classes(0)
+    fields = [
+        refine_map(plane, refiner, image=image.astype(np.float32), strength=1, plane=number) - plane
+        for number, plane in enumerate(logits)
+    ]
+    assert len(calls) == 1
+    assert not np.array_equal(fields[0], fields[1])
+
+
+def test_weights_of_other_classes_are_refused(prn: Command, folder: Path, classes: Path, tmp_path: Path) -> None:
+    assert train(prn, classes, tmp_path / "three", "--task", "multiclass")[0] == 0
+    assert train(prn, folder, tmp_path / "one")[0] == 0
+    for run, where, task, said in (
+        ("three", folder, "binary", "these weights find 3 classes, and the maps have 1"),
+        ("one", classes, "multiclass", "these weights find 1 class, and the maps have 3"),
+    ):
+        options = ("--task", task, "--images", where / "images", "--weights", tmp_path / run)
+        code, _, err = prn("refine", where / "logits", "-o", tmp_path / "out", *options)
+        assert code == 2
+        assert said in err
+
+
+def test_labels_that_were_made_of_the_scores(prn: Command, classes: Path, tmp_path: Path) -> None:
+    line = ("train", classes / "logits", "--labels", classes / "truth", "--images", classes / "images")
+    same = ("--task", "multiclass", *SMALL)
+    code, _, err = prn(*line, *same, "--hide-scores", "--contrast", "fbr", "-o", tmp_path / "run")
+    assert code == 0, err
+    assert "6 maps to learn from, scores hidden" in err
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert card["data"]["held_out"] == []
+    assert len(card["own_masks"]["levels"]) == 3
+    code, _, err = prn(*line, *same, "--hide-scores", "--folds", 2, "-o", tmp_path / "other")
+    assert code == 2
+    assert "--hide-scores and --folds exclude each other" in err
+    code, _, err = prn(*line[:4], *same, "--hide-scores", "-o", tmp_path / "other")
+    assert code == 2
+    assert "--hide-scores learns from the images; give --images DIR" in err
+
+
+def test_every_class_keeps_its_area(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    scores = random.normal(0, 2, (3, 40_000)).astype(np.float32)
+    found = (2 * scores + random.normal(1, 2, scores.shape)).astype(np.float32)
+    monkeypatch.setattr(own_masks, "_compared", lambda *_: (scores.copy(), found, scores.argmax(axis=0)))
+    offsets = (0.5, 0.0, -0.25)
+    said = own_masks.conclude(None, [], offsets)
+    assert said.strength == own_masks.STRENGTH
+    shifted = scores - np.array(offsets, np.float32)[:, None]
+    refined = shifted + said.strength * (found - np.array(said.levels, np.float32)[:, None])
+    before, after = (np.bincount(one.argmax(axis=0), minlength=3) for one in (shifted, refined))
+    assert np.abs(before - after).max() <= 40
+
+
+def test_a_class_begins_with_what_another_number_of_classes_has_learned() -> None:
+    start = build("image", ImageOptions(hide_scores=True, planes=2), bands=3, seed=0)
+    torch.nn.init.normal_(start.decoder.head.weight)
+    recipe = recipe_of("image")
+    for planes in (2, 3, 1):
+        made = build("image", ImageOptions(hide_scores=True, planes=planes), bands=3, seed=1)
+        made.load_state_dict(recipe.fitting(made, start.state_dict()))
+        old, new = (one.decoder.head.weight.unflatten(0, (-1, 4)) for one in (start, made))
+        expected = old if planes == 2 else old.mean(0).expand(planes, *old.shape[1:])
+        torch.testing.assert_close(new, expected)
+
+
+@pytest.mark.slow
+def test_several_classes_are_mended_too(prn: Command, classes: Path, tmp_path: Path) -> None:
+    options = ("--crop", 96, "--batch", 4, "--epochs", 2, "--steps", 60, "--task", "multiclass")
+    assert train(prn, classes, tmp_path / "run", *options)[0] == 0
+    for out, more in (("base", ()), ("refined", ("--weights", tmp_path / "run", "--images", classes / "images"))):
+        line = ("refine", classes / "logits", "-o", tmp_path / out, "--task", "multiclass", *more)
+        assert prn(*line)[0] == 0
+    line = ("score", tmp_path / "refined", "--labels", classes / "truth", "--baseline", tmp_path / "base", "--json")
+    found = json.loads(prn(*line, "--task", "multiclass")[1])
+    assert found["pooled"]["miou"]["difference"]["value"] > 0.02
 
 
 @pytest.mark.slow

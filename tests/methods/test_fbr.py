@@ -165,6 +165,20 @@ def test_the_gradient_reaches_the_features_and_lowers_the_loss() -> None:
     assert after < before
 
 
+def test_a_crop_of_all_classes_is_as_good_as_one_of_each() -> None:
+    """Members of a class are the same, whether its crop is its own or that of all; what is drawn is the same of one."""
+    features, logits, label = scene(crops=1)
+    options = replace(OPTIONS, fb_weight=0.0, if_weight=1.0, separation_weight=0.0, queries=1000)
+    together = torch.cat([label, 1 - label], dim=1)
+    apart = objective(options)(
+        Outputs((torch.cat([logits, -logits]),), torch.cat([features, features])),
+        batch(torch.cat([label, 1 - label]), [0, 1]),
+    )
+    at_once = objective(options)(Outputs((torch.cat([logits, -logits], dim=1),), features), batch(together, [0]))
+    assert float(at_once) == pytest.approx(float(apart), rel=0.05)
+    assert float(at_once) > 0.1
+
+
 def test_cosines_along_the_wrong_axis_would_teach_nothing() -> None:
     """Over an axis of one, as in the published code, every cosine is 1 or -1 and has no slope; over features it has."""
     q, p, n = (torch.randn(shape, requires_grad=True) for shape in ((5, 6), (6,), (9, 6)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,3 +63,14 @@ def test_a_label_that_stands_in_for_the_pseudo_label_is_drawn_once() -> None:
         [TrainingMap("map", one.logits, one.label, one.label)], 2, 32, NO_JITTER, np.random.default_rng(0)
     )
     assert batch.pseudo is batch.label
+
+
+def test_the_classes_of_a_map_are_cut_at_one_place() -> None:
+    maps = [replace(numbered(40, 50, name), plane=plane) for name in "ab" for plane in range(3)]
+    maps = [replace(m, logits=m.logits + 10_000 * m.plane) for m in maps]
+    batch = draw_batch(maps, 6, 32, NO_JITTER, np.random.default_rng(3), planes=3)
+    assert batch.logits.shape == batch.label.shape == (6, 3, 32, 32)
+    assert batch.plane is not None
+    assert batch.plane.tolist() == [0] * 6
+    for plane in range(3):
+        assert np.array_equal(batch.logits[:, plane], batch.logits[:, 0] + 10_000 * plane)

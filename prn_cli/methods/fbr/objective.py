@@ -44,8 +44,9 @@ class Members(NamedTuple):
 class FbrObjective(Objective):
     """Contrasts in the features of any network that has some.
 
-    A crop's class is its plane's; a cell of the features is foreground, or background, if more than half of its pixels
-    are. Cells whose features are not finite are left out.
+    A crop is of one class, its plane's, or of all at once; a cell of the features is foreground of a class, or
+    background, if more than half of its pixels are. Cells whose features are not finite are left out. The background of
+    a crop of all classes is that of one of them, drawn at random.
     """
 
     needs_features = True
@@ -77,17 +78,20 @@ class FbrObjective(Objective):
             F.normalize(F.relu(head(clean)), dim=1).permute(0, 2, 3, 1) for head in (self.foreground, self.background)
         )
         likeness = (front * back).sum(-1)[finite].sum() / finite.sum().clamp_min(1)
-        confidence = F.adaptive_avg_pool2d(torch.sigmoid(logits.nan_to_num(0.0)), size)[:, 0]
-        objects, rest = ((_share(batch.label == side, size) > 0.5) & finite for side in (1, 0))
+        confidence = F.adaptive_avg_pool2d(torch.sigmoid(logits.nan_to_num(0.0)), size)
+        objects, rest = ((_share(batch.label == side, size) > 0.5) & finite[:, None] for side in (1, 0))
+        crops, at_once = objects.shape[:2]
         for one, there in zip(back.detach(), rest, strict=True):
-            self.remember(cluster(one[there], options.regions))
-        planes = objects.new_zeros(len(objects), dtype=torch.int64) if batch.plane is None else batch.plane
+            drawn = int(torch.randint(at_once, ())) if at_once > 1 else 0
+            self.remember(cluster(one[there[drawn]], options.regions))
+        first = objects.new_zeros(crops, dtype=torch.int64) if batch.plane is None else batch.plane
+        planes = first[:, None] + torch.arange(at_once, device=first.device)
         least = max(int(options.prototype * size[0] * size[1]), 1)
         classes = []
-        for number in sorted(set(planes.tolist())):
-            inside = objects & (planes == number)[:, None, None]
+        for number in sorted(set(planes.flatten().tolist())):
+            inside = objects & (planes == number)[:, :, None, None]
             if inside.any():
-                found, sure = front[inside], confidence[inside]
+                found, sure = front[inside.any(dim=1)], confidence[inside]
                 classes.append(Members(found, sure, prototype(found.detach(), sure, least)))
         loss = options.separation_weight * likeness
         if classes and int(self.filled):
@@ -189,5 +193,5 @@ def cluster(features: Tensor, count: int) -> Tensor:
 
 
 def _share(there: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 1, H, W) booleans → (N, h, w), the share of each cell."""
-    return F.adaptive_avg_pool2d(there.float(), size)[:, 0]
+    """(N, P, H, W) booleans → (N, P, h, w), the share of each cell."""
+    return F.adaptive_avg_pool2d(there.float(), size)

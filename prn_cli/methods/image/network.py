@@ -31,9 +31,9 @@ _PLANES = 6  # the image, the logits, their side, and where they are valid
 
 
 class Decoder(nn.Module):
-    """Planes at full resolution and features of the image → (N, 1, H, W), what the bias is made of."""
+    """Planes at full resolution and features of the image → (N, found, H, W), what the bias is made of."""
 
-    def __init__(self) -> None:
+    def __init__(self, found: int) -> None:
         super().__init__()
         half, quarter, eighth, deepest = WIDTHS
         self.stem = nn.Sequential(conv_norm(_PLANES * 4 + CHANNELS[0], half, 1), conv_norm(half, half))
@@ -46,7 +46,7 @@ class Decoder(nn.Module):
             [nn.Conv2d(i, o, 1) for i, o in ((deepest, eighth), (eighth, quarter), (quarter, half))]
         )
         self.decode = nn.ModuleList([ResidualBlock(eighth), ResidualBlock(quarter), conv_norm(half, half)])
-        self.head = nn.Conv2d(half, 4, 1)
+        self.head = nn.Conv2d(half, 4 * found, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
@@ -75,6 +75,7 @@ class ImageNetwork(nn.Module):
         freeze_encoder: train the decoder alone.
         two_views: in refinement, apply only what two views of each place agree on.
         hide_scores: it is to look at the image alone: in training and in refinement, it is given `hidden` logits.
+        planes: classes that it finds at once, if scores are hidden; it cannot know which one is asked for.
     """
 
     name = "image"
@@ -85,14 +86,17 @@ class ImageNetwork(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, *, freeze_encoder: bool = False, two_views: bool = False, hide_scores: bool = False) -> None:
+    def __init__(
+        self, *, freeze_encoder: bool = False, two_views: bool = False, hide_scores: bool = False, planes: int = 1
+    ) -> None:
         super().__init__()
-        self.freeze_encoder, self.two_views, self.hide_scores = freeze_encoder, two_views, hide_scores
+        self.freeze_encoder, self.two_views = freeze_encoder, two_views
+        self.hide_scores, self.planes = hide_scores, planes
         self.register_buffer("low", torch.zeros(BANDS, 1, 1))
         self.register_buffer("high", torch.zeros(BANDS, 1, 1))
         self.encoder = Encoder()
         self.encoder.requires_grad_(not freeze_encoder)
-        self.decoder = Decoder()
+        self.decoder = Decoder(planes)
 
     @property
     def knows_range(self) -> bool:
@@ -109,7 +113,7 @@ class ImageNetwork(nn.Module):
         return (2 * (image - self.low) / (self.high - self.low) - 1).clamp(-LIMIT, LIMIT)
 
     def bias(self, logits: Tensor, image: Tensor, features: Sequence[Tensor] | None = None) -> Tensor:
-        """The bias map, (N, 1, H, W), finite; 0 where the logits are invalid.
+        """The bias maps, (N, planes, H, W), finite; 0 where the logits are invalid.
 
         Args:
             logits: (N, 1, H, W), NaN invalid.
@@ -119,8 +123,8 @@ class ImageNetwork(nn.Module):
         return self._bias(logits, image, features)[0]
 
     def supervised(self, logits: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Refined logits, and the features from which the bias is made, (N, F, H/2, W/2)."""
-        bias, features = self._bias(logits, image, None)
+        """Refined logits, (N, planes, H, W), and the features from which the bias is made, (N, F, H/2, W/2)."""
+        bias, features = self._bias(logits[:, :1], image, None)
         return logits + bias, features
 
     def _bias(self, logits: Tensor, image: Tensor, features: Sequence[Tensor] | None) -> tuple[Tensor, Tensor]:

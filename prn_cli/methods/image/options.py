@@ -24,5 +24,7 @@ class ImageOptions(JointLossOptions):
             panel="Method",
         ),
     ] = False
-    hide_scores: bool = False  # no option: it is for labels that were made of the scores, which would only be copied
+    # No options: labels that were made of the scores would be copied from them.
+    hide_scores: bool = False
+    planes: int = 1
     pseudo_weight: PseudoWeight = 0.0

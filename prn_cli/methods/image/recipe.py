@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +32,7 @@ class ImageRecipe(Recipe):
     observes_again = True
     half_precision = True
     learns_without_labels = True
-    built_with = ("freeze_encoder", "two_views", "hide_scores")
+    built_with = ("freeze_encoder", "two_views", "hide_scores", "planes")
 
     def build(self, options: ImageOptions, bands: int = BANDS) -> ImageNetwork:
         if bands != BANDS:
@@ -54,9 +54,27 @@ class ImageRecipe(Recipe):
         if not network.knows_range:
             network.set_range(*band_range(images))
 
-    def for_labels(self, options: ImageOptions, *, given: bool) -> ImageOptions:
-        """Without labels, the scores must be hidden: what is learned is made of them."""
-        return replace(options, hide_scores=not given)
+    def options_from(self, description: Mapping[str, str], options: ImageOptions) -> ImageOptions:
+        """Weights may be older than `planes`."""
+        found: ImageOptions = super().options_from({"prn.planes": "1", **description}, options)
+        return found
+
+    def for_labels(self, options: ImageOptions, *, of_scores: bool, classes: int) -> ImageOptions:
+        """Scores that labels are made of would be copied, so they are hidden; then all classes are found at once."""
+        return replace(options, hide_scores=of_scores, planes=classes if of_scores else 1)
+
+    def planes(self, network: ImageNetwork) -> int:
+        return network.planes
+
+    def fitting(self, network: ImageNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """For another number of classes, each begins with the mean of what was learned for those that there were."""
+        head = network.decoder.head.state_dict(prefix="decoder.head.")
+        found = {name: tensors[name].reshape(-1, 4, *tensors[name].shape[1:]) for name in head}
+        if all(len(planes) == network.planes for planes in found.values()):
+            return dict(tensors)
+        means = {name: planes.float().mean(0).to(planes.dtype) for name, planes in found.items()}
+        repeats = {name: (network.planes, *(1,) * (mean.ndim - 1)) for name, mean in means.items()}
+        return dict(tensors) | {name: mean.repeat(repeats[name]) for name, mean in means.items()}
 
     def prepare(self, batch: Batch[Any], options: ImageOptions, random: np.random.Generator) -> Batch[Any]:
         """Hide the logits, if that was asked for."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prn_cli.maps.bands import band_range
 from prn_cli.maps.probabilities import logit
 from prn_cli.methods.image.brake import DECIDING, Agreement, Brake, consensus, fields_of_views
+from prn_cli.methods.image.repeated import RepeatedRuns
 from prn_cli.methods.refiner import FloatMap, Metadata, NetworkRefiner, Runner, Survey, Windows
 
 Range = tuple[tuple[float, ...], tuple[float, ...]]
@@ -46,7 +47,8 @@ class ImageRefiner(NetworkRefiner):
     What the base model is sure of is neither looked at nor changed, but as the surroundings of what it is not.
 
     Args:
-        runner: maps `logits` (N, 1, H, W) and `image` (N, 3, H, W), in [-1, 1], to `bias`, all float32.
+        runner: maps `logits` (N, 1, H, W) and `image` (N, 3, H, W), in [-1, 1], to `bias`, (N, 1, H, W) or of all
+            classes at once, all float32.
         limits: of each band of the images; those that the weights know, or each map's own, if None.
         centre: the logit at which base masks are cut. The network sees logits as if that were 0.
     """
@@ -62,11 +64,19 @@ class ImageRefiner(NetworkRefiner):
         self.brake = known.parsed("prn.brake", Brake.from_json, "a brake")
         self.agrees = self.brake is not None or known.number("prn.two_views", least=0, default=0) > 0
         self.hides = self.keeps_level = known.number("prn.hide_scores", least=0, default=0) > 0
-        self.level = (known.numbers("prn.level", 1) or (0.0,))[0]
+        planes = known.number("prn.planes", least=1, default=1)
+        self._repeated = RepeatedRuns(runner, planes)
+        self.levels = known.numbers("prn.level", planes) or (0.0,) * planes
         self.limits = limits or (None if low is None or high is None else (low, high))
         unknown = self.limits is None
         multiple = self.needs.multiple * (2 if self.agrees else 1)  # half the scale is looked at, too
-        self.needs = replace(self.needs, multiple=multiple, overview=_OVERVIEW * unknown, survey=_SURVEYED * unknown)
+        self.needs = replace(
+            self.needs,
+            multiple=multiple,
+            overview=_OVERVIEW * unknown,
+            survey=_SURVEYED * unknown,
+            classes=planes if self.hides else 0,
+        )
 
     def overview(self, reduced: Windows) -> Range | None:
         """The range of each band of the map's image."""
@@ -119,7 +129,8 @@ class ImageRefiner(NetworkRefiner):
     def field(self, windows: Windows) -> FloatMap:
         """The bias map; of weights that have not learned from the set or its scenes, what two views of it agree on."""
         found = consensus(fields_of_views(windows, self.bias, DECIDING)) if self.agrees else self.bias(windows)
-        return np.where(found == 0, found, found - np.float32(self.level)) if self.level else found
+        level = self.levels[windows.plane]
+        return np.where(found == 0, found, found - np.float32(level)) if level else found
 
     def bias(self, windows: Windows) -> FloatMap:
         """The bias map of the windows as they are; 0 around which the base model is sure."""
@@ -130,12 +141,14 @@ class ImageRefiner(NetworkRefiner):
             image = stretched(windows.image[:, :, *part], self.limits or windows.overview)
             seen = logits[:, np.newaxis, *part]
             seen = hidden(seen, image) if self.hides else seen
-            bias = self.runner.run(["bias"], {"logits": seen, "image": image})[0]
-            found[:, *part] = np.where(np.isnan(seen), 0, bias)[:, 0]
+            bias = self._repeated.run(["bias"], {"logits": seen, "image": image})[0]
+            found[:, *part] = np.where(np.isnan(seen[:, 0]), 0, bias[:, windows.plane])
         return found
 
     def _unsure(self, logits: FloatMap) -> tuple[slice, slice] | None:
         """Rows and columns around all that the base model is not sure of; None if there is nothing."""
+        if self.needs.classes > 1:  # all classes look at the same
+            return slice(0, logits.shape[1]), slice(0, logits.shape[2])
         limit = _SURE_IF_HIDDEN if self.hides else _SURE
         unsure: NDArray[np.bool_] = (np.abs(logits) < limit).max(axis=0)
         if not unsure.any():

@@ -198,7 +198,7 @@ class _Reader:
         ):
             logits, probabilities = hold(scores.logits()), scores.probabilities()
             if label_path is None:
-                label = np.zeros(logits.shape, np.uint8)
+                label = np.zeros(logits.shape[-2:], np.uint8)
                 self.sizes[pair] = label.size, count_reasons(scores.reasons())
             else:
                 with task.open_label(label_path, reading, like=scores.raster) as opened:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
 from prn_cli.files.store import Store
+from prn_cli.maps.classes import choose
 from prn_cli.maps.noise import place_seed
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.probabilities import logit
 from prn_cli.methods import refiner_of
 from prn_cli.methods.torch_runner import TorchRunner
 from prn_cli.refinement.rows import cut, refine_map
+from prn_cli.tasks import Cut
 from prn_cli.thresholding.calibration import expect
-from prn_cli.thresholding.decision import Decision, decide
+from prn_cli.thresholding.decision import ClassSample, decide, decide_class_set
 from prn_cli.thresholding.logit_statistics import measure, no_statistics
 from prn_cli.thresholding.sampling import sample_maps, sample_windows
 from prn_cli.training.augment import TrainingMap
@@ -31,38 +34,81 @@ from prn_cli.workflows.training.dataset import Dataset
 
 STRENGTH = 0.5
 """Of what the network finds."""
-LEAST_AGREEMENT = 0.4
-"""IoU of the network's masks and the base model's, below which the network knows too little to be heard."""
+LEAST_AGREEMENT, OF_CLASSES = 0.4, 0.25
+"""IoU of the network's masks and the base model's, of one class, and the mean of several, below which the network knows
+too little to be heard.
+"""
 MEASURED = 4 << 20
 """Pixels on which the network is compared with the base model, at most."""
 _WINDOWS_OF_A_MAP = 4
+_ROUNDS, _SETTLED = 50, 1e-3  # logits
+OFFSETS_PIXELS = 40_000
 
 
-def label(found: Dataset, folder: Path) -> tuple[Dataset, Decision]:
-    """Label maps by their own scores: foreground above the threshold that `prn refine` would choose for the set.
+def choose_cut(found: Dataset) -> Cut:
+    """The threshold, or the offsets of the classes, that `prn refine` would choose for the set."""
+    drawn = set(sample_maps(found.names))
+    maps = [[m.logits for m in planes] for planes in by_image(found.maps) if planes[0].name in drawn]
+    if len(found.classes) > 1:
+        most = OFFSETS_PIXELS // len(maps)
+        offsets = decide_class_set([ClassSample.of(np.stack(planes), most) for planes in maps]).offsets
+        return tuple(offsets.tolist()) if offsets.any() else 0.5
+    statistics = sum((measure(logits) for planes in maps for logits in planes), no_statistics())
+    return decide(statistics.counts, expect(statistics)).threshold
+
+
+def label(found: Dataset, chosen: Cut, folder: Path) -> Dataset:
+    """Label maps by their own scores.
 
     Args:
-        found: maps of one class.
+        found: maps; those of one image, one a class, follow each other.
+        chosen: where they are cut, see `choose_cut`.
         folder: on whose disk the labels are kept as long as they are needed.
 
     Raises:
-        InputError: every mask is all background or all foreground.
+        InputError: each mask is of one class.
     """
-    drawn = set(sample_maps(found.names))
-    statistics = sum((measure(m.logits) for m in found.maps if m.name in drawn), no_statistics())
-    decision = decide(statistics.counts, expect(statistics))
-    cut_off = logit(np.full(1, decision.threshold, np.float32))[0]
-    if not any(np.nanmin(m.logits) <= cut_off < np.nanmax(m.logits) for m in found.maps):
-        raise InputError(
-            f"cut at {decision.threshold:g}, no map has both foreground and background: there is nothing to learn",
-            hint="check the maps, and --input-kind",
-        )
     store = Store(folder)
-    places = [store.put(cut(m.logits, decision.threshold)) for m in found.maps]
+    places, telling = [], False
+    for planes in by_image(found.maps):
+        masks = _masks([m.logits for m in planes], chosen)
+        telling = telling or any((mask == 0).any() and (mask == 1).any() for mask in masks)
+        places += [store.put(mask) for mask in masks]
+    if not telling:
+        several = len(found.classes) > 1
+        what = "several classes" if several else "both foreground and background"
+        at = "" if several else f"cut at {chosen:g}, "
+        raise InputError(f"{at}no map has {what}: there is nothing to learn", hint="check the maps, and --input-kind")
     stored = store.mapped()
     labels = [place.view(stored) for place in places]
     maps = [replace(m, label=one, pseudo=one) for m, one in zip(found.maps, labels, strict=True)]
-    return replace(found, maps=maps), decision
+    return replace(found, maps=maps)
+
+
+def said(chosen: Cut, classes: Sequence[str]) -> str:
+    """How maps were labelled, for people."""
+    if isinstance(chosen, tuple):
+        offsets = ", ".join(f"{name} {-offset:+.2g}" for name, offset in zip(classes, chosen, strict=True) if offset)
+        return f"base masks by logits shifted by {offsets}, the offsets of these maps without labels"
+    if len(classes) > 1:
+        return "base masks by the greatest score"
+    return f"base masks cut at {chosen:g}, the threshold of these maps without labels"
+
+
+def by_image(maps: Sequence[TrainingMap]) -> list[list[TrainingMap]]:
+    """The maps of each image, one a class."""
+    return [list(planes) for _, planes in groupby(maps, key=lambda m: m.name)]
+
+
+def _masks(planes: Sequence[NDArray[np.float32]], chosen: Cut) -> list[NDArray[np.uint8]]:
+    """The mask of each class: 0, 1, and 255 where a map is invalid."""
+    if len(planes) == 1 and isinstance(chosen, float):
+        return [cut(planes[0], chosen)]
+    logits = np.stack(planes)
+    if isinstance(chosen, tuple):
+        logits -= np.array(chosen, np.float32)[:, None, None]
+    numbers = choose(logits)
+    return [np.where(numbers == IGNORE, numbers, numbers == number).astype(np.uint8) for number in range(len(planes))]
 
 
 @dataclass(frozen=True)
@@ -72,16 +118,18 @@ class Transfer:
     Attributes:
         strength: of what it finds.
         threshold: where masks are cut, refined or not.
-        level: logit that is taken from what it finds, so that masks keep their area.
-        agreement: IoU of the network's masks with the base model's.
+        levels: logits that are taken from what it finds of each class, so that masks keep their area.
+        agreement: IoU of the network's masks with the base model's, of several classes on average.
         changed: share of the pixels that change sides.
+        undertrained: it is trusted by half, since time has ended the training.
     """
 
     strength: float
     threshold: float
-    level: float
+    levels: tuple[float, ...]
     agreement: float
     changed: float
+    undertrained: bool = False
 
     @property
     def verdict(self) -> str:
@@ -89,55 +137,121 @@ class Transfer:
         said = f"the images alone give back the base model's masks with an IoU of {self.agreement:.2f}"
         if self.strength == 0:
             return f"{said}, which is too little: nothing is added to the scores; train longer"
-        return f"{said}; added at strength {self.strength:g}, this changes {100 * self.changed:.1f} % of the pixels"
+        half = " (half, as there was little time to learn)" if self.undertrained else ""
+        return (
+            f"{said}; added at strength {self.strength:g}{half}, this changes {100 * self.changed:.1f} % of the pixels"
+        )
 
     def card(self) -> dict[str, Any]:
         """For the card of the weights."""
-        names = ("level", "agreement", "changed")
         return {
             "choice": {"strength": self.strength, "threshold": self.threshold, "own": self.threshold},
-            "own_masks": {name: round(getattr(self, name), 6) for name in names},
+            "own_masks": {
+                "levels": [round(level, 6) for level in self.levels],
+                "agreement": round(self.agreement, 6),
+                "changed": round(self.changed, 6),
+            },
             "verdict": self.verdict,
         }
 
 
-def conclude(network: Any, maps: Sequence[TrainingMap], threshold: float, *, undertrained: bool = False) -> Transfer:
-    """Find the level at which masks keep their area, and how far network and base model agree, on a sample of the maps.
+def conclude(network: Any, maps: Sequence[TrainingMap], chosen: Cut, *, undertrained: bool = False) -> Transfer:
+    """Find the levels at which masks keep their area, and how far network and base model agree, on a sample.
 
     Args:
         network: trained.
-        maps: that it has learned from, labelled by their own scores.
-        threshold: at which these were cut.
+        maps: that it has learned from.
+        chosen: threshold or offsets of the base model's masks.
         undertrained: time has ended the training so early that it is trusted by half.
     """
-    scores, added = _compared(network, maps)
-    scores -= logit(np.full(1, threshold, np.float32))
-    base, seen = scores > 0, added > 0
-    agreement = float((base & seen).sum() / max((base | seen).sum(), 1))
-    strength = STRENGTH * (0.5 if undertrained else 1.0) if agreement >= LEAST_AGREEMENT else 0.0
+    scores, added, learned = _compared(network, maps)
+    if isinstance(chosen, tuple):
+        scores -= np.array(chosen, np.float32)[:, np.newaxis]
+    elif len(scores) == 1:
+        scores -= logit(np.full(1, chosen, np.float32))
+    if single := len(scores) == 1:  # against a background whose logit is 0
+        scores, added = (np.concatenate([np.zeros_like(each), each]) for each in (scores, added))
+    base, classes = scores.argmax(axis=0), np.arange(int(single), len(scores))
+
+    def levelled(maps: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        levels = _levels(maps, base, classes)
+        return (maps - levels[:, np.newaxis]).argmax(axis=0), levels
+
+    agreement = _agreement(learned, levelled(added)[0], classes)
+    least = LEAST_AGREEMENT if single else OF_CLASSES
+    strength = STRENGTH * (0.5 if undertrained else 1.0) if agreement >= least else 0.0
     applied = strength or STRENGTH  # on request
-    refined = scores + np.float32(applied) * added
-    cut_off = float(np.partition(refined, -base.sum())[-base.sum()]) if base.any() else 0.0
-    changed = float(((refined > cut_off) != base).mean()) if strength else 0.0
-    return Transfer(strength, threshold, cut_off / applied, agreement, changed)
+    refined, levels = levelled(scores + np.float32(applied) * added)
+    changed = float((refined != base).mean()) if strength else 0.0
+    threshold = 0.5 if isinstance(chosen, tuple) else chosen
+    at = tuple((levels[classes] / applied).tolist())
+    return Transfer(strength, threshold, at, agreement, changed, undertrained)
 
 
-def _compared(network: Any, maps: Sequence[TrainingMap]) -> NDArray[np.float32]:
-    """Base logits, and what the network finds, `(2, pixels)`, of a sample of the valid pixels."""
-    refiner, by_name = refiner_of(TorchRunner(network)), {m.name: m for m in maps}
-    parts = [np.empty((2, 0), np.float32)]
-    for name in sample_maps(by_name):
-        one = by_name[name]
-        height, width = one.label.shape
-        for window in sample_windows(name, height, width, _WINDOWS_OF_A_MAP):
-            logits = one.logits[window.slices]
-            image = None if one.image is None else one.image[:, *window.slices]
-            if np.isnan(logits).all():
+def _agreement(learned: NDArray[np.intp], seen: NDArray[np.intp], classes: NDArray[np.intp]) -> float:
+    """The mean IoU over the classes that there are."""
+    pairs = [(learned == c, seen == c) for c in classes]
+    found = [(one & other).sum() / (one | other).sum() for one, other in pairs if one.any()]
+    return float(np.mean(found)) if found else 0.0
+
+
+def _levels(refined: NDArray[np.float32], base: NDArray[np.intp], classes: NDArray[np.intp]) -> NDArray[np.float32]:
+    """What to take from the logits of each class, `(C,)`, so that each has as many pixels as the base model gives it.
+
+    Each class in turn is set against the best of the others, until none moves any more.
+    """
+    levels = np.zeros(len(refined), np.float32)
+    wanted = np.bincount(base, minlength=len(refined))
+    for _ in range(_ROUNDS if len(classes) > 1 else 1):
+        before = levels.copy()
+        for c in classes:
+            if not 0 < wanted[c] < refined.shape[1]:
                 continue
-            refined = refine_map(logits, refiner, image=image, strength=1.0, seed=place_seed(0, name))
-            found = refined - logits
-            counted = (one.label[window.slices] != IGNORE) & (found != 0)  # 0: not looked at
-            parts.append(np.stack([logits[counted], found[counted]]))
-        if sum(part.shape[1] for part in parts) >= MEASURED:
+            others = np.delete(refined, c, axis=0) - np.delete(levels, c)[:, np.newaxis]
+            ahead = refined[c] - others.max(axis=0)
+            levels[c] = np.partition(ahead, -wanted[c])[-wanted[c]]
+        if np.abs(levels - before).max() < _SETTLED:
             break
-    return np.concatenate(parts, axis=1)
+    return levels
+
+
+def _compared(
+    network: Any, maps: Sequence[TrainingMap]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
+    """Base logits and what the network finds, `(C, pixels)`, and the label, of a sample of the pixels that have one."""
+    refiner, images = refiner_of(TorchRunner(network)), {planes[0].name: planes for planes in by_image(maps)}
+    count = len(next(iter(images.values())))
+    logits, added = ([np.empty((count, 0), np.float32)] for _ in range(2))
+    labels: list[NDArray[np.uint8]] = [np.empty((count, 0), np.uint8)]
+    for name in sample_maps(images):
+        height, width = images[name][0].label.shape
+        for window in sample_windows(name, height, width, _WINDOWS_OF_A_MAP):
+            scores, label = (
+                np.stack([getattr(m, part)[window.slices] for m in images[name]]) for part in ("logits", "label")
+            )
+            if (label == IGNORE).all():
+                continue
+            whole = images[name][0].image
+            found = np.stack(
+                [
+                    refine_map(
+                        plane,
+                        refiner,
+                        image=None if whole is None else whole[:, *window.slices],
+                        strength=1.0,
+                        seed=place_seed(0, name),
+                        plane=number,
+                    )
+                    for number, plane in enumerate(scores)
+                ]
+            )
+            found -= scores
+            counted = (label[0] != IGNORE) & (found != 0).all(axis=0)  # 0: not looked at
+            logits.append(scores[:, counted])
+            added.append(found[:, counted])
+            labels.append(label[:, counted])
+        if sum(part.size for part in added) >= MEASURED:
+            break
+    planes = np.concatenate(labels, axis=1)
+    learned = planes.argmax(axis=0) if count > 1 else planes[0].astype(np.intp)
+    return np.concatenate(logits, axis=1), np.concatenate(added, axis=1), learned

@@ -15,12 +15,13 @@ from prn_cli.errors import DivergedError, InputError, UsageError
 from prn_cli.execution.cores import core_count, keep_freed_memory
 from prn_cli.execution.watch import SILENT, Watch
 from prn_cli.maps.drift import describe, reference
+from prn_cli.maps.tiles import round_up
 from prn_cli.methods import METHODS, recipe_of
 from prn_cli.methods.weights import find_tensors
 from prn_cli.options import Options
 from prn_cli.rasters import common_bands, image_files
-from prn_cli.tasks import find_task
-from prn_cli.thresholding.decision import TELLING_MAPS, Decision
+from prn_cli.tasks import Cut, find_task
+from prn_cli.thresholding.decision import TELLING_MAPS
 from prn_cli.training import parallel
 from prn_cli.training.adapt import Start, load_start, schedule
 from prn_cli.training.augment import Jitter
@@ -29,7 +30,7 @@ from prn_cli.training.loop import Settings, base_counts, pooled
 from prn_cli.training.runtime import reduced_precision, set_up
 from prn_cli.workflows.method_options import given_for, options_for
 from prn_cli.workflows.options import folder_beside, labels_beside
-from prn_cli.workflows.train import NO_START, TrainOptions, TrainResult
+from prn_cli.workflows.train import LEAST_CROP, NO_START, TrainOptions, TrainResult
 from prn_cli.workflows.training import folder, own_masks
 from prn_cli.workflows.training.conclusion import Conclusion, Trained, conclude, conclude_few, evidence_of
 from prn_cli.workflows.training.dataset import Dataset, names_of, read_dataset
@@ -37,6 +38,7 @@ from prn_cli.workflows.training.holdout import Holdout, hold_out
 from prn_cli.workflows.training.own_cut import OwnCuts
 from prn_cli.workflows.training.run import Budget, Run
 from prn_cli.workflows.training.stages import Outcome, train, untrained
+from prn_cli.workflows.weak_plan import SURVEY
 
 
 def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
@@ -45,15 +47,17 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
     options = begun.options
     found, given = _read(begun)
     calibrates, cuts = _calibrates(begun), OwnCuts(free=find_task(options.task).cuts)
-    own: Decision | None = None
-    if options.unlabelled:
-        found, own = own_masks.label(found, options.out)
-        begun.watch.note(f"base masks cut at {own.threshold:g}, the threshold of these maps without labels")
-        holdout = Holdout(found.maps, "nothing: there are no labels")
+    own: Cut | None = None
+    if options.of_scores:
+        own = own_masks.choose_cut(found)
+        if options.unlabelled:
+            found = own_masks.label(found, own, options.out)
+            begun.watch.note(own_masks.said(own, found.classes))
+        holdout = Holdout(found.maps, "nothing: what is learned was made of the scores")
     else:
         _first_figure(begun, found, cuts)
         holdout = _hold_out(begun, found, given, calibrates=calibrates)
-    settled = replace(begun, settings=_settled(begun, holdout))
+    settled = replace(begun, settings=_settled(begun, holdout, len(found.classes)))
     _note(begun, settled, holdout)
     conditions = _conditions(settled, found, holdout)
     ready = replace(settled, fingerprint=_fingerprint(settled, holdout, conditions))
@@ -68,7 +72,13 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
         about = {"left_out": [name for name, _ in failures], "unused": found.unused}
         about["not_counted"] = dict(found.account.not_counted)
         card = _export(
-            ready, found.classes, holdout, outcome, cuts=cuts, own=own, about={"conditions": conditions, "data": about}
+            ready,
+            found.classes,
+            holdout,
+            outcome,
+            cuts=cuts,
+            own=own,
+            about={"conditions": conditions, "data": about},
         )
     images = len(names_of([*holdout.learn, *holdout.hold])) + len(failures)
     verdict = f"{len(failures)} of {images} maps could not be used" if failures else ""
@@ -106,10 +116,11 @@ def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
     if options.images is not None and not recipe_of(options.method).takes_images:
         able = " or ".join(name for name in METHODS if recipe_of(name).takes_images)
         raise UsageError(f"--images is for --network {able}", hint="leave --images out")
-    if options.unlabelled and not recipe_of(options.method).learns_without_labels:
+    if options.of_scores and not recipe_of(options.method).learns_without_labels:
         able = " or ".join(name for name in METHODS if recipe_of(name).learns_without_labels)
         hint = "leave --network out" if options.start_from is None else f"leave --from out, or name weights of {able}"
-        raise UsageError(f"--labels none is for --network {able}", hint=hint)
+        what = "--labels none" if options.unlabelled else "--hide-scores"
+        raise UsageError(f"{what} is for --network {able}", hint=hint)
     bands = 0 if options.images is None else _image_bands(options, options.images)
     if start is not None and start.bands != bands:
         given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
@@ -172,13 +183,15 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
     )
 
 
-def _settled(run: Run, holdout: Holdout) -> Settings:
+def _settled(run: Run, holdout: Holdout, classes: int) -> Settings:
     """The settings for these maps; training that starts from weights is short and gentle."""
     options = run.options
-    method = run.recipe.for_labels(run.settings.options, given=not options.unlabelled)
-    settings = replace(run.settings, options=method, choose_epoch=bool(holdout.hold))
+    method = run.recipe.for_labels(run.settings.options, of_scores=options.of_scores, classes=classes)
+    side = round_up(max(max(m.label.shape) for m in holdout.learn), run.network().multiple)
+    crop = max(min(run.settings.crop, side), LEAST_CROP)
+    settings = replace(run.settings, options=method, crop=crop, choose_epoch=bool(holdout.hold))
     maps = len(names_of([*holdout.learn, *holdout.hold]))
-    if options.unlabelled:  # no figure of other maps is asked for
+    if options.of_scores:  # no figure of other maps is asked for
         maps = max(maps, TELLING_MAPS)
     brief = None if run.start is None else schedule(maps, run.recipe)
     if holdout.scenes or (brief and brief.few):
@@ -202,6 +215,10 @@ def _read(run: Run) -> tuple[Dataset, Dataset | None]:
     if labels == Path("labels") and not labels.exists():
         hint = "give --labels DIR; without labels, --labels none --images DIR learns from the images"
         raise InputError("no such folder", hint=hint, path=labels)
+    if labels is not None and not options.of_scores and run.recipe.learns_without_labels:
+        beside = {Path(folder).resolve().parent for folder in options.logits}
+        if labels.resolve().parent in beside and (labels.parent / SURVEY).exists():
+            run.watch.note("these labels were made of these scores: --hide-scores keeps the network from copying them")
     found = read_dataset(run, inputs, labels, options.images, shots=options.shots)
     if options.validation_logits is None:
         return found, None
@@ -215,7 +232,9 @@ def _note(begun: Run, run: Run, holdout: Holdout) -> None:
     learn, hold = len(names_of(holdout.learn)), len(names_of(holdout.hold))
     held_out = f"{hold} held out ({holdout.how})" if hold else f"held out: {holdout.how}"
     if run.options.unlabelled:
-        held_out = "without labels: their own masks, of the images alone"
+        held_out = "without labels: their own masks, scores hidden"
+    elif run.options.hide_scores:
+        held_out = "scores hidden"
     maps = f"{learn} map{'s' if learn != 1 else ''}"
     start = f" from weights {run.start.name}" if run.start else ""
     run.watch.note(
@@ -225,7 +244,7 @@ def _note(begun: Run, run: Run, holdout: Holdout) -> None:
         run.watch.note(holdout.note)
     asked, taken = begun.settings.options, run.settings.options
     careful = [n for n in run.recipe.built_with if getattr(taken, n) is True and not getattr(asked, n)]
-    if careful and not run.options.unlabelled:
+    if careful and not run.options.of_scores:
         why = "what is learned on some scenes may harm others" if holdout.scenes else "few maps say little of others"
         run.watch.note(f"--{careful[0].replace('_', '-')} is on: {why}")
     unused = folder_beside(run.options.logits[0], "images")
@@ -279,8 +298,8 @@ def _fingerprint(run: Run, holdout: Holdout, conditions: dict[str, Any]) -> dict
             for array in (one.logits, one.label, one.pseudo, one.image):
                 if array is not None:
                     maps.update(array.tobytes())
-    known = {"the network's layers": repr(layers), "the maps": maps.hexdigest()}
-    return known | {name: found[name] for name in sorted(found)}
+    # Options first: a run that differs in one mostly differs in what follows from it, too.
+    return dict(sorted(found.items())) | {"the network's layers": repr(layers), "the maps": maps.hexdigest()}
 
 
 @contextmanager
@@ -317,7 +336,7 @@ def _export(
     outcome: Outcome,
     *,
     cuts: OwnCuts,
-    own: Decision | None,
+    own: Cut | None,
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """Choose strength and threshold on the held-out maps, and write the network's files and its card."""
@@ -327,10 +346,8 @@ def _export(
     evidence = {}
     conclusion: Conclusion | own_masks.Transfer
     if own is not None:
-        conclusion = own_masks.conclude(
-            outcome.network, holdout.learn, own.threshold, undertrained=outcome.undertrained
-        )
-        evidence = {"prn.level": f"{conclusion.level:.6g}"}
+        conclusion = own_masks.conclude(outcome.network, holdout.learn, own, undertrained=outcome.undertrained)
+        evidence = {"prn.level": " ".join(f"{level:.6g}" for level in conclusion.levels)}
     elif _calibrates(run):
         measured = [cuts.measured(m) for m in holdout.learn]
         conclusion = conclude_few(holdout.learn, measured, seed=seed)
