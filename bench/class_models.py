@@ -4,8 +4,8 @@
 
 Trains the small U-Nets of `../shared/tools/make_base_models.py` with a softmax and cross-entropy, on the classes of
 `bench/weak.py`. 45 % of the images are learned from, 30 % are `train`, 25 % `test`, drawn by name. Writes
-OUT/<set>_<kind>/{train,test}/{logits/*.npy (C, h, w) float16, labels/*.png, images/*}. Kinds: a at full resolution, c
-at a quarter of it, e with a quarter of the steps.
+OUT/<set>_classes_<kind>/{train,test}/{logits/*.npy (C, h, w) float16, labels/*.png, images/*}. Kinds: a at full
+resolution, c at a quarter of it, e with a quarter of the steps.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def make(name: str, kind: str, out: Path, data: Path, steps: int) -> None:
     network.eval()
     counts, multiple = np.zeros(1), 16 * stride
     for number, (path, image, label) in enumerate(rest):
-        part = out / f"{name}_{kind}" / ("train" if number < len(rest) * 6 // 11 else "test")
+        part = out / f"{name}_classes_{kind}" / ("train" if number < len(rest) * 6 // 11 else "test")
         height, width = label.shape
         x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.no_grad():
@@ -94,7 +94,7 @@ def make(name: str, kind: str, out: Path, data: Path, steps: int) -> None:
         Image.fromarray(label).save(part / "labels" / f"{path.stem}.png")
         (part / "images" / path.name).write_bytes(path.read_bytes())
         counts = counts + count_classes(z.argmax(0).numpy().astype(np.uint8), label)
-    print(f"{name}_{kind}: mIoU {100 * mean_iou(counts):.1f}, {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{name}_classes_{kind}: mIoU {100 * mean_iou(counts):.1f}, {time.monotonic() - began:.0f} s", flush=True)
 
 
 def main() -> None:

@@ -37,6 +37,8 @@ _FARTHEST = 5
 """Cuts lie within so many logits of 0: thresholds from 0.007 to 0.993."""
 TELLING_MAPS = 10
 """So many labelled maps tell by themselves what a threshold gains; fewer bear no network of their own."""
+CLASS_PIXELS = 40_000
+"""Pixels that offsets of classes are chosen on."""
 WORTHWHILE = 1e-6
 """What is worth no more than that, see `utility`, is left alone."""
 _SURE = 0.975

@@ -17,7 +17,16 @@ from prn_cli.errors import PrnError, WeightsError, percent
 from prn_cli.maps.certain import find_padding
 from prn_cli.refinement.rows import Link
 from prn_cli.thresholding.calibration import Calibration, Evidence, expect
-from prn_cli.thresholding.decision import CUTS, ClassDecision, ClassSample, Decision, Score, decide, decide_class_set
+from prn_cli.thresholding.decision import (
+    CLASS_PIXELS,
+    CUTS,
+    ClassDecision,
+    ClassSample,
+    Decision,
+    Score,
+    decide,
+    decide_class_set,
+)
 from prn_cli.thresholding.logit_statistics import LogitStatistics, measure, no_statistics
 from prn_cli.thresholding.sampling import MAPS, WINDOWS
 from prn_cli.workflows.survey import Drawn, MapSet, refine_window
@@ -26,8 +35,6 @@ FloatMap = NDArray[np.float32]
 T = TypeVar("T")
 
 _SCORES = {"iou": "IoU", "dice": "Dice"}
-_PIXELS = 40_000
-"""Pixels that offsets of classes are chosen on."""
 _REFINED_MAPS, _REFINED_WINDOWS = 32, 2
 """Bounds of the sample where a network has to refine it first."""
 
@@ -195,7 +202,7 @@ def decide_offsets(sample: Refined, score: Score) -> ClassOffsets:
 
     def measured(one: Drawn, maps: int) -> list[ClassSample]:
         windows = list(sample.windows(one))
-        return [ClassSample.of(logits, _PIXELS // maps // len(windows)) for logits in windows]
+        return [ClassSample.of(logits, CLASS_PIXELS // maps // len(windows)) for logits in windows]
 
     found, names = sample.measured(measured), sample.maps.task.names
     samples = [part for of_map in found for part in of_map]

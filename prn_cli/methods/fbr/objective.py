@@ -22,6 +22,7 @@ from prn_cli.methods.fbr.options import FbrOptions
 from prn_cli.methods.objective import Objective
 from prn_cli.methods.recipe import Batch, Outputs
 
+_SIDE = 32  # cells of a crop: of finer features, averages
 _STEPS = 10  # of K-means
 _CLUSTERED = 1024  # features of a crop, drawn at random; more only if more clusters are asked for
 _POOL = 4096  # of the bank in a step, drawn at random
@@ -71,7 +72,11 @@ class FbrObjective(Objective):
             return self._loss(outputs.features.float(), outputs.paths[-1].detach().float(), batch)
 
     def _loss(self, features: Tensor, logits: Tensor, batch: Batch[Tensor]) -> Tensor:
-        options, size = self.options, (features.shape[2], features.shape[3])
+        options = self.options
+        step = -(-max(features.shape[2:]) // _SIDE)
+        if step > 1:
+            features = F.avg_pool2d(features, step, ceil_mode=True)
+        size = features.shape[2], features.shape[3]
         finite = features.isfinite().all(1)
         clean = torch.where(finite[:, None], features, 0.0)
         front, back = (

@@ -26,7 +26,7 @@ from prn_cli.methods.torch_runner import TorchRunner
 from prn_cli.refinement.rows import cut, refine_map
 from prn_cli.tasks import Cut
 from prn_cli.thresholding.calibration import expect
-from prn_cli.thresholding.decision import ClassSample, decide, decide_class_set
+from prn_cli.thresholding.decision import CLASS_PIXELS, ClassSample, decide, decide_class_set
 from prn_cli.thresholding.logit_statistics import measure, no_statistics
 from prn_cli.thresholding.sampling import sample_maps, sample_windows
 from prn_cli.training.augment import TrainingMap
@@ -42,7 +42,6 @@ MEASURED = 4 << 20
 """Pixels on which the network is compared with the base model, at most."""
 _WINDOWS_OF_A_MAP = 4
 _ROUNDS, _SETTLED = 50, 1e-3  # logits
-OFFSETS_PIXELS = 40_000
 
 
 def choose_cut(found: Dataset) -> Cut:
@@ -50,7 +49,7 @@ def choose_cut(found: Dataset) -> Cut:
     drawn = set(sample_maps(found.names))
     maps = [[m.logits for m in planes] for planes in by_image(found.maps) if planes[0].name in drawn]
     if len(found.classes) > 1:
-        most = OFFSETS_PIXELS // len(maps)
+        most = CLASS_PIXELS // len(maps)
         offsets = decide_class_set([ClassSample.of(np.stack(planes), most) for planes in maps]).offsets
         return tuple(offsets.tolist()) if offsets.any() else 0.5
     statistics = sum((measure(logits) for planes in maps for logits in planes), no_statistics())
