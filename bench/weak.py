@@ -48,7 +48,7 @@ SIDES = (256, 384)  # of a tile as the encoder sees it
 SPLITS = {"train": 160, "test": 80}
 CONSTANTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 SHORT = {"network": "fast", "epochs": 3, "steps": 20, "batch": 8, "crop": 128, "folds": 1}
-SEEING = {"network": "image", "hide_scores": True, "epochs": 5, "steps": 60}
+SEEING = {"network": "image", "hide_scores": True, "folds": None, "epochs": 5, "steps": 60}
 Counts: TypeAlias = NDArray[np.float64]
 
 PLAIN, MASKS, EDGES = "activations, best constant", "masks", "masks, images"

@@ -75,6 +75,14 @@ def test_trains_in_a_folder_of_logits_and_labels(folder: Path) -> None:
     assert len(list((folder / "masks").glob("*.png"))) == 6
 
 
+def test_crops_are_no_larger_than_the_maps(folder: Path) -> None:
+    short = ("--batch", 2, "--epochs", 1, "--steps", 1, "--threads", 1, "--folds", 1)
+    for asked, taken in (((), 112), (("--crop", 64), 64)):  # maps of 80 × 100 px
+        done = prn(folder, "train", *short, *asked, "--overwrite", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["settings"]["crop"] == taken
+
+
 def test_a_killed_run_resumes_to_the_same_weights(folder: Path, signalled) -> None:
     options = ("train", *SMALL, "--epochs", "6")
     whole = prn(folder, *options, "-o", "whole", "--json")

@@ -192,6 +192,31 @@ def test_a_run_is_resumed(prn: Command, folder: Path, tmp_path: Path) -> None:
     assert len(whole) == len(parts)
 
 
+def test_a_run_of_other_labels_is_not_resumed(prn: Command, folder: Path, tmp_path: Path) -> None:
+    assert train(prn, folder, tmp_path / "run", "--time-budget", "0.001s")[0] == 0
+    line = ("train", folder / "logits", "--labels", folder / "truth", "--images", folder / "images", "--folds", 1)
+    code, _, err = prn(*line, "-o", tmp_path / "run", *SMALL, "--resume")
+    assert code == 1
+    assert "--labels none, not given" in err
+
+
+def test_it_says_that_there_was_little_time() -> None:
+    conclusion = own_masks.Transfer(0.25, 0.5, (0.0,), 0.8, 0.1, undertrained=True)
+    assert "added at strength 0.25 (half, as there was little time to learn)" in conclusion.verdict
+
+
+def test_labels_of_activations_are_noticed(prn: Command, folder: Path, tmp_path: Path) -> None:
+    for name, source in (("scores", "logits"), ("labels", "truth")):
+        (tmp_path / name).symlink_to(folder / source)
+    (tmp_path / "weak.json").write_text("{}")
+    line = ("train", tmp_path / "scores", "--labels", tmp_path / "labels", "--images", folder / "images", *SMALL)
+    said = "--hide-scores keeps the network from copying them"
+    for out, more, noted in (("run", ("--folds", 1), True), ("hidden", ("--hide-scores",), False)):
+        code, _, err = prn(*line, "-o", tmp_path / out, *more)
+        assert code == 0, err
+        assert (said in err) == noted
+
+
 def test_a_folder_named_none_holds_labels(prn: Command, folder: Path, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "none").symlink_to(folder / "truth")
     monkeypatch.chdir(tmp_path)
@@ -228,7 +253,7 @@ def test_maps_that_were_not_learned_from_are_noted(prn: Command, folder: Path, t
 
 def test_an_exported_network_keeps_its_level(prn: Command, folder: Path, tmp_path: Path) -> None:
     assert train(prn, folder, tmp_path / "run")[0] == 0
-    assert prn("weights", "export", tmp_path / "run" / "model.safetensors", "-o", tmp_path / "next")[0] == 0
+    assert prn("weights", "export", tmp_path / "run", "-o", tmp_path / "next")[0] == 0
     before, after = (load_refiner(find_weights(str(tmp_path / name)), device="cpu") for name in ("run", "next"))
     assert before.levels == after.levels != (0,)
     assert before.hides == after.hides

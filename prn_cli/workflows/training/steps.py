@@ -187,8 +187,7 @@ def _settled(run: Run, holdout: Holdout, classes: int) -> Settings:
     """The settings for these maps; training that starts from weights is short and gentle."""
     options = run.options
     method = run.recipe.for_labels(run.settings.options, of_scores=options.of_scores, classes=classes)
-    side = round_up(max(max(m.label.shape) for m in holdout.learn), run.network().multiple)
-    crop = max(min(run.settings.crop, side), LEAST_CROP)
+    crop = _crop(run, holdout)
     settings = replace(run.settings, options=method, crop=crop, choose_epoch=bool(holdout.hold))
     maps = len(names_of([*holdout.learn, *holdout.hold]))
     if options.of_scores:  # no figure of other maps is asked for
@@ -205,6 +204,15 @@ def _settled(run: Run, holdout: Holdout, classes: int) -> Settings:
         steps=options.steps or brief.steps,
         rate=brief.rate if options.rate is None else options.rate,
     )
+
+
+def _crop(run: Run, holdout: Holdout) -> int:
+    """Side of the crops: no larger than the maps, unless the network's windows have a side of their own."""
+    network, asked = run.network(), run.settings.crop
+    if run.recipe.reduced_side(network):
+        return asked
+    largest = max(max(m.label.shape) for m in holdout.learn)
+    return max(min(asked, round_up(largest, network.multiple)), LEAST_CROP)
 
 
 def _read(run: Run) -> tuple[Dataset, Dataset | None]:
