@@ -101,7 +101,7 @@ def measure(place: Path, work: Path, seconds: float, seed: int, task: str, *, ap
         "pair": place.name,
         "took": card["seconds"] / 2,
         "steps": card["steps"],
-        "agreement": card["own_masks"]["agreement"],
+        "agreement": card["transfer"]["agreement"],
         "strength": card["choice"]["strength"],
         "first": figures_of(test, masks["first"], test / "logits", task),
         "refined": figures_of(test, masks["refined"], test / "logits", task),

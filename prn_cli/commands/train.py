@@ -38,7 +38,7 @@ train = command(workflow.train_options(), _run)
 
 def _show(card: Mapping[str, Any], out: Path) -> None:
     data, choice = card["data"], card["choice"]
-    if "own_masks" in card:
+    if "transfer" in card:
         console.tell(f"{card['verdict'][0].upper()}{card['verdict'][1:]}.")
         if choice["strength"]:
             console.tell("No label has said that this gains: look at some masks, or label a few maps and score them.")

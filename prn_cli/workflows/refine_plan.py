@@ -229,8 +229,8 @@ def _tell(
                 f"--own-threshold {own:g}"
             )
     applied = any(link.applied for link in links)
-    if options.strength is None and not applied and all("own_masks" in found.card for found in weights):
-        why = "in training, the images gave too little of the base model's masks back (--strength 0.5 adds it)"
+    if options.strength is None and not applied and all("transfer" in found.card for found in weights):
+        why = "in training, the images gave too little back of what was learned (--strength 0.5 adds it)"
         watch.note(f"these weights leave scores as they are: {why}")
         return
     if choice is not None and not applied:
@@ -259,7 +259,7 @@ def _note_new_maps(weights: Sequence[Weights], inputs: Paths, watch: Watch) -> N
     """Count maps that weights without labels have not learned from: they were made for those that they have."""
     for found in weights:
         data = found.card.get("data")
-        if "own_masks" not in found.card or not isinstance(data, dict):
+        if not found.card.get("own_masks") or not isinstance(data, dict):
             continue
         new = len(set(inputs.stems()).difference(data.get("learned_from", ())))
         if new:

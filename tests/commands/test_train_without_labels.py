@@ -66,7 +66,7 @@ def test_it_needs_no_label_and_says_what_it_found(prn: Command, folder: Path, tm
     assert card["data"]["learned_from"] == [f"m{number}" for number in range(6)]
     assert card["data"]["held_out"] == []
     assert card["data"]["not_counted"] == {"nan": 6 * 4 * 128}
-    assert 0 <= card["own_masks"]["agreement"] <= 1
+    assert 0 <= card["transfer"]["agreement"] <= 1
     assert "held_out_figures" not in card
 
 
@@ -274,7 +274,10 @@ def test_weights_that_are_not_heard_say_so(prn: Command, folder: Path, tmp_path:
     assert train(prn, folder, tmp_path / "run")[0] == 0
     options = ("--images", folder / "images", "--weights", tmp_path / "run")
     _, _, err = prn("refine", folder / "logits", "-o", tmp_path / "out", *options)
-    assert "these weights leave scores as they are: in training, the images gave too little" in err
+    assert (
+        "these weights leave scores as they are: in training, the images gave too little back of what was learned"
+        in err
+    )
 
 
 @pytest.mark.parametrize("weights", ["run", "image"])
@@ -294,7 +297,7 @@ def test_with_labels_the_scores_are_seen_again(prn: Command, folder: Path, tmp_p
     assert code == 0, err
     card = json.loads((tmp_path / "next" / "model.json").read_text())
     assert card["hide_scores"] == "0"
-    assert "own_masks" not in card
+    assert "transfer" not in card
 
 
 def test_masks_of_one_class_teach_nothing(prn: Command, folder: Path, tmp_path: Path) -> None:
@@ -356,7 +359,7 @@ def test_all_classes_are_found_at_once(prn: Command, classes: Path, tmp_path: Pa
     assert train(prn, classes, tmp_path / "run", "--task", "multiclass")[0] == 0
     card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert (card["hide_scores"], card["planes"]) == ("1", "3")
-    assert len(card["own_masks"]["levels"]) == 3
+    assert len(card["transfer"]["levels"]) == 3
     assert card["data"]["learned_from"] == [f"m{number}" for number in range(6)]
     options = ("--images", classes / "images", "--weights", tmp_path / "run", "--strength", 0.5)
     found = []
@@ -406,7 +409,7 @@ def test_labels_that_were_made_of_the_scores(prn: Command, classes: Path, tmp_pa
     assert "6 maps to learn from, scores hidden" in err
     card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert card["data"]["held_out"] == []
-    assert len(card["own_masks"]["levels"]) == 3
+    assert len(card["transfer"]["levels"]) == 3
     code, _, err = prn(*line, *same, "--hide-scores", "--folds", 2, "-o", tmp_path / "other")
     assert code == 2
     assert "--hide-scores and --folds exclude each other" in err

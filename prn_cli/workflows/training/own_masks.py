@@ -35,8 +35,8 @@ from prn_cli.workflows.training.dataset import Dataset
 STRENGTH = 0.5
 """Of what the network finds."""
 LEAST_AGREEMENT, OF_CLASSES = 0.4, 0.25
-"""IoU of the network's masks and the base model's, of one class, and the mean of several, below which the network knows
-too little to be heard.
+"""IoU of the network's masks and what it has learned, of one class, and the mean of several, below which it knows too
+little to be heard.
 """
 MEASURED = 4 << 20
 """Pixels on which the network is compared with the base model, at most."""
@@ -118,9 +118,10 @@ class Transfer:
         strength: of what it finds.
         threshold: where masks are cut, refined or not.
         levels: logits that are taken from what it finds of each class, so that masks keep their area.
-        agreement: IoU of the network's masks with the base model's, of several classes on average.
+        agreement: IoU of the network's masks with what it has learned, of several classes on average.
         changed: share of the pixels that change sides.
         undertrained: it is trusted by half, since time has ended the training.
+        labelled: it has learned labels that were made of the scores, not the base model's masks.
     """
 
     strength: float
@@ -129,11 +130,13 @@ class Transfer:
     agreement: float
     changed: float
     undertrained: bool = False
+    labelled: bool = False
 
     @property
     def verdict(self) -> str:
         """In a line."""
-        said = f"the images alone give back the base model's masks with an IoU of {self.agreement:.2f}"
+        learned = "labels" if self.labelled else "base model's masks"
+        said = f"the images alone give back the {learned} with an IoU of {self.agreement:.2f}"
         if self.strength == 0:
             return f"{said}, which is too little: nothing is added to the scores; train longer"
         half = " (half, as there was little time to learn)" if self.undertrained else ""
@@ -145,7 +148,8 @@ class Transfer:
         """For the card of the weights."""
         return {
             "choice": {"strength": self.strength, "threshold": self.threshold, "own": self.threshold},
-            "own_masks": {
+            "own_masks": not self.labelled,
+            "transfer": {
                 "levels": [round(level, 6) for level in self.levels],
                 "agreement": round(self.agreement, 6),
                 "changed": round(self.changed, 6),
@@ -154,13 +158,16 @@ class Transfer:
         }
 
 
-def conclude(network: Any, maps: Sequence[TrainingMap], chosen: Cut, *, undertrained: bool = False) -> Transfer:
+def conclude(
+    network: Any, maps: Sequence[TrainingMap], chosen: Cut, *, labelled: bool = False, undertrained: bool = False
+) -> Transfer:
     """Find the levels at which masks keep their area, and how far network and base model agree, on a sample.
 
     Args:
         network: trained.
         maps: that it has learned from.
         chosen: threshold or offsets of the base model's masks.
+        labelled: the labels are others than these masks.
         undertrained: time has ended the training so early that it is trusted by half.
     """
     scores, added, learned = _compared(network, maps)
@@ -176,7 +183,8 @@ def conclude(network: Any, maps: Sequence[TrainingMap], chosen: Cut, *, undertra
         levels = _levels(maps, base, classes)
         return (maps - levels[:, np.newaxis]).argmax(axis=0), levels
 
-    agreement = _agreement(learned, levelled(added)[0], classes)
+    known = learned != IGNORE
+    agreement = _agreement(learned[known], levelled(added)[0][known], classes)
     least = LEAST_AGREEMENT if single else OF_CLASSES
     strength = STRENGTH * (0.5 if undertrained else 1.0) if agreement >= least else 0.0
     applied = strength or STRENGTH  # on request
@@ -184,7 +192,7 @@ def conclude(network: Any, maps: Sequence[TrainingMap], chosen: Cut, *, undertra
     changed = float((refined != base).mean()) if strength else 0.0
     threshold = 0.5 if isinstance(chosen, tuple) else chosen
     at = tuple((levels[classes] / applied).tolist())
-    return Transfer(strength, threshold, at, agreement, changed, undertrained)
+    return Transfer(strength, threshold, at, agreement, changed, undertrained, labelled)
 
 
 def _agreement(learned: NDArray[np.intp], seen: NDArray[np.intp], classes: NDArray[np.intp]) -> float:
@@ -217,7 +225,7 @@ def _levels(refined: NDArray[np.float32], base: NDArray[np.intp], classes: NDArr
 def _compared(
     network: Any, maps: Sequence[TrainingMap]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
-    """Base logits and what the network finds, `(C, pixels)`, and the label, of a sample of the pixels that have one."""
+    """Base logits and what the network finds, `(C, pixels)`, and the label, 255 for none, of a sample of the pixels."""
     refiner, images = refiner_of(TorchRunner(network)), {planes[0].name: planes for planes in by_image(maps)}
     count = len(next(iter(images.values())))
     logits, added = ([np.empty((count, 0), np.float32)] for _ in range(2))
@@ -228,7 +236,7 @@ def _compared(
             scores, label = (
                 np.stack([getattr(m, part)[window.slices] for m in images[name]]) for part in ("logits", "label")
             )
-            if (label == IGNORE).all():
+            if np.isnan(scores).all():
                 continue
             whole = images[name][0].image
             found = np.stack(
@@ -245,12 +253,12 @@ def _compared(
                 ]
             )
             found -= scores
-            counted = (label[0] != IGNORE) & (found != 0).all(axis=0)  # 0: not looked at
+            counted = ~np.isnan(scores).any(axis=0) & (found != 0).all(axis=0)  # 0: not looked at
             logits.append(scores[:, counted])
             added.append(found[:, counted])
             labels.append(label[:, counted])
         if sum(part.size for part in added) >= MEASURED:
             break
     planes = np.concatenate(labels, axis=1)
-    learned = planes.argmax(axis=0) if count > 1 else planes[0].astype(np.intp)
-    return np.concatenate(logits, axis=1), np.concatenate(added, axis=1), learned
+    learned = np.where(planes[0] == IGNORE, IGNORE, planes.argmax(axis=0)) if count > 1 else planes[0]
+    return np.concatenate(logits, axis=1), np.concatenate(added, axis=1), learned.astype(np.intp)

@@ -49,8 +49,9 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
     calibrates, cuts = _calibrates(begun), OwnCuts(free=find_task(options.task).cuts)
     own: Cut | None = None
     if options.of_scores:
-        own = own_masks.choose_cut(found)
+        own = 0.5  # of labels that were made of the scores as they are
         if options.unlabelled:
+            own = own_masks.choose_cut(found)
             found = own_masks.label(found, own, options.out)
             begun.watch.note(own_masks.said(own, found.classes))
         holdout = Holdout(found.maps, "nothing: what is learned was made of the scores")
@@ -354,7 +355,8 @@ def _export(
     evidence = {}
     conclusion: Conclusion | own_masks.Transfer
     if own is not None:
-        conclusion = own_masks.conclude(outcome.network, holdout.learn, own, undertrained=outcome.undertrained)
+        learned = {"labelled": not run.options.unlabelled, "undertrained": outcome.undertrained}
+        conclusion = own_masks.conclude(outcome.network, holdout.learn, own, **learned)
         evidence = {"prn.level": " ".join(f"{level:.6g}" for level in conclusion.levels)}
     elif _calibrates(run):
         measured = [cuts.measured(m) for m in holdout.learn]
