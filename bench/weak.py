@@ -282,7 +282,7 @@ DRAWN = ["tile4_part003_0_384", "tile4_part005_256_0", "tile4_part006_0_128", "t
 def draw(work: Path, stems: list[str], out: Path) -> None:
     """Some test tiles of Dubai: image, activations of the strongest class, mask of them, refined mask, true mask."""
     place = work / "seed0"
-    masks = refine(work, "dubai", 0, place / "picture", labels=place / "train-images" / "labels", contrast="fbr")[""]
+    masks = refine(work, "dubai", 0, place / "picture", labels=place / "train-images" / "labels", **SEEING)[""]
     rows = []
     for stem in stems:
         image = np.asarray(Image.open(work / "test" / "images" / f"{stem}.png"))

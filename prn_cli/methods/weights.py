@@ -124,12 +124,13 @@ def find_weights(name_or_path: str) -> Weights:
     return replace(same[0], name=found.name, path=found.path) if same else found
 
 
-def find_tensors(name_or_path: str) -> Weights:
+def find_tensors(name_or_path: str, option: str = "--from") -> Weights:
     """Find the tensors of weights, from which training can go on, and verify them.
 
     Args:
         name_or_path: name of shipped weights, a `.safetensors` file, a folder that `prn train` wrote, or an `.onnx`
             file that lies beside its `.safetensors`.
+        option: that named them, for messages.
 
     Returns:
         The weights, their path a `.safetensors` file; checked as `find_weights` does.
@@ -137,7 +138,7 @@ def find_tensors(name_or_path: str) -> Weights:
     Raises:
         WeightsError: they are missing, of another kind, or their sha256 is not the recorded one.
     """
-    found = _locate(name_or_path, "safetensors", "--from")
+    found = _locate(name_or_path, "safetensors", option)
     if found.path.suffix.lower() == ".onnx":
         beside = found.path.with_suffix(".safetensors")
         if not beside.is_file():

@@ -229,7 +229,7 @@ def _tell(
                 f"--own-threshold {own:g}"
             )
     applied = any(link.applied for link in links)
-    if options.strength is None and not applied and all("transfer" in found.card for found in weights):
+    if options.strength is None and not applied and all(_of_scores(found) for found in weights):
         why = "in training, the images gave too little back of what was learned (--strength 0.5 adds it)"
         watch.note(f"these weights leave scores as they are: {why}")
         return
@@ -246,7 +246,7 @@ def _tell(
     strengths = [link.applied for link in links]
     said = []
     if threshold != 0.5 or any(strength != 1 for strength in strengths):
-        cut = "" if isinstance(threshold, tuple) else f", cut at {threshold:g}"
+        cut = "" if options.task == "multiclass" else f", cut at {threshold:g}"
         said.append(f"strength {', '.join(f'{strength:g}' for strength in strengths)}{cut}")
     refiner = links[0].refiner
     if len(links) == 1 and (strengths[0], threshold) == (refiner.strength, refiner.threshold):
@@ -266,6 +266,11 @@ def _note_new_maps(weights: Sequence[Weights], inputs: Paths, watch: Watch) -> N
             watch.note(
                 f"{new} of {len(inputs)} maps are new to {found.name}, and may lose: let it learn from them, too"
             )
+
+
+def _of_scores(weights: Weights) -> bool:
+    """Whether they have learned what was made of scores; cards of earlier versions have no `transfer`."""
+    return "transfer" in weights.card or bool(weights.card.get("own_masks"))
 
 
 def _own(card: Mapping[str, Any]) -> float | None:

@@ -43,7 +43,9 @@ class ImportOptions(_Written):
 class ExportOptions(_Written):
     """Options of `export_weights`."""
 
-    file: Annotated[Path, Option("A model.safetensors that prn wrote.", argument=True)] = field(kw_only=False)
+    file: Annotated[Path, Option("A run's folder, or a model.safetensors that prn wrote.", argument=True)] = field(
+        kw_only=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +82,19 @@ def export_weights(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
     Raises:
         InputError: not weights of a network that prn knows.
         UsageError: the folder holds weights already.
+        WeightsError: there are none.
     """
     with needs_extra("prn weights import and export"):
         from prn_cli.methods.torch_runner import load_network
         from prn_cli.training.export import LEARNED
+    from prn_cli.methods.weights import find_tensors
 
-    file = options.file / "model.safetensors" if options.file.is_dir() else options.file
-    network, description = load_network(file)
+    found = find_tensors(str(options.file), "FILE")
+    network, description = load_network(found.path)
     learned = {key: value for key, value in description.items() if key in LEARNED}
-    out = options.out or file.parent / f"{file.stem}-export"
-    return _export(network, out, {"exported_from": file.name}, learned)
+    out = options.out or found.path.parent / f"{found.path.stem}-export"
+    card = {name: value for name, value in found.card.items() if name != "files"}
+    return _export(network, out, {**card, "exported_from": found.path.name}, learned)
 
 
 def quantize_weights(options: QuantizeOptions, watch: Watch = SILENT) -> tuple[Path, int]:
@@ -123,7 +128,7 @@ def quantize_weights(options: QuantizeOptions, watch: Watch = SILENT) -> tuple[P
 
 
 def _export(
-    network: Any, folder: Path, card: Mapping[str, str], metadata: Mapping[str, str] | None = None
+    network: Any, folder: Path, card: Mapping[str, Any], metadata: Mapping[str, str] | None = None
 ) -> tuple[Path, dict[str, Any]]:
     with needs_extra("prn weights import and export"):
         from prn_cli.training.export import export

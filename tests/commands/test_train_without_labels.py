@@ -257,6 +257,9 @@ def test_an_exported_network_keeps_its_level(prn: Command, folder: Path, tmp_pat
     before, after = (load_refiner(find_weights(str(tmp_path / name)), device="cpu") for name in ("run", "next"))
     assert before.levels == after.levels != (0,)
     assert before.hides == after.hides
+    cards = [json.loads((tmp_path / name / "model.json").read_text()) for name in ("run", "next")]
+    assert cards[0]["own_masks"] == cards[1]["own_masks"] == True  # noqa: E712
+    assert cards[0]["transfer"] == cards[1]["transfer"]
 
 
 def test_maps_in_memory_need_no_labels_either(tmp_path: Path) -> None:
@@ -370,6 +373,41 @@ def test_all_classes_are_found_at_once(prn: Command, classes: Path, tmp_path: Pa
         found.append(np.bincount(np.concatenate([mask.ravel() for mask in masks]), minlength=256))
     np.testing.assert_allclose(found[1][:3], found[0][:3], rtol=0.01)  # the sample is the set
     assert found[0][255] == found[1][255] == 6 * 4 * 128
+
+
+def test_noise_is_not_heard(prn: Command, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two classes of half the map each, two masks that know nothing of each other have an IoU of a third."""
+    random = np.random.default_rng(0)
+    scores, found = random.normal(0, 2, (2, 2, 40_000)).astype(np.float32)
+    monkeypatch.setattr(own_masks, "_compared", lambda *_: (scores.copy(), found, scores.argmax(axis=0)))
+    said = own_masks.conclude(None, [], 0.5)
+    assert said.agreement == pytest.approx(1 / 3, abs=0.02)
+    assert said.strength == 0
+
+
+@pytest.mark.parametrize("weights", ["image", "labelled"])
+def test_weights_that_see_scores_refine_each_class_by_itself(
+    prn: Command, classes: Path, tmp_path: Path, weights: str
+) -> None:
+    if weights == "labelled":
+        line = ("train", classes / "logits", "--labels", classes / "truth", "--images", classes / "images")
+        code, _, err = prn(*line, "--task", "multiclass", "--folds", 1, *SMALL, "-o", tmp_path / "labelled")
+        assert code == 0, err
+    chosen = "image" if weights == "image" else tmp_path / "labelled"
+    options = ("--images", classes / "images", "--weights", chosen, "--strength", 1, "--task", "multiclass")
+    code, _, err = prn("refine", classes / "logits", "-o", tmp_path / "out", *options)
+    assert code == 0, err
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
+
+
+def test_labels_of_one_class_teach_nothing(prn: Command, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    for number in range(6):
+        Image.fromarray(np.full((96, 128), 255, np.uint8)).save(tmp_path / "labels" / f"m{number}.png")
+    line = ("train", folder / "logits", "--labels", tmp_path / "labels", "--images", folder / "images")
+    code, _, err = prn(*line, "--hide-scores", *SMALL, "-o", tmp_path / "run")
+    assert code == 1
+    assert "no map has both foreground and background: there is nothing to learn" in err
 
 
 def test_each_window_is_run_once_for_all_classes(classes: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from prn_cli.methods.image import repeated
 from prn_cli.methods.image.repeated import RepeatedRuns
 
 
@@ -50,13 +51,27 @@ def test_shapes_are_told_apart() -> None:
     assert len(runner.runs) == 3
 
 
-def test_what_was_kept_longest_goes_where_there_is_too_much() -> None:
+def test_where_there_is_no_room_only_what_is_kept_is_not_run_again() -> None:
     runner = Counting()
-    runs = RepeatedRuns(runner, 2, most=3 * 400)
+    runs = RepeatedRuns(runner, 3, most=3 * 400)
     maps = [np.full(100, number, np.float32) for number in range(5)]
-    for values in (*maps, *reversed(maps)):
-        np.testing.assert_array_equal(ask(runs, values), 2 * values)
-    assert 5 < len(runner.runs) < 10
+    for _ in range(3):  # classes take turns with a row of windows
+        for values in maps:
+            np.testing.assert_array_equal(ask(runs, values), 2 * values)
+    assert len(runner.runs) == 3 + 2 * 3
+    for _ in range(3):
+        ask(runs, maps[4])  # there is room again
+    assert len(runner.runs) == 3 + 2 * 3 + 1
+
+
+def test_what_nobody_comes_for_makes_room_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeated, "_FORGOTTEN", 4)
+    runner = Counting()
+    runs = RepeatedRuns(runner, 2, most=400)
+    ask(runs, np.zeros(100, np.float32))  # of a map that failed then
+    for _ in range(6):
+        ask(runs, np.ones(100, np.float32))
+    assert len(runner.runs) < 7
 
 
 def test_an_error_reaches_all_and_is_forgotten() -> None:

@@ -129,7 +129,7 @@ class ImageRefiner(NetworkRefiner):
     def field(self, windows: Windows) -> FloatMap:
         """The bias map; of weights that have not learned from the set or its scenes, what two views of it agree on."""
         found = consensus(fields_of_views(windows, self.bias, DECIDING)) if self.agrees else self.bias(windows)
-        level = self.levels[windows.plane]
+        level = self.levels[self._of(windows)]
         return np.where(found == 0, found, found - np.float32(level)) if level else found
 
     def bias(self, windows: Windows) -> FloatMap:
@@ -142,8 +142,12 @@ class ImageRefiner(NetworkRefiner):
             seen = logits[:, np.newaxis, *part]
             seen = hidden(seen, image) if self.hides else seen
             bias = self._repeated.run(["bias"], {"logits": seen, "image": image})[0]
-            found[:, *part] = np.where(np.isnan(seen[:, 0]), 0, bias[:, windows.plane])
+            found[:, *part] = np.where(np.isnan(seen[:, 0]), 0, bias[:, self._of(windows)])
         return found
+
+    def _of(self, windows: Windows) -> int:
+        """Which of the maps that the network finds is that of these windows."""
+        return windows.plane if len(self.levels) > 1 else 0
 
     def _unsure(self, logits: FloatMap) -> tuple[slice, slice] | None:
         """Rows and columns around all that the base model is not sure of; None if there is nothing."""

@@ -14,7 +14,8 @@ import numpy as np
 from prn_cli.methods.refiner import FloatMap, Runner
 
 MOST = 512 << 20
-"""Bytes that are kept, at most; what was kept longest goes first."""
+"""Bytes that are kept, at most."""
+_FORGOTTEN = 10_000  # runs after which nobody comes for what is kept: a map has failed
 
 Outputs: TypeAlias = list[FloatMap]
 
@@ -22,12 +23,15 @@ Outputs: TypeAlias = list[FloatMap]
 @dataclass
 class _Kept:
     left: int
-    size: int
+    asked: int
+    size: int = 0
     outputs: Future[Outputs] = field(default_factory=Future)
 
 
 class RepeatedRuns:
     """Runs a network once for inputs that are asked for so many times. Safe in threads.
+
+    Where so much is kept that there is no room for more, inputs are run each time that they come.
 
     Args:
         runner: of the network.
@@ -38,42 +42,48 @@ class RepeatedRuns:
     def __init__(self, runner: Runner, times: int, most: int = MOST) -> None:
         self._runner, self._times, self._most = runner, times, most
         self._kept: dict[bytes, _Kept] = {}
+        self._asked = 0
         self._lock = threading.Lock()
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, FloatMap]) -> Outputs:
         """The outputs, which are not to be written to; see `Runner.run`."""
         if self._times == 1:
             return self._runner.run(outputs, inputs)
-        digest = blake2b(repr([each.shape for each in inputs.values()]).encode(), digest_size=16)
-        for each in inputs.values():
-            digest.update(np.ascontiguousarray(each).data)
-        key = digest.digest()
+        key = _digest(inputs)
         with self._lock:
-            found = self._kept.get(key)
-            first = found is None
-            if found is None:
-                found = self._kept[key] = _Kept(self._times, 0)
-            found.left -= 1
-            if not found.left:
-                del self._kept[key]
+            found, first = self._ask(key)
+        if found is None:
+            return self._runner.run(outputs, inputs)
         if first:
             try:
-                found.outputs.set_result(self._runner.run(outputs, inputs))
+                result = self._runner.run(outputs, inputs)
             except BaseException as error:
                 found.outputs.set_exception(error)
                 with self._lock:
                     self._kept.pop(key, None)
                 raise
-            self._trim(found)
+            found.size = sum(output.nbytes for output in result)
+            found.outputs.set_result(result)
         return found.outputs.result()
 
-    def _trim(self, newest: _Kept) -> None:
-        """Forget what was kept longest, if there is too much."""
-        newest.size = sum(output.nbytes for output in newest.outputs.result())
-        with self._lock:
-            total = sum(kept.size for kept in self._kept.values())
-            for key, kept in list(self._kept.items()):
-                if total <= self._most:
-                    return
-                del self._kept[key]
-                total -= kept.size
+    def _ask(self, key: bytes) -> tuple[_Kept | None, bool]:
+        """What is kept of a run, or will be, and whether it has to be run for that; None where there is no room."""
+        self._asked += 1
+        found, first = self._kept.get(key), False
+        if found is None:
+            if sum(kept.size for kept in self._kept.values()) >= self._most:
+                self._kept = {k: v for k, v in self._kept.items() if self._asked - v.asked < _FORGOTTEN}
+                return None, True
+            found, first = _Kept(self._times, self._asked), True
+            self._kept[key] = found
+        found.left, found.asked = found.left - 1, self._asked
+        if not found.left:
+            del self._kept[key]
+        return found, first
+
+
+def _digest(inputs: Mapping[str, FloatMap]) -> bytes:
+    digest = blake2b(repr([each.shape for each in inputs.values()]).encode(), digest_size=16)
+    for each in inputs.values():
+        digest.update(np.ascontiguousarray(each).data)
+    return digest.digest()

@@ -34,9 +34,9 @@ from prn_cli.workflows.training.dataset import Dataset
 
 STRENGTH = 0.5
 """Of what the network finds."""
-LEAST_AGREEMENT, OF_CLASSES = 0.4, 0.25
-"""IoU of the network's masks and what it has learned, of one class, and the mean of several, below which it knows too
-little to be heard.
+LEAST_AGREEMENT, LEAST_KAPPA = 0.4, 0.4
+"""IoU of one class, and agreement beyond chance (Cohen 1960), of the network's masks and what it has learned, below which
+it knows too little to be heard.
 """
 MEASURED = 4 << 20
 """Pixels on which the network is compared with the base model, at most."""
@@ -68,20 +68,26 @@ def label(found: Dataset, chosen: Cut, folder: Path) -> Dataset:
         InputError: each mask is of one class.
     """
     store = Store(folder)
-    places, telling = [], False
+    places = []
     for planes in by_image(found.maps):
-        masks = _masks([m.logits for m in planes], chosen)
-        telling = telling or any((mask == 0).any() and (mask == 1).any() for mask in masks)
-        places += [store.put(mask) for mask in masks]
-    if not telling:
-        several = len(found.classes) > 1
-        what = "several classes" if several else "both foreground and background"
-        at = "" if several else f"cut at {chosen:g}, "
-        raise InputError(f"{at}no map has {what}: there is nothing to learn", hint="check the maps, and --input-kind")
+        places += [store.put(mask) for mask in _masks([m.logits for m in planes], chosen)]
     stored = store.mapped()
     labels = [place.view(stored) for place in places]
     maps = [replace(m, label=one, pseudo=one) for m, one in zip(found.maps, labels, strict=True)]
-    return replace(found, maps=maps)
+    labelled = replace(found, maps=maps)
+    check(labelled, "" if len(found.classes) > 1 or chosen == 0.5 else f"cut at {chosen:g}, ")
+    return labelled
+
+
+def check(found: Dataset, at: str = "") -> None:
+    """Check that there is something to learn from labels.
+
+    Raises:
+        InputError: each is of one class.
+    """
+    if not any((m.label == 0).any() and (m.label == 1).any() for m in found.maps):
+        what = "several classes" if len(found.classes) > 1 else "both foreground and background"
+        raise InputError(f"{at}no map has {what}: there is nothing to learn", hint="check the maps, and --input-kind")
 
 
 def said(chosen: Cut, classes: Sequence[str]) -> str:
@@ -184,9 +190,9 @@ def conclude(
         return (maps - levels[:, np.newaxis]).argmax(axis=0), levels
 
     known = learned != IGNORE
-    agreement = _agreement(learned[known], levelled(added)[0][known], classes)
-    least = LEAST_AGREEMENT if single else OF_CLASSES
-    strength = STRENGTH * (0.5 if undertrained else 1.0) if agreement >= least else 0.0
+    agreement, kappa = _agreement(learned[known], levelled(added)[0][known], classes)
+    heard = kappa >= LEAST_KAPPA and (agreement >= LEAST_AGREEMENT or not single)
+    strength = STRENGTH * (0.5 if undertrained else 1.0) if heard else 0.0
     applied = strength or STRENGTH  # on request
     refined, levels = levelled(scores + np.float32(applied) * added)
     changed = float((refined != base).mean()) if strength else 0.0
@@ -195,11 +201,15 @@ def conclude(
     return Transfer(strength, threshold, at, agreement, changed, undertrained, labelled)
 
 
-def _agreement(learned: NDArray[np.intp], seen: NDArray[np.intp], classes: NDArray[np.intp]) -> float:
-    """The mean IoU over the classes that there are."""
-    pairs = [(learned == c, seen == c) for c in classes]
-    found = [(one & other).sum() / (one | other).sum() for one, other in pairs if one.any()]
-    return float(np.mean(found)) if found else 0.0
+def _agreement(learned: NDArray[np.intp], seen: NDArray[np.intp], classes: NDArray[np.intp]) -> tuple[float, float]:
+    """The mean IoU over the classes that there are, and Cohen's kappa."""
+    count = int(classes[-1]) + 1
+    table = np.bincount(learned * count + seen, minlength=count * count).reshape(count, count) / max(len(learned), 1)
+    right, rows, columns = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+    there = classes[rows[classes] > 0]
+    iou = right[there] / (rows + columns - right)[there]
+    chance = float(rows @ columns)
+    return float(iou.mean()) if len(there) else 0.0, float((right.sum() - chance) / max(1 - chance, 1e-12))
 
 
 def _levels(refined: NDArray[np.float32], base: NDArray[np.intp], classes: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -54,6 +54,8 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
             own = own_masks.choose_cut(found)
             found = own_masks.label(found, own, options.out)
             begun.watch.note(own_masks.said(own, found.classes))
+        else:
+            own_masks.check(found)
         holdout = Holdout(found.maps, "nothing: what is learned was made of the scores")
     else:
         _first_figure(begun, found, cuts)
@@ -298,7 +300,9 @@ def _fingerprint(run: Run, holdout: Holdout, conditions: dict[str, Any]) -> dict
     # What a run has learned fits the layers that it had, and another prn may build others.
     layers = [(name, *tensor.shape) for name, tensor in run.network().state_dict().items()]
     settings = asdict(run.settings)
-    settings |= settings.pop("options") | {f"jitter_{name}": each for name, each in settings.pop("jitter").items()}
+    settings |= {name: value for name, value in settings.pop("options").items() if name != "planes"} | {
+        f"jitter_{name}": each for name, each in settings.pop("jitter").items()
+    }
     found = {f"--{name.replace('_', '-')}": str(value) for name, value in (settings | conditions).items()}
     maps = hashlib.sha256()
     for role, group in (("learn", holdout.learn), ("hold", holdout.hold)):
