@@ -1,7 +1,7 @@
 """What the images are worth without a single label: `prn train --labels none --images`, then `prn refine`.
 
     python bench/without_labels.py --logits DIR [DIR ...] --work DIR --pair NAME ... [--seconds 120] [--seeds 0]
-        [--task multiclass] [--apart] [--out table.md]
+        [--task multiclass] [--apart] [--shots 5] [--out table.md]
 
 Each DIR of logits holds a folder a pair of set and base model, with `train/` and `test/`, each with `logits/`,
 `labels/` and `images/`. The maps and images of both splits are learned from, as a user would who has no labels at
@@ -9,9 +9,11 @@ all; the labels of the test split measure, and nothing else looks at labels. Wit
 split alone are learned from: how good the weights are on new maps. Beside the base model at 0.5 and what was trained
 stands the first call, `prn refine` without weights: the threshold alone. Seconds are of one thread's processor, twice
 as many as are given, so that other programs make no difference; a machine of two cores takes about as long as given.
-With `--task multiclass`, pairs are of base models of several classes (`bench/class_models.py`), the first call shifts
-their logits, and figures are mIoU and accuracy. `seen` marks pairs whose figures were looked at while the method was
-made. Finished runs in `--work` are used again.
+With `--shots 5`, so many labelled maps of the training split are learned first, as `prn train --images --shots 5` does,
+and it is the masks that these weights make of all maps that are learned without labels; beside it stand these weights
+alone. With `--task multiclass`, pairs are of base models of several classes (`bench/class_models.py`), the first call
+shifts their logits, and figures are mIoU and accuracy. `seen` marks pairs whose figures were looked at while the method
+was made. Finished runs in `--work` are used again.
 """
 
 from __future__ import annotations
@@ -70,33 +72,63 @@ def figures_of(test: Path, masks: Path, base: Path, task: str) -> list[tuple[flo
     return [(100 * cell["value"], 100 * cell["difference"]["value"]) for cell in cells]
 
 
-def measure(place: Path, work: Path, seconds: float, seed: int, task: str, *, apart: bool) -> dict[str, Any]:
+def refined_by_few(place: Path, whole: Path, work: Path, name: str, shots: int, seed: int, task: str) -> Path:
+    """Learn a few labelled maps, and refine all maps of a set: a folder of probabilities, images, and masks."""
+    train, folder, run = place / "train", work / "few" / name, work / "runs" / f"{name}-few"
+    same: dict[str, Any] = {"task": task, "overwrite": True, "threads": 1}
+    learn = {"labels": train / "labels", "images": train / "images", "shots": shots, "seed": seed, "out": run}
+    prn_cli.train(train / "logits", **learn, **same)
+    made = {"out": folder / "masks", "probabilities": folder / "logits", "images": whole / "images", "weights": run}
+    prn_cli.refine(whole / "logits", **made, **same)
+    if not (folder / "images").exists():
+        (folder / "images").symlink_to((whole / "images").resolve())
+    return folder
+
+
+def of_split(folder: Path, split: Path, to: Path) -> Path:
+    """The files of a folder that are of a split, as links in a folder of their own."""
+    to.mkdir(parents=True, exist_ok=True)
+    stems = {path.stem for path in (split / "logits").iterdir()}
+    for path in folder.iterdir():
+        if path.stem in stems and not (to / path.name).exists():
+            (to / path.name).symlink_to(path.resolve())
+    return to
+
+
+def measure(
+    place: Path, work: Path, seconds: float, seed: int, task: str, *, apart: bool, shots: int | None
+) -> dict[str, Any]:
     """Train without labels, refine the test split with and without, and score both."""
-    name = f"{place.name}-{seconds:g}-{seed}{'-apart' if apart else ''}"
+    name = f"{place.name}-{seconds:g}-{seed}{'-apart' if apart else ''}{f'-{shots}' if shots else ''}"
     record, run = work / f"{name}.json", work / "runs" / name
     if record.exists():
         return dict(json.loads(record.read_text()))
-    clock.source = time.process_time
     splits = ["train"] if apart else ["train", "test"]
     whole, test = one_folder(place, work / "sets" / "-".join([place.name, *splits]), splits), place / "test"
+    same: dict[str, Any] = {"task": task, "overwrite": True, "threads": 1}
+    masks = {way: work / "masks" / f"{name}-{way}" for way in ("first", "refined")}
+    scores = test / "logits"
+    if shots:
+        whole = refined_by_few(place, whole, work, name, shots, seed, task)
+        scores = of_split(whole / "logits", test, whole / "test")
+        masks["first"] = of_split(whole / "masks", test, whole / "test-masks")
+        same["input_kind"] = "probabilities"
+    clock.source = time.process_time
     if not (run / "model.json").exists():
         prn_cli.train(
             whole / "logits",
             labels="none",
             images=whole / "images",
             time_budget=f"{2 * seconds}s",
-            task=task,
             seed=seed,
-            threads=1,
-            overwrite=True,
             out=run,
+            **same,
         )
     card = json.loads((run / "model.json").read_text())
     clock.source = time.monotonic
-    masks = {way: work / "masks" / f"{name}-{way}" for way in ("first", "refined")}
-    same: dict[str, Any] = {"task": task, "overwrite": True, "threads": 1}
-    prn_cli.refine(test / "logits", out=masks["first"], **same)
-    prn_cli.refine(test / "logits", out=masks["refined"], images=test / "images", weights=run, **same)
+    if not shots:
+        prn_cli.refine(scores, out=masks["first"], **same)
+    prn_cli.refine(scores, out=masks["refined"], images=test / "images", weights=run, **same)
     result = {
         "pair": place.name,
         "took": card["seconds"] / 2,
@@ -112,7 +144,7 @@ def measure(place: Path, work: Path, seconds: float, seed: int, task: str, *, ap
     return result
 
 
-def tables(results: Sequence[dict[str, Any]], task: str) -> str:
+def tables(results: Sequence[dict[str, Any]], task: str, shots: int | None) -> str:
     """By pair, and the means."""
     names = tuple(FIGURES[task])
     rows = []
@@ -131,7 +163,7 @@ def tables(results: Sequence[dict[str, Any]], task: str) -> str:
                 str(r["steps"]),
             ]
         )
-    heading = ["pair", "base at 0.5", "first call", "with the images"]
+    heading = ["pair", "base at 0.5", "so many labels" if shots else "first call", "with the images"]
     by_pair = markdown([*heading, *(f"added: {name}" for name in names), "agreement", "steps"], rows)
     over = []
     groups = {"all": results, "not seen": [r for r in results if r["pair"] not in SEEN]}
@@ -166,18 +198,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--task", choices=FIGURES, default="binary")
     parser.add_argument("--apart", action="store_true", help="learn from the training split alone")
+    parser.add_argument("--shots", type=int, help="learn so many labelled maps first")
     parser.add_argument("--out", type=Path, help="write the tables here too")
     given = parser.parse_args()
     for kind in ("runs", "masks", "sets"):
         (given.work / kind).mkdir(parents=True, exist_ok=True)
     places = [next(d / name for d in given.logits if (d / name).is_dir()) for name in given.pair]
     results = [
-        measure(place, given.work, given.seconds, seed, given.task, apart=given.apart)
+        measure(place, given.work, given.seconds, seed, given.task, apart=given.apart, shots=given.shots)
         for seed in given.seeds
         for place in places
     ]
     seeds = ", ".join(map(str, given.seeds))
-    text = f"{tables(results, given.task)}\n\nSeeds {seeds}; {given.seconds:g} s of two cores; {machine()}."
+    text = (
+        f"{tables(results, given.task, given.shots)}\n\nSeeds {seeds}; {given.seconds:g} s of two cores; {machine()}."
+    )
     print(text)
     if given.out:
         given.out.write_text(text + "\n")

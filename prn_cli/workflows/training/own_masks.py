@@ -35,8 +35,8 @@ from prn_cli.workflows.training.dataset import Dataset
 STRENGTH = 0.5
 """Of what the network finds."""
 LEAST_AGREEMENT, LEAST_KAPPA = 0.4, 0.4
-"""IoU of one class, and agreement beyond chance (Cohen 1960), of the network's masks and what it has learned, below which
-it knows too little to be heard.
+"""IoU of one class, and agreement beyond chance (Cohen 1960), of the masks found and what was learned, below which
+the network knows too little to be heard.
 """
 MEASURED = 4 << 20
 """Pixels on which the network is compared with the base model, at most."""
