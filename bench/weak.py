@@ -299,7 +299,9 @@ def draw(work: Path, stems: list[str], out: Path) -> None:
         full = np.concatenate((COLOURS, np.zeros((251, 3), np.uint8)))
         rows.append(np.hstack([image, warm.astype(np.uint8), *(full[each] for each in numbers)]))
     picture = np.vstack(rows)
-    Image.fromarray(picture).resize((picture.shape[1] * 3 // 2, picture.shape[0] * 3 // 2)).save(out, optimize=True)
+    Image.fromarray(picture).resize((picture.shape[1] * 3 // 2, picture.shape[0] * 3 // 2)).quantize(200).save(
+        out, optimize=True
+    )
 
 
 def bench_seed(work: Path, name: str, seed: int, networks: list[str]) -> None:

@@ -37,7 +37,7 @@ from prn_cli.execution import clock
 HARM = -0.2
 SEEN = {"kvasir_polyp", "epfl_roads", "nuclei", "dubai_building", "dubai_road", "camvid_road_a", "camvid_tree_c"}
 SEEN |= {"camvid_building_d", "flood_a", "flood_c", "cracks_c", "plants_a", "pets_d", "vegas_roads_a", "retina_b"}
-SEEN |= {"city_roads_b", "city_blocks_a"}
+SEEN |= {"city_roads_b", "city_blocks_a", "dubai_multiclass"}
 FIGURES = {
     "binary": {
         "pooled IoU": ("pooled", "iou"),
