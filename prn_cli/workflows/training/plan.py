@@ -169,7 +169,7 @@ def _measured(run: Run, plan: Plan, budget: Budget) -> Plan:
     end = min(_EXPORTS * (now() - began), _MOST * (budget.seconds or math.inf))
     pace = parallel.agreed(seconds_per_step(network, learn, run.settings, run.device))
     timed = replace(plan, pace=pace, end=parallel.agreed(end))
-    if not run.options.unlabelled:
+    if not run.options.of_scores:
         return timed
     pixels = min(MEASURED, sum(m.label.size for m in learn))
     return replace(timed, end=timed.end + timed.per_pixel * pixels)
