@@ -92,7 +92,8 @@ def export_weights(options: ExportOptions) -> tuple[Path, dict[str, Any]]:
     found = find_tensors(str(options.file), "FILE")
     network, description = load_network(found.path)
     learned = {key: value for key, value in description.items() if key in LEARNED}
-    out = options.out or found.path.parent / f"{found.path.stem}-export"
+    beside = options.file if options.file.is_dir() else options.file.parent  # not where shipped weights are
+    out = options.out or beside / f"{found.path.stem}-export"
     card = {name: value for name, value in found.card.items() if name != "files"}
     return _export(network, out, {**card, "exported_from": found.path.name}, learned)
 

@@ -83,6 +83,12 @@ def test_crops_are_no_larger_than_the_maps(folder: Path) -> None:
         assert json.loads(done.stdout)["settings"]["crop"] == taken
 
 
+def test_shipped_weights_are_exported_here_and_not_beside_themselves(tmp_path: Path) -> None:
+    done = prn(tmp_path, "weights", "export", "image")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "image-export" / "model.onnx").is_file()
+
+
 def test_a_killed_run_resumes_to_the_same_weights(folder: Path, signalled) -> None:
     options = ("train", *SMALL, "--epochs", "6")
     whole = prn(folder, *options, "-o", "whole", "--json")
