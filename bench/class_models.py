@@ -23,7 +23,7 @@ from common import DATA
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from weak import SETS
+from weak import SETS, numbers_of
 
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.metrics.classes import count_classes, mean_iou
@@ -33,12 +33,8 @@ CROP, BATCH = 160, 6
 
 def images_of(name: str, data: Path) -> list[tuple[Path, NDArray[np.uint8], NDArray[np.uint8]]]:
     """Path, image and class numbers of every image of a set, in the order of a hash of their names."""
-    made = SETS[name]
-    numbers = np.zeros(256, np.uint8)
-    for number, values in enumerate(made.classes.values()):
-        numbers[list(values)] = number
-    numbers[list(made.ignored)] = IGNORE
-    found = []
+    made, found = SETS[name], []
+    numbers = numbers_of(made)
     for path in sorted((data / made.folder / "images").iterdir(), key=lambda path: zlib.crc32(path.stem.encode())):
         label = np.asarray(Image.open(data / made.folder / "labels" / f"{path.stem}.png"))
         found.append((path, np.asarray(Image.open(path).convert("RGB")), numbers[label]))

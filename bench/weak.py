@@ -102,6 +102,15 @@ SETS = {
 }
 
 
+def numbers_of(made: WeakSet) -> NDArray[np.uint8]:
+    """The class number of each value in the labels of a set, (256,)."""
+    numbers = np.zeros(256, np.uint8)
+    for number, values in enumerate(made.classes.values()):
+        numbers[list(values)] = number
+    numbers[list(made.ignored)] = IGNORE
+    return numbers
+
+
 def cut_tiles(name: str, work: Path, data: Path) -> None:
     """Write the tiles of a set: images, labels and, of the training split, tags."""
     made = SETS[name]
@@ -109,10 +118,7 @@ def cut_tiles(name: str, work: Path, data: Path) -> None:
     random = np.random.default_rng(0)
     random.shuffle(images)  # type: ignore[arg-type]
     scenes = {"train": images[: 2 * len(images) // 3], "test": images[2 * len(images) // 3 :]}
-    numbers = np.full(256, 0, np.uint8)
-    for number, values in enumerate(made.classes.values()):
-        numbers[list(values)] = number
-    numbers[list(made.ignored)] = IGNORE
+    numbers = numbers_of(made)
     for split, files in scenes.items():
         found = []
         for path in files:
