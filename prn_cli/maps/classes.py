@@ -15,6 +15,8 @@ v = u gives p' = p, and the class is the base model's. Of two classes, u_0 = -u_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,11 +77,13 @@ def recombine(refined: FloatMaps) -> FloatMaps:
     return np.asarray(shares, np.float32)
 
 
-def choose(scores: FloatMaps) -> NDArray[np.uint8]:
+def choose(scores: FloatMaps, offsets: Sequence[float] = ()) -> NDArray[np.uint8]:
     """The class of every pixel, `(h, w)` uint8: that of the greatest score `(C, h, w)`, the first of several.
 
-    255 where a score is NaN.
+    255 where a score is NaN. Offsets, if there are any, are taken from the scores of each class before.
     """
+    if offsets:
+        scores = scores - np.array(offsets, np.float32)[:, None, None]
     invalid = np.isnan(scores).any(axis=0)
     chosen: NDArray[np.uint8] = scores.argmax(axis=0).astype(np.uint8)
     chosen[invalid] = IGNORE

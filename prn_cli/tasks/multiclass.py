@@ -243,10 +243,7 @@ class Multiclass(Task):
         return finish_class_ramp(ramp, logits, links)
 
     def cut(self, rows: Rows, threshold: Cut) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        refined = rows.refined
-        if isinstance(threshold, tuple):
-            refined = refined - np.array(threshold, np.float32)[:, None, None]
-        return choose(refined), choose(rows.logits)
+        return choose(rows.refined, threshold if isinstance(threshold, tuple) else ()), choose(rows.logits)
 
     def content(self, values: tuple[int, int], palette: NDArray[np.uint8] | None = None) -> dict[str, Any]:
         return {"dtype": "uint8", "nodata": IGNORE, "palette": palette}

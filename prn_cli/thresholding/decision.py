@@ -216,6 +216,11 @@ class ClassDecision:
     gains: FloatArray
     confidence: float
 
+    @property
+    def cut(self) -> float | tuple[float, ...]:
+        """The offsets; 0.5 if classes stay as they are."""
+        return tuple(self.offsets.tolist()) if self.offsets.any() else 0.5
+
     @classmethod
     def none(cls, classes: int) -> ClassDecision:
         """All classes stay as they are."""

@@ -167,19 +167,21 @@ class ClassOffsets:
     @property
     def cut(self) -> float | tuple[float, ...]:
         """The offsets; 0.5 if classes stay as they are."""
-        offsets = self.decision.offsets
-        return tuple(offsets.tolist()) if offsets.any() else 0.5
+        return self.decision.cut
 
     def __str__(self) -> str:
         """For people, in a line."""
-        if self.cut == 0.5:
+        if not isinstance(self.cut, tuple):
             return "the greatest score counts: nothing in the scores says that a class needs an offset"
-        pairs = zip(self.names, self.decision.offsets, strict=True)
-        offsets = ", ".join(f"{name} {-offset:+.2g}" for name, offset in pairs if offset)
         return (
-            f"logits shifted by {offsets}, chosen without labels for {_maps(self.maps)}: "
+            f"logits shifted by {shifts(self.names, self.cut)}, chosen without labels for {_maps(self.maps)}: "
             f"{100 * self.decision.gains.mean():+.1f} points of mean {_SCORES[self.score]} expected"
         )
+
+
+def shifts(names: Sequence[str], offsets: Sequence[float]) -> str:
+    """What is added to the logits of the classes that are shifted, for people."""
+    return ", ".join(f"{name} {-offset:+.2g}" for name, offset in zip(names, offsets, strict=True) if offset)
 
 
 def decide_threshold(sample: Refined, score: Score, evidence: Evidence | None = None) -> SetDecision:

@@ -207,15 +207,15 @@ class TrainOptions(ReadOptions, TaskOptions, RunOptions):
         return self.labels == Path(NO_LABELS) and not self.labels.exists()
 
     @property
-    def of_scores(self) -> bool:
-        """Whether what is learned was made of the scores, here or before."""
-        return self.unlabelled or self.hide_scores
+    def of_scores(self) -> str:
+        """The option that says that what is learned was made of the scores, here or before; empty if it was not."""
+        return "--labels none" if self.unlabelled else "--hide-scores" if self.hide_scores else ""
 
     def _check_of_scores(self) -> None:
         """Refuse what needs labels that know more than the scores, where there are none."""
-        if not self.of_scores:
+        what = self.of_scores
+        if not what:
             return
-        what = "--labels none" if self.unlabelled else "--hide-scores"
         if self.images is None:
             raise UsageError(f"{what} learns from the images", hint="give --images DIR")
         if self.task == "saliency":

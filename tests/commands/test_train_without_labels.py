@@ -18,6 +18,7 @@ from prn_cli.methods.recipe import build
 from prn_cli.methods.torch_runner import TorchRunner
 from prn_cli.methods.weights import find_weights
 from prn_cli.refinement.rows import refine_map
+from prn_cli.tasks import find_task
 from prn_cli.training.augment import TrainingMap
 from prn_cli.workflows.training import own_masks
 from prn_cli.workflows.training.dataset import Dataset
@@ -36,18 +37,22 @@ def scene(seed: int, height: int = 96, width: int = 128) -> tuple[np.ndarray, np
     return shape > 0, image.clip(0, 255).astype(np.uint8), (2 * shape + patches).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("set")
+def written(made: Path, make: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]], foreground: int) -> Path:
+    """Six maps with images and true masks, whose first rows have no scores."""
     for name in ("logits", "images", "truth"):
         (made / name).mkdir()
     for number in range(6):
-        truth, image, logits = scene(number)
-        logits[:4] = np.nan
+        truth, image, logits = make(number)
+        logits[..., :4, :] = np.nan
         np.save(made / "logits" / f"m{number}.npy", logits)
         Image.fromarray(image.transpose(1, 2, 0)).save(made / "images" / f"m{number}.png")
-        Image.fromarray((truth * 255).astype(np.uint8)).save(made / "truth" / f"m{number}.png")
+        Image.fromarray((truth * foreground).astype(np.uint8)).save(made / "truth" / f"m{number}.png")
     return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("set"), scene, 255)
 
 
 def train(prn: Command, folder: Path, out: Path, *more: object) -> tuple[int, str, str]:
@@ -141,7 +146,7 @@ def test_own_masks_are_cut_where_the_set_would_be(tmp_path: Path) -> None:
         blank = np.where(np.isnan(logits), 255, 0).astype(np.uint8)
         maps.append(TrainingMap(f"m{number}", logits, blank, blank))
     threshold = own_masks.choose_cut(Dataset(maps, {}))
-    found = own_masks.label(Dataset(maps, {}), threshold, tmp_path)
+    found = own_masks.label(Dataset(maps, {}), find_task("binary"), threshold, tmp_path)
     cut = np.log(threshold / (1 - threshold))
     for m in found.maps:
         assert m.pseudo is m.label
@@ -346,16 +351,7 @@ def scores_of_classes(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("classes")
-    for name in ("logits", "images", "truth"):
-        (made / name).mkdir()
-    for number in range(6):
-        truth, image, logits = scores_of_classes(number)
-        logits[:, :4] = np.nan
-        np.save(made / "logits" / f"m{number}.npy", logits)
-        Image.fromarray(image.transpose(1, 2, 0)).save(made / "images" / f"m{number}.png")
-        Image.fromarray(truth).save(made / "truth" / f"m{number}.png")
-    return made
+    return written(tmp_path_factory.mktemp("classes"), scores_of_classes, 1)
 
 
 def test_all_classes_are_found_at_once(prn: Command, classes: Path, tmp_path: Path) -> None:
@@ -375,7 +371,7 @@ def test_all_classes_are_found_at_once(prn: Command, classes: Path, tmp_path: Pa
     assert found[0][255] == found[1][255] == 6 * 4 * 128
 
 
-def test_noise_is_not_heard(prn: Command, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two classes of half the map each, two masks that know nothing of each other have an IoU of a third."""
     random = np.random.default_rng(0)
     scores, found = random.normal(0, 2, (2, 2, 40_000)).astype(np.float32)

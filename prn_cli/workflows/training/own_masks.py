@@ -1,4 +1,4 @@
-"""Training without labels: the base model's own masks are learned from the images, with the scores hidden.
+"""Training without labels, or from labels of the scores: these are learned from the images, with the scores hidden.
 
 What a base model gets wrong by chance, or by place, the images of the whole set do not bear out; what it gets right,
 they do. So a network that has to find the masks in the images alone errs elsewhere, and both together err less.
@@ -24,12 +24,13 @@ from prn_cli.maps.probabilities import logit
 from prn_cli.methods import refiner_of
 from prn_cli.methods.torch_runner import TorchRunner
 from prn_cli.refinement.rows import cut, refine_map
-from prn_cli.tasks import Cut
+from prn_cli.tasks import Cut, Task
 from prn_cli.thresholding.calibration import expect
 from prn_cli.thresholding.decision import CLASS_PIXELS, ClassSample, decide, decide_class_set
 from prn_cli.thresholding.logit_statistics import measure, no_statistics
 from prn_cli.thresholding.sampling import sample_maps, sample_windows
 from prn_cli.training.augment import TrainingMap
+from prn_cli.workflows.decide import shifts
 from prn_cli.workflows.training.dataset import Dataset
 
 STRENGTH = 0.5
@@ -50,17 +51,17 @@ def choose_cut(found: Dataset) -> Cut:
     maps = [[m.logits for m in planes] for planes in by_image(found.maps) if planes[0].name in drawn]
     if len(found.classes) > 1:
         most = CLASS_PIXELS // len(maps)
-        offsets = decide_class_set([ClassSample.of(np.stack(planes), most) for planes in maps]).offsets
-        return tuple(offsets.tolist()) if offsets.any() else 0.5
+        return decide_class_set([ClassSample.of(np.stack(planes), most) for planes in maps]).cut
     statistics = sum((measure(logits) for planes in maps for logits in planes), no_statistics())
     return decide(statistics.counts, expect(statistics)).threshold
 
 
-def label(found: Dataset, chosen: Cut, folder: Path) -> Dataset:
+def label(found: Dataset, task: Task, chosen: Cut, folder: Path) -> Dataset:
     """Label maps by their own scores.
 
     Args:
         found: maps; those of one image, one a class, follow each other.
+        task: that they are of.
         chosen: where they are cut, see `choose_cut`.
         folder: on whose disk the labels are kept as long as they are needed.
 
@@ -70,7 +71,12 @@ def label(found: Dataset, chosen: Cut, folder: Path) -> Dataset:
     store = Store(folder)
     places = []
     for planes in by_image(found.maps):
-        places += [store.put(mask) for mask in _masks([m.logits for m in planes], chosen)]
+        if task.several:
+            mask = choose(np.stack([m.logits for m in planes]), chosen if isinstance(chosen, tuple) else ())
+        else:
+            assert not isinstance(chosen, tuple)
+            mask = cut(planes[0].logits, chosen)
+        places += [store.put(plane) for plane in task.label_planes(mask)]
     stored = store.mapped()
     labels = [place.view(stored) for place in places]
     maps = [replace(m, label=one, pseudo=one) for m, one in zip(found.maps, labels, strict=True)]
@@ -93,8 +99,7 @@ def check(found: Dataset, at: str = "") -> None:
 def said(chosen: Cut, classes: Sequence[str]) -> str:
     """How maps were labelled, for people."""
     if isinstance(chosen, tuple):
-        offsets = ", ".join(f"{name} {-offset:+.2g}" for name, offset in zip(classes, chosen, strict=True) if offset)
-        return f"base masks by logits shifted by {offsets}, the offsets of these maps without labels"
+        return f"base masks by logits shifted by {shifts(classes, chosen)}, the offsets of these maps without labels"
     if len(classes) > 1:
         return "base masks by the greatest score"
     return f"base masks cut at {chosen:g}, the threshold of these maps without labels"
@@ -103,17 +108,6 @@ def said(chosen: Cut, classes: Sequence[str]) -> str:
 def by_image(maps: Sequence[TrainingMap]) -> list[list[TrainingMap]]:
     """The maps of each image, one a class."""
     return [list(planes) for _, planes in groupby(maps, key=lambda m: m.name)]
-
-
-def _masks(planes: Sequence[NDArray[np.float32]], chosen: Cut) -> list[NDArray[np.uint8]]:
-    """The mask of each class: 0, 1, and 255 where a map is invalid."""
-    if len(planes) == 1 and isinstance(chosen, float):
-        return [cut(planes[0], chosen)]
-    logits = np.stack(planes)
-    if isinstance(chosen, tuple):
-        logits -= np.array(chosen, np.float32)[:, None, None]
-    numbers = choose(logits)
-    return [np.where(numbers == IGNORE, numbers, numbers == number).astype(np.uint8) for number in range(len(planes))]
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Run:
         threads: of the CPU.
         watch: is told of progress.
         budget: of time.
+        multiple: crops may be smaller, by multiples of this, px; 0 if they may not.
         fingerprint: all that the result depends on, by what users call it; empty until the maps are known.
     """
 
@@ -61,6 +62,7 @@ class Run:
     threads: int
     watch: Watch
     budget: Budget
+    multiple: int = 0
     fingerprint: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -52,7 +52,8 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
         own = 0.5  # of labels that were made of the scores as they are
         if options.unlabelled:
             own = own_masks.choose_cut(found)
-            found = own_masks.label(found, own, options.out)
+            task = replace(find_task(options.task), names=tuple(found.classes))
+            found = own_masks.label(found, task, own, options.out)
             begun.watch.note(own_masks.said(own, found.classes))
         else:
             own_masks.check(found)
@@ -75,13 +76,7 @@ def run(options: TrainOptions, watch: Watch, began: float) -> TrainResult:
         about = {"left_out": [name for name, _ in failures], "unused": found.unused}
         about["not_counted"] = dict(found.account.not_counted)
         card = _export(
-            ready,
-            found.classes,
-            holdout,
-            outcome,
-            cuts=cuts,
-            own=own,
-            about={"conditions": conditions, "data": about},
+            ready, found.classes, holdout, outcome, cuts=cuts, own=own, about={"conditions": conditions, "data": about}
         )
     images = len(names_of([*holdout.learn, *holdout.hold])) + len(failures)
     verdict = f"{len(failures)} of {images} maps could not be used" if failures else ""
@@ -122,8 +117,7 @@ def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
     if options.of_scores and not recipe_of(options.method).learns_without_labels:
         able = " or ".join(name for name in METHODS if recipe_of(name).learns_without_labels)
         hint = "leave --network out" if options.start_from is None else f"leave --from out, or name weights of {able}"
-        what = "--labels none" if options.unlabelled else "--hide-scores"
-        raise UsageError(f"{what} is for --network {able}", hint=hint)
+        raise UsageError(f"{options.of_scores} is for --network {able}", hint=hint)
     bands = 0 if options.images is None else _image_bands(options, options.images)
     if start is not None and start.bands != bands:
         given = f"and --images gives {_bands(bands)}" if bands else "expected --images"
@@ -137,7 +131,7 @@ def _begin(options: TrainOptions, watch: Watch, began: float) -> Run:
     if options.crop % multiple:
         raise UsageError(f"--crop {options.crop}, expected a multiple of {multiple} for --network {options.method}")
     folder.check(options.out, resume=options.resume, overwrite=options.overwrite)
-    return begun
+    return begun if begun.recipe.reduced_side(network) else replace(begun, multiple=multiple)
 
 
 def _started(options: TrainOptions) -> tuple[TrainOptions, Start | None]:
@@ -189,7 +183,7 @@ def _settings(options: TrainOptions, method: Options) -> Settings:
 def _settled(run: Run, holdout: Holdout, classes: int) -> Settings:
     """The settings for these maps; training that starts from weights is short and gentle."""
     options = run.options
-    method = run.recipe.for_labels(run.settings.options, of_scores=options.of_scores, classes=classes)
+    method = run.recipe.for_labels(run.settings.options, of_scores=bool(options.of_scores), classes=classes)
     crop = _crop(run, holdout)
     settings = replace(run.settings, options=method, crop=crop, choose_epoch=bool(holdout.hold))
     maps = len(names_of([*holdout.learn, *holdout.hold]))
@@ -211,11 +205,10 @@ def _settled(run: Run, holdout: Holdout, classes: int) -> Settings:
 
 def _crop(run: Run, holdout: Holdout) -> int:
     """Side of the crops: no larger than the maps, unless the network's windows have a side of their own."""
-    network, asked = run.network(), run.settings.crop
-    if run.recipe.reduced_side(network):
-        return asked
+    if not run.multiple:
+        return run.settings.crop
     largest = max(max(m.label.shape) for m in holdout.learn)
-    return max(min(asked, round_up(largest, network.multiple)), LEAST_CROP)
+    return max(min(run.settings.crop, round_up(largest, run.multiple)), LEAST_CROP)
 
 
 def _read(run: Run) -> tuple[Dataset, Dataset | None]:
@@ -300,9 +293,8 @@ def _fingerprint(run: Run, holdout: Holdout, conditions: dict[str, Any]) -> dict
     # What a run has learned fits the layers that it had, and another prn may build others.
     layers = [(name, *tensor.shape) for name, tensor in run.network().state_dict().items()]
     settings = asdict(run.settings)
-    settings |= {name: value for name, value in settings.pop("options").items() if name != "planes"} | {
-        f"jitter_{name}": each for name, each in settings.pop("jitter").items()
-    }
+    settings |= settings.pop("options") | {f"jitter_{name}": each for name, each in settings.pop("jitter").items()}
+    settings.pop("planes", None)  # no option: it follows from the classes
     found = {f"--{name.replace('_', '-')}": str(value) for name, value in (settings | conditions).items()}
     maps = hashlib.sha256()
     for role, group in (("learn", holdout.learn), ("hold", holdout.hold)):
