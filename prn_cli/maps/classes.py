@@ -88,3 +88,9 @@ def choose(scores: FloatMaps, offsets: Sequence[float] = ()) -> NDArray[np.uint8
     chosen: NDArray[np.uint8] = scores.argmax(axis=0).astype(np.uint8)
     chosen[invalid] = IGNORE
     return chosen
+
+
+def masks_of(chosen: NDArray[np.uint8], classes: int) -> list[NDArray[np.uint8]]:
+    """The mask of each class against the rest, `(h, w)` uint8 each: 0, 1, 255 ignore; from class numbers."""
+    ignored = chosen == IGNORE
+    return [np.where(ignored, np.uint8(IGNORE), (chosen == number).view(np.uint8)) for number in range(classes)]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import InputError
-from prn_cli.maps.classes import FloatMaps, choose
+from prn_cli.maps.classes import FloatMaps, choose, masks_of
 from prn_cli.maps.pixels import IGNORE
 from prn_cli.maps.tiles import Window
 from prn_cli.metrics import classes as counting
@@ -176,10 +176,7 @@ class Multiclass(Task):
         return list(values)
 
     def label_planes(self, label: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
-        ignored = label == IGNORE
-        return [
-            np.where(ignored, np.uint8(IGNORE), (label == number).view(np.uint8)) for number in range(len(self.names))
-        ]
+        return masks_of(label, len(self.names))
 
     def open_scores(self, path: Path, reading: Reading, *, plane: int | None = None, **beside: Any) -> ScoreMap:
         scores: ScoreMap

@@ -40,6 +40,16 @@ class Jitter:
     shift: float = 0.5
 
 
+def by_image(maps: Sequence[TrainingMap]) -> list[list[TrainingMap]]:
+    """The maps of each image, or of each part of one, a class each: these follow each other."""
+    found: list[list[TrainingMap]] = []
+    for one in maps:
+        if one.plane == 0 or not found:
+            found.append([])
+        found[-1].append(one)
+    return found
+
+
 def reduced_copies(maps: Sequence[TrainingMap], side: int) -> list[TrainingMap]:
     """Copies of the maps that are larger, of at most `side` px a side, as a pass over the whole map sees them."""
     return [_reduced(one, side) for one in maps if max(one.label.shape) > side]

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.blend import strengthen
 from prn_cli.maps.pixels import IGNORE
+from prn_cli.maps.tiles import row_bands
+from prn_cli.metrics.classes import mean_of_present
 from prn_cli.metrics.intervals import resample
 from prn_cli.metrics.regions import iou
 from prn_cli.thresholding.decision import WORTHWHILE, utility
@@ -65,6 +67,34 @@ def tally(logits: FloatMap, refined: FloatMap, label: NDArray[np.uint8], thresho
     return counts
 
 
+def tally_classes(logits: FloatMap, refined: FloatMap, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count what every strength would give on one map of several classes, of which the greatest score counts.
+
+    Args:
+        logits: the base model's, `(C, h, w)` float32, one class against the rest each, NaN where invalid.
+        refined: the whole correction's, the same.
+        labels: `(C, h, w)` uint8, the same: 0, 1, 255 ignore.
+
+    Returns:
+        `(C, S, 3, 4)` int64, see `tally`; the cuts make no difference.
+    """
+    classes, height, width = logits.shape
+    counts = np.zeros((classes, len(STRENGTHS), CUTS, 4), np.int64)
+    for band in row_bands(height, width):
+        rows = band.slices[0]
+        base, whole, label = logits[:, rows], refined[:, rows], labels[:, rows]
+        valid = (label[0] != IGNORE) & ~np.isnan(base).any(axis=0)
+        base, whole, true = base[:, valid], whole[:, valid], label[:, valid].argmax(axis=0)
+        for number, strength in enumerate(STRENGTHS):
+            chosen = strengthen(base, whole, strength).argmax(axis=0)
+            found, positives, tp = (
+                np.bincount(which, minlength=classes) for which in (chosen, true, true[chosen == true])
+            )
+            cells = tp, found - tp, positives - tp, len(true) - positives - found + tp
+            counts[:, number] += np.stack(cells, axis=-1)[:, np.newaxis]
+    return counts
+
+
 @dataclass(frozen=True)
 class Choice:
     """A strength and a threshold, with what they gain on the maps that they were chosen on.
@@ -75,8 +105,11 @@ class Choice:
         own: the base model's own threshold, by the labels.
         gain: change of the pooled IoU over the base model at 0.5.
         added: the network's share of it; the rest is the threshold's.
-        groups: change of the pooled IoU, scene by scene, or class by class.
-        strengths: mean over the groups for every strength of `STRENGTHS`, with the best of its thresholds.
+        groups: change of the pooled IoU, scene by scene and class by class.
+        strengths: mean over the scenes for every strength of `STRENGTHS`, with the best of its thresholds.
+        promising: whether some strength gains more on average than what was chosen: perhaps by chance, or not
+            everywhere.
+        scenes: how many there are.
         cell: of the counts that were chosen: strength and threshold, as indices.
         floor: the same of the best without the network.
     """
@@ -88,14 +121,10 @@ class Choice:
     strengths: dict[str, float]
     own: float = 0.5
     added: float = 0.0
+    promising: bool = False
+    scenes: int = 1
     cell: tuple[int, int] = (0, 0)
     floor: tuple[int, int] = (0, 0)
-
-    @property
-    def promising(self) -> bool:
-        """Whether some strength gains more on average than what was chosen: perhaps by chance, or not everywhere."""
-        chosen = sum(self.groups.values()) / len(self.groups)
-        return max((gain for strength, gain in self.strengths.items() if strength != "0"), default=0.0) > max(chosen, 0)
 
 
 @dataclass(frozen=True)
@@ -103,7 +132,7 @@ class Limits:
     """What bounds the choice.
 
     Attributes:
-        images: how many maps there are, where the counts have several rows for each, of parts or classes; 0 if one.
+        images: how many maps there are, where what was counted are parts of them; 0 if it is whole maps.
         any_threshold: whether the threshold may leave 0.5; of several classes, the greatest score counts instead.
         strength: at most.
     """
@@ -115,8 +144,9 @@ class Limits:
 
 def choose(
     counts: NDArray[np.int64],
-    groups: Sequence[str],
+    scenes: Sequence[str],
     *,
+    classes: Sequence[str] = ("",),
     own: float = 0.5,
     limits: Limits = Limits(),
     seed: int = 0,
@@ -127,21 +157,23 @@ def choose(
     network must add to. What it adds is worth the mean, over resamples of the maps, of what the change of IoU is worth
     in each scene, and of what the change of the mean IoU of the images is worth. The strength and the threshold that
     are worth most are taken, if they are worth anything, and if no scene loses (of more than `FEW_SCENES`, their mean).
+    Of several classes, the IoU is the mean over those that are there.
 
     Args:
-        counts: `(maps, S, 3, 4)`, see `tally`.
-        groups: of each map: its scene, or one name for all.
+        counts: `(maps, S, 3, 4)`, see `tally`; those of an image, a class each, follow each other.
+        scenes: of each image, or one name for all.
+        classes: names.
         own: the base model's own threshold.
         limits: of the choice.
         seed: of the bootstrap.
     """
-    names = sorted(set(groups))
-    member = np.array([[group == name for group in groups] for name in names], np.float64)
-    values = counts.astype(np.float64)
-    scores = iou(np.tensordot(member, values, axes=1))
-    gains = scores - scores[:, :1, :1]
+    names = sorted(set(scenes))
+    member = np.array([[scene == name for scene in scenes] for name in names], np.float64)
+    values = counts.reshape(-1, len(classes), *counts.shape[1:]).astype(np.float64)
+    by_scene = np.tensordot(member, values, axes=1)
+    gains = _gain(mean_iou(by_scene))
     expected = gains.mean(axis=0)
-    images = iou(values)
+    images = mean_iou(values)
     harmless = (gains if len(names) <= FEW_SCENES else expected[None]).min(axis=0) >= 0
     free = limits.any_threshold and own != 0.5
     rises = expected[0, 1] > 0 and images[:, 0, 1].mean() >= images[:, 0, 0].mean()
@@ -151,37 +183,52 @@ def choose(
     worth = np.where(able, _worth(values, member, floor, limits.images or len(values), seed), 0.0)
     best = np.unravel_index(int(np.argmax(worth)), worth.shape) if worth.max() > WORTHWHILE else floor
     cell = (int(best[0]), int(best[1]))
-    pooled = iou(values.sum(axis=0))
+    pooled = mean_iou(values.sum(axis=0))
     strength = STRENGTHS[cell[0]]
+    groups = [", ".join(filter(None, (scene, name))) for scene in names for name in classes]
+    of_groups = _gain(iou(by_scene))[..., cell[0], cell[1]].ravel()
     return Choice(
         strength=strength,
         threshold=round(1 / (1 + math.exp(-logit_cuts(own, strength)[cell[1]])), 4),
         gain=float(pooled[cell] - pooled[0, 0]),
-        groups={name: float(gain) for name, gain in zip(names, gains[:, cell[0], cell[1]], strict=True)},
+        groups={name: float(gain) for name, gain in zip(groups, of_groups, strict=True)},
         strengths={f"{s:g}": float(gain.max()) for s, gain in zip(STRENGTHS, expected, strict=True)},
         own=own,
         added=float(pooled[cell] - pooled[floor]),
+        promising=float(expected[1:].max()) > max(float(expected[cell]), 0),
+        scenes=len(names),
         cell=cell,
         floor=floor,
     )
 
 
+def mean_iou(counts: FloatArray) -> FloatArray:
+    """The mean IoU of the classes that are there, `(..., C, S, 3, 4)` counts to `(..., S, 3)`; of one, its IoU."""
+    if counts.shape[-4] == 1:
+        return iou(counts)[..., 0, :, :]
+    right, false, missed, _ = np.moveaxis(np.moveaxis(counts, -1, 0), -3, -1)
+    return np.nan_to_num(mean_of_present(right, false, missed), nan=1.0)
+
+
+def _gain(scores: FloatArray, floor: tuple[int, int] = (0, 0)) -> FloatArray:
+    """What `(..., S, 3)` is more than without the network."""
+    return scores - scores[..., floor[0], floor[1], None, None]
+
+
 def _worth(counts: FloatArray, member: FloatArray, floor: tuple[int, int], images: int, seed: int) -> FloatArray:
     """`(S, 3)`: what each strength and threshold is worth beyond the floor, by resamples of so many images."""
     flat = counts.reshape(len(counts), -1)
-    scores = iou(counts)
-    of_images = scores - scores[:, floor[0], floor[1], None, None]
+    of_images = _gain(mean_iou(counts), floor)
     loss = SCEPTIC * np.array(STRENGTHS)[:, None]
 
     def statistic(weights: FloatArray) -> FloatArray:
         sceptic, weights = weights[:, -1], weights[:, :-1]
         drawn = weights.sum(axis=1)
         doubt = (sceptic / (sceptic + drawn))[:, None, None]
-        worth = np.zeros((len(weights), *counts.shape[1:3]))
+        worth = np.zeros((len(weights), *of_images.shape[1:]))
         scenes = np.zeros((len(weights), 1, 1))
         for scene in member:
-            scores = iou((weights * scene @ flat).reshape(-1, *counts.shape[1:]))
-            gain = scores - scores[:, floor[0], floor[1], None, None]
+            gain = _gain(mean_iou((weights * scene @ flat).reshape(-1, *counts.shape[1:])), floor)
             present = (weights @ scene > 0)[:, None, None]
             worth += present * utility((1 - doubt) * gain - doubt * loss)
             scenes += present

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from prn_cli.errors import DivergedError
 from prn_cli.execution.ahead import ahead
 from prn_cli.execution.clock import now
 from prn_cli.execution.watch import Epoch
+from prn_cli.maps.classes import choose, masks_of
 from prn_cli.maps.noise import place_seed
 from prn_cli.methods import objective_of, options_of, recipe_of, refiner_of
 from prn_cli.methods.objective import Objective
@@ -29,8 +30,8 @@ from prn_cli.metrics.regions import RegionCounts, count_regions, iou
 from prn_cli.options import Options
 from prn_cli.refinement.rows import cut, refine_map
 from prn_cli.training import parallel
-from prn_cli.training.augment import Jitter, TrainingMap, draw_batch, reduced_copies
-from prn_cli.training.choice import tally
+from prn_cli.training.augment import Jitter, TrainingMap, by_image, draw_batch, reduced_copies
+from prn_cli.training.choice import tally, tally_classes
 from prn_cli.training.runtime import reduced_precision
 
 T = TypeVar("T")
@@ -381,34 +382,60 @@ class _TrainingRunner(TorchRunner):
         return found
 
 
+Planes: TypeAlias = Sequence[TrainingMap]
+"""The maps of an image, one a class."""
+
+
 def _refined(
-    network: Any, maps: Sequence[TrainingMap], device: torch.device | None, count: Callable[[TrainingMap, FloatMap], T]
+    network: Any,
+    maps: Sequence[TrainingMap],
+    device: torch.device | None,
+    count: Callable[[Planes, FloatMap], Sequence[T]],
 ) -> list[T]:
-    """Refine every map by the road that `prn refine` takes, and count what came out."""
+    """Refine the maps of every image by the road that `prn refine` takes, and count what came out, a class each."""
     refiner = refiner_of(_TrainingRunner(network.to(device or torch.device("cpu"))))
 
-    def work(m: TrainingMap) -> T:
-        seed = place_seed(0, m.name)
-        return count(m, refine_map(m.logits, refiner, image=m.image, seed=seed, plane=m.plane))
+    def work(planes: Planes) -> Sequence[T]:
+        refined = [
+            refine_map(m.logits, refiner, image=m.image, seed=place_seed(0, m.name), plane=m.plane) for m in planes
+        ]
+        return count(planes, np.stack(refined))
 
-    return parallel.spread(work, maps)
+    return [each for counts in parallel.spread(work, by_image(maps)) for each in counts]
+
+
+def _counted(planes: Planes, logits: FloatMap, threshold: float = 0.5) -> list[RegionCounts]:
+    """Counts of the masks of an image, `(C, H, W)`: of one class by the threshold, of several by the greatest score."""
+    if len(planes) == 1:
+        return [count_regions(cut(logits[0], threshold), planes[0].label)]
+    masks = masks_of(choose(logits), len(planes))
+    return [count_regions(mask, m.label) for mask, m in zip(masks, planes, strict=True)]
 
 
 def evaluate(network: Any, maps: Sequence[TrainingMap], device: torch.device | None = None) -> list[RegionCounts]:
-    """Counts of each map's refined mask, cut at 0.5."""
-    return _refined(network, maps, device, lambda m, refined: count_regions(cut(refined, 0.5), m.label))
+    """Counts of each map's refined mask: cut at 0.5, or of the greatest score of several classes."""
+    return _refined(network, maps, device, _counted)
 
 
 def tallies(
     network: Any, maps: Sequence[TrainingMap], device: torch.device | None = None, *, own: float = 0.5
 ) -> NDArray[np.int64]:
     """What every strength would give on each map, `(maps, S, 3, 4)`, with this threshold for the base: see `tally`."""
-    return np.stack(_refined(network, maps, device, lambda m, refined: tally(m.logits, refined, m.label, own)))
+
+    def count(planes: Planes, refined: FloatMap) -> list[NDArray[np.int64]]:
+        logits, labels = (np.stack([getattr(m, part) for m in planes]) for part in ("logits", "label"))
+        if len(planes) > 1:
+            return list(tally_classes(logits, refined, labels))
+        return [tally(logits[0], refined[0], labels[0], own)]
+
+    return np.stack(_refined(network, maps, device, count))
 
 
 def base_counts(maps: Sequence[TrainingMap], threshold: float = 0.5) -> list[RegionCounts]:
-    """Counts of each map's base mask."""
-    return [count_regions(cut(m.logits, threshold), m.label) for m in maps]
+    """Counts of each map's base mask, see `evaluate`; of one class by this threshold."""
+    return [
+        each for planes in by_image(maps) for each in _counted(planes, np.stack([m.logits for m in planes]), threshold)
+    ]
 
 
 def pooled(counts: Sequence[RegionCounts]) -> RegionCounts:

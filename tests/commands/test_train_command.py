@@ -227,7 +227,9 @@ def test_a_run_of_a_network_with_other_layers_is_not_gone_on_with(folder: Path) 
 
 def verdict(gain: float, groups: dict[str, float], difference: list[float | None], *, best: float = 0.1) -> str:
     strength = 1.0 if gain > 0 else 0.0
-    return verdict_of(Choice(strength, 0.5, gain, groups, {"0": 0.0, "1": best}), difference, "scenes", 0)
+    promising = best > max(sum(groups.values()) / len(groups), 0)
+    choice = Choice(strength, 0.5, gain, groups, {"0": 0.0, "1": best}, promising=promising, scenes=len(groups))
+    return verdict_of(choice, difference, "scenes", 0)
 
 
 def test_the_verdict_says_what_the_choice_went_by() -> None:

@@ -381,19 +381,65 @@ def test_noise_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.strength == 0
 
 
-@pytest.mark.parametrize("weights", ["image", "labelled"])
-def test_weights_that_see_scores_refine_each_class_by_itself(
-    prn: Command, classes: Path, tmp_path: Path, weights: str
-) -> None:
-    if weights == "labelled":
-        line = ("train", classes / "logits", "--labels", classes / "truth", "--images", classes / "images")
-        code, _, err = prn(*line, "--task", "multiclass", "--folds", 1, *SMALL, "-o", tmp_path / "labelled")
-        assert code == 0, err
-    chosen = "image" if weights == "image" else tmp_path / "labelled"
-    options = ("--images", classes / "images", "--weights", chosen, "--strength", 1, "--task", "multiclass")
+def test_weights_that_see_scores_refine_each_class_by_itself(prn: Command, classes: Path, tmp_path: Path) -> None:
+    options = ("--images", classes / "images", "--weights", "image", "--strength", 1, "--task", "multiclass")
     code, _, err = prn("refine", classes / "logits", "-o", tmp_path / "out", *options)
     assert code == 0, err
     assert len(list((tmp_path / "out").glob("*.png"))) == 6
+
+
+def test_labelled_classes_are_found_at_once_too(prn: Command, classes: Path, tmp_path: Path) -> None:
+    line = ("train", classes / "logits", "--labels", classes / "truth", "--images", classes / "images")
+    code, _, err = prn(*line, "--task", "multiclass", "--folds", 2, *SMALL, "-o", tmp_path / "run")
+    assert code == 0, err
+    assert "base model: mIoU 0." in err
+    assert "all classes are found at once, in the images alone, and added to the scores" in err
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert (card["hide_scores"], card["planes"]) == ("1", "3")
+    assert len(card["data"]["held_out"]) == 6
+    assert "transfer" not in card
+    options = ("--images", classes / "images", "--weights", tmp_path / "run", "--strength", 1, "--task", "multiclass")
+    code, _, err = prn("refine", classes / "logits", "-o", tmp_path / "out", *options)
+    assert code == 0, err
+    assert "new to" not in err  # labels say something of other maps
+    assert "offsets" not in err
+    assert len(list((tmp_path / "out").glob("*.png"))) == 6
+
+
+def test_the_greatest_score_is_counted(classes: Path, tmp_path: Path) -> None:
+    """What training promises of each strength is what `prn score` finds of it."""
+    small = {"crop": 64, "batch": 2, "epochs": 1, "steps": 4, "threads": 1, "task": "multiclass", "folds": 1}
+    same = {"labels": classes / "truth", "images": classes / "images", "validation_stems": tmp_path / "stems"}
+    (tmp_path / "stems").write_text("m1\nm4\n")
+    card = prn.train(classes / "logits", out=tmp_path / "run", **same, **small).card
+    (tmp_path / "held").mkdir()
+    for name in ("m1", "m4"):
+        (tmp_path / "held" / f"{name}.npy").symlink_to(classes / "logits" / f"{name}.npy")
+    for strength, gain in card["choice"]["strengths"].items():
+        prn.refine(
+            tmp_path / "held",
+            out=tmp_path / "masks",
+            images=classes / "images",
+            weights=tmp_path / "run",
+            strength=float(strength),
+            task="multiclass",
+            threshold=0.5,
+            overwrite=True,
+        )
+        line = {"labels": classes / "truth", "baseline": tmp_path / "held", "task": "multiclass"}
+        document = prn.score(tmp_path / "masks", **line).document()
+        found = document["pooled"]["miou"]["difference"]["value"]
+        assert gain == pytest.approx(found, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_labelled_classes_are_mended(prn: Command, classes: Path, tmp_path: Path) -> None:
+    line = ("train", classes / "logits", "--labels", classes / "truth", "--images", classes / "images")
+    options = ("--crop", 96, "--batch", 4, "--epochs", 2, "--steps", 60, "--task", "multiclass", "--folds", 2)
+    assert prn(*line, *options, "-o", tmp_path / "run")[0] == 0
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert card["choice"]["strength"] > 0
+    assert card["held_out_figures"]["pooled_iou"]["difference"][0] > 0.005
 
 
 def test_labels_of_one_class_teach_nothing(prn: Command, folder: Path, tmp_path: Path) -> None:

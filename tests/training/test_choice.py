@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prn_cli.maps.blend import strengthen
+from prn_cli.maps.classes import choose as choose_class
+from prn_cli.maps.classes import masks_of
 from prn_cli.metrics.regions import count_regions
 from prn_cli.refinement.rows import cut
-from prn_cli.training.choice import CUTS, STRENGTHS, Limits, choose, logit_cuts, tally
+from prn_cli.training.choice import CUTS, STRENGTHS, Limits, choose, logit_cuts, tally, tally_classes
 
 
 def counts_of(*ious: float, own: float | None = None, pixels: int = 1000) -> np.ndarray:
@@ -33,6 +35,35 @@ def test_tally_counts_what_the_masks_would_hold(seed: int, threshold: float) -> 
         for cell, place in zip(row, logit_cuts(threshold, strength), strict=True):
             mask = cut(strengthen(logits, refined, strength), 1 / (1 + np.exp(-place)))
             assert np.array_equal(cell, count_regions(mask, label).array())
+
+
+@given(seed=st.integers(0, 1000), classes=st.integers(2, 5))
+def test_of_several_classes_the_greatest_score_is_counted(seed: int, classes: int) -> None:
+    draw = np.random.default_rng(seed)
+    logits = (3 * draw.standard_normal((classes, 7, 9))).astype(np.float32)
+    refined = logits + draw.standard_normal(logits.shape).astype(np.float32)
+    logits[:, draw.random((7, 9)) < 0.1] = np.nan
+    refined[np.isnan(logits)] = np.nan
+    label = draw.choice(np.array([*range(classes), 255], np.uint8), (7, 9))
+    labels = np.stack(masks_of(label, classes))
+    for number, strength in enumerate(STRENGTHS):
+        masks = masks_of(choose_class(strengthen(logits, refined, strength)), classes)
+        expected = [count_regions(mask, one).array() for mask, one in zip(masks, labels, strict=True)]
+        for cut_number in range(CUTS):
+            assert np.array_equal(tally_classes(logits, refined, labels)[:, number, cut_number], expected)
+
+
+def test_a_class_may_lose_where_the_mean_over_the_classes_gains() -> None:
+    better, worse = counts_of(0.5, 0.52, 0.6, 0.6, 0.7), counts_of(0.5, 0.5, 0.49, 0.49, 0.48)
+    maps = np.stack([better, worse] * 6)
+    choice = choose(maps, [""] * 6, classes=["a", "b"])
+    assert choice.strength == 1.0
+    assert choice.groups == {"a": pytest.approx(0.2), "b": pytest.approx(-0.02)}
+    assert choice.gain == choice.strengths["1"] == pytest.approx(0.09)
+    scenes = ["s", "t"] * 3
+    assert choose(maps, scenes, classes=["a", "b"]).strength == 1.0
+    maps[2::4] = counts_of(0.5, 0.52, 0.4, 0.4, 0.4)  # in a scene, both lose
+    assert choose(maps, scenes, classes=["a", "b"]).strength == 0.25
 
 
 def test_nothing_is_done_where_nothing_gains() -> None:
@@ -97,7 +128,7 @@ def test_a_mean_iou_that_falls_means_less_strength() -> None:
     assert choose(np.stack([large, small] * 6), ["a"] * 12).strength == 0.25
 
 
-def test_parts_or_classes_of_few_maps_are_no_more_maps() -> None:
+def test_parts_of_few_maps_are_no_more_maps() -> None:
     mixed = np.stack([counts_of(0.5, gain, 0.5, 0.5, 0.5) for gain in (0.64, 0.45, 0.5)] * 4)
     assert choose(mixed, ["a"] * 12).strength == 0.25
     assert choose(mixed, ["a"] * 12, limits=Limits(images=3)).strength == 0.0

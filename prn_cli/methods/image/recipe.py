@@ -60,8 +60,12 @@ class ImageRecipe(Recipe):
         return found
 
     def for_labels(self, options: ImageOptions, *, of_scores: bool, classes: int) -> ImageOptions:
-        """Scores that labels are made of would be copied, so they are hidden; then all classes are found at once."""
-        return replace(options, hide_scores=of_scores, planes=classes if of_scores else 1)
+        """Hide scores that labels are made of, which would be copied, and those of several classes.
+
+        One class at a time, from its scores, the network could not know which class is asked for.
+        """
+        hide = of_scores or classes > 1
+        return replace(options, hide_scores=hide, planes=classes if hide else 1)
 
     def planes(self, network: ImageNetwork) -> int:
         return network.planes

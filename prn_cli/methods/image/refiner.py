@@ -63,10 +63,12 @@ class ImageRefiner(NetworkRefiner):
         low, high = (known.numbers(f"prn.image_{end}", self.needs.bands) for end in ("low", "high"))
         self.brake = known.parsed("prn.brake", Brake.from_json, "a brake")
         self.agrees = self.brake is not None or known.number("prn.two_views", least=0, default=0) > 0
-        self.hides = self.keeps_level = known.number("prn.hide_scores", least=0, default=0) > 0
+        self.hides = known.number("prn.hide_scores", least=0, default=0) > 0
         planes = known.number("prn.planes", least=1, default=1)
         self._repeated = RepeatedRuns(runner, planes)
-        self.levels = known.numbers("prn.level", planes) or (0.0,) * planes
+        levels = known.numbers("prn.level", planes)
+        self.keeps_level = levels is not None  # what was learned was made of the scores
+        self.levels = levels or (0.0,) * planes
         self.limits = limits or (None if low is None or high is None else (low, high))
         unknown = self.limits is None
         multiple = self.needs.multiple * (2 if self.agrees else 1)  # half the scale is looked at, too

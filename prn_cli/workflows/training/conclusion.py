@@ -51,7 +51,7 @@ class Conclusion:
         choice = {
             name: {key: _number(gain) for key, gain in value.items()} if isinstance(value, dict) else _number(value)
             for name, value in asdict(self.choice).items()
-            if name not in ("cell", "floor")
+            if name not in ("cell", "floor", "promising", "scenes")
         }
         figures = {"held_out_figures": self.figures, "held_out_images": self.images}
         return {"choice": choice, **figures, "verdict": self.verdict}
@@ -98,13 +98,10 @@ def conclude(
         any_threshold: whether the threshold may differ from 0.5.
         seed: of the bootstrap.
     """
-    groups = [
-        ", ".join(filter(None, ((scenes or {}).get(name, ""), classes[position % len(classes)])))
-        for position, name in enumerate(maps)
-    ]
+    of_images = [(scenes or {}).get(name, "") for name in maps[:: len(classes)]]
     images = len(maps) // len(classes)
     limits = Limits(parts_of or images, any_threshold=any_threshold, strength=0.5 if trained.half else 1.0)
-    choice = choose(counts, groups, own=own, limits=limits, seed=seed)
+    choice = choose(counts, of_images, classes=classes, own=own, limits=limits, seed=seed)
     cells = ((0, 0), (0, 1), choice.floor, choice.cell)
     found = [counts[:, s, t].astype(np.float64).reshape(images, -1) for s, t in cells]
 
@@ -188,7 +185,7 @@ def verdict(
     held_out = "parts of maps" if parts_of else "images"
     if choice.strength == 0:
         kept = "" if choice.threshold == 0.5 else "; the base model's own threshold alone is kept"
-        return _unhelpful(choice, noun, held_out, trained) + kept
+        return _unhelpful(choice, held_out, trained) + kept
     weak = f"; after {trained.steps} of {trained.total} steps, it is applied by half at most" if trained.half else ""
     if not trained.steps < trained.total:
         weak = "; of one scene alone, it is applied by half at most" if trained.half else ""
@@ -212,15 +209,15 @@ def verdict(
     return "refinement helps on the held-out images" + weak
 
 
-def _unhelpful(choice: Choice, noun: str, held_out: str, trained: Trained) -> str:
+def _unhelpful(choice: Choice, held_out: str, trained: Trained) -> str:
     if trained.steps < trained.total:
         done = f"{trained.steps} of {trained.total} steps"
         return f"too short to tell whether refinement helps: {done}; --resume with a longer --time-budget goes on"
     if not choice.promising:
         return f"refinement does not help on the held-out {held_out}"
-    if len(choice.groups) > 1:
-        more = "--groups none, if you refine maps of these very scenes" if noun == "scenes" else "hold out more"
-        return f"refinement does not help on all of the held-out {noun}, so nothing is corrected; {more}"
+    if choice.scenes > 1:
+        more = "--groups none, if you refine maps of these very scenes"
+        return f"refinement does not help on all of the held-out scenes, so nothing is corrected; {more}"
     return f"the gain on the held-out {held_out} may be chance, so nothing is corrected; label more maps"
 
 

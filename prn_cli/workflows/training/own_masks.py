@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from prn_cli.thresholding.calibration import expect
 from prn_cli.thresholding.decision import CLASS_PIXELS, ClassSample, decide, decide_class_set
 from prn_cli.thresholding.logit_statistics import measure, no_statistics
 from prn_cli.thresholding.sampling import sample_maps, sample_windows
-from prn_cli.training.augment import TrainingMap
+from prn_cli.training.augment import TrainingMap, by_image
 from prn_cli.workflows.decide import shifts
 from prn_cli.workflows.training.dataset import Dataset
 
@@ -103,11 +102,6 @@ def said(chosen: Cut, classes: Sequence[str]) -> str:
     if len(classes) > 1:
         return "base masks by the greatest score"
     return f"base masks cut at {chosen:g}, the threshold of these maps without labels"
-
-
-def by_image(maps: Sequence[TrainingMap]) -> list[list[TrainingMap]]:
-    """The maps of each image, one a class."""
-    return [list(planes) for _, planes in groupby(maps, key=lambda m: m.name)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from prn_cli.execution.clock import now
 from prn_cli.training import parallel
-from prn_cli.training.augment import TrainingMap
+from prn_cli.training.augment import TrainingMap, by_image
 from prn_cli.training.export import to_onnx
 from prn_cli.training.loop import Settings, seconds_per_step, steps_per_epoch
 from prn_cli.training.runtime import use_threads
@@ -22,6 +22,8 @@ UNDERTRAINED = 150
 """Networks of fewer steps are trusted half at most."""
 _EXPORTS, _MOST = 4, 0.3
 """Trial exports whose time is kept for the verdict and the export, and the share of the budget that it may be."""
+_ONE_OF_SEVERAL = 0.2
+"""Share of the cost of refining that is each class's own where all are found at once."""
 _LOOKS = 8
 """How often held-out maps are looked at in the time that a network has."""
 _LOOK = 0.05
@@ -104,11 +106,11 @@ class Plan:
         if seconds is not None:
             pixels = _LOOK * seconds / _LOOKS / max(self.per_pixel, 1e-12) * (3 if choose else 1)
         found: list[TrainingMap] = []
-        for each in sorted(job.hold, key=lambda m: m.label.size):
-            pixels -= each.label.size
+        for planes in sorted(by_image(job.hold), key=lambda planes: planes[0].label.size):
+            pixels -= sum(m.label.size for m in planes)
             if pixels < 0 and found:
                 break
-            found.append(each)
+            found += planes
         return found
 
 
@@ -170,6 +172,7 @@ def _measured(run: Run, plan: Plan, budget: Budget) -> Plan:
     pace = parallel.agreed(seconds_per_step(network, learn, run.settings, run.device))
     timed = replace(plan, pace=pace, end=parallel.agreed(end))
     if not run.options.of_scores:
-        return timed
+        planes = run.recipe.planes(network)
+        return timed if planes == 1 else replace(timed, refining=timed.refining * (1 / planes + _ONE_OF_SEVERAL))
     pixels = min(MEASURED, sum(m.label.size for m in learn))
     return replace(timed, end=timed.end + timed.per_pixel * pixels)

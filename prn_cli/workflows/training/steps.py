@@ -10,6 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prn_cli import __version__
 from prn_cli.errors import DivergedError, InputError, UsageError
 from prn_cli.execution.cores import core_count, keep_freed_memory
@@ -18,6 +20,7 @@ from prn_cli.maps.drift import describe, reference
 from prn_cli.maps.tiles import round_up
 from prn_cli.methods import METHODS, recipe_of
 from prn_cli.methods.weights import find_tensors
+from prn_cli.metrics.classes import mean_of_present
 from prn_cli.options import Options
 from prn_cli.rasters import common_bands, image_files
 from prn_cli.tasks import Cut, find_task
@@ -247,7 +250,10 @@ def _note(begun: Run, run: Run, holdout: Holdout) -> None:
     if holdout.note:
         run.watch.note(holdout.note)
     asked, taken = begun.settings.options, run.settings.options
-    careful = [n for n in run.recipe.built_with if getattr(taken, n) is True and not getattr(asked, n)]
+    if getattr(taken, "planes", 1) > 1 and not run.options.of_scores:
+        run.watch.note("all classes are found at once, in the images alone, and added to the scores")
+    gentle = run.recipe.gentle(asked)
+    careful = [n for n in run.recipe.built_with if getattr(taken, n) == getattr(gentle, n) != getattr(asked, n)]
     if careful and not run.options.of_scores:
         why = "what is learned on some scenes may harm others" if holdout.scenes else "few maps say little of others"
         run.watch.note(f"--{careful[0].replace('_', '-')} is on: {why}")
@@ -279,7 +285,12 @@ def _conditions(run: Run, found: Dataset, holdout: Holdout) -> dict[str, Any]:
 
 def _first_figure(run: Run, found: Dataset, cuts: OwnCuts) -> None:
     """Say what the base model does without a network, before any is trained."""
-    if len(found.classes) > 1 or parallel.rank() > 0:
+    if parallel.rank() > 0:
+        return
+    if len(found.classes) > 1:
+        counts = np.array([count.array() for count in base_counts(found.maps)], np.float64)
+        right, false, missed, _ = counts.reshape(-1, len(found.classes), 4).sum(axis=0).T
+        run.watch.note(f"base model: mIoU {mean_of_present(right, false, missed):.4f}")
         return
     own, at_half = cuts.of(found.maps).threshold, pooled(base_counts(found.maps)).iou()
     said = f"base model: IoU {at_half:.4f} cut at 0.5"
