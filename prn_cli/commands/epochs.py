@@ -13,7 +13,7 @@ from prn_cli.execution.watch import Epoch, Show, Stage
 if TYPE_CHECKING:
     from rich.table import Table
 
-FULL = "strength 1, cut at 0.5"
+FULL = "strength 1"
 """What the figures of an epoch are of; the verdict has those of the strength and the threshold that are chosen."""
 
 
@@ -40,7 +40,7 @@ def _line(stage: Stage, epoch: Epoch, left: float) -> str:
     iou = ""
     if epoch.iou is not None and stage.before is not None:
         gain = f" ({_gain(epoch)})" if epoch.gain else ""
-        iou = f"  IoU at {FULL} {stage.before:.4f} → {epoch.iou:.4f}{gain}"
+        iou = f"  IoU at {FULL}: {stage.before:.4f} → {epoch.iou:.4f}{gain}"
     best = "  best" if epoch.best and stage.keeps_best else ""
     return f"{name}{_reached(stage, epoch)}  loss {epoch.loss:.4f}{iou}{best}  {_time(left)} left"
 

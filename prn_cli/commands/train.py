@@ -50,9 +50,13 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
     folds = card["conditions"].get("folds")
     at_own = f"; the base's own threshold: {own:.3g}" + (", in each fold by the labels of the others" if folds else "")
     console.tell(f"{len(data['held_out'])} {what}" + (at_own if own != 0.5 else ""))
-    headings = ["At 0.5", *(["At its own" if folds else f"At {own:.3g}"] if own != 0.5 else []), "Refined"]
+    headings = [
+        "Before" if several else "At 0.5",
+        *(["At its own" if folds else f"At {own:.3g}"] if own != 0.5 else []),
+        "Refined",
+    ]
     table = console.table("", *headings, "Change, points", "95 % interval")
-    figure = "IoU of a class" if several else "IoU"
+    figure = "mIoU" if several else "IoU"
     for name, label in (("pooled_iou", f"{figure}, pooled"), ("mean_iou", f"{figure}, mean")):
         row = card["held_out_figures"][name]
         change, low, high = row["difference"]
@@ -60,7 +64,8 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
         before = [row["before"][0], *([row["own"][0]] if own != 0.5 else []), row["after"][0]]
         table.add_row(label, *(f"{value:.4f}" for value in before), f"{100 * change:+.2f}", interval)
     console.show(table)
-    console.tell(f"Strength {choice['strength']:g}, threshold {choice['threshold']:g}{shares_of_gain(card)}.")
+    threshold = "" if several else f", threshold {choice['threshold']:g}"
+    console.tell(f"Strength {choice['strength']:g}{threshold}{shares_of_gain(card)}.")
     images = card["held_out_images"]
     console.tell(f"Of {images['all']} images, {images['better']} are better than before and {images['worse']} worse.")
     if len(choice["groups"]) > 1:

@@ -103,7 +103,7 @@ class Recipe:
         starts_from: shipped weights that training starts from unless others are named; random ones if empty.
         adapts: epochs, and steps of each, for going on from weights; steps None for as many as from random ones.
         rate: peak learning rate of a training from nothing.
-        refining: seconds to refine and count a pixel, against those of a pixel of a training step.
+        refining: seconds to refine and count a pixel, against those of a pixel of a training step, see `cost`.
         half_precision: whether files hold the weights in float16; they are run in float32.
         observes_again: whether weights that go on learning observe the new images.
         learns_without_labels: whether it can learn what the base model's own masks say of the images.
@@ -172,6 +172,10 @@ class Recipe:
 
     def observe(self, network: Any, images: Iterable[FloatMap]) -> None:
         """Take from the images to learn from, `(C, H, W)` each, what the network must know of all images."""
+
+    def cost(self, network: Any) -> float:  # noqa: ARG002
+        """Seconds to refine and count a pixel of a class, against those of a pixel of a training step."""
+        return self.refining
 
     def reduced_side(self, network: Any) -> int:  # noqa: ARG002
         """Side of the reduced copies of the maps that are learned from besides the maps, px; 0 for none."""

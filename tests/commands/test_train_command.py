@@ -561,7 +561,7 @@ def test_few_held_out_images_promise_nothing(capsys, images: int, said: str) -> 
 def test_the_progress_says_what_its_figures_are_of(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """They are not those of the verdict, which has the strength and the threshold that are chosen at the end."""
     stage, epoch = Stage("fold 1 of 2", 4, 0.5, True), Epoch(0, 0.25, 0.6034, True, 9.0, gain=(0.1034, 0.05, 0.15))
-    line = "fold 1 of 2, epoch 1/4  loss 0.2500  IoU at strength 1, cut at 0.5 0.5000 → 0.6034 (+10.34 [+5.00, +15.00])"
+    line = "fold 1 of 2, epoch 1/4  loss 0.2500  IoU at strength 1: 0.5000 → 0.6034 (+10.34 [+5.00, +15.00])"
     with epochs.shown(["fold 1 of 2"], console.Terminal()) as show_epoch:
         show_epoch(stage, epoch, 61)
     assert capsys.readouterr().err == f"prn: {line}  best  1 min 01 s left\n"
@@ -569,4 +569,4 @@ def test_the_progress_says_what_its_figures_are_of(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(console, "stderr", lambda: screen)
     with epochs.shown(["fold 1 of 2"], console.Terminal()) as show_epoch:
         show_epoch(stage, epoch, 61)
-    assert "IoU of held-out maps at strength 1, cut at 0.5" in " ".join(screen.file.getvalue().split())
+    assert "IoU of held-out maps at strength 1;" in " ".join(screen.file.getvalue().split())

@@ -178,11 +178,11 @@ def test_weights_of_other_sets_add_what_a_turned_and_a_reduced_view_agree_on() -
     logits, image = scene(64, 96)
     windows = Windows(logits[None], image[None], overview=band_range([image]))
     field = refiner.field(windows)
-    turned, reduced = fields_of_views(windows, refiner.bias)[2:]
-    np.testing.assert_array_equal(turned, np.rot90(refiner.bias(windows.turned(False, 1)), -1, axes=(1, 2)))
-    np.testing.assert_array_equal(reduced[:, ::2, ::2], reduced[:, 1::2, 1::2])
+    turned, reduced = fields_of_views(windows, refiner.biases)[2:]
+    np.testing.assert_array_equal(turned, np.rot90(refiner.biases(windows.turned(False, 1)), -1, axes=(-2, -1)))
+    np.testing.assert_array_equal(reduced[..., ::2, ::2], reduced[..., 1::2, 1::2])
     for view in (turned, reduced):
-        assert (np.abs(field) <= np.abs(view)).all()
+        assert (np.abs(field) <= np.abs(view[:, 0])).all()
     assert field.any()
 
 
@@ -192,8 +192,8 @@ def test_weights_that_learned_from_scenes_add_what_two_views_agree_on() -> None:
     plain, agreeing = network(), network()
     agreeing.two_views = True
     careful = refiner_of(TorchRunner(agreeing))
-    expected = consensus(fields_of_views(windows, refiner_of(TorchRunner(plain)).bias)[2:])
-    np.testing.assert_array_equal(careful.field(windows), expected)
+    expected = consensus(fields_of_views(windows, refiner_of(TorchRunner(plain)).biases)[2:])
+    np.testing.assert_array_equal(careful.field(windows), expected[:, 0])
     assert careful.needs.multiple == 2 * plain.multiple
     assert careful.cut_at(0.3) is careful
 

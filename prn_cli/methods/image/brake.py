@@ -59,7 +59,10 @@ FieldOf = Callable[[Windows], FloatMap]
 
 
 def fields_of_views(windows: Windows, field_of: FieldOf, views: slice = slice(None)) -> tuple[FloatMap, ...]:
-    """What is added to windows as they are, mirrored, turned, and at half their scale; all as the windows lie."""
+    """What is added to windows as they are, mirrored, turned, and at half their scale; all as the windows lie.
+
+    `field_of` may give anything whose last two axes are those of the windows.
+    """
     return tuple(view(windows, field_of) for view in _VIEWS[views])
 
 
@@ -78,7 +81,7 @@ def _mirrored(windows: Windows, field_of: FieldOf) -> FloatMap:
 
 
 def _turned(windows: Windows, field_of: FieldOf) -> FloatMap:
-    return np.rot90(field_of(windows.turned(False, 1)), -1, axes=(1, 2))
+    return np.rot90(field_of(windows.turned(False, 1)), -1, axes=(-2, -1))
 
 
 def _at_half_scale(windows: Windows, field_of: FieldOf) -> FloatMap:
@@ -89,9 +92,9 @@ def _at_half_scale(windows: Windows, field_of: FieldOf) -> FloatMap:
     cut = np.ix_(range(len(windows.logits)), rows, columns)
     image = None if windows.image is None else _halved(windows.image[..., rows[:, None], columns])
     small = replace(windows, logits=_halved(windows.logits[cut]), image=image)
-    field = field_of(small).repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
-    missing = height - field.shape[1], width - field.shape[2]
-    return np.pad(field, ((0, 0), (0, missing[0]), (0, missing[1])), mode="edge")
+    field = field_of(small).repeat(2, axis=-2).repeat(2, axis=-1)[..., :height, :width]
+    missing = height - field.shape[-2], width - field.shape[-1]
+    return np.pad(field, (*[(0, 0)] * (field.ndim - 2), (0, missing[0]), (0, missing[1])), mode="edge")
 
 
 _CELL = 16  # px, of which sides of windows are multiples

@@ -18,6 +18,9 @@ from prn_cli.methods.image.refiner import hidden
 from prn_cli.methods.recipe import Batch, Graph, Outputs, Recipe, as_text
 from prn_cli.methods.refiner import FloatMap
 
+_COST_OF_VIEWS = 1.5
+"""Of the two views, against one."""
+
 
 class ImageRecipe(Recipe):
     """Learns from logits and an image; goes on from trained weights, whose encoder stays as it is."""
@@ -69,6 +72,10 @@ class ImageRecipe(Recipe):
 
     def planes(self, network: ImageNetwork) -> int:
         return network.planes
+
+    def cost(self, network: ImageNetwork) -> float:
+        """All classes at once cost as much as one."""
+        return self.refining * (_COST_OF_VIEWS if network.two_views else 1.0) / network.planes
 
     def fitting(self, network: ImageNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """For another number of classes, each begins with the mean of what was learned for those that there were."""

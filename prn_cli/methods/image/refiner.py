@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from prn_cli.maps.bands import band_range
 from prn_cli.maps.probabilities import logit
 from prn_cli.methods.image.brake import DECIDING, Agreement, Brake, consensus, fields_of_views
-from prn_cli.methods.image.repeated import RepeatedRuns
+from prn_cli.methods.image.repeated import Repeated
 from prn_cli.methods.refiner import FloatMap, Metadata, NetworkRefiner, Runner, Survey, Windows
 
 Range = tuple[tuple[float, ...], tuple[float, ...]]
@@ -64,8 +64,8 @@ class ImageRefiner(NetworkRefiner):
         self.brake = known.parsed("prn.brake", Brake.from_json, "a brake")
         self.agrees = self.brake is not None or known.number("prn.two_views", least=0, default=0) > 0
         self.hides = known.number("prn.hide_scores", least=0, default=0) > 0
-        planes = known.number("prn.planes", least=1, default=1)
-        self._repeated = RepeatedRuns(runner, planes)
+        planes = known.number("prn.planes", least=1, default=1) if self.hides else 1
+        self._repeated = Repeated(planes)
         levels = known.numbers("prn.level", planes)
         self.keeps_level = levels is not None  # what was learned was made of the scores
         self.levels = levels or (0.0,) * planes
@@ -106,7 +106,8 @@ class ImageRefiner(NetworkRefiner):
             return Survey(known, settings=settings)
         agreement = Agreement()
         for windows in sample:
-            agreement.add(windows.logits - np.float32(self.centre), fields_of_views(windows, known.bias))
+            fields = [field[:, 0] for field in fields_of_views(windows, known.biases)]
+            agreement.add(windows.logits - np.float32(self.centre), fields)
         features = agreement.features()
         strength = self.brake.strength(features)
         then = f"strength {strength:g}" if strength else "scores left as they are"
@@ -130,26 +131,31 @@ class ImageRefiner(NetworkRefiner):
 
     def field(self, windows: Windows) -> FloatMap:
         """The bias map; of weights that have not learned from the set or its scenes, what two views of it agree on."""
-        found = consensus(fields_of_views(windows, self.bias, DECIDING)) if self.agrees else self.bias(windows)
-        level = self.levels[self._of(windows)]
+        if len(self.levels) == 1:
+            found, level = self._fields(windows)[:, 0], self.levels[0]
+        else:
+            given = np.isnan(windows.logits), windows.image, self.limits or windows.overview
+            seen = [np.asarray(each) for each in given if each is not None]
+            found = self._repeated.get(seen, lambda: self._fields(windows))[:, windows.plane].copy()
+            level = self.levels[windows.plane]
         return np.where(found == 0, found, found - np.float32(level)) if level else found
 
-    def bias(self, windows: Windows) -> FloatMap:
-        """The bias map of the windows as they are; 0 around which the base model is sure."""
-        found = np.zeros(windows.logits.shape, np.float32)
+    def _fields(self, windows: Windows) -> FloatMap:
+        return consensus(fields_of_views(windows, self.biases, DECIDING)) if self.agrees else self.biases(windows)
+
+    def biases(self, windows: Windows) -> FloatMap:
+        """The bias maps of all classes that are found at once, `(N, planes, h, w)`; 0 around which the base is sure."""
+        count, height, width = windows.logits.shape
+        found = np.zeros((count, len(self.levels), height, width), np.float32)
         logits = windows.logits - np.float32(self.centre)
         part = self._unsure(logits)
         if part is not None and windows.image is not None:
             image = stretched(windows.image[:, :, *part], self.limits or windows.overview)
             seen = logits[:, np.newaxis, *part]
             seen = hidden(seen, image) if self.hides else seen
-            bias = self._repeated.run(["bias"], {"logits": seen, "image": image})[0]
-            found[:, *part] = np.where(np.isnan(seen[:, 0]), 0, bias[:, self._of(windows)])
+            bias = self.runner.run(["bias"], {"logits": seen, "image": image})[0]
+            found[..., *part] = np.where(np.isnan(seen), 0, bias)
         return found
-
-    def _of(self, windows: Windows) -> int:
-        """Which of the maps that the network finds is that of these windows."""
-        return windows.plane if len(self.levels) > 1 else 0
 
     def _unsure(self, logits: FloatMap) -> tuple[slice, slice] | None:
         """Rows and columns around all that the base model is not sure of; None if there is nothing."""

@@ -1,23 +1,22 @@
-"""Runs that are repeated: all classes of a map ask for the same, one after the other."""
+"""Results that are asked for again: all classes of a map ask for the same, one after the other."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from prn_cli.methods.refiner import FloatMap, Runner
+from prn_cli.methods.refiner import FloatMap
 
 MOST = 512 << 20
 """Bytes that are kept, at most."""
-_FORGOTTEN = 10_000  # runs after which nobody comes for what is kept: a map has failed
-
-Outputs: TypeAlias = list[FloatMap]
+_FORGOTTEN = 10_000  # results after which nobody comes for what is kept: a map has failed
 
 
 @dataclass
@@ -25,49 +24,48 @@ class _Kept:
     left: int
     asked: int
     size: int = 0
-    outputs: Future[Outputs] = field(default_factory=Future)
+    result: Future[FloatMap] = field(default_factory=Future)
 
 
-class RepeatedRuns:
-    """Runs a network once for inputs that are asked for so many times. Safe in threads.
+class Repeated:
+    """Makes results once for inputs that come so many times. Safe in threads.
 
-    Where so much is kept that there is no room for more, inputs are run each time that they come.
+    Where so much is kept that there is no room for more, results are made each time that they are asked for.
 
     Args:
-        runner: of the network.
-        times: that the same inputs come, after which their outputs are forgotten.
+        times: that the same inputs come, after which their result is forgotten.
         most: bytes to keep.
     """
 
-    def __init__(self, runner: Runner, times: int, most: int = MOST) -> None:
-        self._runner, self._times, self._most = runner, times, most
+    def __init__(self, times: int, most: int = MOST) -> None:
+        self._times, self._most = times, most
         self._kept: dict[bytes, _Kept] = {}
         self._asked = 0
         self._lock = threading.Lock()
 
-    def run(self, outputs: Sequence[str], inputs: Mapping[str, FloatMap]) -> Outputs:
-        """The outputs, which are not to be written to; see `Runner.run`."""
+    def get(self, inputs: Sequence[NDArray[Any]], make: Callable[[], FloatMap]) -> FloatMap:
+        """What `make` makes of these inputs, and of nothing else; not to be written to."""
         if self._times == 1:
-            return self._runner.run(outputs, inputs)
+            return make()
         key = _digest(inputs)
         with self._lock:
             found, first = self._ask(key)
         if found is None:
-            return self._runner.run(outputs, inputs)
+            return make()
         if first:
             try:
-                result = self._runner.run(outputs, inputs)
+                result = make()
             except BaseException as error:
-                found.outputs.set_exception(error)
+                found.result.set_exception(error)
                 with self._lock:
                     self._kept.pop(key, None)
                 raise
-            found.size = sum(output.nbytes for output in result)
-            found.outputs.set_result(result)
-        return found.outputs.result()
+            found.size = result.nbytes
+            found.result.set_result(result)
+        return found.result.result()
 
     def _ask(self, key: bytes) -> tuple[_Kept | None, bool]:
-        """What is kept of a run, or will be, and whether it has to be run for that; None where there is no room."""
+        """What is kept of a result, or will be, and whether it has to be made; None where there is no room."""
         self._asked += 1
         found, first = self._kept.get(key), False
         if found is None:
@@ -82,8 +80,8 @@ class RepeatedRuns:
         return found, first
 
 
-def _digest(inputs: Mapping[str, FloatMap]) -> bytes:
-    digest = blake2b(repr([each.shape for each in inputs.values()]).encode(), digest_size=16)
-    for each in inputs.values():
+def _digest(inputs: Sequence[NDArray[Any]]) -> bytes:
+    digest = blake2b(repr([each.shape for each in inputs]).encode(), digest_size=16)
+    for each in inputs:
         digest.update(np.ascontiguousarray(each).data)
     return digest.digest()

@@ -87,8 +87,8 @@ def conclude(
     """Choose strength and threshold on held-out maps, and compute what they gain there.
 
     Args:
-        counts: `(maps, S, 3, 4)` int64, see `prn_cli.training.choice.tally`. With several classes, each class
-            against the rest: the maps of an image follow each other, in class order.
+        counts: `(maps, S, 3, 4)` int64, see `prn_cli.training.choice.tally`; those of an image, a class each, follow
+            each other.
         maps: names.
         classes: names.
         scenes: by map name.

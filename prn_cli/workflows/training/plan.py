@@ -22,8 +22,6 @@ UNDERTRAINED = 150
 """Networks of fewer steps are trusted half at most."""
 _EXPORTS, _MOST = 4, 0.3
 """Trial exports whose time is kept for the verdict and the export, and the share of the budget that it may be."""
-_ONE_OF_SEVERAL = 0.2
-"""Share of the cost of refining that is each class's own where all are found at once."""
 _LOOKS = 8
 """How often held-out maps are looked at in the time that a network has."""
 _LOOK = 0.05
@@ -172,7 +170,6 @@ def _measured(run: Run, plan: Plan, budget: Budget) -> Plan:
     pace = parallel.agreed(seconds_per_step(network, learn, run.settings, run.device))
     timed = replace(plan, pace=pace, end=parallel.agreed(end))
     if not run.options.of_scores:
-        planes = run.recipe.planes(network)
-        return timed if planes == 1 else replace(timed, refining=timed.refining * (1 / planes + _ONE_OF_SEVERAL))
+        return replace(timed, refining=run.recipe.cost(network))
     pixels = min(MEASURED, sum(m.label.size for m in learn))
     return replace(timed, end=timed.end + timed.per_pixel * pixels)
