@@ -78,6 +78,17 @@ def test_time_is_shared_by_rounds_and_folds_are_dropped_where_it_is_short() -> N
     assert make_plan(run(2), crossed(), Budget(1.0, 0.0)).seconds_for(0, Budget(1.0, 0.0)) > 0
 
 
+def test_where_time_is_short_no_fold_is_trained_that_is_dear_to_measure() -> None:
+    large = [replace(m, name=f"large {m.name}") for m in maps(2, 4000)]
+    learn = [*large, *maps(4)]
+    folds = [Fold(name, frozenset(m.name for m in held)) for name, held in (("a", large), ("b", learn[2:]))]
+    holdout = Holdout(learn, "in turn", folds=folds)
+    dear = make_plan(run(), holdout, Budget(30.0, 0.0))
+    assert ([job.name for job in dear.jobs], dear.dropped) == (["fold b", "all maps"], 1)
+    both = make_plan(run(), holdout, Budget(10_000.0, 0.0))
+    assert [job.name for job in both.jobs] == ["fold a", "fold b", "all maps"]
+
+
 def test_a_short_training_needs_few_steps_a_fold() -> None:
     long, short, budget = run(2), replace(run(2), settings=Settings(crop=64, epochs=5)), Budget(40.0, 0.0)
     assert [make_plan(each, crossed(), budget).dropped for each in (long, short)] == [1, 0]

@@ -22,6 +22,8 @@ UNDERTRAINED = 150
 """Networks of fewer steps are trusted half at most."""
 _EXPORTS, _MOST = 4, 0.3
 """Trial exports whose time is kept for the verdict and the export, and the share of the budget that it may be."""
+_DEAR = 0.25
+"""Share of the budget beyond which a fold is too dear to measure, if there are others."""
 _LOOKS = 8
 """How often held-out maps are looked at in the time that a network has."""
 _LOOK = 0.05
@@ -129,8 +131,9 @@ def make_plan(run: Run, holdout: Holdout, budget: Budget) -> Plan:
     plan = _hurried(run, _measured(run, whole, budget), budget)
     total = plan.settings.epochs * steps_per_epoch(last.learn, plan.settings)
     wanted = min(ENOUGH, ENOUGH_OF * total) * (plan.pace or 0.0)
+    affordable = sorted(folds, key=lambda fold: plan.measuring(fold.hold) > _DEAR * (budget.seconds or 0.0))
     for count in range(len(folds), 0, -1):
-        few = _side_by_side(run, [*folds[:count], last])
+        few = _side_by_side(run, [*(folds if count == len(folds) else affordable[:count]), last])
         plan = replace(plan, jobs=few.jobs, at_once=few.at_once, threads=few.threads, dropped=len(folds) - count)
         if plan.seconds_for(0, budget) >= wanted * (2 if plan.at_once == 1 else 1):
             break
