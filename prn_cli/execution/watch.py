@@ -46,7 +46,7 @@ class Epoch:
 
     Attributes:
         loss: mean over its steps.
-        iou: pooled over held-out maps, cut at 0.5; None without any.
+        iou: pooled over held-out maps, cut at 0.5, or mIoU of the greatest score; None without any.
         best: whether it is the best so far.
         seconds: since the start of the stage.
         steps: since the start of the stage.

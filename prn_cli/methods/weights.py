@@ -45,9 +45,10 @@ def expected_gain(card: Mapping[str, Any]) -> str:
     """What weights gained on the held-out maps of their training, in words; empty if their card does not say."""
     try:
         gain = 100 * card["held_out_figures"]["pooled_iou"]["difference"][0]
-    except (KeyError, IndexError, TypeError):
+        figure = "mIoU" if len(card.get("conditions", {}).get("classes", ())) > 1 else "IoU"
+    except (KeyError, IndexError, TypeError, AttributeError):
         return ""
-    return f"{gain:+.2f} points of IoU on the held-out maps of training{shares_of_gain(card)}"
+    return f"{gain:+.2f} points of {figure} on the held-out maps of training{shares_of_gain(card)}"
 
 
 def shares_of_gain(card: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.metrics.regions import FloatArray, ratio, require_same_shape
+from prn_cli.metrics.regions import FloatArray, iou, ratio, require_same_shape
 
 SUMS = 3 * IGNORE
 """Length of an image's counts: true positives, false positives and false negatives of 255 classes."""
@@ -57,6 +57,14 @@ def mean_of_present(right: FloatArray, false: FloatArray, missed: FloatArray) ->
     union = right + false + missed
     ious = ratio(right, union, where_empty=0.0)
     return ratio(ious.sum(axis=-1), np.count_nonzero(union, axis=-1).astype(np.float64), where_empty=np.nan)
+
+
+def mean_region_iou(counts: FloatArray) -> FloatArray:
+    """mIoU of region counts, `(..., C, 4)` to `(...)`; of one class, its IoU. NaN where several have no valid pixel."""
+    if counts.shape[-2] == 1:
+        return iou(counts)[..., 0]
+    right, false, missed, _ = np.moveaxis(counts, -1, 0)
+    return mean_of_present(right, false, missed)
 
 
 def accuracy(counts: FloatArray) -> FloatArray:

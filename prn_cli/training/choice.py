@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 
 from prn_cli.maps.blend import strengthen
 from prn_cli.maps.pixels import IGNORE
-from prn_cli.maps.tiles import row_bands
-from prn_cli.metrics.classes import mean_of_present
 from prn_cli.metrics.intervals import resample
-from prn_cli.metrics.regions import iou
+from prn_cli.metrics.regions import iou, ratio
 from prn_cli.thresholding.decision import WORTHWHILE, utility
 
 FloatMap = NDArray[np.float32]
@@ -78,20 +76,16 @@ def tally_classes(logits: FloatMap, refined: FloatMap, labels: NDArray[np.uint8]
     Returns:
         `(C, S, 3, 4)` int64, see `tally`; the cuts make no difference.
     """
-    classes, height, width = logits.shape
-    counts = np.zeros((classes, len(STRENGTHS), CUTS, 4), np.int64)
-    for band in row_bands(height, width):
-        rows = band.slices[0]
-        base, whole, label = logits[:, rows], refined[:, rows], labels[:, rows]
-        valid = (label[0] != IGNORE) & ~np.isnan(base).any(axis=0)
-        base, whole, true = base[:, valid], whole[:, valid], label[:, valid].argmax(axis=0)
-        for number, strength in enumerate(STRENGTHS):
-            chosen = strengthen(base, whole, strength).argmax(axis=0)
-            found, positives, tp = (
-                np.bincount(which, minlength=classes) for which in (chosen, true, true[chosen == true])
-            )
-            cells = tp, found - tp, positives - tp, len(true) - positives - found + tp
-            counts[:, number] += np.stack(cells, axis=-1)[:, np.newaxis]
+    valid = (labels[0] != IGNORE) & ~np.isnan(logits).any(axis=0)
+    base, whole, true = logits[:, valid], refined[:, valid], labels[:, valid].argmax(axis=0)
+    counts = np.empty((len(logits), len(STRENGTHS), CUTS, 4), np.int64)
+    for number, strength in enumerate(STRENGTHS):
+        chosen = strengthen(base, whole, strength).argmax(axis=0)
+        found, positives, tp = (
+            np.bincount(which, minlength=len(logits)) for which in (chosen, true, true[chosen == true])
+        )
+        cells = tp, found - tp, positives - tp, len(true) - positives - found + tp
+        counts[:, number] = np.stack(cells, axis=-1)[:, np.newaxis]
     return counts
 
 
@@ -103,7 +97,7 @@ class Choice:
         strength: 0 to 1.
         threshold: probability above which a refined pixel is foreground.
         own: the base model's own threshold, by the labels.
-        gain: change of the pooled IoU over the base model at 0.5.
+        gain: change of the pooled IoU over the base model at 0.5, or of the mIoU over the greatest score.
         added: the network's share of it; the rest is the threshold's.
         groups: change of the pooled IoU, scene by scene and class by class.
         strengths: mean over the scenes for every strength of `STRENGTHS`, with the best of its thresholds.
@@ -203,11 +197,17 @@ def choose(
 
 
 def mean_iou(counts: FloatArray) -> FloatArray:
-    """The mean IoU of the classes that are there, `(..., C, S, 3, 4)` counts to `(..., S, 3)`; of one, its IoU."""
-    if counts.shape[-4] == 1:
-        return iou(counts)[..., 0, :, :]
-    right, false, missed, _ = np.moveaxis(np.moveaxis(counts, -1, 0), -3, -1)
-    return np.nan_to_num(mean_of_present(right, false, missed), nan=1.0)
+    """The mean IoU of the classes, `(..., C, S, 3, 4)` counts to `(..., S, 3)`; of one, its IoU.
+
+    A class counts where it occurs, or is predicted by any strength: else one that vanishes would be a gain for all.
+    """
+    scores, classes = iou(counts), counts.shape[-4]
+    if classes == 1:
+        return scores[..., 0, :, :]
+    there = counts[..., :3].sum(axis=-1) > 0
+    total = (scores * there).sum(axis=-3)
+    ever = there.any(axis=(-2, -1)).sum(axis=-1)[..., None, None] + np.zeros_like(total)
+    return ratio(total, ever, where_empty=1.0)
 
 
 def _gain(scores: FloatArray, floor: tuple[int, int] = (0, 0)) -> FloatArray:

@@ -20,15 +20,17 @@ from prn_cli.execution.clock import now
 from prn_cli.execution.watch import Epoch
 from prn_cli.maps.classes import choose, masks_of
 from prn_cli.maps.noise import place_seed
+from prn_cli.maps.tiles import row_bands
 from prn_cli.methods import objective_of, options_of, recipe_of, refiner_of
 from prn_cli.methods.objective import Objective
 from prn_cli.methods.recipe import Batch, Outputs
 from prn_cli.methods.refiner import FloatMap
 from prn_cli.methods.torch_runner import TorchRunner
-from prn_cli.metrics.intervals import compare
-from prn_cli.metrics.regions import RegionCounts, count_regions, iou
+from prn_cli.metrics.classes import mean_region_iou
+from prn_cli.metrics.intervals import Estimate, compare
+from prn_cli.metrics.regions import RegionCounts, count_regions
 from prn_cli.options import Options
-from prn_cli.refinement.rows import cut, refine_map
+from prn_cli.refinement.rows import How, Link, Rows, cut, refine_rows
 from prn_cli.training import parallel
 from prn_cli.training.augment import Jitter, TrainingMap, by_image, draw_batch, reduced_copies
 from prn_cli.training.choice import tally, tally_classes
@@ -176,15 +178,15 @@ def fit(
         DivergedError: the weights, or what the network gives, are not finite.
     """
     device = device or torch.device("cpu")
-    before = np.array([count.array() for count in base_counts(validation)])
+    before = by_classes(base_counts(validation), validation)
     if state is None:
         weights = _on_cpu(network.state_dict())
         state = State(network=weights, average=weights, best=weights)
         # An epoch must beat on the validation maps what there was before: the trained weights, or the base model.
         if settings.choose_epoch and trained:
-            state.best_iou = pooled(evaluate(network.to(device), validation, device)).iou()
+            state.best_iou = pooled_iou(evaluate(network.to(device), validation, device), validation)
         elif settings.choose_epoch and recipe_of(network.name).identity_at_start:
-            state.best_iou = float(iou(before.sum(axis=0)))
+            state.best_iou = float(mean_region_iou(before.sum(axis=0)))
     steps = steps_per_epoch(maps, settings)
     total = settings.epochs * steps
     with SEEDED:
@@ -197,14 +199,14 @@ def fit(
         losses = trainer.epoch(maps, state, began, check)
         trainer.check_finite(losses, state.epoch)
         network.load_state_dict(trainer.average)
-        after = np.array([count.array() for count in evaluate(network, validation, device)])
+        after = by_classes(evaluate(network, validation, device), validation)
         network.load_state_dict(trainer.current)
-        reached = float(iou(after.sum(axis=0))) if validation else None
+        reached = float(mean_region_iou(after.sum(axis=0))) if validation else None
         better = not settings.choose_epoch or (reached is not None and reached > state.best_iou)
         state.steps += len(losses)
         state.seconds = parallel.agreed(state.seconds + now() - began)
         by_time = 0.0 if settings.time_budget is None else state.seconds / settings.time_budget
-        gain = compare(before, after, iou, pool=True, resamples=_RESAMPLES).difference if validation else None
+        gain = _gain(before, after) if validation else None
         epoch = Epoch(
             number=state.epoch,
             loss=float(losses.mean()),
@@ -223,6 +225,16 @@ def fit(
         state.late, state.counts = by_time >= 1 and state.steps < total, None
         state.history.append(epoch)
         yield epoch, state
+
+
+def _gain(before: NDArray[np.float64], after: NDArray[np.float64]) -> Estimate:
+    """The change of the pooled IoU, from `(images, C, 4)` counts."""
+
+    def figure(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        return mean_region_iou(counts.reshape(*counts.shape[:-1], *before.shape[1:]))
+
+    flat = len(before), -1
+    return compare(before.reshape(flat), after.reshape(flat), figure, pool=True, resamples=_RESAMPLES).difference
 
 
 class _Trainer:
@@ -384,37 +396,63 @@ class _TrainingRunner(TorchRunner):
 
 Planes: TypeAlias = Sequence[TrainingMap]
 """The maps of an image, one a class."""
+Count: TypeAlias = Callable[[FloatMap, FloatMap, NDArray[np.uint8]], NDArray[np.int64]]
+"""Counts `(C, ...)` of some rows: of base logits, refined logits and labels, `(C, h, w)` each. Those of rows add up."""
 
 
 def _refined(
-    network: Any,
-    maps: Sequence[TrainingMap],
-    device: torch.device | None,
-    count: Callable[[Planes, FloatMap], Sequence[T]],
-) -> list[T]:
-    """Refine the maps of every image by the road that `prn refine` takes, and count what came out, a class each."""
+    network: Any, maps: Sequence[TrainingMap], device: torch.device | None, count: Count
+) -> list[NDArray[np.int64]]:
+    """Refine the maps of every image by the road that `prn refine` takes, and count what came out, map by map."""
     refiner = refiner_of(_TrainingRunner(network.to(device or torch.device("cpu"))))
+    return _counted(maps, lambda planes: _bands(planes, refiner), count)
 
-    def work(planes: Planes) -> Sequence[T]:
-        refined = [
-            refine_map(m.logits, refiner, image=m.image, seed=place_seed(0, m.name), plane=m.plane) for m in planes
-        ]
-        return count(planes, np.stack(refined))
+
+def _counted(
+    maps: Sequence[TrainingMap], bands: Callable[[Planes], Iterator[tuple[slice, FloatMap]]], count: Count
+) -> list[NDArray[np.int64]]:
+    """Count by bands of rows, for which `bands` gives the refined logits of all classes of an image."""
+
+    def work(planes: Planes) -> NDArray[np.int64]:
+        total: NDArray[np.int64] | int = 0
+        for rows, refined in bands(planes):
+            logits, labels = (np.stack([getattr(m, part)[rows] for m in planes]) for part in ("logits", "label"))
+            total = total + count(logits, refined, labels)
+        return np.asarray(total)
 
     return [each for counts in parallel.spread(work, by_image(maps)) for each in counts]
 
 
-def _counted(planes: Planes, logits: FloatMap, threshold: float = 0.5) -> list[RegionCounts]:
-    """Counts of the masks of an image, `(C, H, W)`: of one class by the threshold, of several by the greatest score."""
-    if len(planes) == 1:
-        return [count_regions(cut(logits[0], threshold), planes[0].label)]
-    masks = masks_of(choose(logits), len(planes))
-    return [count_regions(mask, m.label) for mask, m in zip(masks, planes, strict=True)]
+def _bands(planes: Planes, refiner: Any) -> Iterator[tuple[slice, FloatMap]]:
+    """The rows of an image, and their refined logits; classes take turns, so that windows are run once for all."""
+
+    def refine(m: TrainingMap) -> Generator[Rows]:
+        image, (height, width) = m.image, m.label.shape
+        return refine_rows(
+            lambda window: m.logits[window.slices],
+            height,
+            width,
+            [Link(refiner)],
+            How(seed=place_seed(0, m.name), plane=m.plane),
+            read_image=None if image is None else lambda window: image[:, *window.slices],
+        )
+
+    for pieces in zip(*map(refine, planes), strict=True):
+        refined = np.stack([rows.refined for rows in pieces])
+        yield slice(pieces[0].y, pieces[0].y + refined.shape[1]), refined
+
+
+def _count_masks(logits: FloatMap, labels: NDArray[np.uint8], threshold: float = 0.5) -> NDArray[np.int64]:
+    """Region counts, `(C, 4)`, of masks: of one class by the threshold, of several by the greatest score."""
+    masks = [cut(logits[0], threshold)] if len(labels) == 1 else masks_of(choose(logits), len(labels))
+    counts = [count_regions(mask, label).array() for mask, label in zip(masks, labels, strict=True)]
+    return np.array(counts, np.int64)
 
 
 def evaluate(network: Any, maps: Sequence[TrainingMap], device: torch.device | None = None) -> list[RegionCounts]:
     """Counts of each map's refined mask: cut at 0.5, or of the greatest score of several classes."""
-    return _refined(network, maps, device, _counted)
+    counts = _refined(network, maps, device, lambda _, refined, labels: _count_masks(refined, labels))
+    return [RegionCounts(*map(int, each)) for each in counts]
 
 
 def tallies(
@@ -422,20 +460,34 @@ def tallies(
 ) -> NDArray[np.int64]:
     """What every strength would give on each map, `(maps, S, 3, 4)`, with this threshold for the base: see `tally`."""
 
-    def count(planes: Planes, refined: FloatMap) -> list[NDArray[np.int64]]:
-        logits, labels = (np.stack([getattr(m, part) for m in planes]) for part in ("logits", "label"))
-        if len(planes) > 1:
-            return list(tally_classes(logits, refined, labels))
-        return [tally(logits[0], refined[0], labels[0], own)]
+    def count(logits: FloatMap, refined: FloatMap, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        if len(labels) > 1:
+            return tally_classes(logits, refined, labels)
+        return tally(logits[0], refined[0], labels[0], own)[np.newaxis]
 
     return np.stack(_refined(network, maps, device, count))
 
 
 def base_counts(maps: Sequence[TrainingMap], threshold: float = 0.5) -> list[RegionCounts]:
     """Counts of each map's base mask, see `evaluate`; of one class by this threshold."""
-    return [
-        each for planes in by_image(maps) for each in _counted(planes, np.stack([m.logits for m in planes]), threshold)
-    ]
+
+    def rows(planes: Planes) -> Iterator[tuple[slice, FloatMap]]:
+        for band in row_bands(*planes[0].label.shape):
+            yield band.slices[0], np.stack([m.logits[band.slices[0]] for m in planes])
+
+    counts = _counted(maps, rows, lambda _, logits, labels: _count_masks(logits, labels, threshold))
+    return [RegionCounts(*map(int, each)) for each in counts]
+
+
+def by_classes(counts: Sequence[RegionCounts], maps: Sequence[TrainingMap]) -> NDArray[np.float64]:
+    """The counts of the maps, `(images, C, 4)`."""
+    classes = len(by_image(maps)[0]) if maps else 1
+    return np.array([count.array() for count in counts]).reshape(-1, classes, 4)
+
+
+def pooled_iou(counts: Sequence[RegionCounts], maps: Sequence[TrainingMap]) -> float:
+    """IoU of the maps that were counted, over all pixels; of several classes, the mean over those that are there."""
+    return float(mean_region_iou(by_classes(counts, maps).sum(axis=0)))
 
 
 def pooled(counts: Sequence[RegionCounts]) -> RegionCounts:

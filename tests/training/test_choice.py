@@ -66,6 +66,17 @@ def test_a_class_may_lose_where_the_mean_over_the_classes_gains() -> None:
     assert choose(maps, scenes, classes=["a", "b"]).strength == 0.25
 
 
+def test_a_class_that_vanishes_pays_for_no_loss_of_others() -> None:
+    """Found by no label and a few pixels of the base model, it would count at strength 0 alone."""
+    worse = counts_of(0.5, 0.49, 0.49, 0.49, 0.48)
+    vanishing = np.zeros_like(worse)
+    vanishing[:4, :, 1] = 30
+    vanishing[..., 3] = 1000
+    choice = choose(np.stack([worse, worse, vanishing] * 6), [""] * 6, classes=["a", "b", "c"])
+    assert choice.strength == 0.0
+    assert choice.strengths["1"] == pytest.approx(-0.04 / 3)
+
+
 def test_nothing_is_done_where_nothing_gains() -> None:
     choice = choose(np.stack([counts_of(0.5, 0.49, 0.48, 0.45, 0.5)] * 3), ["a", "a", "a"])
     assert (choice.strength, choice.threshold, choice.gain, choice.promising) == (0.0, 0.5, 0.0, False)

@@ -144,8 +144,8 @@ def test_learning_rate_rises_and_falls() -> None:
 @pytest.mark.parametrize(("name", "trained", "kept"), [("fast", False, -1), ("paper", False, 0), ("paper", True, -1)])
 def test_an_epoch_must_beat_what_was_there_but_not_weights_drawn_at_random(name, trained, kept, monkeypatch):
     found = iter((0.5, 0.4) if kept < 0 else (0.4,))  # the start is better, where it is looked at
-    monkeypatch.setattr(loop, "iou", lambda _: np.array(next(found)))
-    monkeypatch.setattr(loop, "pooled", lambda _: SimpleNamespace(iou=lambda: next(found)))
+    monkeypatch.setattr(loop, "mean_region_iou", lambda _: np.array(next(found)))
+    monkeypatch.setattr(loop, "pooled_iou", lambda *_: next(found))
     monkeypatch.setattr(loop, "compare", lambda *_, **__: SimpleNamespace(difference=Estimate(0.0, 0.0, 0.0)))
     settings = Settings(crop=64, batch=2, epochs=1, steps=1)
     options = {"width": 4} if name == "fast" else {"patch": 64}

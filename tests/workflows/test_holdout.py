@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prn_cli.errors import InputError, UsageError
-from prn_cli.training.augment import TrainingMap
+from prn_cli.training.augment import TrainingMap, by_image
 from prn_cli.workflows.train import TrainOptions
 from prn_cli.workflows.training.dataset import Dataset
 from prn_cli.workflows.training.holdout import (
@@ -125,7 +125,8 @@ def test_quarters_hold_labels_and_are_not_too_small() -> None:
 def dataset(*names: str, side: int = 8, classes: int = 1) -> Dataset:
     """Maps of a set, those of several classes under one name."""
     label = np.zeros((side, side), np.uint8)
-    maps = [TrainingMap(name, label.astype(np.float32), label, label) for name in names for _ in range(classes)]
+    logits = label.astype(np.float32)
+    maps = [TrainingMap(name, logits, label, label, plane=plane) for name in names for plane in range(classes)]
     return Dataset(maps, {name: Path(f"/maps/{name}.npy") for name in names}, [str(c) for c in range(classes)])
 
 
@@ -195,6 +196,9 @@ def test_quarters_are_held_out_where_maps_are_few_and_large() -> None:
     assert (len(found.parts), len(found.folds)) == (8, 4)
     learn, hold = found.of_fold(found.folds[0])
     assert (len(learn), len(hold)) == (6, 2)
+    several = hold_out(dataset("a", "b", side=256, classes=3), TrainOptions())
+    assert [[part.plane for part in planes] for planes in by_image(several.parts)] == [[0, 1, 2]] * 8
+    assert [len({part.name for part in planes}) for planes in by_image(several.parts)] == [1] * 8
     assert not hold_out(dataset(*"abcd", side=256), TrainOptions()).parts
     assert not hold_out(dataset("a", "b", side=256), TrainOptions(folds=1)).parts
     with pytest.raises(InputError, match="1 labelled map, expected at least 2"):

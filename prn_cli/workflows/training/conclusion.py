@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prn_cli.errors import percent
-from prn_cli.metrics.classes import mean_of_present
+from prn_cli.metrics.classes import mean_region_iou
 from prn_cli.metrics.intervals import compare
 from prn_cli.metrics.regions import FloatArray, count_regions, iou
 from prn_cli.refinement.rows import cut
@@ -23,7 +23,8 @@ Figures = dict[str, dict[str, list[float | None]]]
 """By metric, each a figure and the bounds of its 95 % interval.
 
 `before` is the base model at 0.5, `own` the base model at its own threshold, `after` refined, `difference` what that is
-more than at 0.5, and `added` what it is more than without a network, at the better of the two.
+more than at 0.5, and `added` what it is more than without a network, at the better of the two. Of several classes, the
+greatest score counts.
 """
 
 
@@ -106,11 +107,7 @@ def conclude(
     found = [counts[:, s, t].astype(np.float64).reshape(images, -1) for s, t in cells]
 
     def mean_iou(image_counts: FloatArray) -> FloatArray:
-        by_class = image_counts.reshape(*image_counts.shape[:-1], len(classes), 4)
-        if len(classes) == 1:
-            return iou(by_class[..., 0, :])
-        right, false, missed, _ = np.moveaxis(by_class, -1, 0)
-        return mean_of_present(right, false, missed)
+        return mean_region_iou(image_counts.reshape(*image_counts.shape[:-1], len(classes), 4))
 
     figures = _figures(found, mean_iou, seed)
     noun = "classes" if len(classes) > 1 else "scenes"

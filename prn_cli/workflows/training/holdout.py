@@ -168,6 +168,7 @@ def quarters(source: TrainingMap) -> dict[str, TrainingMap]:
                     label=label,
                     pseudo=label if source.pseudo is source.label else source.pseudo[where],
                     image=None if source.image is None else source.image[where],
+                    plane=source.plane,
                 )
     return found
 

@@ -22,7 +22,7 @@ from prn_cli.files.temporaries import remove_stale, write_whole
 from prn_cli.training import parallel
 from prn_cli.training.checkpoint import load_state, save_state
 from prn_cli.training.choice import CUTS, STRENGTHS
-from prn_cli.training.loop import SEEDED, State, base_counts, fit, pooled, tallies
+from prn_cli.training.loop import SEEDED, State, base_counts, fit, pooled_iou, tallies
 from prn_cli.training.runtime import tensorboard_log, use_threads
 from prn_cli.workflows.training.folder import LOG, STATES, TENSORBOARD, state_file
 from prn_cli.workflows.training.holdout import Holdout
@@ -172,7 +172,7 @@ class _Stages:
                 report=self.plan.steps_between_looks(seconds),
             )
         looked_at = self.plan.looked_at(job, seconds)
-        before = pooled(base_counts(looked_at)).iou() if looked_at else None
+        before = pooled_iou(base_counts(looked_at), looked_at) if looked_at else None
         stage = Stage(job.name, settings.epochs if seconds is None else None, before, settings.choose_epoch)
         with SEEDED:
             network = run.network(job.learn)

@@ -10,8 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from prn_cli import __version__
 from prn_cli.errors import DivergedError, InputError, UsageError
 from prn_cli.execution.cores import core_count, keep_freed_memory
@@ -20,7 +18,6 @@ from prn_cli.maps.drift import describe, reference
 from prn_cli.maps.tiles import round_up
 from prn_cli.methods import METHODS, recipe_of
 from prn_cli.methods.weights import find_tensors
-from prn_cli.metrics.classes import mean_of_present
 from prn_cli.options import Options
 from prn_cli.rasters import common_bands, image_files
 from prn_cli.tasks import Cut, find_task
@@ -29,7 +26,7 @@ from prn_cli.training import parallel
 from prn_cli.training.adapt import Start, load_start, schedule
 from prn_cli.training.augment import Jitter
 from prn_cli.training.export import export
-from prn_cli.training.loop import Settings, base_counts, pooled
+from prn_cli.training.loop import Settings, base_counts, pooled_iou
 from prn_cli.training.runtime import reduced_precision, set_up
 from prn_cli.workflows.method_options import given_for, options_for
 from prn_cli.workflows.options import folder_beside, labels_beside
@@ -287,15 +284,14 @@ def _first_figure(run: Run, found: Dataset, cuts: OwnCuts) -> None:
     """Say what the base model does without a network, before any is trained."""
     if parallel.rank() > 0:
         return
+    at_half = pooled_iou(base_counts(found.maps), found.maps)
     if len(found.classes) > 1:
-        counts = np.array([count.array() for count in base_counts(found.maps)], np.float64)
-        right, false, missed, _ = counts.reshape(-1, len(found.classes), 4).sum(axis=0).T
-        run.watch.note(f"base model: mIoU {mean_of_present(right, false, missed):.4f}")
+        run.watch.note(f"base model: mIoU {at_half:.4f}")
         return
-    own, at_half = cuts.of(found.maps).threshold, pooled(base_counts(found.maps)).iou()
-    said = f"base model: IoU {at_half:.4f} cut at 0.5"
+    own, said = cuts.of(found.maps).threshold, f"base model: IoU {at_half:.4f} cut at 0.5"
     if own != 0.5:
-        said += f", {pooled(base_counts(found.maps, own)).iou():.4f} at {own:g}, its own threshold by these labels"
+        at_own = pooled_iou(base_counts(found.maps, own), found.maps)
+        said += f", {at_own:.4f} at {own:g}, its own threshold by these labels"
     run.watch.note(said)
 
 
@@ -315,7 +311,8 @@ def _fingerprint(run: Run, holdout: Holdout, conditions: dict[str, Any]) -> dict
                 if array is not None:
                     maps.update(array.tobytes())
     # Options first: a run that differs in one mostly differs in what follows from it, too.
-    return dict(sorted(found.items())) | {"the network's layers": repr(layers), "the maps": maps.hexdigest()}
+    counted = {"how classes are counted": "by the greatest score"} if conditions["classes"] else {}
+    return dict(sorted(found.items())) | counted | {"the network's layers": repr(layers), "the maps": maps.hexdigest()}
 
 
 @contextmanager
