@@ -69,7 +69,7 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
     images = card["held_out_images"]
     console.tell(f"Of {images['all']} images, {images['better']} are better than before and {images['worse']} worse.")
     if len(choice["groups"]) > 1:
-        console.tell(f"By {'class' if several else 'scene'}: {_points(choice['groups'], ' ')}")
+        console.tell(f"By {'class' if several else 'scene'}: {_points(choice['groups'])}")
     console.tell(f"{card['verdict'][0].upper()}{card['verdict'][1:]}.")
     if data["scenes_held_out"] == 1 and data["scenes"] > 1:
         console.tell("Only one scene was held out, which says nothing of others (--folds).")
@@ -83,5 +83,5 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
     console.tell(f"Weights: {out / card['files']['onnx']['file']} (epoch {card['best_epoch']} of {card['epochs']})")
 
 
-def _points(gains: Mapping[str, float], separator: str) -> str:
-    return ", ".join(f"{name}{separator}{100 * gain:+.2f}" for name, gain in gains.items())
+def _points(gains: Mapping[str, float]) -> str:
+    return "; ".join(f"{name} {100 * gain:+.2f}" for name, gain in gains.items())
