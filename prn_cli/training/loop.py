@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
@@ -405,22 +405,17 @@ def _refined(
 ) -> list[NDArray[np.int64]]:
     """Refine the maps of every image by the road that `prn refine` takes, and count what came out, map by map."""
     refiner = refiner_of(_TrainingRunner(network.to(device or torch.device("cpu"))))
-    return _counted(maps, lambda planes: _bands(planes, refiner), count)
+    found = parallel.spread(lambda planes: _counted(planes, _bands(planes, refiner), count), by_image(maps))
+    return [each for counts in found for each in counts]
 
 
-def _counted(
-    maps: Sequence[TrainingMap], bands: Callable[[Planes], Iterator[tuple[slice, FloatMap]]], count: Count
-) -> list[NDArray[np.int64]]:
-    """Count by bands of rows, for which `bands` gives the refined logits of all classes of an image."""
-
-    def work(planes: Planes) -> NDArray[np.int64]:
-        total: NDArray[np.int64] | int = 0
-        for rows, refined in bands(planes):
-            logits, labels = (np.stack([getattr(m, part)[rows] for m in planes]) for part in ("logits", "label"))
-            total = total + count(logits, refined, labels)
-        return np.asarray(total)
-
-    return [each for counts in parallel.spread(work, by_image(maps)) for each in counts]
+def _counted(planes: Planes, bands: Iterable[tuple[slice, FloatMap]], count: Count) -> NDArray[np.int64]:
+    """Count an image, of all of whose classes `bands` gives the refined logits of some rows."""
+    total: NDArray[np.int64] | int = 0
+    for rows, refined in bands:
+        logits, labels = (np.stack([getattr(m, part)[rows] for m in planes]) for part in ("logits", "label"))
+        total = total + count(logits, refined, labels)
+    return np.asarray(total)
 
 
 def _bands(planes: Planes, refiner: Any) -> Iterator[tuple[slice, FloatMap]]:
@@ -475,7 +470,10 @@ def base_counts(maps: Sequence[TrainingMap], threshold: float = 0.5) -> list[Reg
         for band in row_bands(*planes[0].label.shape):
             yield band.slices[0], np.stack([m.logits[band.slices[0]] for m in planes])
 
-    counts = _counted(maps, rows, lambda _, logits, labels: _count_masks(logits, labels, threshold))
+    def count(_: FloatMap, logits: FloatMap, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        return _count_masks(logits, labels, threshold)
+
+    counts = [each for planes in by_image(maps) for each in _counted(planes, rows(planes), count)]
     return [RegionCounts(*map(int, each)) for each in counts]
 
 
