@@ -108,7 +108,7 @@ class Bench:
         if not path.exists():
             row, seed, patience = ROWS[label], self.seed + member, loop.Settings.patience
             learn, hold = self.split(row)
-            base = loop.pooled(loop.base_counts(hold)).iou()
+            base = loop.pooled_iou(loop.base_counts(hold))
             # The default goes on beyond its patience, so that its last epoch is known; what is kept is as without.
             settings = loop.Settings(seed=seed, options=row.options, patience=99 if row == ROWS[DEFAULT] else patience)
             torch.manual_seed(seed)
@@ -139,8 +139,8 @@ class Bench:
             refiner = refiner_of(TorchRunner(network))
             views = [refine_map(m.logits, refiner, tta=tta) / len(members) for m in hold]
             refined = [a + b for a, b in zip(refined, views, strict=True)]
-        counts = [count_regions(cut(z, 0.5), m.label) for z, m in zip(refined, hold, strict=True)]
-        return 100 * float(loop.pooled(counts).iou() - run["base"])
+        counts = [count_regions(cut(z, 0.5), m.label).array() for z, m in zip(refined, hold, strict=True)]
+        return 100 * (loop.pooled_iou(np.array(counts)) - run["base"])
 
 
 def over_three(gain: Callable[[Bench, int], float]) -> Callable[[Bench], float]:

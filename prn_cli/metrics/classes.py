@@ -60,10 +60,13 @@ def mean_of_present(right: FloatArray, false: FloatArray, missed: FloatArray) ->
 
 
 def mean_region_iou(counts: FloatArray) -> FloatArray:
-    """mIoU of region counts, `(..., C, 4)` to `(...)`; of one class, its IoU. NaN where several have no valid pixel."""
-    if counts.shape[-2] == 1:
-        return iou(counts)[..., 0]
-    right, false, missed, _ = np.moveaxis(counts, -1, 0)
+    """mIoU of region counts, `(..., 4 C)`, a class after the other, to `(...)`; of one class, its IoU.
+
+    NaN where several classes have no valid pixel.
+    """
+    if counts.shape[-1] == 4:
+        return iou(counts)
+    right, false, missed, _ = (counts[..., part::4] for part in range(4))
     return mean_of_present(right, false, missed)
 
 

@@ -27,8 +27,8 @@ from prn_cli.methods.recipe import Batch, Outputs
 from prn_cli.methods.refiner import FloatMap
 from prn_cli.methods.torch_runner import TorchRunner
 from prn_cli.metrics.classes import mean_region_iou
-from prn_cli.metrics.intervals import Estimate, compare
-from prn_cli.metrics.regions import RegionCounts, count_regions
+from prn_cli.metrics.intervals import compare
+from prn_cli.metrics.regions import FloatArray, count_regions
 from prn_cli.options import Options
 from prn_cli.refinement.rows import How, Link, Rows, cut, refine_rows
 from prn_cli.training import parallel
@@ -178,15 +178,15 @@ def fit(
         DivergedError: the weights, or what the network gives, are not finite.
     """
     device = device or torch.device("cpu")
-    before = by_classes(base_counts(validation), validation)
+    before = base_counts(validation)
     if state is None:
         weights = _on_cpu(network.state_dict())
         state = State(network=weights, average=weights, best=weights)
         # An epoch must beat on the validation maps what there was before: the trained weights, or the base model.
         if settings.choose_epoch and trained:
-            state.best_iou = pooled_iou(evaluate(network.to(device), validation, device), validation)
+            state.best_iou = pooled_iou(evaluate(network.to(device), validation, device))
         elif settings.choose_epoch and recipe_of(network.name).identity_at_start:
-            state.best_iou = float(mean_region_iou(before.sum(axis=0)))
+            state.best_iou = pooled_iou(before)
     steps = steps_per_epoch(maps, settings)
     total = settings.epochs * steps
     with SEEDED:
@@ -199,14 +199,16 @@ def fit(
         losses = trainer.epoch(maps, state, began, check)
         trainer.check_finite(losses, state.epoch)
         network.load_state_dict(trainer.average)
-        after = by_classes(evaluate(network, validation, device), validation)
+        after = evaluate(network, validation, device)
         network.load_state_dict(trainer.current)
-        reached = float(mean_region_iou(after.sum(axis=0))) if validation else None
+        reached = pooled_iou(after) if validation else None
         better = not settings.choose_epoch or (reached is not None and reached > state.best_iou)
         state.steps += len(losses)
         state.seconds = parallel.agreed(state.seconds + now() - began)
         by_time = 0.0 if settings.time_budget is None else state.seconds / settings.time_budget
-        gain = _gain(before, after) if validation else None
+        gain = None
+        if validation:
+            gain = compare(before, after, mean_region_iou, pool=True, resamples=_RESAMPLES).difference
         epoch = Epoch(
             number=state.epoch,
             loss=float(losses.mean()),
@@ -225,16 +227,6 @@ def fit(
         state.late, state.counts = by_time >= 1 and state.steps < total, None
         state.history.append(epoch)
         yield epoch, state
-
-
-def _gain(before: NDArray[np.float64], after: NDArray[np.float64]) -> Estimate:
-    """The change of the pooled IoU, from `(images, C, 4)` counts."""
-
-    def figure(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean_region_iou(counts.reshape(*counts.shape[:-1], *before.shape[1:]))
-
-    flat = len(before), -1
-    return compare(before.reshape(flat), after.reshape(flat), figure, pool=True, resamples=_RESAMPLES).difference
 
 
 class _Trainer:
@@ -403,10 +395,9 @@ Count: TypeAlias = Callable[[FloatMap, FloatMap, NDArray[np.uint8]], NDArray[np.
 def _refined(
     network: Any, maps: Sequence[TrainingMap], device: torch.device | None, count: Count
 ) -> list[NDArray[np.int64]]:
-    """Refine the maps of every image by the road that `prn refine` takes, and count what came out, map by map."""
+    """Refine the maps of every image by the road that `prn refine` takes, and count what came out, image by image."""
     refiner = refiner_of(_TrainingRunner(network.to(device or torch.device("cpu"))))
-    found = parallel.spread(lambda planes: _counted(planes, _bands(planes, refiner), count), by_image(maps))
-    return [each for counts in found for each in counts]
+    return parallel.spread(lambda planes: _counted(planes, _bands(planes, refiner), count), by_image(maps))
 
 
 def _counted(planes: Planes, bands: Iterable[tuple[slice, FloatMap]], count: Count) -> NDArray[np.int64]:
@@ -444,10 +435,16 @@ def _count_masks(logits: FloatMap, labels: NDArray[np.uint8], threshold: float =
     return np.array(counts, np.int64)
 
 
-def evaluate(network: Any, maps: Sequence[TrainingMap], device: torch.device | None = None) -> list[RegionCounts]:
-    """Counts of each map's refined mask: cut at 0.5, or of the greatest score of several classes."""
-    counts = _refined(network, maps, device, lambda _, refined, labels: _count_masks(refined, labels))
-    return [RegionCounts(*map(int, each)) for each in counts]
+def evaluate(network: Any, maps: Sequence[TrainingMap], device: torch.device | None = None) -> FloatArray:
+    """Region counts of each image's refined masks, `(images, 4 C)`.
+
+    A mask is cut at 0.5; of several classes, it is where its score is the greatest.
+    """
+    return _by_image(_refined(network, maps, device, lambda _, refined, labels: _count_masks(refined, labels)))
+
+
+def _by_image(counts: Sequence[NDArray[np.int64]]) -> FloatArray:
+    return np.array([each.ravel() for each in counts], np.float64).reshape(len(counts), counts[0].size if counts else 4)
 
 
 def tallies(
@@ -460,11 +457,11 @@ def tallies(
             return tally_classes(logits, refined, labels)
         return tally(logits[0], refined[0], labels[0], own)[np.newaxis]
 
-    return np.stack(_refined(network, maps, device, count))
+    return np.concatenate(_refined(network, maps, device, count))
 
 
-def base_counts(maps: Sequence[TrainingMap], threshold: float = 0.5) -> list[RegionCounts]:
-    """Counts of each map's base mask, see `evaluate`; of one class by this threshold."""
+def base_counts(maps: Sequence[TrainingMap], threshold: float = 0.5) -> FloatArray:
+    """Region counts of each image's base masks, see `evaluate`; of one class, it is cut at this threshold."""
 
     def rows(planes: Planes) -> Iterator[tuple[slice, FloatMap]]:
         for band in row_bands(*planes[0].label.shape):
@@ -473,21 +470,9 @@ def base_counts(maps: Sequence[TrainingMap], threshold: float = 0.5) -> list[Reg
     def count(_: FloatMap, logits: FloatMap, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
         return _count_masks(logits, labels, threshold)
 
-    counts = [each for planes in by_image(maps) for each in _counted(planes, rows(planes), count)]
-    return [RegionCounts(*map(int, each)) for each in counts]
+    return _by_image([_counted(planes, rows(planes), count) for planes in by_image(maps)])
 
 
-def by_classes(counts: Sequence[RegionCounts], maps: Sequence[TrainingMap]) -> NDArray[np.float64]:
-    """The counts of the maps, `(images, C, 4)`."""
-    classes = len(by_image(maps)[0]) if maps else 1
-    return np.array([count.array() for count in counts]).reshape(-1, classes, 4)
-
-
-def pooled_iou(counts: Sequence[RegionCounts], maps: Sequence[TrainingMap]) -> float:
-    """IoU of the maps that were counted, over all pixels; of several classes, the mean over those that are there."""
-    return float(mean_region_iou(by_classes(counts, maps).sum(axis=0)))
-
-
-def pooled(counts: Sequence[RegionCounts]) -> RegionCounts:
-    """The sum."""
-    return sum(counts, RegionCounts())
+def pooled_iou(counts: FloatArray) -> float:
+    """IoU over all pixels of the images that were counted; of several classes, the mean over those that are there."""
+    return float(mean_region_iou(counts.sum(axis=0)))

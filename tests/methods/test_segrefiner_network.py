@@ -24,7 +24,7 @@ from prn_cli.methods.weights import find_tensors, find_weights
 from prn_cli.refinement.rows import cut, refine_map
 from prn_cli.training.augment import TrainingMap, reduced_copies
 from prn_cli.training.export import export
-from prn_cli.training.loop import Settings, State, base_counts, fit, pooled
+from prn_cli.training.loop import Settings, State, base_counts, fit, pooled_iou
 
 SMALL = {"width": 4, "chain_steps": 2}
 
@@ -254,7 +254,7 @@ def test_it_learns_to_follow_the_image_and_other_borders_of_windows_give_the_sam
     about = Settings(network="segrefiner", options=options, crop=64, batch=8, epochs=2, steps=30, rate=2e-3)
     for _, reached in fit(network, maps(8, 1, side=128), hold, about):
         state = reached
-    assert state.best_iou > 0.95 > pooled(base_counts(hold)).iou()
+    assert state.best_iou > 0.95 > pooled_iou(base_counts(hold))
     network.load_state_dict(state.best)
     rows = [np.concatenate([[m.logits, *m.image] for m in (hold * 2)[n : n + 4]], axis=2) for n in range(4)]
     logits, *image = np.concatenate(rows, axis=1)

@@ -23,7 +23,7 @@ from prn_cli.refinement.rows import How, Link, refine_map, refine_rows
 from prn_cli.training.augment import TrainingMap
 from prn_cli.training.checkpoint import load_state, save_state
 from prn_cli.training.export import export
-from prn_cli.training.loop import Settings, State, base_counts, evaluate, fit, pooled, tallies
+from prn_cli.training.loop import Settings, State, base_counts, evaluate, fit, pooled_iou, tallies
 from prn_cli.workflows.train import train as train_by_workflow
 from prn_cli.workflows.train import train_options
 
@@ -85,7 +85,7 @@ def test_it_learns_with_an_objective_that_has_parameters_and_a_state() -> None:
     assert int(bank["filled"]) == 32
     assert len({tuple(row) for row in bank["bank"].tolist()}) > 16
     assert state.optimizer.keys() == set(range(5))  # the network's four, and the head of the objective
-    assert state.best_iou > pooled(base_counts(maps(2, 2))).iou()
+    assert state.best_iou > pooled_iou(base_counts(maps(2, 2)))
 
 
 def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(tmp_path: Path) -> None:

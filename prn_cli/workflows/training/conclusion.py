@@ -106,13 +106,10 @@ def conclude(
     cells = ((0, 0), (0, 1), choice.floor, choice.cell)
     found = [counts[:, s, t].astype(np.float64).reshape(images, -1) for s, t in cells]
 
-    def mean_iou(image_counts: FloatArray) -> FloatArray:
-        return mean_region_iou(image_counts.reshape(*image_counts.shape[:-1], len(classes), 4))
-
-    figures = _figures(found, mean_iou, seed)
+    figures = _figures(found, mean_region_iou, seed)
     noun = "classes" if len(classes) > 1 else "scenes"
     said = verdict(choice, figures["pooled_iou"]["difference"], noun, parts_of, trained)
-    return Conclusion(choice, figures, said, _images(mean_iou(found[0]), mean_iou(found[3])))
+    return Conclusion(choice, figures, said, _images(mean_region_iou(found[0]), mean_region_iou(found[3])))
 
 
 def _images(before: FloatArray, after: FloatArray) -> dict[str, int]:

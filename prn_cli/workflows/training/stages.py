@@ -172,7 +172,7 @@ class _Stages:
                 report=self.plan.steps_between_looks(seconds),
             )
         looked_at = self.plan.looked_at(job, seconds)
-        before = pooled_iou(base_counts(looked_at), looked_at) if looked_at else None
+        before = pooled_iou(base_counts(looked_at)) if looked_at else None
         stage = Stage(job.name, settings.epochs if seconds is None else None, before, settings.choose_epoch)
         with SEEDED:
             network = run.network(job.learn)

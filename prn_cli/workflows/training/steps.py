@@ -284,13 +284,13 @@ def _first_figure(run: Run, found: Dataset, cuts: OwnCuts) -> None:
     """Say what the base model does without a network, before any is trained."""
     if parallel.rank() > 0:
         return
-    at_half = pooled_iou(base_counts(found.maps), found.maps)
+    at_half = pooled_iou(base_counts(found.maps))
     if len(found.classes) > 1:
         run.watch.note(f"base model: mIoU {at_half:.4f}")
         return
     own, said = cuts.of(found.maps).threshold, f"base model: IoU {at_half:.4f} cut at 0.5"
     if own != 0.5:
-        at_own = pooled_iou(base_counts(found.maps, own), found.maps)
+        at_own = pooled_iou(base_counts(found.maps, own))
         said += f", {at_own:.4f} at {own:g}, its own threshold by these labels"
     run.watch.note(said)
 
