@@ -560,6 +560,7 @@ def test_few_held_out_images_promise_nothing(capsys, images: int, said: str) -> 
 
 def test_the_progress_says_what_its_figures_are_of(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """They are not those of the verdict, which has the strength and the threshold that are chosen at the end."""
+    monkeypatch.setattr(console.Terminal, "quiet", False)  # a command before it may have been
     stage, epoch = Stage("fold 1 of 2", 4, 0.5, True), Epoch(0, 0.25, 0.6034, True, 9.0, gain=(0.1034, 0.05, 0.15))
     line = "fold 1 of 2, epoch 1/4  loss 0.2500  IoU at strength 1: 0.5000 → 0.6034 (+10.34 [+5.00, +15.00])"
     with epochs.shown(["fold 1 of 2"], console.Terminal()) as show_epoch:
