@@ -8,7 +8,7 @@ from typing import Any
 
 from prn_cli.commands import console
 from prn_cli.commands.from_options import command
-from prn_cli.methods.weights import shares_of_gain
+from prn_cli.methods.weights import of_several_classes, shares_of_gain
 from prn_cli.workflows import train as workflow
 from prn_cli.workflows.train import TrainOptions
 
@@ -44,7 +44,7 @@ def _show(card: Mapping[str, Any], out: Path) -> None:
             console.tell("No label has said that this gains: look at some masks, or label a few maps and score them.")
         console.tell(f"Weights: {out / card['files']['onnx']['file']}")
         return
-    several = len(card["conditions"].get("classes", ())) > 1
+    several = of_several_classes(card)
     what = f"held-out parts of {data['parts_of']} map(s)" if data["parts_of"] else "held-out images"
     own = choice["own"]
     folds = card["conditions"].get("folds")

@@ -41,11 +41,16 @@ class Weights:
         return not any(self.card.get(name) for name in without)
 
 
+def of_several_classes(card: Mapping[str, Any]) -> bool:
+    """Whether weights have learned from maps of several classes."""
+    return len(card.get("conditions", {}).get("classes", ())) > 1
+
+
 def expected_gain(card: Mapping[str, Any]) -> str:
     """What weights gained on the held-out maps of their training, in words; empty if their card does not say."""
     try:
         gain = 100 * card["held_out_figures"]["pooled_iou"]["difference"][0]
-        figure = "mIoU" if len(card.get("conditions", {}).get("classes", ())) > 1 else "IoU"
+        figure = "mIoU" if of_several_classes(card) else "IoU"
     except (KeyError, IndexError, TypeError, AttributeError):
         return ""
     return f"{gain:+.2f} points of {figure} on the held-out maps of training{shares_of_gain(card)}"

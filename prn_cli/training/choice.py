@@ -165,9 +165,9 @@ def choose(
     member = np.array([[scene == name for scene in scenes] for name in names], np.float64)
     values = counts.reshape(-1, len(classes), *counts.shape[1:]).astype(np.float64)
     by_scene = np.tensordot(member, values, axes=1)
-    gains = _gain(mean_iou(by_scene))
+    gains = _gain(_mean_iou(by_scene))
     expected = gains.mean(axis=0)
-    images = mean_iou(values)
+    images = _mean_iou(values)
     harmless = (gains if len(names) <= FEW_SCENES else expected[None]).min(axis=0) >= 0
     free = limits.any_threshold and own != 0.5
     rises = expected[0, 1] > 0 and images[:, 0, 1].mean() >= images[:, 0, 0].mean()
@@ -177,7 +177,7 @@ def choose(
     worth = np.where(able, _worth(values, member, floor, limits.images or len(values), seed), 0.0)
     best = np.unravel_index(int(np.argmax(worth)), worth.shape) if worth.max() > WORTHWHILE else floor
     cell = (int(best[0]), int(best[1]))
-    pooled = mean_iou(values.sum(axis=0))
+    pooled = _mean_iou(values.sum(axis=0))
     strength = STRENGTHS[cell[0]]
     groups = [", ".join(filter(None, (scene, name))) for scene in names for name in classes]
     of_groups = _gain(iou(by_scene))[..., cell[0], cell[1]].ravel()
@@ -196,7 +196,7 @@ def choose(
     )
 
 
-def mean_iou(counts: FloatArray) -> FloatArray:
+def _mean_iou(counts: FloatArray) -> FloatArray:
     """The mean IoU of the classes, `(..., C, S, 3, 4)` counts to `(..., S, 3)`; of one, its IoU.
 
     A class counts where it occurs, or is predicted by any strength: else one that vanishes would be a gain for all.
@@ -218,7 +218,7 @@ def _gain(scores: FloatArray, floor: tuple[int, int] = (0, 0)) -> FloatArray:
 def _worth(counts: FloatArray, member: FloatArray, floor: tuple[int, int], images: int, seed: int) -> FloatArray:
     """`(S, 3)`: what each strength and threshold is worth beyond the floor, by resamples of so many images."""
     flat = counts.reshape(len(counts), -1)
-    of_images = _gain(mean_iou(counts), floor)
+    of_images = _gain(_mean_iou(counts), floor)
     loss = SCEPTIC * np.array(STRENGTHS)[:, None]
 
     def statistic(weights: FloatArray) -> FloatArray:
@@ -228,7 +228,7 @@ def _worth(counts: FloatArray, member: FloatArray, floor: tuple[int, int], image
         worth = np.zeros((len(weights), *of_images.shape[1:]))
         scenes = np.zeros((len(weights), 1, 1))
         for scene in member:
-            gain = _gain(mean_iou((weights * scene @ flat).reshape(-1, *counts.shape[1:])), floor)
+            gain = _gain(_mean_iou((weights * scene @ flat).reshape(-1, *counts.shape[1:])), floor)
             present = (weights @ scene > 0)[:, None, None]
             worth += present * utility((1 - doubt) * gain - doubt * loss)
             scenes += present
