@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from common import machine, markdown
+from first_call import over_sets
 from quality import SETS, scored
 from time_to_gain import measure, name_of
 
 import prn_cli as prn
-from prn_cli.metrics.intervals import bootstrap
 
 CHAINS = {
     "`fast`": ("fast",),
@@ -34,17 +34,13 @@ CHAINS = {
 
 def gain(place: Path, work: Path, chain: tuple[str, ...], seconds: float, seed: int) -> float:
     """Points of pooled IoU on the test split."""
-    runs = {
-        method: work / "runs" / name_of(place.name, seconds, seed, cpu=True, images=method == "image")
-        for method in chain
-    }
-    for method, run in runs.items():
-        if not (run / "model.onnx").exists():
-            measure(place, work, seconds, seed, cpu=True, images=method == "image")
+    weights = []
+    for images in (method == "image" for method in chain):
+        measure(place, work, seconds, seed, cpu=True, images=images)  # unless that was done
+        weights.append(work / "runs" / name_of(place.name, seconds, seed, cpu=True, images=images))
     masks = work / "chains" / f"{place.name}-{seconds:g}-{seed}-{'-'.join(chain)}"
-    images = {"images": place / "test" / "images"} if "image" in chain else {}
-    weights = [str(runs[method]) for method in chain]
-    prn.refine(place / "test" / "logits", out=masks, weights=weights, overwrite=True, threads=1, **images)
+    seen = {"images": place / "test" / "images"} if "image" in chain else {}
+    prn.refine(place / "test" / "logits", out=masks, weights=[*map(str, weights)], overwrite=True, threads=1, **seen)
     return float(100 * scored(place / "test", masks)["pooled"]["iou"]["difference"]["value"])
 
 
@@ -63,11 +59,9 @@ def main() -> None:
         title: np.array([gain(place, given.work, chain, given.seconds, given.seed) for place in places])
         for title, chain in CHAINS.items()
     }
-    rows = []
+    sets, rows = np.array([name.split("_")[0] for name in given.pair]), []
     for title, gains in found.items():
-        more = gains - found["`image`"]
-        _, low, high = bootstrap(lambda w, m=more: (w @ m / w.sum(axis=1))[:, None], len(more))
-        against = "" if title == "`image`" else f"{more.mean():+.2f} [{low[0]:+.2f}, {high[0]:+.2f}]"
+        against = "" if title == "`image`" else over_sets(gains - found["`image`"], sets)
         rows.append([title, *(f"{each:+.2f}" for each in gains), f"{gains.mean():+.2f}", against])
     table = markdown(["pooled IoU, points", *given.pair, "mean", "against `image` [95 %]"], rows)
     text = f"{table}\n\nSeed {given.seed}; {given.seconds:g} s of two cores for each network; {machine()}."

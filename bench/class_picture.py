@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from image_data import IGNORE, pairs
 from numpy.typing import NDArray
-from picture import NOTHING, draw
+from picture import NOTHING, draw, save_rows
 from PIL import Image
 
 from prn_cli.metrics.classes import count_classes, mean_iou
@@ -71,9 +71,8 @@ def middle(pixels: Pixels) -> Pixels:
 def panels(folder: Path, masks: Path) -> list[tuple[str, str, Pixels]]:
     """Four panels of a test map."""
     maps = [read(path, masks) for path in sorted((folder / "test" / "logits").iterdir())]
-    image, (base, refined, label), (before, after) = sorted(maps, key=lambda m: m.scores[1] - m.scores[0])[
-        len(maps) // 2
-    ]
+    by_change = sorted(maps, key=lambda m: m.scores[1] - m.scores[0])
+    image, (base, refined, label), (before, after) = by_change[len(maps) // 2]
     rows = [(folder.name, "image", image if image.ndim == 3 else np.stack([image] * 3, axis=-1))]
     rows.append(("base model", f"mIoU {before:.3f} of the map", coloured(base)))
     rows.append(("refined", f"mIoU {after:.3f}", coloured(refined)))
@@ -90,10 +89,7 @@ def main() -> None:
     given = parser.parse_args()
     found = pairs(given.root)
     rows = [draw(panels(found[pair], Path(given.masks.format(pair))), side=256) for pair in given.pairs]
-    picture = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
-    for number, row in enumerate(rows):
-        picture.paste(row, (0, sum(above.height for above in rows[:number])))
-    picture.quantize(224).save(given.out, optimize=True)
+    save_rows(rows, given.out)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ import numpy as np
 from common import prn
 from image_data import IGNORE, MAY_SHIP, pairs, read_image, read_logits, read_mask, set_of
 from numpy.typing import NDArray
-from picture import NOTHING, compared, draw
-from PIL import Image
+from picture import NOTHING, compared, draw, save_rows
 from scipy import ndimage
 
 from prn_cli.metrics.regions import count_regions
@@ -105,10 +104,7 @@ def main() -> None:
         raise SystemExit(f"the shipped weights have learned from {', '.join(learned)}")
     found = pairs(given.root)
     rows = [draw(panels(found[pair], given.work, given.runs.format(pair)), side=256) for pair in given.pairs]
-    picture = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
-    for number, row in enumerate(rows):
-        picture.paste(row, (0, sum(above.height for above in rows[:number])))
-    picture.quantize(224).save(given.out, optimize=True)
+    save_rows(rows, given.out)
 
 
 if __name__ == "__main__":

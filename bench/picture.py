@@ -69,6 +69,14 @@ def draw(panels: Sequence[tuple[str, str, Pixels]], side: int = SIDE) -> Image.I
     return picture
 
 
+def save_rows(rows: Sequence[Image.Image], path: Path) -> None:
+    """Rows of panels, one below the other."""
+    picture = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    for number, row in enumerate(rows):
+        picture.paste(row, (0, sum(above.height for above in rows[:number])))
+    picture.quantize(224).save(path, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, default=EXAMPLES.parent / "docs" / "picture.png")

@@ -88,20 +88,20 @@ def refined(split: Path, masks: Path, weights: str, *options: str) -> dict[str, 
     return scored(split, masks)
 
 
-def differences(results: list[Any], way: str) -> dict[str, float]:
+def differences(results: list[Any], way: str, figure: str = "iou") -> dict[str, float]:
     """Mean over seeds of the paired change and of its bounds, and the seeds' extremes, in points."""
-    parts = [result[way]["iou"]["difference"] for result in results]
+    parts = [result[way][figure]["difference"] for result in results]
     found = {key: 100 * float(np.mean([part[key] for part in parts])) for key in ("value", "low", "high")}
     values = [100 * part["value"] for part in parts]
     return found | {"least": min(values), "most": max(values)}
 
 
-def cells(*results: Any) -> list[str]:
-    """Pooled and mean IoU with their change in points and its interval."""
+def cells(*results: Any, figure: str = "iou") -> list[str]:
+    """Pooled and mean IoU, or mIoU, with their change in points and its interval."""
     out = []
     for way in ("pooled", "mean"):
-        found = differences(list(results), way)
-        value = float(np.mean([result[way]["iou"]["value"] for result in results]))
+        found = differences(list(results), way, figure)
+        value = float(np.mean([result[way][figure]["value"] for result in results]))
         change = f"{found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
         if len(results) > 1:
             change += f" ({found['least']:+.2f} to {found['most']:+.2f})"

@@ -148,14 +148,21 @@ def tables(results: Sequence[Result]) -> str:
     return f"{by_pair}\n\n{markdown(heading, over)}"
 
 
-def longest(results: Sequence[Result], places: Sequence[Path], work: Path) -> str:
-    """What the network adds to the threshold with the longest budget, by pair."""
+def longest(results: Sequence[Result], places: Sequence[Path], work: Path, task: str) -> str:
+    """What the longest budget gains, by pair, and of one class, what the network adds to the threshold."""
     most, rows = max(r.seconds for r in results), []
     for place in places:
         mine = [r for r in results if (r.pair, r.seconds) == (place.name, most)]
         names = [name_of(place.name, most, r.seed, cpu=r.cpu, images=r.images) for r in mine]
-        found = [scored(place / "test", work / "masks" / name) for name in names]
-        rows.append([place.name, *shares(found), cells(*found)[3]])
+        found = [scored(place / "test", work / "masks" / name, "--task", task) for name in names]
+        if task == "binary":
+            rows.append([place.name, *shares(found), cells(*found)[3]])
+        else:
+            base = found[0]["pooled"][FIGURES[task]]["baseline"]["value"]
+            rows.append([place.name, f"{base:.4f}", *cells(*found, figure=FIGURES[task])])
+    if task != "binary":
+        heading = ["base", "pooled mIoU", "change [95 %]", "mean mIoU of the images", "change [95 %]"]
+        return markdown([f"{most:g} s", *heading], rows)
     heading = ["base at 0.5", "at its own threshold", "refined", "change [95 %]", "the network's share [95 %]"]
     return markdown([f"{most:g} s", *heading, "images better, worse", "mean IoU, change [95 %]"], rows)
 
@@ -229,8 +236,8 @@ def main() -> None:
     ]
     clocked = "seconds of two cores" if not arguments.cpu else "two seconds of one thread's processor for each second"
     seeds = ", ".join(map(str, arguments.seeds))
-    by_part = "" if arguments.task == "multiclass" else f"\n\n{longest(results, places, arguments.work)}"
-    text = f"{tables(results)}{by_part}\n\nSeeds {seeds}; {clocked}; {machine()}."
+    by_part = longest(results, places, arguments.work, arguments.task)
+    text = f"{tables(results)}\n\n{by_part}\n\nSeeds {seeds}; {clocked}; {machine()}."
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n")
