@@ -40,7 +40,7 @@ def _line(stage: Stage, epoch: Epoch, left: float) -> str:
     iou = ""
     if epoch.iou is not None and stage.before is not None:
         gain = f" ({_gain(epoch)})" if epoch.gain else ""
-        iou = f"  IoU at {FULL}: {stage.before:.4f} → {epoch.iou:.4f}{gain}"
+        iou = f"  {stage.figure} at {FULL}: {stage.before:.4f} → {epoch.iou:.4f}{gain}"
     best = "  best" if epoch.best and stage.keeps_best else ""
     return f"{name}{_reached(stage, epoch)}  loss {epoch.loss:.4f}{iou}{best}  {_time(left)} left"
 
@@ -68,10 +68,11 @@ def _table(names: Sequence[str], latest: dict[str, tuple[Stage, Epoch]], left: f
     from rich.table import Table
 
     title = "training" if left is None else f"training, {_time(left)} left"
-    caption = f"IoU of held-out maps at {FULL}; the strength and the threshold are chosen when training ends"
+    figure = next((stage.figure for stage, _ in latest.values()), "IoU")
+    caption = f"{figure} of held-out maps at {FULL}; the strength and the threshold are chosen when training ends"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("")
-    for heading in ("reached", "loss", "IoU before", "after", "change, points [95 %]"):
+    for heading in ("reached", "loss", f"{figure} before", "after", "change, points [95 %]"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name in names:
         if name not in latest:

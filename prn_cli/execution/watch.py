@@ -32,12 +32,14 @@ class Stage:
         epochs: at most; None if time decides.
         before: IoU of the base model, pooled over the held-out maps that are looked at; None without any.
         keeps_best: whether the best epoch is kept, not the last.
+        figure: what `before` and an epoch's `iou` are called.
     """
 
     name: str
     epochs: int | None
     before: float | None
     keeps_best: bool
+    figure: str = "IoU"
 
 
 @dataclass(frozen=True, slots=True)

@@ -393,6 +393,7 @@ def test_labelled_classes_are_found_at_once_too(prn: Command, classes: Path, tmp
     code, _, err = prn(*line, "--task", "multiclass", "--folds", 2, *SMALL, "-o", tmp_path / "run")
     assert code == 0, err
     assert "base model: mIoU 0." in err
+    assert "mIoU at strength 1: 0." in err
     assert "all classes are found at once, in the images alone, and added to the scores" in err
     card = json.loads((tmp_path / "run" / "model.json").read_text())
     assert (card["hide_scores"], card["planes"]) == ("1", "3")

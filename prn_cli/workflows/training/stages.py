@@ -19,6 +19,7 @@ from prn_cli.errors import PrnError, UsageError
 from prn_cli.execution.threads import NAP, Progress
 from prn_cli.execution.watch import Epoch, Show, Stage
 from prn_cli.files.temporaries import remove_stale, write_whole
+from prn_cli.tasks import find_task
 from prn_cli.training import parallel
 from prn_cli.training.checkpoint import load_state, save_state
 from prn_cli.training.choice import CUTS, STRENGTHS
@@ -173,7 +174,9 @@ class _Stages:
             )
         looked_at = self.plan.looked_at(job, seconds)
         before = pooled_iou(base_counts(looked_at)) if looked_at else None
-        stage = Stage(job.name, settings.epochs if seconds is None else None, before, settings.choose_epoch)
+        epochs_at_most = settings.epochs if seconds is None else None
+        figure = "mIoU" if find_task(run.options.task).several else "IoU"
+        stage = Stage(job.name, epochs_at_most, before, settings.choose_epoch, figure)
         with SEEDED:
             network = run.network(job.learn)
         start = run.start is not None
